@@ -1,0 +1,125 @@
+"""Building blocks of the networks. Images are [B,H,W,C], kernels [k,k,C,D]."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxseg import ops
+
+
+def batch_norm(name, *, train, axis_name, dtype):
+  """Batch normalisation with statistics over the global batch.
+
+  Under `jit` with a sharded batch they are global by themselves, under `pmap` through
+  `axis_name`. Momentum 0.9: with 0.99 the running statistics of a run of a few hundred steps
+  still remember their start, and a network trained from scratch fails at test time.
+  """
+  return nn.BatchNorm(
+    use_running_average=not train,
+    momentum=0.9,
+    epsilon=1e-3,
+    axis_name=axis_name,
+    dtype=dtype,
+    name=name,
+  )
+
+
+class Conv1x1(nn.Module):
+  """1x1 convolution as a matrix product.  [B,H,W,C] -> [B,H,W,D]"""
+
+  features: int
+  use_bias: bool = True
+  kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    b, h, w, c = x.shape
+    kernel = self.param("kernel", self.kernel_init, (1, 1, c, self.features))
+    y = x.astype(self.dtype).reshape(-1, c) @ kernel[0, 0].astype(self.dtype)
+    if self.use_bias:
+      bias = self.param("bias", nn.initializers.zeros, (self.features,))
+      y = y + bias.astype(self.dtype)
+    return y.reshape(b, h, w, self.features)
+
+
+class DepthwiseConv(nn.Module):
+  """3x3 depthwise convolution, "same" padding, no bias.  [B,H,W,C] -> [B,H/stride,W/stride,C]"""
+
+  stride: int = 1
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    # The fan-in of each output is nine, whatever the number of channels.
+    init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal", (0, 1), 2, (2,))
+    kernel = self.param("kernel", init, (3, 3, x.shape[-1]))
+    return ops.depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+
+
+class UpConv2x2(nn.Module):
+  """2x2 transposed convolution, stride 2, with bias.  [B,H,W,C] -> [B,2H,2W,D]"""
+
+  features: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    # Every output pixel sees one input pixel: the fan-in is C, not 4C.
+    init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal", 2, 3, (0, 1))
+    kernel = self.param("kernel", init, (2, 2, x.shape[-1], self.features))
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    return ops.up_conv_2x2(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(x.dtype)
+
+
+class UpConv3x3(nn.Module):
+  """Doubles the size of a concatenation of feature maps by a 3x3 kernel.
+
+  `mode` "transposed": transposed convolution, stride 2, as in pix2pix. "resize": nearest-neighbour
+  doubling and a convolution, which cannot leave a checkerboard (Odena et al. 2016).
+
+  [B,H,W,C_i], ... -> [B,2H,2W,features]
+  """
+
+  features: int
+  mode: str = "transposed"
+  use_bias: bool = False
+  kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, *parts):
+    c = sum(part.shape[-1] for part in parts)
+    kernel = self.param("kernel", self.kernel_init, (3, 3, c, self.features)).astype(self.dtype)
+    parts = [part.astype(self.dtype) for part in parts]
+    if self.mode == "transposed":
+      y = ops.up_conv_3x3(parts, kernel)
+    else:
+      x = jnp.concatenate(parts, axis=-1).repeat(2, axis=1).repeat(2, axis=2)
+      y = jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+      )
+    if self.use_bias:
+      y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+    return y
+
+
+class Dropout(nn.Module):
+  """Dropout whose draws follow the example and not its place in the batch.
+
+  flax.linen.Dropout draws one array for the batch, so that the same example drops other units on
+  two devices than on one. Here every example brings its key.
+
+  Args of the call: x [B,H,W,C], keys key[B] or None, which means no dropout.
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, x, keys):
+    if keys is None or self.rate == 0.0:
+      return x
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)
+    return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)

@@ -1,0 +1,83 @@
+"""MobileNetV2 (Sandler et al. 2018) as an encoder; layers are named as in Keras Applications."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxseg.models.layers import Conv1x1, DepthwiseConv, batch_norm
+from jaxseg.models.pretrained import Download
+
+# (expansion, output channels, stride) of each block, table 2 of the paper at width 1.
+BLOCKS = (
+  (1, 16, 1),
+  *((6, 24, 2), (6, 24, 1)),
+  *((6, 32, 2), (6, 32, 1), (6, 32, 1)),
+  *((6, 64, 2), (6, 64, 1), (6, 64, 1), (6, 64, 1)),
+  *((6, 96, 1), (6, 96, 1), (6, 96, 1)),
+  *((6, 160, 2), (6, 160, 1), (6, 160, 1)),
+  (6, 320, 1),
+)
+
+# ImageNet weights of Keras Applications, width 1, 224x224, with the classifier: the variant whose
+# hash is on record with several projects.
+IMAGENET = Download(
+  "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"
+  "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224.h5",
+  "3e195a2857356cfc092cbbb460beb2a5bce279015d7792598b8d3d9e451902e3",
+)
+
+
+class MobileNetV2(nn.Module):
+  """f32[B,H,W,3] in [0, 1] -> named stages {name: [B,H/s,W/s,C]}; H, W divisible by 32.
+
+  Each `block_K_expand_relu` is the expanded, still unstrided input of the block that halves the
+  size; `block_16_project` is that layer's output before its normalisation, as the TensorFlow
+  segmentation tutorial taps it. `train` lets batch statistics follow the data.
+  """
+
+  axis_name: str | None = None
+  dtype: Any = jnp.float32
+
+  stride = 32
+  # From fine to coarse: strides 2, 4, 8, 16, 32 with 96, 144, 192, 576, 320 channels.
+  stages = (
+    "block_1_expand_relu",
+    "block_3_expand_relu",
+    "block_6_expand_relu",
+    "block_13_expand_relu",
+    "block_16_project",
+  )
+  imagenet = IMAGENET
+  # What follows block_16_project in the classifier; no stage needs it.
+  unused_layers = ("block_16_project_BN", "Conv_1", "Conv_1_bn", "predictions")
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    def norm(x, name):
+      return batch_norm(name, train=train, axis_name=self.axis_name, dtype=self.dtype)(x)
+
+    # The public weights were trained on images in [-1, 1].
+    x = (2.0 * image - 1.0).astype(self.dtype)
+    x = nn.Conv(32, (3, 3), 2, use_bias=False, dtype=self.dtype, name="Conv1")(x)
+    x = nn.relu6(norm(x, "bn_Conv1"))
+    stages = {}
+    for i, (expansion, features, stride) in enumerate(BLOCKS):
+      prefix = f"block_{i}" if i else "expanded_conv"
+      block_input = x
+      if i:
+        x = Conv1x1(
+          expansion * x.shape[-1], use_bias=False, dtype=self.dtype, name=f"{prefix}_expand"
+        )(x)
+        x = nn.relu6(norm(x, f"{prefix}_expand_BN"))
+        stages[f"{prefix}_expand_relu"] = x
+      x = DepthwiseConv(stride, dtype=self.dtype, name=f"{prefix}_depthwise")(x)
+      x = nn.relu6(norm(x, f"{prefix}_depthwise_BN"))
+      x = Conv1x1(features, use_bias=False, dtype=self.dtype, name=f"{prefix}_project")(x)
+      stages[f"{prefix}_project"] = x
+      if i == len(BLOCKS) - 1:
+        break
+      x = norm(x, f"{prefix}_project_BN")
+      if stride == 1 and block_input.shape[-1] == features:
+        x = x + block_input
+    return {name: stages[name] for name in self.stages}

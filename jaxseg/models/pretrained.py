@@ -1,0 +1,117 @@
+"""Weight files -> variables of a Flax module, strictly: nothing is guessed and nothing skipped."""
+
+import dataclasses
+import pathlib
+
+import h5py
+import numpy as np
+import pooch
+
+from jaxseg import UserError
+
+# Keras' names of a layer's weights: collection and name in Flax.
+KERAS_NAMES = {
+  "kernel": ("params", "kernel"),
+  "bias": ("params", "bias"),
+  "depthwise_kernel": ("params", "kernel"),
+  "gamma": ("params", "scale"),
+  "beta": ("params", "bias"),
+  "moving_mean": ("batch_stats", "mean"),
+  "moving_variance": ("batch_stats", "var"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Download:
+  """A weight file on the internet: where it is, and its SHA-256 in hexadecimal."""
+
+  url: str
+  sha256: str
+
+
+def fetch(download, cache_dir=None):
+  """Path of a downloaded file, from the user's cache after the first time.
+
+  Raises:
+    UserError: no network, or the file is not the one that was published.
+  """
+  folder = pathlib.Path(cache_dir or pooch.os_cache("jaxseg"))
+  file_name = download.url.rsplit("/", 1)[1]
+  try:
+    return pooch.retrieve(
+      download.url, f"sha256:{download.sha256}", file_name, folder, progressbar=True
+    )
+  except (OSError, ValueError) as error:  # requests' errors are OSErrors; ValueError is the hash
+    raise UserError(
+      f"could not download {download.url} ({type(error).__name__}: no network, or a changed file): "
+      f"copy it to {folder}, or give the path of a weight file as config.model.pretrained"
+    ) from error
+
+
+def read_keras_h5(path):
+  """Tensors of a Keras HDF5 weight file in the layout of Keras Applications.
+
+  Args:
+    path: file of `save_weights` in the legacy format, or of a whole model saved as .h5.
+  Returns:
+    {"layer/weight": np.ndarray}, e.g. "Conv1/kernel"; ":0" is taken off the names.
+  Raises:
+    UserError: missing, damaged, or another kind of file.
+  """
+  if not pathlib.Path(path).is_file():
+    raise UserError(f"no weight file {path}; correct config.model.pretrained")
+  try:
+    with h5py.File(path, "r") as file:
+      root = file if "layer_names" in file.attrs else file.get("model_weights", {})
+      if "layer_names" not in getattr(root, "attrs", {}):
+        raise UserError(f"{path} is HDF5, but not a Keras weight file in the legacy layout")
+      tensors = {}
+      for layer in map(_text, root.attrs["layer_names"]):
+        for weight in map(_text, root[layer].attrs["weight_names"]):
+          name = weight.removesuffix(":0").rsplit("/", 1)[-1]
+          tensors[f"{layer}/{name}"] = np.asarray(root[layer][weight])
+  except (OSError, KeyError, RuntimeError) as error:
+    reason = str(error).splitlines()[0]
+    raise UserError(f"{path}: damaged, or not an HDF5 file ({reason}); download it again") from error
+  return tensors
+
+
+def _text(name):
+  return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def load_keras(variables, tensors, *, leave, source):
+  """Puts tensors into a module whose submodules are named like the layers.
+
+  Args:
+    variables: {"params": {layer: {weight: array}}, "batch_stats": ...}, arrays or their shapes.
+    tensors: what `read_keras_h5` returns.
+    leave: layers of the file that the module does not have.  source: what errors call the file.
+  Returns:
+    variables of the same structure, f32 numpy arrays.
+  Raises:
+    UserError: a tensor is left over, missing, of another shape or not finite.
+  """
+  result = {collection: {layer: {} for layer in tree} for collection, tree in variables.items()}
+  for key, tensor in tensors.items():
+    layer, name = key.rsplit("/", 1)
+    if layer in leave:
+      continue
+    collection, weight = KERAS_NAMES.get(name, ("", ""))
+    target = variables.get(collection, {}).get(layer, {}).get(weight)
+    if target is None:
+      raise UserError(f"{source} is of another network: {key} has no place in this one")
+    if len(target.shape) == 3 and tensor.shape[3:] == (1,):  # depthwise, one output per channel
+      tensor = tensor[..., 0]
+    if tensor.shape != target.shape:
+      raise UserError(
+        f"{source} is of another network: {key} is {tensor.shape}, this one has {target.shape}"
+      )
+    if not np.isfinite(tensor).all():
+      raise UserError(f"{source}: damaged, {key} holds values that are not finite")
+    result[collection][layer][weight] = np.asarray(tensor, np.float32)
+  for collection, tree in variables.items():
+    for layer, weights in tree.items():
+      for weight in weights.keys() - result[collection][layer].keys():
+        raise UserError(f"{source} is of another network: it lacks {weight} of {layer}")
+  return result

@@ -1,0 +1,141 @@
+"""Devices and processes: start-up, the mesh, and the two ways to run one step on all of them."""
+
+import functools
+import os
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxseg import UserError
+
+AXIS = "batch"
+STRATEGIES = ("jit", "pmap")
+
+
+def process_environment(environ, *, coordinator="", num_processes=0, process_id=-1):
+  """Arguments for `jax.distributed.initialize`, or None for a single process.
+
+  The first of these that is complete counts: the arguments themselves (`config.parallel`);
+  torchrun's MASTER_ADDR, MASTER_PORT, WORLD_SIZE, RANK; Slurm with more than one task and TPU pods
+  with more than one worker, for which JAX finds everything by itself ({}).
+
+  Raises:
+    UserError: an incomplete set, naming what is missing.
+  """
+  if coordinator or num_processes or process_id >= 0:
+    if not coordinator or num_processes < 1 or not 0 <= process_id < num_processes:
+      raise UserError(
+        "config.parallel needs coordinator=HOST:PORT, num_processes >= 1 and "
+        f"0 <= process_id < num_processes; got {coordinator!r}, {num_processes}, {process_id}"
+      )
+    return _arguments(coordinator, num_processes, process_id)
+  if int(environ.get("WORLD_SIZE", 1)) > 1:
+    names = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")
+    missing = [name for name in names if name not in environ]
+    if missing:
+      raise UserError(f"WORLD_SIZE is set, but not {', '.join(missing)}; set all of {names}")
+    address, port, world, rank = (environ[name] for name in names)
+    arguments = _arguments(f"{address}:{port}", int(world), int(rank))
+    if "LOCAL_RANK" in environ and environ.get("CUDA_VISIBLE_DEVICES", "").count(","):
+      arguments["local_device_ids"] = [int(environ["LOCAL_RANK"])]
+    return arguments
+  if int(environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in environ:
+    return {}
+  if environ.get("TPU_WORKER_HOSTNAMES", "").count(","):
+    return {}
+  return None
+
+
+def _arguments(coordinator, num_processes, process_id):
+  return {
+    "coordinator_address": coordinator,
+    "num_processes": num_processes,
+    "process_id": process_id,
+  }
+
+
+def start_processes(**settings):
+  """Joins the other processes, if there are any. Call it before anything else touches JAX."""
+  arguments = process_environment(os.environ, **settings)
+  if arguments is None:
+    return
+  try:
+    jax.distributed.initialize(**arguments)
+  except (RuntimeError, ValueError) as error:
+    reason = str(error).splitlines()[0]
+    raise UserError(f"could not join the other processes ({arguments}): {reason}") from error
+
+
+def make_mesh():
+  """One axis, the batch, over all devices of all processes."""
+  return Mesh(np.asarray(jax.devices()), (AXIS,))
+
+
+def check_batch_size(batch_size):
+  """Raises UserError unless every device gets as many examples as the next."""
+  if batch_size % jax.device_count():
+    raise UserError(
+      f"config.train.batch_size is {batch_size}, but has to be a multiple of the "
+      f"{jax.device_count()} devices"
+    )
+
+
+def put_on_mesh(mesh, batch, strategy):
+  """This process' part of a batch, as the step of that strategy takes it.
+
+  "jit": global arrays [B,...], split over the mesh. "pmap": [local devices, b,...] on the host.
+  """
+  if strategy == "pmap":
+    split = lambda x: x.reshape(jax.local_device_count(), -1, *x.shape[1:])  # noqa: E731
+    return jax.tree.map(split, batch)
+  sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+  return jax.tree.map(
+    functools.partial(jax.make_array_from_process_local_data, sharding), batch
+  )
+
+
+def replicate(mesh, tree):
+  """Puts the same host values on all devices of the mesh."""
+  sharding = NamedSharding(mesh, PartitionSpec())
+
+  def put(x):
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+      return jax.device_put(x, sharding)
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
+
+  return jax.tree.map(put, tree)
+
+
+def distribute_step(step, mesh, strategy):
+  """`step(state, batch, key, axis_name=None)` on all devices; the state is donated.
+
+  Args:
+    step: pure function to (state, metrics).
+    strategy: "jit", one program with sharded arrays, or "pmap", one program per device.
+  Returns:
+    step(state, batch, key), taking what `replicate` and `put_on_mesh` return.
+  """
+  if strategy == "jit":
+    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
+    return jax.jit(
+      step, in_shardings=(whole, split, whole), out_shardings=(whole, whole), donate_argnums=0
+    )
+  if strategy == "pmap":
+    return jax.pmap(
+      functools.partial(step, axis_name=AXIS), axis_name=AXIS, in_axes=(None, 0, None), out_axes=None
+    )
+  raise UserError(f"unknown config.train.parallel {strategy!r}; there are {', '.join(STRATEGIES)}")
+
+
+def sum_over_processes(x):
+  """Integer sum of a host array over all processes.  i64[...] -> i64[...]"""
+  if jax.process_count() == 1:
+    return x
+  from jax.experimental import multihost_utils
+
+  # Two halves of 32 bits: the gathering may run without 64-bit integers.
+  halves = np.stack([x >> 31, x & 0x7FFFFFFF]).astype(np.int32)
+  gathered = multihost_utils.process_allgather(halves).astype(np.int64).sum(axis=0)
+  return (gathered[0] << 31) + gathered[1]

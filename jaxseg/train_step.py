@@ -1,0 +1,80 @@
+"""One optimisation step and one forward pass, as pure functions.
+
+The wrappers that put them on devices are in `parallel`.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxseg import VOID
+from jaxseg.augment import augment
+from jaxseg.losses import class_weight_map, weighted_cross_entropy
+
+AUGMENT, DROPOUT = 0, 1  # streams of randomness of an example
+
+
+def example_keys(key, stream, index):
+  """One key per example, from its position in the shuffled stream.  i32[B] -> key[B]"""
+  stream_key = jax.random.fold_in(key, stream)
+  return jax.vmap(lambda i: jax.random.fold_in(stream_key, i))(index)
+
+
+def make_train_step(model, optimizer, *, class_weights, augmentation):
+  """Builds `train_step(state, batch, key, axis_name=None) -> (state, metrics)`.
+
+  The loss is the weighted mean of the pixels' cross-entropy over the GLOBAL batch: the gradient
+  of the local sum is divided by the sum of weights of all devices. (The mean of the devices'
+  means would depend on how VOID pixels fall on them.)
+
+  Args:
+    model: `apply(variables, image, train=, keys=)` -> logits.
+    optimizer: optax transformation.
+    class_weights: f32[C].
+    augmentation: augment.Augmentation.
+  Returns:
+    A function of state; batch {"image": u8[b,S,S,D], "mask": u8[b,S,S], "index": i32[b]}; the
+    root key, the same at every step; and the name of the mapped axis under `pmap`. Its metrics
+    are f32[] "loss" and "grad_norm" and i32[] "num_pixels", those that are not VOID.
+  """
+
+  def train_step(state, batch, key, axis_name=None):
+    def total(x):
+      return jax.lax.psum(x, axis_name) if axis_name else x
+
+    keys = example_keys(key, AUGMENT, batch["index"])
+    image = batch["image"].astype(jnp.float32) / 255.0
+    image, mask = jax.vmap(augment, (0, 0, 0, None))(keys, image, batch["mask"], augmentation)
+    weight = class_weight_map(mask, class_weights)
+
+    def local_sum(params):
+      logits, updates = model.apply(
+        {"params": params, "batch_stats": state.batch_stats},
+        image,
+        train=True,
+        keys=example_keys(key, DROPOUT, batch["index"]),
+        mutable=["batch_stats"],
+      )
+      loss_sum, weight_sum = weighted_cross_entropy(logits, mask, weight)
+      return loss_sum, (weight_sum, updates.get("batch_stats", {}))
+
+    gradient = jax.value_and_grad(local_sum, has_aux=True)
+    (loss_sum, (weight_sum, batch_stats)), grads = gradient(state.params)
+    loss_sum, weight_sum, grads = total((loss_sum, weight_sum, grads))
+    denominator = jnp.maximum(weight_sum, 1e-12)  # a batch may be VOID altogether
+    grads = jax.tree.map(lambda g: g / denominator, grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    metrics = {
+      "loss": loss_sum / denominator,
+      "grad_norm": optax.global_norm(grads),
+      "num_pixels": total(jnp.sum(mask != VOID)),
+    }
+    state = state.replace(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      batch_stats=batch_stats,
+      opt_state=opt_state,
+    )
+    return state, metrics
+
+  return train_step
