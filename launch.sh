@@ -118,7 +118,7 @@ case ${1:-} in
     .venv/bin/shellcheck launch.sh .ci/run
     exec .venv/bin/python -m pytest "${@:2}" ;;
   tpu)
-    [[ ${4:-} == -- && ${5:-} == --* ]] || wrong_usage
+    [[ ${2:-} != -* && ${4:-} == -- && ${5:-} == --* ]] || wrong_usage
     run_on_tpu "${@:2}" ;;
   -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' launch.sh ;;
   -*)

@@ -1,0 +1,117 @@
+"""Checkpoints by Orbax: one atomic step holds all that a run needs to go on bit for bit."""
+
+import pathlib
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from jaxseg import UserError
+
+SCORE = "miou"  # the best checkpoint has the highest
+
+
+def open_manager(workdir):
+  """Checkpoints in workdir/checkpoints: the two latest, and the one with the best score.
+
+  Saving returns at once and goes on in the background; a step appears when it is complete. Use
+  it in a `with` block, or `close()` it, so that the last one is finished.
+  """
+  policy = policies.AnyPreservationPolicy(
+    [
+      policies.LatestN(n=2),
+      policies.BestN(
+        get_metric_fn=lambda metrics: metrics[SCORE], n=1, keep_checkpoints_without_metrics=False
+      ),
+    ]
+  )
+  return ocp.CheckpointManager(
+    pathlib.Path(workdir).absolute() / "checkpoints",
+    options=ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True),
+  )
+
+
+def save(manager, state, data_state, meta, metrics=None):
+  """Saves a train state with the position in the data.
+
+  Args:
+    state: TrainState, replicated.  data_state: JSON-able, of the data iterator.
+    meta: JSON-able, the config and the names of the classes.
+    metrics: {"miou": float, ...} if this state was evaluated.
+  """
+  state = jax.tree.map(np.asarray, state)
+  manager.save(
+    int(state.step),
+    args=ocp.args.Composite(
+      variables=ocp.args.StandardSave(
+        {"params": state.params, "batch_stats": state.batch_stats}
+      ),
+      optimizer=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
+      data=ocp.args.JsonSave(data_state),
+      meta=ocp.args.JsonSave(meta),
+    ),
+    metrics=metrics,
+  )
+
+
+def restore(manager, state):
+  """The latest checkpoint.
+
+  Args:
+    state: TrainState of the right structure; its values do not matter.
+  Returns:
+    (TrainState of numpy arrays, data_state), or None if there is no checkpoint.
+  """
+  if (step := manager.latest_step()) is None:
+    return None
+  state = jax.tree.map(np.asarray, state)
+  restored = manager.restore(
+    step,
+    args=ocp.args.Composite(
+      variables=ocp.args.StandardRestore(
+        {"params": state.params, "batch_stats": state.batch_stats}
+      ),
+      optimizer=ocp.args.StandardRestore({"step": state.step, "opt_state": state.opt_state}),
+      data=ocp.args.JsonRestore(),
+    ),
+  )
+  return state.replace(**restored.variables, **restored.optimizer), restored.data
+
+
+def best_step(manager):
+  """The step with the highest score, the latest if none was scored, None if there is none."""
+  scored = {}
+  for step in manager.all_steps():
+    metrics = manager.metrics(step)
+    if metrics and np.isfinite(metrics[SCORE]):
+      scored[step] = metrics[SCORE]
+  return max(scored, key=scored.get) if scored else manager.latest_step()
+
+
+def best_checkpoint(workdir):
+  """(step, meta) of the best checkpoint of a work directory.
+
+  Raises:
+    UserError: it has none.
+  """
+  if (pathlib.Path(workdir) / "checkpoints").is_dir():
+    with open_manager(workdir) as manager:
+      if (step := best_step(manager)) is not None:
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        return step, manager.restore(step, args=args).meta
+  raise UserError(f"{workdir} has no checkpoint; train first, or correct --workdir")
+
+
+def restore_variables(workdir, step, variables):
+  """The network of a checkpoint, without what only training needs.
+
+  Args:
+    variables: {"params": ..., "batch_stats": ...} of arrays or their shapes.
+  Returns:
+    the same of numpy arrays.
+  """
+  target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables)
+  args = ocp.args.Composite(variables=ocp.args.StandardRestore(target))
+  with open_manager(workdir) as manager:
+    return manager.restore(step, args=args).variables

@@ -1,0 +1,113 @@
+"""From a config to the parts that it names; evaluating and using a trained work directory."""
+
+import functools
+import json
+import pathlib
+
+import jax
+from tqdm import tqdm
+
+from jaxseg import checkpoint, models, workdirs
+from jaxseg.data import datasets
+from jaxseg.data.input_pipeline import eval_examples
+from jaxseg.evaluate import evaluate
+from jaxseg.parallel import AXIS
+from jaxseg.predict import list_images, make_predictor, predict_files
+from jaxseg.visualize import prediction_sheet
+
+
+def open_split(config, split):
+  """(DatasetInfo, source) of a split of the config's data set."""
+  data = config.data
+  return datasets.load(
+    data.name, split, data_dir=data.data_dir, image_size=data.image_size, seed=data.seed
+  )
+
+
+def is_frozen(config):
+  """Whether the encoder stands still: only pretrained weights are worth freezing."""
+  return bool(config.model.encoder and config.model.pretrained and config.model.freeze_encoder)
+
+
+def build_model(config, info):
+  """The network of a config for the classes of a data set."""
+  model = config.model
+  return models.build(
+    model.name,
+    len(info.classes),
+    encoder=model.encoder,
+    widths=model.widths,
+    norm=model.norm,
+    dropout=model.dropout,
+    up=model.up,
+    freeze_encoder=is_frozen(config),
+    precision=config.train.precision,
+    axis_name=AXIS if config.train.parallel == "pmap" else None,
+  )
+
+
+def build_predictor(config, model):
+  """See `predict.make_predictor`."""
+  return make_predictor(
+    model, fit=config.data.fit, size=config.data.image_size, batch_size=config.eval.batch_size
+  )
+
+
+def evaluate_split(predict, source, info, config):
+  """Scores and sample predictions on this process' share of a source; see `evaluate`."""
+  process = (jax.process_index(), jax.process_count())
+  share = len(range(process[0], len(source), process[1]))
+  wanted = min(config.eval.num_samples, share)
+  return evaluate(
+    predict,
+    eval_examples(source, process=process, num_threads=config.data.num_threads),
+    info.classes,
+    sample_at={i * share // wanted for i in range(wanted)},
+  )
+
+
+def report(workdir, split, step, info, result, samples):
+  """Writes evaluation.json and the sheet of predictions.
+
+  Returns:
+    the path of the sheet, or None if there are no samples.
+  """
+  workdirs.write_json(
+    pathlib.Path(workdir) / "evaluation.json", {"split": split, "step": step, **result}
+  )
+  if not samples:
+    return None
+  sheet = pathlib.Path(workdir) / "plots" / f"predictions_{step:06d}.png"
+  title = f"step {step}: mean IoU {result['miou']:.3f}, {split}"
+  prediction_sheet(sheet, samples, info.classes, info.palette, title)
+  return sheet
+
+
+def _restore(config, workdir):
+  """(function of examples to probabilities, step, DatasetInfo) of the best checkpoint."""
+  workdirs.check_config(workdir, config.to_dict(), keys=workdirs.MODEL_KEYS)
+  step, meta = checkpoint.best_checkpoint(workdir)
+  info = datasets.DatasetInfo(**meta["info"])
+  model = build_model(config, info)
+  target = models.abstract_variables(model, info.channels)
+  variables = checkpoint.restore_variables(workdir, step, target)
+  return functools.partial(build_predictor(config, model), variables), step, info
+
+
+def evaluate_workdir(config, workdir):
+  """Scores the best checkpoint on config.data.eval_split; writes evaluation.json and a sheet."""
+  predict, step, info = _restore(config, workdir)
+  _, source = open_split(config, config.data.eval_split)
+  result, samples = evaluate_split(predict, source, info, config)
+  if jax.process_index() == 0:
+    report(workdir, config.data.eval_split, step, info, result, samples)
+    print(json.dumps({"step": step, **result}, indent=2))
+
+
+def predict_folder(config, workdir, source, output):
+  """Writes a label map and an overlay for every image of a folder, or for one file."""
+  files = list_images(source)
+  predict, _, info = _restore(config, workdir)
+  progress = functools.partial(tqdm, total=len(files), unit="image")
+  predict_files(predict, files, output, info, progress)
+  print(f"label maps: {output}   overlays: {pathlib.Path(output) / 'overlays'}")

@@ -1,0 +1,86 @@
+"""The command line of jaxseg.
+
+  python -m jaxseg.main --config=configs/unet_pets.py [--mode=train|evaluate|predict]
+    [--workdir=DIR] [--config.KEY=VALUE ...] [--input=FILE|DIR --output=DIR]
+"""
+
+import os
+import pathlib
+import re
+import sys
+
+import jax
+from absl import flags, logging
+from ml_collections import config_flags
+
+from jaxseg import UserError, experiment, parallel
+from jaxseg.train import train
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="a file of configs/")
+MODE = flags.DEFINE_enum("mode", "train", ("train", "evaluate", "predict"), "what to do")
+WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run; default: runs/NAME OF THE CONFIG")
+INPUT = flags.DEFINE_string("input", "", "predict: an image, or a folder of images")
+OUTPUT = flags.DEFINE_string("output", "", "predict: folder for label maps and overlays")
+
+
+def parse(arguments):
+  """The config; raises UserError for flags, keys and values that do not exist."""
+  try:
+    rest = flags.FLAGS(arguments)
+    if len(rest) > 1:
+      raise UserError(f"{rest[1]!r} is not a flag; flags are --NAME=VALUE, --help lists them")
+    if CONFIG.value is None:
+      raise UserError("--config is missing, for instance --config=configs/unet_cells.py")
+    return CONFIG.value
+  except flags.Error as error:
+    raise UserError(str(error).splitlines()[0]) from error
+  except (AttributeError, KeyError) as error:
+    # How ml_collections tells of an unknown key, in a flag or in the config file.
+    match = re.search(r'Did you mean "(.*?)" instead of "(.*?)"', str(error))
+    wrong = match[2] if match else re.findall(r"\w+", str(error))[0]
+    hint = f"did you mean {match[1]!r}?" if match else "configs/default.py has all keys"
+    raise UserError(f"unknown config key {wrong!r}; {hint}") from error
+  except OSError as error:
+    raise UserError(f"no config file {config_path(arguments)}; see configs/") from error
+
+
+def config_path(arguments):
+  values = [a.split("=", 1)[1] for a in arguments if re.match("--?config=", a)]
+  return values[-1] if values else ""
+
+
+def run(arguments):
+  """Does what the flags say; returns the exit status."""
+  config = parse(arguments)
+  name = pathlib.Path(config_path(arguments)).stem or "run"
+  workdir = pathlib.Path(WORKDIR.value or f"runs/{name}")
+  cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", pathlib.Path.home() / ".cache/jaxseg/xla")
+  jax.config.update("jax_compilation_cache_dir", str(cache))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+  parallel.start_processes(**config.parallel)
+  if MODE.value == "predict":
+    if not INPUT.value or not OUTPUT.value:
+      raise UserError("--mode=predict needs --input=FILE|DIR and --output=DIR")
+    experiment.predict_folder(config, workdir, INPUT.value, OUTPUT.value)
+  elif MODE.value == "evaluate":
+    experiment.evaluate_workdir(config, workdir)
+  elif not train(config, workdir):
+    print("stopped by SIGTERM after a checkpoint; the same command goes on", file=sys.stderr)
+    return 143
+  elif jax.process_index() == 0:
+    print(f"scores: {workdir}/evaluation.json   pictures: {workdir}/plots/")
+  return 0
+
+
+def main():
+  logging.set_verbosity(logging.ERROR)  # Orbax and JAX tell more than a user wants to know
+  logging.use_absl_handler()
+  try:
+    sys.exit(run(sys.argv))
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,67 @@
+"""What a run tells while it trains: progress bar, metrics.jsonl, TensorBoard, curves."""
+
+import pathlib
+import sys
+
+import numpy as np
+from PIL import Image
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from jaxseg import workdirs
+from jaxseg.visualize import curves
+
+
+class RunLog:
+  """Open while a run trains; use it in a `with` block."""
+
+  def __init__(self, workdir, step, num_steps):
+    """Lines of a killed run after `step`, from which this one goes on, are dropped."""
+    self._workdir = pathlib.Path(workdir)
+    workdirs.forget_metrics_after(workdir, step)
+    self._events = SummaryWriter(str(workdir), purge_step=step + 1)
+    # A log file gets a line now and then, a terminal a bar that moves.
+    self._bar = tqdm(
+      initial=step,
+      total=num_steps,
+      unit="step",
+      dynamic_ncols=True,
+      mininterval=0.5 if sys.stderr.isatty() else 10,
+    )
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self._bar.close()
+    self._events.close()
+
+  def advance(self, loss, images_per_second):
+    """One step further; `loss` is the latest known."""
+    text = f"loss {loss:.4f}, {images_per_second:.1f} images/s"
+    self._bar.set_postfix_str(text, refresh=False)
+    self._bar.update()
+
+  def write(self, line, sheet=None):
+    """Records numbers.
+
+    Args:
+      line: {"step", "epoch", "split", names: numbers or {class: number or None}}.
+      sheet: path of a picture that belongs to it.
+    """
+    workdirs.append_metrics(self._workdir, line)
+    step, split = line["step"], line["split"]
+    for name, value in line.items():
+      if name in ("step", "split"):
+        continue
+      values = {f"{name}/{k}": v for k, v in value.items()} if isinstance(value, dict) else None
+      for tag, number in (values or {name: value}).items():
+        if number is not None:
+          self._events.add_scalar(f"{split}/{tag}", number, step)
+    if sheet:
+      picture = np.asarray(Image.open(sheet).convert("RGB"))
+      self._events.add_image(f"{split}/predictions", picture, step, dataformats="HWC")
+    if "miou" in line:
+      curves(self._workdir / "plots" / "curves.png", workdirs.read_metrics(self._workdir))
+      scores = f"mean IoU {line['miou']:.4f}, pixel accuracy {line['pixel_accuracy']:.4f}"
+      self._bar.write(f"step {step} ({split}): {scores}, loss {line['loss']:.4f}", file=sys.stderr)

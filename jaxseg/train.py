@@ -1,0 +1,202 @@
+"""The training loop, from a config to a work directory."""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import pathlib
+import signal
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg import UserError, checkpoint, models, optim, parallel, train_state, workdirs
+from jaxseg.augment import Augmentation
+from jaxseg.data.input_pipeline import Cached, train_batches
+from jaxseg.experiment import (
+  build_model,
+  build_predictor,
+  evaluate_split,
+  is_frozen,
+  open_split,
+  report,
+)
+from jaxseg.run_log import RunLog
+from jaxseg.train_step import make_train_step
+
+
+def train(config, workdir):
+  """Trains the run of a work directory, from its latest checkpoint if it has one.
+
+  Args:
+    config: ConfigDict with the keys of configs/default.py.  workdir: folder, made if need be.
+  Returns:
+    True when the run is complete, False when SIGTERM ended it after a checkpoint.
+  Raises:
+    UserError: bad input, or a loss that is not finite.
+  """
+  # What can be wrong with the input comes first, before minutes of compilation.
+  settings, is_main = config.train, jax.process_index() == 0
+  check_settings(config)
+  workdirs.check_config(workdir, config.to_dict())
+  info, source = open_split(config, config.data.train_split)
+  _, eval_source = open_split(config, config.data.eval_split)
+  eval_source = Cached(eval_source, config.data.cache_mb << 20)
+  batches = train_batches(
+    source,
+    size=config.data.image_size,
+    fit=config.data.fit,
+    batch_size=settings.batch_size,
+    seed=config.seed,
+    process=(jax.process_index(), jax.process_count()),
+    num_threads=config.data.num_threads,
+    cache_mb=config.data.cache_mb,
+  )
+  epoch_steps = len(source) / settings.batch_size
+  num_steps = max(1, round(settings.num_epochs * epoch_steps))
+
+  model = build_model(config, info)
+  optimizer = optim.make_optimizer(
+    settings.optimizer,
+    optim.schedule(settings.schedule, settings.learning_rate, num_steps),
+    frozen=("encoder",) if is_frozen(config) else (),
+  )
+  mesh = parallel.make_mesh()
+  train_step = make_train_step(
+    model,
+    optimizer,
+    class_weights=class_weights(settings.class_weights, info.classes),
+    augmentation=Augmentation(**config.augment),
+  )
+  train_step = parallel.distribute_step(train_step, mesh, settings.parallel)
+  predict = build_predictor(config, model)
+
+  def is_due(step, every_epochs):
+    return step == num_steps or step % max(1, round(every_epochs * epoch_steps)) == 0
+
+  with checkpoint.open_manager(workdir) as manager, contextlib.ExitStack() as stack:
+    state, data_state = first_state(config, model, info, optimizer, manager)
+    if data_state:
+      batches.set_state(data_state)
+    step = int(state.step)
+    state = parallel.replicate(mesh, state)
+    key = parallel.replicate(mesh, jax.random.key(config.seed))
+    if is_main:
+      workdirs.write_json(pathlib.Path(workdir) / "config.json", config.to_dict())
+    log = stack.enter_context(RunLog(workdir, step, num_steps)) if is_main else None
+    terminated = stack.enter_context(sigterm_flag())
+    meta = {"config": config.to_dict(), "info": dataclasses.asdict(info)}
+
+    unread, recent, start = collections.deque(), [], time.time()
+    while step < num_steps:
+      batch = parallel.put_on_mesh(mesh, next(batches), settings.parallel)
+      state, metrics = train_step(state, batch, key)
+      step += 1
+      unread.append((step, metrics))
+      stop = terminated(step)
+      evaluating = not stop and is_due(step, settings.eval_every_epochs)
+      saving = stop or evaluating or is_due(step, settings.checkpoint_every_epochs)
+      logging = saving or step % settings.log_every_steps == 0
+      # Read one step behind the device, so that it need not wait, but everything before a save.
+      while len(unread) > (0 if logging else 1):
+        recent.append(read_metrics(*unread.popleft(), manager))
+      speed = settings.batch_size * len(recent) / (time.time() - start)
+      line = {"step": step, "epoch": step / epoch_steps}
+      if is_main and recent:
+        log.advance(recent[-1]["loss"], speed)
+      if is_main and logging:
+        means = {name: float(np.mean([x[name] for x in recent])) for name in recent[0]}
+        log.write({**line, "split": "train", **means, "images_per_second": speed})
+      result = None
+      if evaluating:
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        result, samples = evaluate_split(
+          functools.partial(predict, variables), eval_source, info, config
+        )
+        if is_main:
+          split = config.data.eval_split
+          sheet = report(workdir, split, step, info, result, samples)
+          log.write({**line, "split": split, **result}, sheet)
+      if saving:
+        checkpoint.save(manager, state, batches.get_state(), meta, result)
+      if logging:
+        recent, start = [], time.time()
+      if stop:
+        break
+  return step == num_steps
+
+
+def check_settings(config):
+  """Raises UserError for numbers with which no training is possible."""
+  positive = {
+    "data.image_size": config.data.image_size,
+    "train.num_epochs": config.train.num_epochs,
+    "train.batch_size": config.train.batch_size,
+    "train.eval_every_epochs": config.train.eval_every_epochs,
+    "train.checkpoint_every_epochs": config.train.checkpoint_every_epochs,
+    "train.log_every_steps": config.train.log_every_steps,
+    "eval.batch_size": config.eval.batch_size,
+    "augment.scale": min(config.augment.scale),
+  }
+  for key, value in positive.items():
+    if value <= 0:
+      raise UserError(f"config.{key} is {value}, but has to be positive")
+  parallel.check_batch_size(config.train.batch_size)
+
+
+def class_weights(weights, classes):
+  """f32[C], ones if there are none."""
+  if weights and len(weights) != len(classes):
+    raise UserError(
+      f"config.train.class_weights has {len(weights)} numbers for the {len(classes)} classes "
+      f"{', '.join(classes)}"
+    )
+  return jnp.array(weights or (1.0,) * len(classes), jnp.float32)
+
+
+def first_state(config, model, info, optimizer, manager):
+  """The state to start from: the latest checkpoint, else random or pretrained weights.
+
+  Returns:
+    (TrainState, position in the data or None)
+  """
+  variables = jax.jit(lambda: models.init(model, info.channels, config.seed))()
+  state = train_state.create(variables, optimizer)
+  if restored := checkpoint.restore(manager, state):
+    return restored
+  if config.model.encoder and config.model.pretrained:
+    variables = models.load_encoder(variables, model.encoder, config.model.pretrained)
+  return train_state.create(variables, optimizer), None
+
+
+def read_metrics(step, metrics, manager):
+  """Metrics of a step as floats; raises UserError, naming the step, if the loss is not finite."""
+  metrics = {name: float(np.asarray(value)) for name, value in metrics.items()}
+  if not np.isfinite([metrics["loss"], metrics["grad_norm"]]).all():
+    manager.wait_until_finished()
+    kept = manager.latest_step()
+    raise UserError(
+      f"loss {metrics['loss']}, gradient norm {metrics['grad_norm']} at step {step}: stopped; "
+      + ("no checkpoint was made yet" if kept is None else f"the last good checkpoint is {kept}")
+      + "; lower config.train.learning_rate or look at the data"
+    )
+  return metrics
+
+
+@contextlib.contextmanager
+def sigterm_flag():
+  """Gives `terminated(step) -> bool`: whether to save and leave, the same in all processes."""
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
+
+    # jax.distributed listens for SIGTERM itself and lets all processes agree on a step.
+    yield multihost_utils.reached_preemption_sync_point
+    return
+  received = []
+  previous = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+  try:
+    yield lambda step: bool(received)
+  finally:
+    signal.signal(signal.SIGTERM, previous)

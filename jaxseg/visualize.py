@@ -1,0 +1,120 @@
+"""Pictures for people: label maps, overlays, sheets of predictions, training curves."""
+
+import pathlib
+
+import matplotlib
+import numpy as np
+from PIL import Image
+
+from jaxseg import VOID
+
+matplotlib.use("Agg")  # files only; no display is needed
+import matplotlib.pyplot as plt  # noqa: E402
+
+VOID_COLOUR = (255, 255, 255)
+
+
+def full_palette(palette):
+  """u8[256,3]: the colours of the classes, white for VOID, grey for labels that do not exist."""
+  table = np.full((256, 3), 128, np.uint8)
+  table[: len(palette)] = palette
+  table[VOID] = VOID_COLOUR
+  return table
+
+
+def save_label_map(path, labels, palette):
+  """PNG whose pixel values are the labels and whose colours are the palette's.  u8[H,W]"""
+  image = Image.fromarray(labels)
+  image.putpalette(full_palette(palette).tobytes())
+  image.save(path)
+
+
+def colour_labels(labels, palette):
+  """u8[H,W] -> u8[H,W,3]"""
+  return full_palette(palette)[labels]
+
+
+def overlay(image, labels, palette, opacity=0.45):
+  """The image tinted by class, with a line of full colour where the class changes.
+
+  Args:
+    image: u8[H,W,1] or u8[H,W,3].  labels: u8[H,W].
+  Returns:
+    u8[H,W,3]
+  """
+  colours = colour_labels(labels, palette)
+  mixed = (1 - opacity) * image + opacity * colours
+  edge = np.zeros(labels.shape, bool)
+  edge[1:] |= labels[1:] != labels[:-1]
+  edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+  return np.where(edge[..., None], colours, mixed.round().astype(np.uint8))
+
+
+def prediction_sheet(path, samples, classes, palette, title):
+  """A row per example: input, truth, prediction.
+
+  Args:
+    samples: list of (image u8[H,W,D], mask u8[H,W], prediction u8[H,W]).
+    classes: their names, for the legend.
+  """
+  rows = len(samples)
+  figure, axes = plt.subplots(
+    rows, 3, figsize=(7.5, 2.5 * rows + 0.8), squeeze=False, layout="constrained"
+  )
+  for axis_row, (image, mask, prediction) in zip(axes, samples, strict=True):
+    # VOID pixels are not scored, so the sheet does not show what was predicted there.
+    shown = np.where(mask == VOID, VOID, prediction)
+    images = (
+      np.broadcast_to(image, (*mask.shape, 3)),
+      colour_labels(mask, palette),
+      colour_labels(shown, palette),
+    )
+    for axis, picture in zip(axis_row, images, strict=True):
+      axis.imshow(picture, interpolation="nearest")
+      axis.set_axis_off()
+  for axis, name in zip(axes[0], ("input", "truth", "prediction"), strict=True):
+    axis.set_title(name)
+  _legend(figure, classes, palette)
+  figure.suptitle(title)
+  _save(figure, path)
+
+
+def curves(path, metrics):
+  """Loss, and pixel accuracy with mean IoU, over epochs.
+
+  Args:
+    metrics: lines of metrics.jsonl.
+  """
+  figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+  series = {
+    split: [line for line in metrics if line["split"] == split]
+    for split in dict.fromkeys(line["split"] for line in metrics)
+  }
+  for split, lines in series.items():
+    marker = {} if split == "train" else {"marker": "o"}
+    left.plot([x["epoch"] for x in lines], [x["loss"] for x in lines], label=split, **marker)
+    for name, label in (("pixel_accuracy", "pixel accuracy"), ("miou", "mean IoU")):
+      points = [(x["epoch"], x[name]) for x in lines if name in x]
+      if points:
+        right.plot(*zip(*points, strict=True), marker="o", label=f"{label}, {split}")
+  left.set(xlabel="epoch", ylabel="loss", yscale="log")
+  right.set(xlabel="epoch", ylim=(None, 1.0))
+  for axis in (left, right):
+    axis.grid(alpha=0.3, which="both")
+    if axis.lines:
+      axis.legend()
+  _save(figure, path)
+
+
+def _legend(figure, classes, palette):
+  handles = [
+    matplotlib.patches.Patch(facecolor=np.array(colour) / 255, edgecolor="black", label=name)
+    for name, colour in zip(classes, palette, strict=True)
+  ]
+  figure.legend(handles=handles, loc="outside lower center", ncols=min(len(classes), 6))
+
+
+def _save(figure, path):
+  pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+  figure.savefig(path, dpi=100)
+  plt.close(figure)

@@ -1,0 +1,95 @@
+"""The files of a work directory other than checkpoints: config, metrics, evaluation."""
+
+import json
+import os
+import pathlib
+
+from jaxseg import UserError
+
+# May differ between the run that made a work directory and the one that goes on with it: where
+# data lie, how fast and on what it runs, what it reports.
+FREE_KEYS = (
+  "data.data_dir",
+  "data.num_threads",
+  "data.cache_mb",
+  "model.pretrained",
+  "train.parallel",
+  "train.eval_every_epochs",
+  "train.checkpoint_every_epochs",
+  "train.log_every_steps",
+  "eval.batch_size",
+  "eval.num_samples",
+  "parallel.coordinator",
+  "parallel.num_processes",
+  "parallel.process_id",
+)
+# Only these have to agree for a trained network to be scored or used.
+MODEL_KEYS = ("data.name", "data.image_size", "data.fit", "model.name", "model.encoder",
+              "model.widths", "model.norm", "model.up")  # fmt: skip
+
+
+def flatten(config, prefix=""):
+  """Nested dict -> {"a.b": value}; tuples become lists, as in JSON."""
+  flat = {}
+  for key, value in config.items():
+    if isinstance(value, dict):
+      flat |= flatten(value, f"{prefix}{key}.")
+    else:
+      flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+  return flat
+
+
+def check_config(workdir, config, *, keys=None):
+  """Raises UserError if the work directory belongs to another config.
+
+  Args:
+    workdir: a directory; fine if it has no config.json yet.
+    config: nested dict.  keys: dotted keys to compare; None = all but FREE_KEYS.
+  """
+  path = pathlib.Path(workdir) / "config.json"
+  if not path.exists():
+    return
+  try:
+    saved, current = flatten(json.loads(path.read_text())), flatten(config)
+  except (ValueError, AttributeError) as error:
+    raise UserError(f"{path} is not a config ({error}); use another --workdir") from error
+  names = keys or [key for key in sorted(saved | current) if key not in FREE_KEYS]
+  differing = [key for key in names if saved.get(key) != current.get(key)]
+  if differing:
+    key = differing[0]
+    more = f" (and {len(differing) - 1} more keys)" if len(differing) > 1 else ""
+    raise UserError(
+      f"{workdir} belongs to another config: there {key} is {saved.get(key)!r}, here "
+      f"{current.get(key)!r}{more}; use another --workdir, or delete it"
+    )
+
+
+def write_json(path, value):
+  """Writes a file that is whole or not there, even if the process dies."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text(json.dumps(value, indent=2) + "\n")
+  os.replace(temporary, path)
+
+
+def append_metrics(workdir, line):
+  """Adds one object to metrics.jsonl."""
+  with open(pathlib.Path(workdir) / "metrics.jsonl", "a") as file:
+    file.write(json.dumps(line) + "\n")
+
+
+def read_metrics(workdir):
+  """List of the objects in metrics.jsonl; a last line that was cut short is left out."""
+  path = pathlib.Path(workdir) / "metrics.jsonl"
+  lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+  return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def forget_metrics_after(workdir, step):
+  """Drops what a killed run had logged beyond the checkpoint from which it goes on."""
+  kept = [line for line in read_metrics(workdir) if line["step"] <= step]
+  path = pathlib.Path(workdir) / "metrics.jsonl"
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+  os.replace(temporary, path)
