@@ -1,6 +1,6 @@
 """U-Net on generated microscopy images of touching cells: nothing to download.
 
-  python -m jaxseg.main --config=configs/unet_cells.py
+python -m jaxseg.main --config=configs/unet_cells.py
 """
 
 from configs import default
@@ -13,9 +13,9 @@ def get_config():
   config.augment.contrast = (0.8, 1.25)
   config.model.name = "unet"
   config.model.widths = (16, 32, 64, 128)
-  config.train.num_epochs = 10.0
+  config.train.num_epochs = 3.0
   config.train.learning_rate = 3e-3
   config.train.schedule = "cosine"
-  config.train.eval_every_epochs = 2.0
-  config.train.checkpoint_every_epochs = 2.0
+  config.train.eval_every_epochs = 1.0
+  config.train.checkpoint_every_epochs = 1.0
   return config

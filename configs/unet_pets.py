@@ -1,6 +1,6 @@
 """The modified U-Net of the TensorFlow segmentation tutorial: frozen MobileNetV2, Oxford-IIIT Pets.
 
-  python -m jaxseg.main --config=configs/unet_pets.py
+python -m jaxseg.main --config=configs/unet_pets.py
 """
 
 from configs import default

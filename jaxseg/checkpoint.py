@@ -44,9 +44,7 @@ def save(manager, state, data_state, meta, metrics=None):
   manager.save(
     int(state.step),
     args=ocp.args.Composite(
-      variables=ocp.args.StandardSave(
-        {"params": state.params, "batch_stats": state.batch_stats}
-      ),
+      variables=ocp.args.StandardSave({"params": state.params, "batch_stats": state.batch_stats}),
       optimizer=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
       data=ocp.args.JsonSave(data_state),
       meta=ocp.args.JsonSave(meta),

@@ -1,7 +1,7 @@
 """The command line of jaxseg.
 
-  python -m jaxseg.main --config=configs/unet_pets.py [--mode=train|evaluate|predict]
-    [--workdir=DIR] [--config.KEY=VALUE ...] [--input=FILE|DIR --output=DIR]
+python -m jaxseg.main --config=configs/unet_pets.py [--mode=train|evaluate|predict]
+  [--workdir=DIR] [--config.KEY=VALUE ...] [--input=FILE|DIR --output=DIR]
 """
 
 import os

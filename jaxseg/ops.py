@@ -80,10 +80,10 @@ def up_conv_3x3(parts, kernel):
     taps += part.reshape(-1, c) @ matrix
     start += c
 
-  def tap(k, l):
-    y = taps[:, (3 * k + l) * d : (3 * k + l + 1) * d].reshape(b, h, w, d)
+  def tap(k, m):
+    y = taps[:, (3 * k + m) * d : (3 * k + m + 1) * d].reshape(b, h, w, d)
     # Row (column) 2 of the kernel lands on the even phase of the next row (column).
-    down, right = k // 2, l // 2
+    down, right = k // 2, m // 2
     return jnp.pad(y, ((0, 0), (down, 0), (right, 0), (0, 0)))[:, :h, :w]
 
   even_even = tap(0, 0) + tap(0, 2) + tap(2, 0) + tap(2, 2)
@@ -154,17 +154,13 @@ def _depthwise_bwd(stride, residuals, g):
 
 def _windows(xp, k, stride, h, w):
   rows, cols = stride * (h - 1) + 1, stride * (w - 1) + 1
-  return [
-    xp[:, i : i + rows : stride, j : j + cols : stride] for i in range(k) for j in range(k)
-  ]
+  return [xp[:, i : i + rows : stride, j : j + cols : stride] for i in range(k) for j in range(k)]
 
 
 def _kernel_gradient(xp, g, *, k, stride):
   """f32[k,k,C]: each tap's window times the gradient, summed; nine full reductions."""
   _, h, w, c = g.shape
-  sums = [
-    jnp.sum(x * g, axis=(0, 1, 2), dtype=jnp.float32) for x in _windows(xp, k, stride, h, w)
-  ]
+  sums = [jnp.sum(x * g, axis=(0, 1, 2), dtype=jnp.float32) for x in _windows(xp, k, stride, h, w)]
   return jnp.stack(sums).reshape(k, k, c)
 
 

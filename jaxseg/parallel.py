@@ -90,9 +90,7 @@ def put_on_mesh(mesh, batch, strategy):
     split = lambda x: x.reshape(jax.local_device_count(), -1, *x.shape[1:])  # noqa: E731
     return jax.tree.map(split, batch)
   sharding = NamedSharding(mesh, PartitionSpec(AXIS))
-  return jax.tree.map(
-    functools.partial(jax.make_array_from_process_local_data, sharding), batch
-  )
+  return jax.tree.map(functools.partial(jax.make_array_from_process_local_data, sharding), batch)
 
 
 def replicate(mesh, tree):
@@ -124,7 +122,10 @@ def distribute_step(step, mesh, strategy):
     )
   if strategy == "pmap":
     return jax.pmap(
-      functools.partial(step, axis_name=AXIS), axis_name=AXIS, in_axes=(None, 0, None), out_axes=None
+      functools.partial(step, axis_name=AXIS),
+      axis_name=AXIS,
+      in_axes=(None, 0, None),
+      out_axes=None,
     )
   raise UserError(f"unknown config.train.parallel {strategy!r}; there are {', '.join(STRATEGIES)}")
 

@@ -6,8 +6,8 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from PIL import Image
 
 from jaxseg import UserError
 from jaxseg.data.datasets import decode_image, resize_image
@@ -106,16 +106,15 @@ def list_images(path):
 def output_names(files):
   """A PNG name per file: its own, with the old suffix kept where two would collide."""
   stems = [file.stem for file in files]
-  return [
-    f"{file.name if stems.count(file.stem) > 1 else file.stem}.png" for file in files
-  ]
+  return [f"{file.name if stems.count(file.stem) > 1 else file.stem}.png" for file in files]
 
 
 def predict_files(predict, files, output, info, progress=lambda x: x):
   """Writes output/NAME.png, the label map, and output/overlays/NAME.png for each image file.
 
   Args:
-    predict: function of examples that yields (example, probabilities).  files: paths.  output: folder, made if need be.
+    predict: function of examples that yields (example, probabilities).
+    files: paths.  output: folder, made if need be.
     info: DatasetInfo.  progress: wrapper of the iterator.
   """
   output = pathlib.Path(output)

@@ -98,6 +98,8 @@ def curves(path, metrics):
       if points:
         right.plot(*zip(*points, strict=True), marker="o", label=f"{label}, {split}")
   left.set(xlabel="epoch", ylabel="loss", yscale="log")
+  for which in (left.yaxis.set_major_formatter, left.yaxis.set_minor_formatter):
+    which("{x:g}")
   right.set(xlabel="epoch", ylim=(None, 1.0))
   for axis in (left, right):
     axis.grid(alpha=0.3, which="both")

@@ -151,8 +151,10 @@ def infos(serve, tmp_path_factory):
     folder,
     {name: make_image(name) for name in names},
     {name: encode(make_mask(name), format="png") for name in names},
-    {"trainval": {name: None if name == "beagle_1" else xml for name in TRAIN},
-     "test": dict.fromkeys(TEST)},
+    {
+      "trainval": {name: None if name == "beagle_1" else xml for name in TRAIN},
+      "test": dict.fromkeys(TEST),
+    },
   )
   return serve(folder)
 
@@ -222,9 +224,12 @@ def test_prepared_matches_official_metadata(prepared):
   info = json.loads((builder.data_path / "dataset_info.json").read_text())
   assert info["citation"].startswith("@InProceedings") and info["fileFormat"] == "array_record"
   assert sorted(path.name for path in builder.data_path.iterdir()) == [
-    "dataset_info.json", "features.json", "label.labels.txt",
+    "dataset_info.json",
+    "features.json",
+    "label.labels.txt",
     "oxford_iiit_pet-test.array_record-00000-of-00001",
-    "oxford_iiit_pet-train.array_record-00000-of-00001", "species.labels.txt",
+    "oxford_iiit_pet-train.array_record-00000-of-00001",
+    "species.labels.txt",
   ]
 
 

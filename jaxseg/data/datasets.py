@@ -114,7 +114,9 @@ class Cells(collections.abc.Sequence):
   def __getitem__(self, i):
     if not 0 <= i < len(self):
       raise IndexError(f"example {i} of {len(self)}")
-    example = generate_cells((self.seed, list(CELLS_SPLITS).index(self.split), i), *2 * (self.size,))
+    example = generate_cells(
+      (self.seed, list(CELLS_SPLITS).index(self.split), i), *2 * (self.size,)
+    )
     return {**example, "name": f"cells {self.split} {i}"}
 
 

@@ -53,14 +53,17 @@ class PetsBuilder(official.Builder, skip_registration=True):
       if path.suffix != ".jpg" or name not in numbers:  # .mat, ._ files, the other split
         continue
       label, species = numbers.pop(name)
-      yield path.name, {
-        "image": _reencode(image) if name in official._CORRUPT_SAMPLES else image,
-        "label": int(label) - 1,
-        "species": int(species) - 1,
-        "file_name": path.name,
-        "segmentation_mask": notes[f"annotations/trimaps/{name}.png"],
-        "head_bbox": _head_box(notes.get(f"annotations/xmls/{name}.xml")),
-      }
+      yield (
+        path.name,
+        {
+          "image": _reencode(image) if name in official._CORRUPT_SAMPLES else image,
+          "label": int(label) - 1,
+          "species": int(species) - 1,
+          "file_name": path.name,
+          "segmentation_mask": notes[f"annotations/trimaps/{name}.png"],
+          "head_bbox": _head_box(notes.get(f"annotations/xmls/{name}.xml")),
+        },
+      )
     if numbers:
       raise FileNotFoundError(f"{len(numbers)} pictures of {list_name} are not in the archive")
 
@@ -138,11 +141,15 @@ def open_pets(data_dir: str, split: str) -> collections.abc.Sequence:
     source = builder.as_data_source(split, decoders=decoders)
     files = [part.filename for part in splits[split].file_instructions]
   except NotImplementedError:
-    raise UserError(f"{where} is not in ArrayRecord format: set config.data.data_dir to another "
-                    "folder to prepare it there") from None
+    raise UserError(
+      f"{where} is not in ArrayRecord format: set config.data.data_dir to another "
+      "folder to prepare it there"
+    ) from None
   except (KeyError, ValueError):
-    raise UserError(f"no split {split!r} in {where}: use {' or '.join(splits)}, or a part that "
-                    "is not empty, such as train[:90%]") from None
+    raise UserError(
+      f"no split {split!r} in {where}: use {' or '.join(splits)}, or a part that "
+      "is not empty, such as train[:90%]"
+    ) from None
   for file in files:
     if not pathlib.Path(file).exists():
       raise UserError(f"{file} is missing: copy it there, or delete its folder to prepare anew")
@@ -152,8 +159,11 @@ def open_pets(data_dir: str, split: str) -> collections.abc.Sequence:
 def _prepare(builder):
   """Downloads and converts the data set into builder.data_path, or raises UserError."""
   config = tfds.download.DownloadConfig(try_download_gcs=False)
-  bad_download = (requests.RequestException, tfds.download.DownloadError,
-                  tfds.download.download_manager.NonMatchingChecksumError)
+  bad_download = (
+    requests.RequestException,
+    tfds.download.DownloadError,
+    tfds.download.download_manager.NonMatchingChecksumError,
+  )
   try:
     builder.download_and_prepare(download_config=config, file_format="array_record")
   except (OSError, *bad_download) as error:

@@ -72,7 +72,9 @@ def read_keras_h5(path):
           tensors[f"{layer}/{name}"] = np.asarray(root[layer][weight])
   except (OSError, KeyError, RuntimeError) as error:
     reason = str(error).splitlines()[0]
-    raise UserError(f"{path}: damaged, or not an HDF5 file ({reason}); download it again") from error
+    raise UserError(
+      f"{path}: damaged, or not an HDF5 file ({reason}); download it again"
+    ) from error
   return tensors
 
 
