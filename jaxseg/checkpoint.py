@@ -26,9 +26,19 @@ def open_manager(workdir):
       ),
     ]
   )
+  folder = pathlib.Path(workdir).absolute() / "checkpoints"
+  folder.mkdir(parents=True, exist_ok=True)
   return ocp.CheckpointManager(
-    pathlib.Path(workdir).absolute() / "checkpoints",
-    options=ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True),
+    folder,
+    options=ocp.CheckpointManagerOptions(
+      preservation_policy=policy,
+      cleanup_tmp_directories=True,
+      create=False,
+      # Only process 0 opens checkpoints; the state is the same in all processes.
+      multiprocessing_options=ocp.options.MultiprocessingOptions(
+        active_processes={0}, barrier_sync_key_prefix="main"
+      ),
+    ),
   )
 
 

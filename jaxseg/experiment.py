@@ -5,13 +5,13 @@ import json
 import pathlib
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
-from jaxseg import checkpoint, models, workdirs
+from jaxseg import checkpoint, models, parallel, workdirs
 from jaxseg.data import datasets
 from jaxseg.data.input_pipeline import eval_examples
 from jaxseg.evaluate import evaluate
-from jaxseg.parallel import AXIS
 from jaxseg.predict import list_images, make_predictor, predict_files
 from jaxseg.visualize import prediction_sheet
 
@@ -42,7 +42,7 @@ def build_model(config, info):
     up=model.up,
     freeze_encoder=is_frozen(config),
     precision=config.train.precision,
-    axis_name=AXIS if config.train.parallel == "pmap" else None,
+    axis_name=parallel.AXIS if config.train.parallel == "pmap" else None,
   )
 
 
@@ -85,12 +85,17 @@ def report(workdir, split, step, info, result, samples):
 
 def _restore(config, workdir):
   """(function of examples to probabilities, step, DatasetInfo) of the best checkpoint."""
+  is_main = jax.process_index() == 0
   workdirs.check_config(workdir, config.to_dict(), keys=workdirs.MODEL_KEYS)
-  step, meta = checkpoint.best_checkpoint(workdir)
+  found = checkpoint.best_checkpoint(workdir) if is_main else None
+  step, meta = parallel.json_from_main(found)
   info = datasets.DatasetInfo(**meta["info"])
   model = build_model(config, info)
   target = models.abstract_variables(model, info.channels)
-  variables = checkpoint.restore_variables(workdir, step, target)
+  variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), target)
+  if is_main:
+    variables = checkpoint.restore_variables(workdir, step, target)
+  variables = parallel.from_main(variables)
   return functools.partial(build_predictor(config, model), variables), step, info
 
 
@@ -108,6 +113,8 @@ def predict_folder(config, workdir, source, output):
   """Writes a label map and an overlay for every image of a folder, or for one file."""
   files = list_images(source)
   predict, _, info = _restore(config, workdir)
+  if jax.process_index() > 0:
+    return
   progress = functools.partial(tqdm, total=len(files), unit="image")
   predict_files(predict, files, output, info, progress)
   print(f"label maps: {output}   overlays: {pathlib.Path(output) / 'overlays'}")

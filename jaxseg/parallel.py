@@ -1,6 +1,7 @@
 """Devices and processes: start-up, the mesh, and the two ways to run one step on all of them."""
 
 import functools
+import json
 import os
 
 import jax
@@ -99,7 +100,7 @@ def replicate(mesh, tree):
 
   def put(x):
     if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-      return jax.device_put(x, sharding)
+      return jax.random.wrap_key_data(put(jax.random.key_data(x)), impl=jax.random.key_impl(x))
     x = np.asarray(x)
     return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
 
@@ -128,6 +129,31 @@ def distribute_step(step, mesh, strategy):
       out_axes=None,
     )
   raise UserError(f"unknown config.train.parallel {strategy!r}; there are {', '.join(STRATEGIES)}")
+
+
+def from_main(tree):
+  """What process 0 has, in all processes: only it needs to see the work directory.
+
+  Args:
+    tree: numpy arrays and numbers; elsewhere only structure, shapes and types count.
+  Returns:
+    the same structure of numpy arrays.
+  """
+  if jax.process_count() == 1:
+    return tree
+  from jax.experimental import multihost_utils
+
+  return multihost_utils.broadcast_one_to_all(tree)
+
+
+def json_from_main(value):
+  """The JSON-able value of process 0 in all processes; elsewhere it is not looked at."""
+  if jax.process_count() == 1:
+    return value
+  data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  size = int(from_main(np.int32(len(data))))
+  data = from_main(np.resize(data, size))
+  return json.loads(data.tobytes())
 
 
 def sum_over_processes(x):

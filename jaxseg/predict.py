@@ -64,7 +64,7 @@ def make_predictor(model, *, fit, size, batch_size):
     filled += -filled % len(devices)
     batch = np.zeros((filled, *images[0].shape), np.uint8)
     batch[: len(images)] = images
-    logits = jax.device_put(forward(variables, batch), devices[0])
+    logits = jax.device_put(forward(variables, jax.device_put(batch, split)), devices[0])
     shapes = [example["image"].shape[:2] for example in examples]
     probs = [finish(x, shape) for x, shape in zip(logits, shapes, strict=False)]
     for example, p, (h, w) in zip(examples, probs, shapes, strict=True):

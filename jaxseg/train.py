@@ -76,10 +76,11 @@ def train(config, workdir):
   def is_due(step, every_epochs):
     return step == num_steps or step % max(1, round(every_epochs * epoch_steps)) == 0
 
-  with checkpoint.open_manager(workdir) as manager, contextlib.ExitStack() as stack:
+  with contextlib.ExitStack() as stack:
+    manager = stack.enter_context(checkpoint.open_manager(workdir)) if is_main else None
     state, data_state = first_state(config, model, info, optimizer, manager)
-    if data_state:
-      batches.set_state(data_state)
+    batches.set_state(parallel.json_from_main(data_state or batches.get_state()))
+    state = parallel.from_main(state)
     step = int(state.step)
     state = parallel.replicate(mesh, state)
     key = parallel.replicate(mesh, jax.random.key(config.seed))
@@ -119,7 +120,7 @@ def train(config, workdir):
           split = config.data.eval_split
           sheet = report(workdir, split, step, info, result, samples)
           log.write({**line, "split": split, **result}, sheet)
-      if saving:
+      if saving and is_main:
         checkpoint.save(manager, state, batches.get_state(), meta, result)
       if logging:
         recent, start = [], time.time()
@@ -159,11 +160,15 @@ def class_weights(weights, classes):
 def first_state(config, model, info, optimizer, manager):
   """The state to start from: the latest checkpoint, else random or pretrained weights.
 
+  Args:
+    manager: of the checkpoints; None in all processes but the first, whose state will count.
   Returns:
     (TrainState, position in the data or None)
   """
   variables = jax.jit(lambda: models.init(model, info.channels, config.seed))()
   state = train_state.create(variables, optimizer)
+  if manager is None:
+    return state, None
   if restored := checkpoint.restore(manager, state):
     return restored
   if config.model.encoder and config.model.pretrained:
@@ -175,8 +180,9 @@ def read_metrics(step, metrics, manager):
   """Metrics of a step as floats; raises UserError, naming the step, if the loss is not finite."""
   metrics = {name: float(np.asarray(value)) for name, value in metrics.items()}
   if not np.isfinite([metrics["loss"], metrics["grad_norm"]]).all():
-    manager.wait_until_finished()
-    kept = manager.latest_step()
+    if manager:
+      manager.wait_until_finished()
+    kept = manager and manager.latest_step()
     raise UserError(
       f"loss {metrics['loss']}, gradient norm {metrics['grad_norm']} at step {step}: stopped; "
       + ("no checkpoint was made yet" if kept is None else f"the last good checkpoint is {kept}")

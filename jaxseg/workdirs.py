@@ -12,7 +12,6 @@ FREE_KEYS = (
   "data.data_dir",
   "data.num_threads",
   "data.cache_mb",
-  "model.pretrained",
   "train.parallel",
   "train.eval_every_epochs",
   "train.checkpoint_every_epochs",
