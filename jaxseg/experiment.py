@@ -83,7 +83,7 @@ def report(workdir, split, step, info, result, samples):
   return sheet
 
 
-def _restore(config, workdir):
+def restore_predictor(config, workdir):
   """(function of examples to probabilities, step, DatasetInfo) of the best checkpoint."""
   is_main = jax.process_index() == 0
   workdirs.check_config(workdir, config.to_dict(), keys=workdirs.MODEL_KEYS)
@@ -101,7 +101,7 @@ def _restore(config, workdir):
 
 def evaluate_workdir(config, workdir):
   """Scores the best checkpoint on config.data.eval_split; writes evaluation.json and a sheet."""
-  predict, step, info = _restore(config, workdir)
+  predict, step, info = restore_predictor(config, workdir)
   _, source = open_split(config, config.data.eval_split)
   result, samples = evaluate_split(predict, source, info, config)
   if jax.process_index() == 0:
@@ -112,7 +112,7 @@ def evaluate_workdir(config, workdir):
 def predict_folder(config, workdir, source, output):
   """Writes a label map and an overlay for every image of a folder, or for one file."""
   files = list_images(source)
-  predict, _, info = _restore(config, workdir)
+  predict, _, info = restore_predictor(config, workdir)
   if jax.process_index() > 0:
     return
   progress = functools.partial(tqdm, total=len(files), unit="image")

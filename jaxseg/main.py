@@ -65,7 +65,7 @@ def run(arguments):
   elif MODE.value == "evaluate":
     experiment.evaluate_workdir(config, workdir)
   elif not train(config, workdir):
-    print("stopped by SIGTERM after a checkpoint; the same command goes on", file=sys.stderr)
+    print("stopped after a checkpoint; the same command goes on from there", file=sys.stderr)
     return 143
   elif jax.process_index() == 0:
     print(f"scores: {workdir}/evaluation.json   pictures: {workdir}/plots/")

@@ -33,7 +33,7 @@ def train(config, workdir):
   Args:
     config: ConfigDict with the keys of configs/default.py.  workdir: folder, made if need be.
   Returns:
-    True when the run is complete, False when SIGTERM ended it after a checkpoint.
+    True when the run is complete, False when SIGTERM or Ctrl-C ended it after a checkpoint.
   Raises:
     UserError: bad input, or a loss that is not finite.
   """
@@ -87,7 +87,7 @@ def train(config, workdir):
     if is_main:
       workdirs.write_json(pathlib.Path(workdir) / "config.json", config.to_dict())
     log = stack.enter_context(RunLog(workdir, step, num_steps)) if is_main else None
-    terminated = stack.enter_context(sigterm_flag())
+    stop_requested = stack.enter_context(stop_signals())
     meta = {"config": config.to_dict(), "info": dataclasses.asdict(info)}
 
     unread, recent, start = collections.deque(), [], time.time()
@@ -96,7 +96,7 @@ def train(config, workdir):
       state, metrics = train_step(state, batch, key)
       step += 1
       unread.append((step, metrics))
-      stop = terminated(step)
+      stop = stop_requested(step)
       evaluating = not stop and is_due(step, settings.eval_every_epochs)
       saving = stop or evaluating or is_due(step, settings.checkpoint_every_epochs)
       logging = saving or step % settings.log_every_steps == 0
@@ -192,8 +192,11 @@ def read_metrics(step, metrics, manager):
 
 
 @contextlib.contextmanager
-def sigterm_flag():
-  """Gives `terminated(step) -> bool`: whether to save and leave, the same in all processes."""
+def stop_signals():
+  """Gives `stop_requested(step) -> bool`: whether to save and leave, the same in all processes.
+
+  SIGTERM asks for that, and Ctrl-C; a second Ctrl-C stops at once.
+  """
   if jax.process_count() > 1:
     from jax.experimental import multihost_utils
 
@@ -201,8 +204,14 @@ def sigterm_flag():
     yield multihost_utils.reached_preemption_sync_point
     return
   received = []
-  previous = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+
+  def note(number, _):
+    received.append(number)
+    signal.signal(number, previous[number])
+
+  previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
   try:
     yield lambda step: bool(received)
   finally:
-    signal.signal(signal.SIGTERM, previous)
+    for number, handler in previous.items():
+      signal.signal(number, handler)

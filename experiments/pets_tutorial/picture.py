@@ -1,0 +1,48 @@
+"""Draws predictions.png: test images of trained runs above what the networks make of them.
+
+  python experiments/pets_tutorial/picture.py PETS_WORKDIR CELLS_WORKDIR
+"""
+
+import json
+import pathlib
+import sys
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from jaxseg import experiment, visualize
+
+SHOWN = {"pets": (12, 77, 140, 251), "cells": (3, 40)}  # positions in the test split
+TILE = 190  # px
+
+
+def tiles(workdir, positions):
+  """A column, input above overlay, for each position in the run's evaluation split."""
+  config = ConfigDict(json.loads((pathlib.Path(workdir) / "config.json").read_text()))
+  predict, _, info = experiment.restore_predictor(config, workdir)
+  _, source = experiment.open_split(config, config.data.eval_split)
+  for example, probs in predict(source[i] for i in positions):
+    image = np.broadcast_to(example["image"], (*probs.shape[:2], 3))
+    labels = probs.argmax(-1).astype(np.uint8)
+    yield [square(image), square(visualize.overlay(image, labels, info.palette))]
+
+
+def square(image):
+  """The central square of an image, TILE px wide."""
+  side = min(image.shape[:2])
+  top, left = ((n - side) // 2 for n in image.shape[:2])
+  cut = Image.fromarray(image[top : top + side, left : left + side])
+  return np.asarray(cut.resize((TILE, TILE), Image.Resampling.LANCZOS))
+
+
+def main():
+  _, pets, cells = sys.argv
+  columns = [*tiles(pets, SHOWN["pets"]), *tiles(cells, SHOWN["cells"])]
+  rows = [np.hstack([np.pad(column[i], ((2, 2), (2, 2), (0, 0)), constant_values=255)
+                     for column in columns]) for i in (0, 1)]  # fmt: skip
+  Image.fromarray(np.vstack(rows)).save(pathlib.Path(__file__).with_name("predictions.png"))
+
+
+if __name__ == "__main__":
+  main()
