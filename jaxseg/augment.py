@@ -83,5 +83,5 @@ def _shift_grey_values(key, image, config):
   low, high = config.contrast
   factor = jax.random.uniform(factor_key, (), minval=low, maxval=high)
   shift = config.brightness * jax.random.uniform(shift_key, (), minval=-1.0, maxval=1.0)
-  mean = image.mean()
-  return jnp.clip((image - mean) * factor + mean + shift, 0.0, 1.0)
+  # (image - mean) * factor + mean, in the form that is exact at a factor of 1.
+  return jnp.clip(image * factor + image.mean() * (1 - factor) + shift, 0.0, 1.0)

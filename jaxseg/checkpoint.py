@@ -12,27 +12,30 @@ from jaxseg import UserError
 SCORE = "miou"  # the best checkpoint has the highest
 
 
-def open_manager(workdir):
+def open_manager(workdir, *, read_only=False):
   """Checkpoints in workdir/checkpoints: the two latest, and the one with the best score.
 
   Saving returns at once and goes on in the background; a step appears when it is complete. Use
-  it in a `with` block, or `close()` it, so that the last one is finished.
+  it in a `with` block, or `close()` it, so that the last one is finished. `read_only` leaves alone
+  what another process may be saving there at the moment.
   """
   policy = policies.AnyPreservationPolicy(
     [
       policies.LatestN(n=2),
-      policies.BestN(
-        get_metric_fn=lambda metrics: metrics[SCORE], n=1, keep_checkpoints_without_metrics=False
-      ),
+      policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False),
     ]
   )
   folder = pathlib.Path(workdir).absolute() / "checkpoints"
-  folder.mkdir(parents=True, exist_ok=True)
+  if not read_only:
+    folder.mkdir(parents=True, exist_ok=True)
   return ocp.CheckpointManager(
     folder,
     options=ocp.CheckpointManagerOptions(
       preservation_policy=policy,
-      cleanup_tmp_directories=True,
+      best_fn=_score,  # without it Orbax does not write the metrics to disk
+      read_only=read_only,
+      save_interval_steps=0 if read_only else 1,  # as Orbax wants it
+      cleanup_tmp_directories=not read_only,
       create=False,
       # Only process 0 opens checkpoints; the state is the same in all processes.
       multiprocessing_options=ocp.options.MultiprocessingOptions(
@@ -40,6 +43,10 @@ def open_manager(workdir):
       ),
     ),
   )
+
+
+def _score(metrics):
+  return float(np.nan_to_num(metrics[SCORE], nan=-np.inf))
 
 
 def save(manager, state, data_state, meta, metrics=None):
@@ -104,7 +111,7 @@ def best_checkpoint(workdir):
     UserError: it has none.
   """
   if (pathlib.Path(workdir) / "checkpoints").is_dir():
-    with open_manager(workdir) as manager:
+    with open_manager(workdir, read_only=True) as manager:
       if (step := best_step(manager)) is not None:
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
         return step, manager.restore(step, args=args).meta
@@ -121,5 +128,5 @@ def restore_variables(workdir, step, variables):
   """
   target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables)
   args = ocp.args.Composite(variables=ocp.args.StandardRestore(target))
-  with open_manager(workdir) as manager:
+  with open_manager(workdir, read_only=True) as manager:
     return manager.restore(step, args=args).variables

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxseg import VOID
+from jaxseg import VOID, UserError
 from jaxseg.metrics import confusion_matrix, scores
 from jaxseg.parallel import sum_over_processes
 
@@ -18,26 +18,40 @@ def evaluate(predict, examples, classes, *, sample_at=()):
     ({"loss", "pixel_accuracy", "miou": float, "iou": {class: float or None}, "num_images": int},
     the same in all processes; the loss is the mean cross-entropy per pixel;
     [(image u8[H,W,D], mask u8[H,W], prediction u8[H,W])] of this process)
+  Raises:
+    UserError: a probability that is not finite, or no pixel with a label; in all processes.
   """
   counts = np.zeros((len(classes), len(classes)), np.int64)
-  num_images, loss_sum, samples = 0, 0.0, []
+  num_images, num_bad, loss_sum, samples = 0, 0, 0.0, []
   for example, probs in predict(examples):
     mask, labels = example["mask"], probs.argmax(-1).astype(np.uint8)
     counts += confusion_matrix(mask, labels, len(classes))
     valid = mask != VOID
     truth = np.take_along_axis(probs[valid], mask[valid][:, None], axis=-1)
-    loss_sum -= float(np.log(np.maximum(truth, 1e-30)).sum())
+    if np.isfinite(probs).all():
+      loss_sum -= float(np.log(np.maximum(truth, 1e-30)).sum())
+    else:
+      num_bad += 1
     if num_images in sample_at:
       samples.append((example["image"], mask, labels))
     num_images += 1
   # The loss travels as an integer of 2^-20 nats, so that one exact sum serves all.
-  totals = np.array([num_images, round(loss_sum * 2**20), *counts.ravel()], np.int64)
-  num_images, loss_sum, *counts = sum_over_processes(totals)
+  totals = np.array([num_images, num_bad, round(loss_sum * 2**20), *counts.ravel()], np.int64)
+  num_images, num_bad, loss_sum, *counts = sum_over_processes(totals)
+  if num_bad:
+    raise UserError(
+      f"the network's output is not finite for {num_bad} of {num_images} images; train again with "
+      "a lower config.train.learning_rate"
+    )
   counts = np.array(counts).reshape(len(classes), len(classes))
+  if not counts.any():
+    raise UserError(
+      f"no pixel of the {num_images} images has a label; correct config.data.eval_split"
+    )
   result = scores(counts)
   iou = {
     name: None if np.isnan(value) else float(value)
     for name, value in zip(classes, result["iou"], strict=True)
   }
-  loss = float(loss_sum) / 2**20 / max(int(counts.sum()), 1)
+  loss = float(loss_sum) / 2**20 / int(counts.sum())
   return {**result, "loss": loss, "iou": iou, "num_images": int(num_images)}, samples

@@ -31,17 +31,23 @@ def parse(arguments):
       raise UserError(f"{rest[1]!r} is not a flag; flags are --NAME=VALUE, --help lists them")
     if CONFIG.value is None:
       raise UserError("--config is missing, for instance --config=configs/unet_cells.py")
-    return CONFIG.value
+    return CONFIG.value.lock()  # raises the OSError if there is no such file
   except flags.Error as error:
-    raise UserError(str(error).splitlines()[0]) from error
+    # Of an exception in the config file, the text is the traceback and its last line says what.
+    first, *rest = str(error).splitlines()
+    raise UserError(f"{first} {rest[-1]}" if rest else first) from error
+  except (SyntaxError, ImportError) as error:
+    raise UserError(f"config file {config_path(arguments)}: {error}") from error
   except (AttributeError, KeyError) as error:
     # How ml_collections tells of an unknown key, in a flag or in the config file.
+    if "get_config" in str(error):
+      raise UserError(f"{config_path(arguments)} has no get_config(); see configs/") from error
     match = re.search(r'Did you mean "(.*?)" instead of "(.*?)"', str(error))
     wrong = match[2] if match else re.findall(r"\w+", str(error))[0]
     hint = f"did you mean {match[1]!r}?" if match else "configs/default.py has all keys"
     raise UserError(f"unknown config key {wrong!r}; {hint}") from error
   except OSError as error:
-    raise UserError(f"no config file {config_path(arguments)}; see configs/") from error
+    raise UserError(f"no config file {config_path(arguments)!r}; see configs/") from error
 
 
 def config_path(arguments):

@@ -31,21 +31,32 @@ def process_environment(environ, *, coordinator="", num_processes=0, process_id=
         f"0 <= process_id < num_processes; got {coordinator!r}, {num_processes}, {process_id}"
       )
     return _arguments(coordinator, num_processes, process_id)
-  if int(environ.get("WORLD_SIZE", 1)) > 1:
+  if _integer(environ, "WORLD_SIZE", 1) > 1:
     names = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")
     missing = [name for name in names if name not in environ]
     if missing:
       raise UserError(f"WORLD_SIZE is set, but not {', '.join(missing)}; set all of {names}")
-    address, port, world, rank = (environ[name] for name in names)
-    arguments = _arguments(f"{address}:{port}", int(world), int(rank))
-    if "LOCAL_RANK" in environ and environ.get("CUDA_VISIBLE_DEVICES", "").count(","):
-      arguments["local_device_ids"] = [int(environ["LOCAL_RANK"])]
+    world, rank = _integer(environ, "WORLD_SIZE"), _integer(environ, "RANK")
+    if not 0 <= rank < world:
+      raise UserError(f"RANK is {rank}, but has to be at least 0 and less than WORLD_SIZE, {world}")
+    arguments = _arguments(f"{environ['MASTER_ADDR']}:{environ['MASTER_PORT']}", world, rank)
+    # torchrun lets all processes of a machine see all of its GPUs; each takes its own.
+    shared = "LOCAL_RANK" in environ and environ.get("LOCAL_WORLD_SIZE") != "1"
+    if shared and "," in environ.get("CUDA_VISIBLE_DEVICES", ","):
+      arguments["local_device_ids"] = [_integer(environ, "LOCAL_RANK")]
     return arguments
-  if int(environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in environ:
+  if _integer(environ, "SLURM_NTASKS", 1) > 1 and "SLURM_PROCID" in environ:
     return {}
-  if environ.get("TPU_WORKER_HOSTNAMES", "").count(","):
+  if "," in environ.get("TPU_WORKER_HOSTNAMES", ""):
     return {}
   return None
+
+
+def _integer(environ, name, default=None):
+  try:
+    return int(environ.get(name, default))
+  except ValueError as error:
+    raise UserError(f"{name} is {environ[name]!r}; set it to a whole number") from error
 
 
 def _arguments(coordinator, num_processes, process_id):
@@ -127,6 +138,7 @@ def distribute_step(step, mesh, strategy):
       axis_name=AXIS,
       in_axes=(None, 0, None),
       out_axes=None,
+      donate_argnums=0,
     )
   raise UserError(f"unknown config.train.parallel {strategy!r}; there are {', '.join(STRATEGIES)}")
 

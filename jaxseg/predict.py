@@ -13,6 +13,7 @@ from jaxseg import UserError
 from jaxseg.data.datasets import decode_image, resize_image
 from jaxseg.ops import resize_to_canvas
 from jaxseg.visualize import overlay, save_label_map
+from jaxseg.workdirs import make_folder
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 # Image sizes are rounded up to these, so that a folder of many sizes compiles few programs.
@@ -52,11 +53,10 @@ def make_predictor(model, *, fit, size, batch_size):
     return np.pad(image, [*pads, (0, 0)], mode="symmetric")
 
   def finish(logits, shape):
-    h, w = shape
     if fit == "crop":
-      return jax.nn.softmax(logits)[:h, :w]
-    canvas = 2 * (-(-max(h, w) // OUTPUT_STEP) * OUTPUT_STEP,)
-    return enlarge(logits, jnp.array([h, w]), canvas)
+      return jax.nn.softmax(logits)
+    canvas = 2 * (-(-max(shape) // OUTPUT_STEP) * OUTPUT_STEP,)
+    return enlarge(logits, jnp.array(shape), canvas)
 
   def run(variables, examples, images):
     # Fill up to a power of two, and to a multiple of the devices: again, few programs.
@@ -97,7 +97,7 @@ def list_images(path):
     return [path]
   if not path.is_dir():
     raise UserError(f"no file or folder {path}; correct --input")
-  files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+  files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
   if not files:
     raise UserError(f"no images in {path}: none of its files ends in {', '.join(SUFFIXES)}")
   return files
@@ -106,7 +106,10 @@ def list_images(path):
 def output_names(files):
   """A PNG name per file: its own, with the old suffix kept where two would collide."""
   stems = [file.stem for file in files]
-  return [f"{file.name if stems.count(file.stem) > 1 else file.stem}.png" for file in files]
+  names = [file.name if stems.count(file.stem) > 1 else file.stem for file in files]
+  if len(set(names)) < len(names):  # a.jpg, a.png and a.jpg.bmp
+    names = [file.name for file in files]
+  return [f"{name}.png" for name in names]
 
 
 def predict_files(predict, files, output, info, progress=lambda x: x):
@@ -116,15 +119,18 @@ def predict_files(predict, files, output, info, progress=lambda x: x):
     predict: function of examples that yields (example, probabilities).
     files: paths.  output: folder, made if need be.
     info: DatasetInfo.  progress: wrapper of the iterator.
+  Raises:
+    UserError: an image cannot be decoded, `output` cannot be written or would overwrite an image.
   """
-  output = pathlib.Path(output)
-  try:
-    (output / "overlays").mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise UserError(f"cannot write to {output} ({error.strerror}); correct --output") from error
+  output, names = pathlib.Path(output), output_names(files)
+  inputs = {file.resolve() for file in files}
+  for name in names:
+    if (output / name).resolve() in inputs:
+      raise UserError(f"{output / name} is an input and would be overwritten; correct --output")
+  make_folder(output / "overlays", "--output")
   examples = (
     {"image": decode_image(file, str(file), info.channels), "file_name": name}
-    for file, name in zip(files, output_names(files), strict=True)
+    for file, name in zip(files, names, strict=True)
   )
   for example, probs in progress(predict(examples)):
     labels = probs.argmax(-1).astype(np.uint8)

@@ -36,11 +36,11 @@ class RunLog:
     self._bar.close()
     self._events.close()
 
-  def advance(self, loss, images_per_second):
-    """One step further; `loss` is the latest known."""
+  def advance(self, step, loss, images_per_second):
+    """Moves the bar to a step; `loss` is the latest known."""
     text = f"loss {loss:.4f}, {images_per_second:.1f} images/s"
     self._bar.set_postfix_str(text, refresh=False)
-    self._bar.update()
+    self._bar.update(step - self._bar.n)
 
   def write(self, line, sheet=None):
     """Records numbers.

@@ -35,7 +35,7 @@ def train(config, workdir):
   Returns:
     True when the run is complete, False when SIGTERM or Ctrl-C ended it after a checkpoint.
   Raises:
-    UserError: bad input, or a loss that is not finite.
+    UserError: bad input, or a loss or an evaluation that is not finite.
   """
   # What can be wrong with the input comes first, before minutes of compilation.
   settings, is_main = config.train, jax.process_index() == 0
@@ -76,6 +76,8 @@ def train(config, workdir):
   def is_due(step, every_epochs):
     return step == num_steps or step % max(1, round(every_epochs * epoch_steps)) == 0
 
+  if is_main:
+    workdirs.make_folder(workdir, "--workdir")
   with contextlib.ExitStack() as stack:
     manager = stack.enter_context(checkpoint.open_manager(workdir)) if is_main else None
     state, data_state = first_state(config, model, info, optimizer, manager)
@@ -96,7 +98,7 @@ def train(config, workdir):
       state, metrics = train_step(state, batch, key)
       step += 1
       unread.append((step, metrics))
-      stop = stop_requested(step)
+      stop = stop_requested(step) and step < num_steps
       evaluating = not stop and is_due(step, settings.eval_every_epochs)
       saving = stop or evaluating or is_due(step, settings.checkpoint_every_epochs)
       logging = saving or step % settings.log_every_steps == 0
@@ -106,16 +108,19 @@ def train(config, workdir):
       speed = settings.batch_size * len(recent) / (time.time() - start)
       line = {"step": step, "epoch": step / epoch_steps}
       if is_main and recent:
-        log.advance(recent[-1]["loss"], speed)
+        log.advance(step, recent[-1]["loss"], speed)
       if is_main and logging:
         means = {name: float(np.mean([x[name] for x in recent])) for name in recent[0]}
         log.write({**line, "split": "train", **means, "images_per_second": speed})
       result = None
       if evaluating:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        result, samples = evaluate_split(
-          functools.partial(predict, variables), eval_source, info, config
-        )
+        try:
+          result, samples = evaluate_split(
+            functools.partial(predict, variables), eval_source, info, config
+          )
+        except UserError as error:
+          raise UserError(f"evaluation at step {step}: {error}") from error
         if is_main:
           split = config.data.eval_split
           sheet = report(workdir, split, step, info, result, samples)
@@ -131,6 +136,10 @@ def train(config, workdir):
 
 def check_settings(config):
   """Raises UserError for numbers with which no training is possible."""
+  for key, value in workdirs.flatten(config.to_dict()).items():
+    numbers = [x for x in np.ravel(value).tolist() if isinstance(x, float)]
+    if not np.isfinite(numbers).all():
+      raise UserError(f"config.{key} is {value}, but has to be finite")
   positive = {
     "data.image_size": config.data.image_size,
     "train.num_epochs": config.train.num_epochs,
@@ -139,11 +148,24 @@ def check_settings(config):
     "train.checkpoint_every_epochs": config.train.checkpoint_every_epochs,
     "train.log_every_steps": config.train.log_every_steps,
     "eval.batch_size": config.eval.batch_size,
-    "augment.scale": min(config.augment.scale),
+    "augment.scale": min(config.augment.scale, default=1),
   }
   for key, value in positive.items():
     if value <= 0:
       raise UserError(f"config.{key} is {value}, but has to be positive")
+  for key in ("scale", "contrast"):
+    value = config.augment[key]
+    if len(value) != 2 or value[0] > value[1]:
+      raise UserError(f"config.augment.{key} is {value}, but has to be (smallest, largest)")
+  limits = {
+    "seed": (config.seed, 2**32 - 1),
+    "data.seed": (config.data.seed, 2**32 - 1),
+    "data.num_threads": (config.data.num_threads, 256),
+    "model.dropout": (config.model.dropout, 0.99),
+  }
+  for key, (value, limit) in limits.items():
+    if not 0 <= value <= limit:
+      raise UserError(f"config.{key} is {value}, but has to be from 0 to {limit}")
   parallel.check_batch_size(config.train.batch_size)
 
 

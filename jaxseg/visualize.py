@@ -57,9 +57,14 @@ def prediction_sheet(path, samples, classes, palette, title):
     samples: list of (image u8[H,W,D], mask u8[H,W], prediction u8[H,W]).
     classes: their names, for the legend.
   """
-  rows = len(samples)
+  heights = [2.5 * min(mask.shape[0] / mask.shape[1], 1) for _, mask, _ in samples]  # inches
   figure, axes = plt.subplots(
-    rows, 3, figsize=(7.5, 2.5 * rows + 0.8), squeeze=False, layout="constrained"
+    len(samples),
+    3,
+    figsize=(7.5, sum(heights) + 0.8),
+    height_ratios=heights,
+    squeeze=False,
+    layout="constrained",
   )
   for axis_row, (image, mask, prediction) in zip(axes, samples, strict=True):
     # VOID pixels are not scored, so the sheet does not show what was predicted there.
@@ -71,9 +76,12 @@ def prediction_sheet(path, samples, classes, palette, title):
     )
     for axis, picture in zip(axis_row, images, strict=True):
       axis.imshow(picture, interpolation="nearest")
-      axis.set_axis_off()
+      axis.set(xticks=[], yticks=[])
+      axis.spines[:].set_color("lightgrey")  # shows where an image ends that is VOID there
   for axis, name in zip(axes[0], ("input", "truth", "prediction"), strict=True):
     axis.set_title(name)
+  if any((mask == VOID).any() for _, mask, _ in samples):
+    classes, palette = (*classes, "not scored"), (*palette, VOID_COLOUR)
   _legend(figure, classes, palette)
   figure.suptitle(title)
   _save(figure, path)
@@ -98,10 +106,12 @@ def curves(path, metrics):
       if points:
         right.plot(*zip(*points, strict=True), marker="o", label=f"{label}, {split}")
   left.set(xlabel="epoch", ylabel="loss", yscale="log")
-  for which in (left.yaxis.set_major_formatter, left.yaxis.set_minor_formatter):
-    which("{x:g}")
+  left.yaxis.set_major_formatter("{x:g}")
+  # Not every digit: 0.7 and 0.9 would touch their neighbours.
+  left.yaxis.set_minor_formatter(lambda x, _: "" if f"{x:e}"[0] in "79" else f"{x:g}")
   right.set(xlabel="epoch", ylim=(None, 1.0))
   for axis in (left, right):
+    axis.set_xlim(0)
     axis.grid(alpha=0.3, which="both")
     if axis.lines:
       axis.legend()

@@ -63,19 +63,27 @@ def check_config(workdir, config, *, keys=None):
     )
 
 
+def make_folder(path, flag):
+  """Makes a folder unless it is there; raises UserError, naming the flag, if that fails."""
+  try:
+    pathlib.Path(path).mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"cannot write to {path} ({error.strerror}); correct {flag}") from error
+
+
 def write_json(path, value):
   """Writes a file that is whole or not there, even if the process dies."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(json.dumps(value, indent=2) + "\n")
+  temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
   os.replace(temporary, path)
 
 
 def append_metrics(workdir, line):
   """Adds one object to metrics.jsonl."""
   with open(pathlib.Path(workdir) / "metrics.jsonl", "a") as file:
-    file.write(json.dumps(line) + "\n")
+    file.write(json.dumps(line, allow_nan=False) + "\n")
 
 
 def read_metrics(workdir):

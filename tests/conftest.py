@@ -27,3 +27,26 @@ def data_dir():
   if not folder:
     pytest.skip("JAXSEG_TEST_DATA is not set: real data are not tested")
   return pathlib.Path(folder)
+
+
+@pytest.fixture(scope="session")
+def compilation_cache(tmp_path_factory):
+  """Lets what is compiled twice, also in another process, be compiled once."""
+  import jax
+  from jax.experimental.compilation_cache import compilation_cache
+
+  folder = str(tmp_path_factory.mktemp("xla"))
+  settings = {
+    "jax_compilation_cache_dir": folder,
+    "jax_persistent_cache_min_compile_time_secs": 0.1,
+  }
+  before = {name: getattr(jax.config, name) for name in settings}
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
+    for name, value in settings.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()  # JAX decides at its first compilation whether there is one
+    yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()

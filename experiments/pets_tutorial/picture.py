@@ -1,6 +1,6 @@
 """Draws predictions.png: test images of trained runs above what the networks make of them.
 
-  python experiments/pets_tutorial/picture.py PETS_WORKDIR CELLS_WORKDIR
+python experiments/pets_tutorial/picture.py PETS_WORKDIR CELLS_WORKDIR
 """
 
 import json

@@ -11,10 +11,10 @@ import io
 import pathlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from jaxseg import VOID, UserError
-from jaxseg.data.cells import generate_cells
+from jaxseg.data.cells import MIN_SIZE, generate_cells
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +68,7 @@ def decode_mask(data, name, labels):
     UserError: it cannot be decoded, has colours, or holds a value that is not in `labels`.
   """
   array = np.asarray(_open(data, name))
+  array = array.astype(np.uint8) if array.dtype == bool else array  # a PNG of 1 bit
   if array.ndim != 2:
     raise UserError(f"{name}: a mask has one label per pixel, this has {array.shape[-1]} channels")
   table = np.full(256, -1, np.int16)
@@ -95,8 +96,11 @@ def _open(data, name):
   try:
     image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
     image.load()
+  except UnidentifiedImageError as error:  # its text has the address of an object
+    raise UserError(f"{name}: cannot be decoded (not an image)") from error
   except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-    raise UserError(f"{name}: cannot be decoded ({str(error).splitlines()[0]})") from error
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    raise UserError(f"{name}: cannot be decoded ({reason})") from error
   return image
 
 
@@ -145,6 +149,8 @@ class Encoded(collections.abc.Sequence):
 def _load_cells(split, data_dir, image_size, seed):
   if split not in CELLS_SPLITS:
     raise UserError(f"cells has no split {split!r}; there are {', '.join(CELLS_SPLITS)}")
+  if image_size < MIN_SIZE:
+    raise UserError(f"config.data.image_size is {image_size}, but cells needs {MIN_SIZE} or more")
   return CELLS, Cells(split, image_size, seed)
 
 

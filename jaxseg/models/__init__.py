@@ -62,7 +62,8 @@ def abstract_variables(model, channels):
 def init(model, channels, seed):
   """Random variables {"params": ..., "batch_stats": ...} for images of so many channels."""
   image = jnp.zeros((1, 32, 32, channels))
-  return model.init(jax.random.key(seed), image, train=False)
+  # A network without normalisation has no statistics; checkpoints have the entry all the same.
+  return {"batch_stats": {}, **model.init(jax.random.key(seed), image, train=False)}
 
 
 def load_encoder(variables, encoder, pretrained):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxseg import ops
 
 
-def batch_norm(name, *, train, axis_name, dtype):
+def batch_norm(name, *, train, axis_name, dtype, scale_init=nn.initializers.ones):
   """Batch normalisation with statistics over the global batch.
 
   Under `jit` with a sharded batch they are global by themselves, under `pmap` through
@@ -22,6 +22,7 @@ def batch_norm(name, *, train, axis_name, dtype):
     epsilon=1e-3,
     axis_name=axis_name,
     dtype=dtype,
+    scale_init=scale_init,
     name=name,
   )
 
@@ -53,9 +54,11 @@ class DepthwiseConv(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    # The fan-in of each output is nine, whatever the number of channels.
-    init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal", (0, 1), 2, (2,))
-    kernel = self.param("kernel", init, (3, 3, x.shape[-1]))
+    # Small, as Keras starts it (Glorot over all channels). A normalisation follows, so the scale
+    # only sets how fast Adam turns the kernel: with the He scale of nine inputs it hardly moves.
+    c = x.shape[-1]
+    init = nn.initializers.normal((2 / (9 * c + 9)) ** 0.5)
+    kernel = self.param("kernel", init, (3, 3, c))
     return ops.depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
 
 
@@ -71,7 +74,8 @@ class UpConv2x2(nn.Module):
     init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal", 2, 3, (0, 1))
     kernel = self.param("kernel", init, (2, 2, x.shape[-1], self.features))
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
-    return ops.up_conv_2x2(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(x.dtype)
+    y = ops.up_conv_2x2(x.astype(self.dtype), kernel.astype(self.dtype))
+    return y + bias.astype(self.dtype)
 
 
 class UpConv3x3(nn.Module):

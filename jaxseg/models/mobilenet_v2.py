@@ -1,5 +1,6 @@
 """MobileNetV2 (Sandler et al. 2018) as an encoder; layers are named as in Keras Applications."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -54,30 +55,35 @@ class MobileNetV2(nn.Module):
 
   @nn.compact
   def __call__(self, image, *, train):
-    def norm(x, name):
-      return batch_norm(name, train=train, axis_name=self.axis_name, dtype=self.dtype)(x)
+    common = {"use_bias": False, "dtype": self.dtype}
+    # Adam turns small kernels faster, and a normalisation follows each: Glorot's scale, not He's.
+    pointwise = functools.partial(Conv1x1, kernel_init=nn.initializers.glorot_uniform(), **common)
+
+    def norm(x, name, scale_init=nn.initializers.ones):
+      options = {"train": train, "axis_name": self.axis_name, "dtype": self.dtype}
+      return batch_norm(name, scale_init=scale_init, **options)(x)
 
     # The public weights were trained on images in [-1, 1].
     x = (2.0 * image - 1.0).astype(self.dtype)
-    x = nn.Conv(32, (3, 3), 2, use_bias=False, dtype=self.dtype, name="Conv1")(x)
+    x = nn.Conv(32, (3, 3), 2, name="Conv1", **common)(x)
     x = nn.relu6(norm(x, "bn_Conv1"))
     stages = {}
     for i, (expansion, features, stride) in enumerate(BLOCKS):
       prefix = f"block_{i}" if i else "expanded_conv"
       block_input = x
       if i:
-        x = Conv1x1(
-          expansion * x.shape[-1], use_bias=False, dtype=self.dtype, name=f"{prefix}_expand"
-        )(x)
+        x = pointwise(expansion * x.shape[-1], name=f"{prefix}_expand")(x)
         x = nn.relu6(norm(x, f"{prefix}_expand_BN"))
         stages[f"{prefix}_expand_relu"] = x
       x = DepthwiseConv(stride, dtype=self.dtype, name=f"{prefix}_depthwise")(x)
       x = nn.relu6(norm(x, f"{prefix}_depthwise_BN"))
-      x = Conv1x1(features, use_bias=False, dtype=self.dtype, name=f"{prefix}_project")(x)
+      x = pointwise(features, name=f"{prefix}_project")(x)
       stages[f"{prefix}_project"] = x
       if i == len(BLOCKS) - 1:
         break
-      x = norm(x, f"{prefix}_project_BN")
       if stride == 1 and block_input.shape[-1] == features:
-        x = x + block_input
+        # A zero scale starts the block as the identity (Goyal et al. 2017, section 5.1).
+        x = block_input + norm(x, f"{prefix}_project_BN", nn.initializers.zeros)
+      else:
+        x = norm(x, f"{prefix}_project_BN")
     return {name: stages[name] for name in self.stages}

@@ -3,9 +3,7 @@
 import dataclasses
 import pathlib
 
-import h5py
 import numpy as np
-import pooch
 
 from jaxseg import UserError
 
@@ -35,6 +33,8 @@ def fetch(download, cache_dir=None):
   Raises:
     UserError: no network, or the file is not the one that was published.
   """
+  import pooch  # here, like h5py below: networks work without them
+
   folder = pathlib.Path(cache_dir or pooch.os_cache("jaxseg"))
   file_name = download.url.rsplit("/", 1)[1]
   try:
@@ -54,10 +54,12 @@ def read_keras_h5(path):
   Args:
     path: file of `save_weights` in the legacy format, or of a whole model saved as .h5.
   Returns:
-    {"layer/weight": np.ndarray}, e.g. "Conv1/kernel"; ":0" is taken off the names.
+    {"layer/weight": f32 np.ndarray}, e.g. "Conv1/kernel"; ":0" is taken off the names.
   Raises:
     UserError: missing, damaged, or another kind of file.
   """
+  import h5py
+
   if not pathlib.Path(path).is_file():
     raise UserError(f"no weight file {path}; correct config.model.pretrained")
   try:
@@ -69,9 +71,10 @@ def read_keras_h5(path):
       for layer in map(_text, root.attrs["layer_names"]):
         for weight in map(_text, root[layer].attrs["weight_names"]):
           name = weight.removesuffix(":0").rsplit("/", 1)[-1]
-          tensors[f"{layer}/{name}"] = np.asarray(root[layer][weight])
-  except (OSError, KeyError, RuntimeError) as error:
-    reason = str(error).splitlines()[0]
+          tensors[f"{layer}/{name}"] = np.asarray(root[layer][weight], np.float32)
+  # What h5py raises depends on where the file is damaged; ValueError includes bad UTF-8.
+  except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
     raise UserError(
       f"{path}: damaged, or not an HDF5 file ({reason}); download it again"
     ) from error

@@ -1,0 +1,55 @@
+"""The real command in processes of its own, and what it leaves behind."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import orbax.checkpoint as ocp
+
+from jaxseg import checkpoint
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Programs that run for seconds are compiled fast rather than well.
+FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
+def start(config, workdir, values, *, num_devices=1, **environ):
+  """Starts `python -m jaxseg.main`.
+
+  Args:
+    config: name of a file in configs/.  workdir: path.
+    values: {key of the config: value}.
+    environ: more environment variables. (The fixture compilation_cache sets one that counts.)
+  Returns:
+    subprocess.Popen with stdout (and stderr in it) as text.
+  """
+  flags = [f"--config=configs/{config}.py", f"--workdir={workdir}"]
+  flags += [f"--config.{key}={value}" for key, value in values.items()]
+  devices = f"--xla_force_host_platform_device_count={num_devices}"
+  return subprocess.Popen(
+    [sys.executable, "-m", "jaxseg.main", *flags],
+    cwd=ROOT,
+    env={**os.environ, "XLA_FLAGS": f"{FAST} {devices}", **environ},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def finish(*processes, status=0, timeout=300):
+  """Waits for processes; raises AssertionError with their output if one ends otherwise."""
+  try:
+    outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  found = [process.returncode for process in processes]
+  assert found == [status] * len(processes), (found, *(text[-3000:] for text in outputs))
+
+
+def read_checkpoint(workdir, step):
+  """Everything in a checkpoint as nested dicts of numpy arrays."""
+  args = {"variables": ocp.args.StandardRestore(), "optimizer": ocp.args.StandardRestore()}
+  with checkpoint.open_manager(workdir, read_only=True) as manager:
+    return dict(manager.restore(step, args=ocp.args.Composite(**args, data=ocp.args.JsonRestore())))

@@ -1,0 +1,232 @@
+"""Slow twins of the numeric core in NumPy, from the definitions; and random networks and files.
+
+Loops over pixels in float64, no tricks: what is compared with these has to be wrong in the same
+way twice to go unnoticed.
+"""
+
+import itertools
+import math
+
+import h5py
+import jax
+import numpy as np
+
+from jaxseg import VOID
+
+
+def max_pool_2x2(x):
+  """Largest of each 2x2 window.  [B,H,W,D] -> [B,H/2,W/2,D]"""
+  b, h, w, d = x.shape
+  out = np.empty((b, h // 2, w // 2, d))
+  for n, i, j, c in np.ndindex(*out.shape):
+    out[n, i, j, c] = max(x[n, 2 * i + k, 2 * j + m, c] for k in (0, 1) for m in (0, 1))
+  return out
+
+
+def up_conv(x, kernel):
+  """Transposed convolution, stride 2: every pixel stamps the kernel at twice its place.
+
+  [B,H,W,C], [k,k,C,D] -> [B,2H,2W,D]; what hangs over the lower and right edges is cut off.
+  """
+  b, h, w, _ = x.shape
+  size = kernel.shape[0]
+  out = np.zeros((b, 2 * h + size, 2 * w + size, kernel.shape[3]))
+  for n, i, j in np.ndindex(b, h, w):
+    for k, m in np.ndindex(size, size):
+      out[n, 2 * i + k, 2 * j + m] += np.asarray(x[n, i, j], float) @ kernel[k, m]
+  return out[:, : 2 * h, : 2 * w]
+
+
+def same_padding(size, kernel, stride):
+  """Zeros before the first pixel under TensorFlow's "same": half of what is missing, floored."""
+  needed = (math.ceil(size / stride) - 1) * stride + kernel
+  return max(needed - size, 0) // 2
+
+
+def _taps(shape, size, stride):
+  """(output, tap, input) as (row, column) each, for every tap that does not fall on the padding."""
+  h, w = shape
+  top, left = same_padding(h, size, stride), same_padding(w, size, stride)
+  for i, j in np.ndindex(math.ceil(h / stride), math.ceil(w / stride)):
+    for k, m in np.ndindex(size, size):
+      row, col = stride * i + k - top, stride * j + m - left
+      if 0 <= row < h and 0 <= col < w:
+        yield (i, j), (k, m), (row, col)
+
+
+def conv(x, kernel, stride=1):
+  """Convolution, "same" padding.  [B,H,W,C], [k,k,C,D] -> [B,ceil(H/stride),...,D]"""
+  b, h, w, _ = x.shape
+  out = np.zeros((b, math.ceil(h / stride), math.ceil(w / stride), kernel.shape[3]))
+  for (i, j), tap, (row, col) in _taps((h, w), kernel.shape[0], stride):
+    out[:, i, j] += np.asarray(x[:, row, col], float) @ kernel[tap]
+  return out
+
+
+def depthwise_conv(x, kernel, stride=1):
+  """Each channel with its own kernel, "same" padding.  [B,H,W,C], [k,k,C] -> [B,...,C]"""
+  b, h, w, c = x.shape
+  out = np.zeros((b, math.ceil(h / stride), math.ceil(w / stride), c))
+  for (i, j), tap, (row, col) in _taps((h, w), kernel.shape[0], stride):
+    out[:, i, j] += np.asarray(x[:, row, col], float) * kernel[tap]
+  return out
+
+
+def mirror_pad(x, multiple):
+  """Goes back and forth over the image, edge pixel twice, until both sizes divide."""
+  for axis in (1, 2):
+    n = x.shape[axis]
+    padded = math.ceil(n / multiple) * multiple
+    there_and_back = [*range(n), *reversed(range(n))]
+    x = np.take(x, [there_and_back[i % (2 * n)] for i in range(padded)], axis=axis)
+  return x
+
+
+def double_bilinear(x):
+  """Bilinear resize to twice the size, pixel centres at half-integers.  [B,H,W,D] -> [B,2H,2W,D]"""
+  for axis in (1, 2):
+    n = x.shape[axis]
+    positions = (np.arange(2 * n) + 0.5) / 2 - 0.5
+    x = np.apply_along_axis(
+      lambda row, p=positions: np.interp(p, np.arange(len(row)), row), axis, x
+    )
+  return x
+
+
+def cross_entropy(logits, mask):
+  """-log softmax of the true class, 0 on VOID.  [...,C], [...] -> [...]"""
+  out = np.zeros(mask.shape)
+  for place in np.ndindex(*mask.shape):
+    if mask[place] != VOID:
+      row = [float(x) for x in logits[place]]
+      out[place] = math.log(sum(math.exp(x) for x in row)) - row[mask[place]]
+  return out
+
+
+def confusion_matrix(mask, prediction, num_classes):
+  """Counts of (truth, prediction), pixel by pixel.  -> int[C,C]"""
+  counts = np.zeros((num_classes, num_classes), int)
+  for truth, label in zip(mask.ravel(), prediction.ravel(), strict=True):
+    if truth != VOID:
+      counts[truth, label] += 1
+  return counts
+
+
+def iou(mask, prediction, label):
+  """Intersection over union of two sets of pixels; NaN if both are empty."""
+  kept = {place for place in np.ndindex(*mask.shape) if mask[place] != VOID}
+  truth = {place for place in kept if mask[place] == label}
+  found = {place for place in kept if prediction[place] == label}
+  return len(truth & found) / len(truth | found) if truth | found else math.nan
+
+
+def batch_norm(x, params, stats):
+  """Inference: running statistics, epsilon 1e-3."""
+  return (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-3) * params["scale"] + params["bias"]
+
+
+def unet(variables, image, *, up="transposed"):
+  """Logits of the padded U-Net (Ronneberger et al. 2015, fig. 1), for sizes that divide.
+
+  Args:
+    variables: of jaxseg.models.unet.UNet.  image: [B,H,W,D] in [0, 1].
+  Returns:
+    f64[B,H,W,C]
+  """
+  params, stats = variables["params"], variables.get("batch_stats", {})
+  num_levels = sum(name.startswith("down") and name.endswith("conv1") for name in params)
+
+  def double_conv(x, name):
+    for i in (1, 2):
+      layer = params[f"{name}_conv{i}"]
+      x = conv(x, layer["kernel"]) + layer.get("bias", 0.0)
+      if f"{name}_norm{i}" in params:
+        x = batch_norm(x, params[f"{name}_norm{i}"], stats[f"{name}_norm{i}"])
+      x = np.maximum(x, 0)
+    return x
+
+  x, skips = 2.0 * image - 1.0, []
+  for level in range(num_levels):
+    x = double_conv(max_pool_2x2(x) if level else x, f"down{level}")
+    skips.append(x)
+  for level in reversed(range(num_levels - 1)):
+    layer = params[f"up{level}"]
+    x = (
+      up_conv(x, layer["kernel"])
+      if up == "transposed"
+      else conv(double_bilinear(x), layer["kernel"])
+    )
+    x = double_conv(np.concatenate([skips[level], x + layer["bias"]], -1), f"merge{level}")
+  return conv(x, params["head"]["kernel"]) + params["head"]["bias"]
+
+
+def random_weight(rng, name, shape):
+  """f32 array for a weight of this name, such that activations keep a size of about 1.
+
+  Everything differs from its initial value, so that an exchanged or forgotten weight shows.
+  (With He's 2 instead of 1.25, MobileNetV2 without its own statistics amplifies the rounding of
+  float32 to 2e-4; with 1, nothing reaches the 6 of its ReLU6.)
+  """
+  if name in ("kernel", "depthwise_kernel"):
+    depthwise = len(shape) == 3 or shape[3] == 1
+    fan_in = math.prod(shape[:2]) if depthwise else math.prod(shape[:3])
+    return rng.normal(0, math.sqrt(1.25 / fan_in), shape).astype(np.float32)
+  if name in ("scale", "gamma", "var", "moving_variance"):
+    return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+  return rng.normal(0, 0.2, shape).astype(np.float32)
+
+
+def random_variables(model, channels, seed=0):
+  """Variables of a network for images of so many channels, without compiling its `init`."""
+  rng = np.random.default_rng(seed)
+  shapes = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), np.zeros((1, 32, 32, channels), "f4"), train=False)
+  )
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: random_weight(rng, path[-1].key, x.shape), shapes
+  )
+
+
+def write_keras_h5(path, tensors, *, suffix=":0", group=None):
+  """Weight file in the legacy layout of Keras.
+
+  Args:
+    path: where.  tensors: {"layer/weight": array}.
+    suffix: what Keras 2 put after each name.  group: "model_weights" as in whole models.
+  """
+  with h5py.File(path, "w") as file:
+    root = file.create_group(group) if group else file
+    layers = {}
+    for key, tensor in tensors.items():
+      layers.setdefault(key.split("/")[0], {})[key + suffix] = tensor
+    root.attrs["layer_names"] = np.array([layer.encode() for layer in layers])
+    root.attrs["backend"] = b"tensorflow"
+    for layer, weights in layers.items():
+      layer_group = root.create_group(layer)
+      layer_group.attrs["weight_names"] = np.array([name.encode() for name in weights])
+      for name, tensor in weights.items():
+        layer_group[name] = tensor
+
+
+KERAS_NAMES = {
+  **{("params", name): name for name in ("kernel", "bias")},
+  ("params", "scale"): "gamma",
+  ("batch_stats", "mean"): "moving_mean",
+  ("batch_stats", "var"): "moving_variance",
+}
+
+
+def keras_tensors(variables):
+  """{"layer/weight": array} as Keras would save the flat module {collection: {layer: {weight}}}."""
+  tensors = {}
+  for collection, layer in itertools.chain.from_iterable(
+    ((collection, layer) for layer in tree) for collection, tree in variables.items()
+  ):
+    for weight, value in variables[collection][layer].items():
+      name = KERAS_NAMES[collection, weight]
+      if name == "bias" and layer in variables.get("batch_stats", {}):
+        name = "beta"
+      if name == "kernel" and value.ndim == 3:
+        name, value = "depthwise_kernel", value[..., None]
+      tensors[f"{layer}/{name}"] = value
+  return tensors

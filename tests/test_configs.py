@@ -1,0 +1,105 @@
+"""Every file in configs/: its keys, its header, its network, and two steps of a small variant."""
+
+import importlib
+import json
+import os
+import pathlib
+
+import command
+import jax
+import numpy as np
+import pytest
+
+from configs import default
+from jaxseg import models, workdirs
+from jaxseg.data import datasets
+from jaxseg.experiment import build_model
+
+ROOT = pathlib.Path(__file__).parents[1]
+NAMES = sorted(file.stem for file in (ROOT / "configs").glob("*.py"))
+INFOS = {"cells": datasets.CELLS, "oxford_iiit_pet": datasets.PETS}
+NARROW = {"unet": "(4,8)", "encoder_unet": "(8,8,8,8)"}  # widths of the small variants
+
+
+def load(name):
+  module = importlib.import_module(f"configs.{name}")
+  return module, module.get_config()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keys_are_those_of_default_and_locked(name):
+  _, config = load(name)
+  expected = workdirs.flatten(default.get_config().to_dict())
+  values = workdirs.flatten(config.to_dict())
+  assert list(values) == list(expected)
+  for key, value in values.items():
+    assert type(value) is type(expected[key]), key
+  for part in (config, *(value for value in config.values() if hasattr(value, "is_locked"))):
+    assert part.is_locked
+  with pytest.raises(AttributeError, match="learning_rat"):
+    config.train.learning_rat = 1.0
+  # Every call makes a new one: a flag that changes one run must not reach the next.
+  config.train.batch_size += 1
+  assert load(name)[1].train.batch_size == config.train.batch_size - 1
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "default"])
+def test_header_names_its_own_command(name):
+  header = load(name)[0].__doc__.splitlines()
+  assert header[0].endswith(".")
+  assert any(f"python -m jaxseg.main --config=configs/{name}.py" in line for line in header)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_network_has_the_classes_of_its_data(name):
+  _, config = load(name)
+  info = INFOS[config.data.name]
+  model = build_model(config, info)
+  size = config.data.image_size
+  image = jax.ShapeDtypeStruct((2, size, size, info.channels), np.float32)
+  logits = jax.eval_shape(
+    lambda variables, image: model.apply(variables, image, train=False),
+    models.abstract_variables(model, info.channels),
+    image,
+  )
+  assert (logits.shape, logits.dtype) == ((2, size, size, len(info.classes)), np.float32)
+
+
+def small(name):
+  """Values of a variant that trains two steps in seconds: small images, narrow, not pretrained."""
+  config = load(name)[1]
+  folder = pathlib.Path(os.environ.get("JAXSEG_TEST_DATA", ".")) / "tfds"
+  if (folder / config.data.name).is_dir():
+    data, num_images = {"data_dir": folder, "train_split": "train[:64]"}, 64
+    data["eval_split"] = "test[:16]"
+  else:  # the generated images, whatever the config asks for
+    data, num_images = {"name": "cells"}, datasets.CELLS_SPLITS["train"]
+  return {
+    **{f"data.{key}": value for key, value in data.items()},
+    "data.image_size": 32,
+    "model.widths": NARROW[config.model.name],
+    "model.pretrained": "",
+    "train.batch_size": 8,
+    "train.num_epochs": 2 * 8 / num_images,
+  }
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory, compilation_cache):
+  """{config: (process, work directory)} of its small variant; all train at the same time."""
+  folders = {name: tmp_path_factory.mktemp(name) for name in NAMES}
+  started = {name: (command.start(name, f, small(name)), f) for name, f in folders.items()}
+  yield started
+  for process, _ in started.values():
+    process.kill()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_small_variant_trains(name, training):
+  process, folder = training[name]
+  command.finish(process)
+  lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+  assert [line["step"] for line in lines] == [2, 2]
+  assert lines[0]["split"] == "train" and "miou" in lines[1]
+  assert np.isfinite([line["loss"] for line in lines]).all()
+  assert (folder / "checkpoints" / "2").is_dir()

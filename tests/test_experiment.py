@@ -1,0 +1,202 @@
+"""What is done with a trained work directory: scoring it and using it."""
+
+import json
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import tiny
+from PIL import Image
+
+from jaxseg import VOID, UserError, experiment, workdirs
+from jaxseg.data import datasets
+from jaxseg.predict import make_predictor
+from jaxseg.train import train
+
+pytestmark = pytest.mark.usefixtures("photos")
+
+
+@pytest.fixture
+def photos(monkeypatch):
+  """Makes the data set "photos" known."""
+  monkeypatch.setitem(datasets.DATASETS, "photos", tiny.load_photos)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, compilation_cache):
+  """(work directory after 5 steps with an evaluation after each, config)."""
+  workdir, config = tmp_path_factory.mktemp("run"), tiny.make_config(5, eval_every=1)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(datasets.DATASETS, "photos", tiny.load_photos)
+    assert train(config, workdir) is True
+  return workdir, config
+
+
+@pytest.fixture
+def best(trained):
+  """The line of metrics.jsonl with the highest score; not the last one, or it says less."""
+  lines = [line for line in workdirs.read_metrics(trained[0]) if line["split"] == "test"]
+  return max(lines, key=lambda line: line["miou"])
+
+
+def changed(config, **changes):
+  config = config.copy_and_resolve_references()
+  config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+  return config
+
+
+def assert_same_scores(result, expected):
+  assert result["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+  for name in ("pixel_accuracy", "miou", "iou", "num_images"):
+    assert result[name] == expected[name], name
+
+
+def test_evaluate_reproduces_the_scores_of_training(trained, best, capsys):
+  workdir, config = trained
+  experiment.evaluate_workdir(changed(config, eval__num_samples=2), workdir)
+  result = json.loads((workdir / "evaluation.json").read_text())
+  assert (result["step"], result["split"]) == (best["step"], "test")
+  assert_same_scores(result, best)
+  printed = json.loads(capsys.readouterr().out)
+  assert printed == {k: v for k, v in result.items() if k != "split"}
+  sheet = workdir / "plots" / f"predictions_{best['step']:06d}.png"
+  assert Image.open(sheet).size[0] == 750
+
+
+def test_evaluate_on_other_data_with_other_batches(trained, best, capsys):
+  workdir, config = trained
+  experiment.evaluate_workdir(changed(config, eval__batch_size=2), workdir)
+  assert_same_scores(json.loads((workdir / "evaluation.json").read_text()), best)
+  experiment.evaluate_workdir(changed(config, data__eval_split="train"), workdir)
+  result = json.loads((workdir / "evaluation.json").read_text())
+  assert (result["split"], result["num_images"]) == ("train", 20)
+  assert result["miou"] != best["miou"]
+  capsys.readouterr()
+
+
+def test_restored_predictor_is_the_best_network(trained, best):
+  workdir, config = trained
+  predict, step, info = experiment.restore_predictor(config, workdir)
+  assert step == best["step"]
+  assert info.channels == 3 and tuple(info.classes) == tiny.INFO.classes
+  with ocp.StandardCheckpointer() as checkpointer:
+    variables = checkpointer.restore(workdir.absolute() / "checkpoints" / str(step) / "variables")
+  by_hand = make_predictor(experiment.build_model(config, info), fit="crop", size=32, batch_size=16)
+  _, source = tiny.load_photos("test", "", 32, 0)
+  examples = [source[i] for i in range(3)]
+  for (_, probs), (_, expected) in zip(
+    predict(examples), by_hand(variables, examples), strict=True
+  ):
+    np.testing.assert_array_equal(probs, expected)
+
+
+def test_predict_folder(trained, tmp_path, capsys):
+  workdir, config = trained
+  folder, output = tmp_path / "in", tmp_path / "out"
+  folder.mkdir()
+  pictures = {}
+  for i in range(3):
+    picture = Image.fromarray(tiny.load_photos("test", "", 32, 0)[1][i]["image"])
+    picture.save(folder / f"photo{i}.png")
+    pictures[f"photo{i}"] = np.asarray(picture)
+  Image.fromarray(pictures["photo0"]).convert("L").save(folder / "grey.jpg")
+  pictures["grey"] = np.asarray(Image.open(folder / "grey.jpg").convert("RGB"))
+  experiment.predict_folder(config, workdir, folder, output)
+  assert str(output) in capsys.readouterr().out
+  predict, _, _ = experiment.restore_predictor(config, workdir)
+  for name, image in pictures.items():
+    labels = Image.open(output / f"{name}.png")
+    ((_, probs),) = predict([{"image": image}])
+    np.testing.assert_array_equal(np.asarray(labels), probs.argmax(-1))
+    colours = np.array(tiny.INFO.palette)[np.asarray(labels)]
+    np.testing.assert_array_equal(np.asarray(labels.convert("RGB")), colours)
+    assert Image.open(output / "overlays" / f"{name}.png").size == labels.size
+  assert len(list(output.iterdir())) == 5
+
+
+def error_of(function, *arguments):
+  with pytest.raises(UserError) as error:
+    function(*arguments)
+  assert "\n" not in str(error.value)
+  return str(error.value)
+
+
+def test_work_directory_of_another_network(trained, tmp_path):
+  workdir, config = trained
+  for key, value in ("model.widths", (4, 9)), ("data.image_size", 64), ("data.fit", "resize"):
+    message = error_of(experiment.evaluate_workdir, changed(config, **{key: value}), workdir)
+    assert str(workdir) in message and key in message and "--workdir" in message
+  # What does not change the network may differ.
+  experiment.restore_predictor(changed(config, train__learning_rate=9.0, seed=3), workdir)
+
+
+def test_no_checkpoint(trained, tmp_path):
+  _, config = trained
+  Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+  for run in (
+    lambda: experiment.evaluate_workdir(config, tmp_path / "new"),
+    lambda: experiment.predict_folder(config, tmp_path / "new", tmp_path, tmp_path / "out"),
+  ):
+    message = error_of(run)
+    assert "no checkpoint" in message and str(tmp_path / "new") in message
+  assert not (tmp_path / "new").exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+  "encoder, pretrained, freeze, frozen",
+  [
+    ("mobilenet_v2", "imagenet", True, True),
+    ("mobilenet_v2", "imagenet", False, False),
+    ("mobilenet_v2", "", True, False),
+    ("", "imagenet", True, False),
+  ],
+)
+def test_only_pretrained_encoders_are_frozen(encoder, pretrained, freeze, frozen):
+  config = tiny.make_config(
+    1, model__encoder=encoder, model__pretrained=pretrained, model__freeze_encoder=freeze
+  )
+  assert experiment.is_frozen(config) is frozen
+
+
+def test_build_model_passes_on_what_the_config_says():
+  config = tiny.make_config(1, model__norm=False, model__dropout=0.25, model__up="resize")
+  model = experiment.build_model(config, tiny.INFO)
+  assert (model.num_classes, model.widths, model.norm) == (3, (4, 8), False)
+  assert (model.dropout, model.up, model.axis_name) == (0.25, "resize", None)
+  model = experiment.build_model(tiny.make_config(1, train__parallel="pmap"), tiny.INFO)
+  assert model.norm is True and model.axis_name is not None
+
+
+def certain(examples):
+  """Predicts the class 0 everywhere, without doubt."""
+  for example in examples:
+    yield example, np.eye(3, dtype=np.float32)[example["mask"] * 0]
+
+
+@pytest.mark.parametrize(
+  "wanted, positions", [(0, []), (1, [0]), (3, [0, 3, 6]), (4, [0, 2, 4, 6]), (99, range(9))]
+)
+def test_samples_are_spread_over_the_split(wanted, positions):
+  _, source = tiny.load_photos("test", "", 32, 0)
+  config = tiny.make_config(1, eval__num_samples=wanted)
+  result, samples = experiment.evaluate_split(certain, source, tiny.INFO, config)
+  assert result["num_images"] == 9
+  masks = np.concatenate([source[i]["mask"].ravel() for i in range(9)])
+  assert result["pixel_accuracy"] == pytest.approx((masks == 0).sum() / (masks != VOID).sum())
+  assert len(samples) == len(positions)
+  for (image, mask, labels), i in zip(samples, positions, strict=True):
+    np.testing.assert_array_equal(image, source[i]["image"])
+    np.testing.assert_array_equal(mask, source[i]["mask"])
+    assert labels.max() == 0
+
+
+def test_report(tmp_path):
+  result = {"miou": 0.5, "iou": {"sky": 0.5, "road": None}, "loss": 1.0}
+  assert experiment.report(tmp_path, "test", 7, tiny.INFO, result, []) is None
+  written = json.loads((tmp_path / "evaluation.json").read_text())
+  assert written == {"split": "test", "step": 7, **result}
+  assert not (tmp_path / "plots").exists()
+  mask = np.zeros((9, 9), np.uint8)
+  sample = (np.zeros((9, 9, 3), np.uint8), mask, mask)
+  sheet = experiment.report(tmp_path, "test", 7, tiny.INFO, result, [sample])
+  assert sheet == tmp_path / "plots" / "predictions_000007.png" and sheet.is_file()

@@ -1,0 +1,267 @@
+"""The stream of examples: complete passes, the same for any number of processes, resumable."""
+
+import collections
+import itertools
+import json
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from jaxseg import VOID, UserError
+from jaxseg.data import input_pipeline
+from jaxseg.data.input_pipeline import Cached, crop_example, eval_examples, resize_example
+
+NUM = 10
+
+
+def coordinates(height, width, number=0):
+  """An image whose pixels say where they are; the mask says the same again."""
+  y, x = np.mgrid[:height, :width].astype(np.uint8)
+  image = np.stack([y, x, np.full_like(y, number)], -1)
+  return {"image": image, "mask": (y + 2 * x) % 200, "name": f"image {number}"}
+
+
+SMALL = [coordinates(8, 8, i) for i in range(NUM)]
+LARGE = [coordinates(20 + i, 31 - i, i) for i in range(NUM)]
+
+
+def train_batches(source, **options):
+  defaults = {"size": 8, "fit": "resize", "batch_size": 4, "seed": 3}
+  return input_pipeline.train_batches(source, **{**defaults, **options})
+
+
+def take(iterator, num_batches):
+  return list(itertools.islice(iterator, num_batches))
+
+
+def join(batches):
+  """A list of batches -> one, as {name: array}."""
+  return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+
+
+def numbers(batches):
+  return join(batches)["image"][:, 0, 0, 2]
+
+
+def assert_equal(first, second):
+  assert first.keys() == second.keys()
+  for key in first:
+    np.testing.assert_array_equal(first[key], second[key], err_msg=key)
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_every_pass_is_complete_and_in_a_new_order(num_threads):
+  batches = take(train_batches(SMALL, num_threads=num_threads), 15)  # six passes of ten
+  for batch in batches:
+    assert {k: (v.shape, v.dtype.name) for k, v in batch.items()} == {
+      "image": ((4, 8, 8, 3), "uint8"),
+      "mask": ((4, 8, 8), "uint8"),
+      "index": ((4,), "int32"),
+    }
+  np.testing.assert_array_equal(join(batches)["index"], np.arange(60))
+  passes = numbers(batches).reshape(6, NUM)
+  np.testing.assert_array_equal(np.sort(passes, axis=1), np.tile(np.arange(NUM), (6, 1)))
+  assert len({tuple(order) for order in passes}) == 6
+  assert tuple(range(NUM)) not in {tuple(order) for order in passes}
+
+
+def test_order_depends_on_the_seed_alone():
+  first, again, other = (numbers(take(train_batches(SMALL, seed=s), 5)) for s in (3, 3, 4))
+  np.testing.assert_array_equal(first, again)
+  assert (first != other).any()
+
+
+@pytest.mark.parametrize("fit, source", [("resize", SMALL), ("crop", LARGE)])
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_together_see_what_one_sees(fit, source, count):
+  alone = take(train_batches(source, fit=fit), 8)
+  shares = [
+    take(train_batches(source, fit=fit, process=(number, count)), 8) for number in range(count)
+  ]
+  for step, expected in enumerate(alone):
+    assert all(len(share[step]["index"]) == 4 // count for share in shares)
+    together = join([share[step] for share in shares])
+    order = np.argsort(together["index"])
+    assert_equal({key: value[order] for key, value in together.items()}, expected)
+
+
+@pytest.mark.parametrize("fit, source", [("resize", SMALL), ("crop", LARGE)])
+def test_goes_on_from_a_state(fit, source):
+  straight = take(train_batches(source, fit=fit), 9)
+  iterator = train_batches(source, fit=fit)
+  take(iterator, 4)  # in the middle of a pass, and prefetching has run ahead
+  state = json.loads(json.dumps(iterator.get_state()))  # a checkpoint holds it as JSON
+  fresh = train_batches(source, fit=fit, num_threads=0, cache_mb=1)
+  fresh.set_state(state)
+  assert_equal(join(take(fresh, 5)), join(straight[4:]))
+  iterator.set_state(state)
+  assert_equal(join(take(iterator, 5)), join(straight[4:]))
+
+
+def test_crop_draws_a_new_window_every_time():
+  source = [coordinates(30, 30)]
+  batch = join(take(train_batches(source, fit="crop"), 5))
+  corners = {(int(y), int(x)) for y, x in batch["image"][:, 0, 0, :2]}
+  assert len(corners) > 10
+
+
+def test_unknown_fit():
+  with pytest.raises(UserError, match="'stretch'.*resize, crop"):
+    train_batches(SMALL, fit="stretch")
+
+
+def test_resize_takes_the_nearest_label():
+  example = coordinates(21, 34)
+  example["mask"][3:9, 5:20] = VOID
+  resized = resize_example(example, 16)
+  assert set(resized) == {"image", "mask"}
+  assert resized["image"].shape == (16, 16, 3)
+  rows = [int((i + 0.5) * 21 / 16) for i in range(16)]
+  cols = [int((j + 0.5) * 34 / 16) for j in range(16)]
+  for i, row in enumerate(rows):
+    for j, col in enumerate(cols):
+      assert resized["mask"][i, j] == example["mask"][row, col]
+  assert_equal(resize_example(SMALL[2], 8), {k: SMALL[2][k] for k in ("image", "mask")})
+
+
+@pytest.mark.parametrize("shape, size", [((50, 33), 24), ((15, 40), 32)])
+def test_resize_keeps_image_and_mask_aligned(shape, size):
+  rng, shifts = np.random.default_rng(0), []
+  for _ in range(100):
+    mask = np.zeros(shape, np.uint8)
+    (top, bottom), (left, right) = (np.sort(rng.integers(2, n - 1, 2)) for n in shape)
+    mask[top : bottom + 1, left : right + 1] = 1
+    resized = resize_example({"image": 200 * mask[..., None], "mask": mask}, size)
+    image, mask = resized["image"][..., 0] / 200.0, resized["mask"].astype(float)
+    if mask.any():
+      centres = [
+        [np.average(np.indices(x.shape)[axis], weights=x) for axis in (0, 1)] for x in (image, mask)
+      ]
+      shifts.append(np.subtract(*centres))
+  # The nearest pixel is up to half a pixel off, but to no side in particular.
+  assert len(shifts) > 60
+  np.testing.assert_allclose(np.mean(shifts, axis=0), 0, atol=0.1)  # px
+
+
+def test_crop_windows_lie_inside_and_reach_every_place():
+  example, rng = coordinates(12, 10), np.random.default_rng(0)
+  corners = collections.Counter()
+  for _ in range(600):
+    cut = crop_example(example, rng, 8)
+    y, x = (int(v) for v in cut["image"][0, 0, :2])
+    assert_equal(cut, {k: example[k][y : y + 8, x : x + 8] for k in ("image", "mask")})
+    corners[y, x] += 1
+  assert set(corners) == set(itertools.product(range(5), range(3)))
+  # 15 places, 40 draws each on the average with standard deviation 6.
+  assert min(corners.values()) > 15 and max(corners.values()) < 70
+
+
+@pytest.mark.parametrize("height, width", [(5, 6), (5, 12), (12, 5), (8, 8)])
+def test_crop_fills_up_with_void(height, width):
+  example = coordinates(height, width)
+  example["image"] += 1  # so that black is nowhere in it
+  cut = crop_example(example, np.random.default_rng(0), 8)
+  assert cut["image"].shape == (8, 8, 3) and cut["mask"].shape == (8, 8)
+  h, w = min(height, 8), min(width, 8)
+  y, x = cut["image"][0, 0, :2].astype(int) - 1
+  assert 0 <= y <= height - h and 0 <= x <= width - w
+  for key, filler in ("image", 0), ("mask", VOID):
+    expected = np.full_like(cut[key], filler)
+    expected[:h, :w] = example[key][y : y + h, x : x + w]
+    np.testing.assert_array_equal(cut[key], expected)
+
+
+class Counting:
+  """Counts how often each example is read."""
+
+  def __init__(self, source):
+    self.source, self.reads = source, collections.Counter()
+
+  def __len__(self):
+    return len(self.source)
+
+  def __getitem__(self, i):
+    self.reads[i] += 1
+    return {k: np.copy(v) if k != "name" else v for k, v in self.source[i].items()}
+
+
+def test_cached_keeps_to_its_budget():
+  size = 8 * 8 * 3 + 8 * 8  # bytes of one example
+  for budget, kept in ((0, 0), (size - 1, 0), (3 * size, 3), (4 * size - 1, 3), (99 * size, NUM)):
+    source = Counting(SMALL)
+    cached = Cached(source, budget)
+    assert len(cached) == NUM
+    for _ in range(3):
+      for i in range(NUM):
+        assert_equal(cached[i], SMALL[i])
+    # A kept example was read once, any other each of the three times.
+    assert sorted(source.reads.values()) == [1] * kept + [3] * (NUM - kept)
+
+
+def test_cached_keeps_to_its_budget_with_threads(monkeypatch):
+  example = {"image": np.zeros((1, 1, 3), np.uint8), "mask": np.zeros((1, 1), np.uint8)}
+  source = Counting([example] * 3000)
+  cached = Cached(source, 4 * 1000)
+  interval = sys.getswitchinterval()
+  sys.setswitchinterval(1e-6)
+  try:
+    threads = [
+      threading.Thread(target=lambda n=n: [cached[i] for i in range(n, 3000, 4)]) for n in range(4)
+    ]
+    for thread in threads:
+      thread.start()
+    for thread in threads:
+      thread.join()
+  finally:
+    sys.setswitchinterval(interval)
+  source.reads.clear()
+  for i in range(3000):
+    cached[i]
+  assert 3000 - len(source.reads) <= 1000
+
+
+def test_training_reads_each_example_once_if_memory_allows():
+  for fit in input_pipeline.FITS:
+    source = Counting(LARGE)
+    take(train_batches(source, fit=fit, cache_mb=1, num_threads=0), 20)
+    assert source.reads == dict.fromkeys(range(NUM), 1)
+    source = Counting(LARGE)
+    take(train_batches(source, fit=fit, cache_mb=0, num_threads=0), 20)
+    assert set(source.reads.values()) == {8}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 12])
+def test_evaluation_sees_everything_once_at_its_own_size(count):
+  seen = []
+  for number in range(count):
+    share = list(eval_examples(LARGE, process=(number, count)))
+    order = [int(example["image"][0, 0, 2]) for example in share]
+    assert order == sorted(order) and abs(len(order) - NUM / count) < 1
+    for i, example in zip(order, share, strict=True):
+      assert example["name"] == LARGE[i]["name"]
+      np.testing.assert_array_equal(example["image"], LARGE[i]["image"])
+      np.testing.assert_array_equal(example["mask"], LARGE[i]["mask"])
+    seen += order
+  assert sorted(seen) == list(range(NUM))
+
+
+class Failing(Counting):
+  def __getitem__(self, i):
+    if i == 7:
+      raise UserError("a.jpg: cannot be decoded (truncated); delete it")
+    return super().__getitem__(i)
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_a_user_error_of_a_reading_thread_arrives(num_threads):
+  source = Failing(SMALL)
+  for iterator in (
+    eval_examples(source, num_threads=num_threads),
+    train_batches(source, num_threads=num_threads, cache_mb=1),
+    train_batches(source, num_threads=num_threads, fit="crop"),
+  ):
+    with pytest.raises(UserError) as error:
+      take(iterator, 20)
+    assert str(error.value) == "a.jpg: cannot be decoded (truncated); delete it"

@@ -1,0 +1,98 @@
+"""Who may import whom: jaxseg modules of lower rank, and no heavy package in the numeric core."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+RANKS = {
+  "jaxseg": -1,
+  "jaxseg.data": -1,
+  **dict.fromkeys(("jaxseg.data.cells", "jaxseg.data.pets"), 0),
+  **dict.fromkeys(("jaxseg.ops", "jaxseg.losses", "jaxseg.metrics", "jaxseg.optim"), 0),
+  **dict.fromkeys(("jaxseg.train_state", "jaxseg.parallel"), 0),
+  **dict.fromkeys(("jaxseg.visualize", "jaxseg.workdirs"), 0),
+  **dict.fromkeys(("jaxseg.data.datasets", "jaxseg.augment", "jaxseg.checkpoint"), 1),
+  **dict.fromkeys(("jaxseg.models.layers", "jaxseg.models.pretrained"), 1),
+  **dict.fromkeys(("jaxseg.run_log", "jaxseg.evaluate"), 1),
+  **dict.fromkeys(("jaxseg.models.mobilenet_v2", "jaxseg.models.unet"), 2),
+  **dict.fromkeys(("jaxseg.data.input_pipeline", "jaxseg.train_step", "jaxseg.predict"), 2),
+  "jaxseg.models": 3,
+  "jaxseg.experiment": 4,
+  "jaxseg.train": 5,
+  "jaxseg.main": 6,
+}
+CORE_NAMES = ("ops", "losses", "metrics", "augment", "optim", "train_state", "train_step",
+              "parallel", "models")  # fmt: skip
+LIGHT = {"jax", "flax", "optax", "chex", "numpy"}
+EXTRA = {"jaxseg.models.pretrained": {"h5py", "pooch"}}  # and imports them when they are needed
+HEAVY = ("h5py", "pooch", "grain", "tensorflow_datasets", "ml_collections", "orbax", "matplotlib",
+         "PIL", "scipy.ndimage", "tensorboardX", "tqdm", "requests")  # fmt: skip
+
+
+def module_files():
+  """{module: file} of the package."""
+  files = sorted((ROOT / "jaxseg").rglob("*.py"))
+  parts = {file: file.relative_to(ROOT).with_suffix("").parts for file in files}
+  return {".".join(p[:-1] if p[-1] == "__init__" else p): file for file, p in parts.items()}
+
+
+MODULES = module_files()
+CORE = [name for name in MODULES if name.count(".") and name.split(".")[1] in CORE_NAMES]
+
+
+def imports(file):
+  """Modules that a file imports anywhere in it; `from package import module` is the module."""
+  found = set()
+  for node in ast.walk(ast.parse(file.read_text())):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"{file}:{node.lineno}: write the full name"
+      names = {f"{node.module}.{alias.name}" for alias in node.names}
+      found |= {name if name in MODULES else node.module for name in names}
+  return found
+
+
+def test_ranks_name_what_there_is():
+  assert set(RANKS) == set(MODULES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_lower_ranks_are_imported(module):
+  found = imports(MODULES[module])
+  assert not [name for name in found if name in RANKS and RANKS[name] >= RANKS[module]]
+  assert not [name for name in found if name.split(".")[0] in ("configs", "tests", "experiments")]
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_numeric_core_imports_little(module):
+  packages = {name.split(".")[0] for name in imports(MODULES[module])}
+  allowed = LIGHT | EXTRA.get(module, set()) | set(sys.stdlib_module_names) | {"jaxseg"}
+  assert packages <= allowed
+
+
+def test_numeric_core_runs_where_only_jax_and_flax_are():
+  """In a Python that has none of the heavy packages, a network is built and initialised."""
+  program = f"""
+import sys
+
+class Missing:
+  def find_spec(self, name, path=None, target=None):
+    if any(name == heavy or name.startswith(heavy + ".") for heavy in {HEAVY}):
+      raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
+
+sys.meta_path.insert(0, Missing())
+for module in {CORE}:
+  __import__(module)
+from jaxseg import models
+model = models.build("encoder_unet", 2, encoder="mobilenet_v2", widths=(), norm=True, dropout=0.0,
+                     up="transposed", freeze_encoder=True, precision="float32", axis_name=None)
+print(len(models.abstract_variables(model, 3)["params"]))
+"""
+  done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert int(done.stdout) > 1

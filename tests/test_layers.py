@@ -1,0 +1,191 @@
+"""Building blocks against loops, and the statistics of what they draw."""
+
+import math
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from jaxseg.models import layers
+
+
+def normal(*shape, seed=0):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def shapes(module, *args):
+  """Shapes of a module's parameters."""
+  variables = jax.eval_shape(module.init, jax.random.key(0), *args)
+  return jax.tree.map(lambda x: x.shape, variables["params"])
+
+
+def apply(module, params, *args):
+  return jax.jit(module.apply)({"params": params}, *args)
+
+
+class Norm(nn.Module):
+  """batch_norm on its own."""
+
+  train: bool
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, x):
+    norm = layers.batch_norm("norm", train=self.train, axis_name=self.axis_name, dtype=jnp.float32)
+    return norm(x)
+
+
+NORM = {
+  "params": {"norm": {"scale": np.float32([2.0, 3.0]), "bias": np.float32([-1.0, 1.0])}},
+  "batch_stats": {"norm": {"mean": np.float32([5.0, -5.0]), "var": np.float32([4.0, 0.25])}},
+}
+
+
+def test_batch_norm_trains_with_the_statistics_of_the_batch():
+  x = 3 * normal(4, 5, 6, 2) + 1
+  y, updates = jax.jit(lambda x: Norm(train=True).apply(NORM, x, mutable=["batch_stats"]))(x)
+  mean, var = x.mean((0, 1, 2), dtype=float), x.var((0, 1, 2), dtype=float)
+  batch = {"mean": mean, "var": var}
+  chex.assert_trees_all_close(y, reference.batch_norm(x, NORM["params"]["norm"], batch), atol=1e-5)
+  # Momentum 0.9: after one step a tenth of the way.
+  before = NORM["batch_stats"]["norm"]
+  expected = {name: 0.9 * before[name] + 0.1 * batch[name] for name in batch}
+  chex.assert_trees_all_close(updates["batch_stats"]["norm"], expected, rtol=1e-5)
+
+
+def test_batch_norm_predicts_with_running_statistics():
+  x = normal(4, 5, 6, 2)
+  y = jax.jit(lambda x: Norm(train=False).apply(NORM, x))(x)
+  expected = reference.batch_norm(x, NORM["params"]["norm"], NORM["batch_stats"]["norm"])
+  chex.assert_trees_all_close(y, expected, atol=1e-5)
+
+
+def test_batch_norm_is_global_over_a_mapped_axis():
+  x = normal(8, 2, 3, 3, 2) + np.arange(8).reshape(8, 1, 1, 1, 1)  # devices far apart
+
+  def step(axis_name):
+    return lambda x: Norm(train=True, axis_name=axis_name).apply(NORM, x, mutable=["batch_stats"])
+
+  whole, whole_stats = jax.jit(step(None))(x.reshape(16, 3, 3, 2))
+  y, stats = jax.pmap(step("devices"), "devices")(x)
+  chex.assert_trees_all_close(np.reshape(y, whole.shape), whole, atol=1e-4)
+  chex.assert_trees_all_close(
+    stats, jax.tree.map(lambda x: np.stack([x] * 8), whole_stats), rtol=1e-4
+  )
+
+
+def test_conv_1x1():
+  x, module = normal(2, 3, 5, 4), layers.Conv1x1(6)
+  assert shapes(module, x) == {"kernel": (1, 1, 4, 6), "bias": (6,)}
+  params = {"kernel": normal(1, 1, 4, 6, seed=1), "bias": normal(6, seed=2)}
+  expected = reference.conv(x, params["kernel"]) + params["bias"]
+  chex.assert_trees_all_close(apply(module, params, x), expected, atol=1e-5)
+  assert shapes(layers.Conv1x1(6, use_bias=False), x) == {"kernel": (1, 1, 4, 6)}
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_conv(stride):
+  x, kernel = normal(2, 7, 6, 4), normal(3, 3, 4, seed=1)
+  module = layers.DepthwiseConv(stride)
+  assert shapes(module, x) == {"kernel": (3, 3, 4)}
+  expected = reference.depthwise_conv(x, kernel, stride)
+  chex.assert_trees_all_close(apply(module, {"kernel": kernel}, x), expected, atol=1e-5)
+
+
+def test_up_conv_2x2():
+  x, module = normal(2, 3, 5, 4), layers.UpConv2x2(6)
+  assert shapes(module, x) == {"kernel": (2, 2, 4, 6), "bias": (6,)}
+  params = {"kernel": normal(2, 2, 4, 6, seed=1), "bias": normal(6, seed=2)}
+  expected = reference.up_conv(x, params["kernel"]) + params["bias"]
+  chex.assert_trees_all_close(apply(module, params, x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize("mode", ["transposed", "resize"])
+def test_up_conv_3x3(mode, use_bias):
+  parts = normal(2, 3, 5, 4), normal(2, 3, 5, 2, seed=1)
+  module = layers.UpConv3x3(5, mode, use_bias=use_bias)
+  params = {"kernel": normal(3, 3, 6, 5, seed=2)}
+  if use_bias:
+    params["bias"] = normal(5, seed=3)
+  assert shapes(module, *parts) == jax.tree.map(np.shape, params)
+  x = np.concatenate(parts, -1)
+  if mode == "transposed":
+    expected = reference.up_conv(x, params["kernel"])
+  else:  # every pixel twice in both directions, then a plain convolution
+    expected = reference.conv(np.kron(x, np.ones((1, 2, 2, 1))), params["kernel"])
+  y = apply(module, params, *parts)
+  chex.assert_trees_all_close(y, expected + params.get("bias", 0.0), atol=1e-5)
+
+
+def test_initial_scales():
+  """He et al. 2015: variance 2 / fan-in, the inputs that one output sums; biases are 0."""
+  x = jnp.zeros((1, 4, 4, 256))
+  expected = {
+    layers.Conv1x1(64): 2 / 256,
+    layers.UpConv2x2(64): 2 / 256,  # windows do not overlap: one pixel
+    layers.UpConv3x3(64, use_bias=True): 2 / (9 * 256),
+    # Keras' Glorot on its kernel (3, 3, C, 1): fan-in 9 C, fan-out 9; see the comment there.
+    layers.DepthwiseConv(): 2 / (9 * 256 + 9),
+  }
+  for module, variance in expected.items():
+    params = jax.jit(module.init)(jax.random.key(0), x)["params"]
+    # 2304 draws and more: 5% is over three standard deviations.
+    assert np.std(params["kernel"]) == pytest.approx(math.sqrt(variance), rel=0.05), module
+    assert not np.any(params.get("bias", 0.0))
+
+
+@pytest.mark.parametrize(
+  "module",
+  [
+    layers.Conv1x1(3, dtype=jnp.bfloat16),
+    layers.DepthwiseConv(dtype=jnp.bfloat16),
+    layers.UpConv2x2(3, dtype=jnp.bfloat16),
+    layers.UpConv3x3(3, use_bias=True, dtype=jnp.bfloat16),
+    layers.UpConv3x3(3, "resize", use_bias=True, dtype=jnp.bfloat16),
+  ],
+  ids=lambda module: type(module).__name__ + getattr(module, "mode", ""),
+)
+def test_bfloat16_activations_float32_parameters(module):
+  x = jnp.zeros((1, 4, 4, 2))
+  y, variables = jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), x))
+  assert y.dtype == jnp.bfloat16
+  assert {p.dtype for p in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+
+
+def dropout(x, keys, rate=0.25):
+  return np.asarray(jax.jit(layers.Dropout(rate).apply)({}, x, keys))
+
+
+def test_dropout_follows_the_example():
+  """The same example and key drop the same, whatever the place and the size of the batch."""
+  x, keys = normal(5, 4, 3, 2), jax.random.split(jax.random.key(0), 5)
+  whole = dropout(x, keys)
+  order = np.array([3, 0, 4])
+  np.testing.assert_array_equal(dropout(x[order], keys[order]), whole[order])
+  np.testing.assert_array_equal(dropout(x[2:3], keys[2:3]), whole[2:3])
+  dropped = (whole == 0).reshape(5, -1)
+  assert len({row.tobytes() for row in dropped}) == 5  # every key its own
+
+
+def test_dropout_keeps_the_expected_value():
+  """A share of `rate` becomes 0, independently; the others grow by 1 / (1 - rate)."""
+  x = np.full((20, 8, 8, 16), 3.0, np.float32)
+  y = dropout(x, jax.random.split(jax.random.key(1), 20))
+  np.testing.assert_allclose(np.unique(y), [0.0, 4.0], rtol=1e-6)
+  # 20480 draws with probability 1/4: standard deviation 0.003.
+  assert (y == 0).mean() == pytest.approx(0.25, abs=0.012)
+  assert y.mean() == pytest.approx(3.0, abs=0.05)
+  for axis in range(4):  # no rows, columns or channels that drop together
+    assert np.ptp((y == 0).mean(tuple({0, 1, 2, 3} - {axis}))) < 0.15
+
+
+def test_no_dropout():
+  x = normal(2, 4, 3, 2)
+  np.testing.assert_array_equal(layers.Dropout(0.5).apply({}, x, None), x)
+  keys = jax.random.split(jax.random.key(0), 2)
+  np.testing.assert_array_equal(layers.Dropout(0.0).apply({}, x, keys), x)

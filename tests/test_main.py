@@ -1,0 +1,239 @@
+"""The command line: what it does, and one line for every mistake."""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from PIL import Image
+
+from jaxseg import main
+
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+
+ROOT = pathlib.Path(__file__).parents[1]
+CELLS = f"--config={ROOT}/configs/unet_cells.py"
+TINY = (
+  CELLS,
+  "--config.data.image_size=32",
+  "--config.model.widths=4,8",
+  "--config.train.batch_size=8",
+  "--config.train.schedule=constant",
+  "--config.train.log_every_steps=1",
+  "--config.eval.num_samples=1",
+)
+
+
+def num_steps(number):
+  return f"--config.train.num_epochs={number * 8 / 512}"
+
+
+@pytest.fixture
+def jaxseg(monkeypatch, capfd):
+  """Function of flags: (exit status, standard output, standard error) of the command."""
+  monkeypatch.setattr(main.logging, "set_verbosity", lambda *_: None)
+  monkeypatch.setattr(main.logging, "use_absl_handler", lambda: None)
+
+  def command(*arguments):
+    capfd.readouterr()
+    monkeypatch.setattr(sys, "argv", ["main.py", *map(str, arguments)])
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as end:
+      flags.FLAGS.unparse_flags()
+      main.main()
+    out, err = capfd.readouterr()
+    return end.value.code, out, err
+
+  return command
+
+
+def error_of(jaxseg, *arguments):
+  """The one line on standard error."""
+  status, out, err = jaxseg(*arguments)
+  assert status == 1 and out == ""
+  assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
+  return err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, compilation_cache):
+  """The work directory of `jaxseg.main` after 4 steps, in its default place."""
+  folder = tmp_path_factory.mktemp("cwd")
+  argv = ["main.py", *TINY, num_steps(4)]
+  with pytest.MonkeyPatch.context() as patch, flagsaver.flagsaver():
+    patch.chdir(folder)
+    patch.setattr(sys, "argv", argv)
+    flags.FLAGS.unparse_flags()
+    assert main.run(argv) == 0
+  return folder / "runs" / "unet_cells"
+
+
+def test_train_again(jaxseg, trained):
+  status, out, _ = jaxseg(*TINY, num_steps(4), f"--workdir={trained}")
+  assert status == 0
+  assert f"{trained}/evaluation.json" in out and f"{trained}/plots/" in out
+  assert json.loads((trained / "config.json").read_text())["model"]["widths"] == [4, 8]
+  assert (trained / "plots" / "predictions_000004.png").is_file()
+  assert [p.name for p in (trained / "checkpoints").iterdir()] == ["4"]
+
+
+def test_evaluate(jaxseg, trained):
+  expected = json.loads((trained / "evaluation.json").read_text())
+  (trained / "evaluation.json").unlink()
+  status, out, _ = jaxseg(*TINY, "--mode=evaluate", f"--workdir={trained}")
+  assert status == 0
+  result = json.loads((trained / "evaluation.json").read_text())
+  assert result.pop("loss") == pytest.approx(expected.pop("loss"), abs=1e-5)
+  assert result == expected
+  assert json.loads(out)["miou"] == expected["miou"]
+
+
+def test_predict(jaxseg, trained, tmp_path):
+  (tmp_path / "in").mkdir()
+  rng = np.random.default_rng(0)
+  sizes = {"a": (33, 57), "b": (20, 20)}
+  for name, (width, height) in sizes.items():
+    pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "in" / f"{name}.jpg")
+  flags_ = (*TINY, "--mode=predict", f"--workdir={trained}")
+  status, out, _ = jaxseg(*flags_, f"--input={tmp_path}/in", f"--output={tmp_path}/out")
+  assert status == 0 and f"{tmp_path}/out" in out
+  for name, size in sizes.items():
+    for path in tmp_path / "out" / f"{name}.png", tmp_path / "out" / "overlays" / f"{name}.png":
+      assert Image.open(path).size == size
+    assert set(np.unique(Image.open(tmp_path / "out" / f"{name}.png"))) <= {0, 1}
+  one = jaxseg(*flags_, f"--input={tmp_path}/in/a.jpg", f"--output={tmp_path}/one")
+  assert one[0] == 0
+  files = [(tmp_path / folder / "a.png").read_bytes() for folder in ("out", "one")]
+  assert files[0] == files[1]
+
+
+DEFAULT = "from configs import default\n\ndef get_config():\n  config = default.get_config()\n"
+
+
+@pytest.mark.parametrize(
+  "text, words",
+  [
+    (DEFAULT + "  config.train.batchsize = 8\n  return config", "'batchsize' 'batch_size'"),
+    (DEFAULT + "  config.train.batch_size = '8'\n  return config", "'batch_size' str int"),
+    ("def get_config(:", "config.py invalid"),
+    ("x = 1", "config.py get_config()"),
+    ("import no_such_package", "config.py no_such_package"),
+    (None, "config.py configs/"),
+  ],
+)
+def test_config_files(jaxseg, tmp_path, text, words):
+  path = tmp_path / "config.py"
+  if text is not None:
+    path.write_text(text)
+  for more in (), ("--config.seed=1",):
+    message = error_of(jaxseg, f"--config={path}", *more)
+    for word in words.split():
+      assert word in message, message
+
+
+@pytest.mark.parametrize(
+  "arguments, words",
+  [
+    ([], "--config configs/unet_cells.py"),
+    (["--config="], "configs/"),
+    ([f"--config={ROOT}/configs"], f"{ROOT}/configs"),
+    ([CELLS, "--config.train.num_epoch=3"], "'num_epoch' 'num_epochs'"),
+    ([CELLS, "--config.trian.num_epochs=3"], "'trian' 'train'"),
+    ([CELLS, "--config.zzz=3"], "'zzz' configs/default.py"),
+    ([CELLS, "--config.train.batch_size=many"], "config.train.batch_size 'many'"),
+    ([CELLS, "--config.train.batch_size=1.5"], "config.train.batch_size '1.5'"),
+    ([CELLS, "--config.train.num_epochs=few"], "config.train.num_epochs 'few'"),
+    ([CELLS, "--config.train.batch_size"], "config.train.batch_size"),
+    (["--config.seed=1", CELLS], "config.seed"),
+    ([CELLS, "--workdr=x"], "'workdr' workdir"),
+    ([CELLS, "train"], "'train'"),
+    ([CELLS, "--mode=trian"], "mode trian train|evaluate|predict"),
+    ([CELLS, "--mode=predict"], "--input --output"),
+    ([CELLS, "--mode=predict", "--input=x"], "--input --output"),
+    ([CELLS, "--config.data.name=cels"], "'cels' cells oxford_iiit_pet"),
+    ([CELLS, "--config.data.eval_split=val"], "'val' train test"),
+    ([CELLS, "--config.data.data_dir=/no/such/folder"], "/no/such/folder config.data.data_dir"),
+    ([CELLS, "--config.train.batch_size=12"], "config.train.batch_size 12 8"),
+    ([CELLS, "--config.train.class_weights=1,2,3"], "config.train.class_weights 2 background cell"),
+    ([CELLS, "--config.data.image_size=8"], "config.data.image_size 8 16"),
+    ([CELLS, "--config.parallel.num_processes=2"], "config.parallel coordinator"),
+  ],
+)
+def test_mistakes_on_the_command_line(jaxseg, tmp_path, monkeypatch, arguments, words):
+  monkeypatch.chdir(tmp_path)
+  message = error_of(jaxseg, *arguments)
+  for word in words.split():
+    assert word in message, message
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_about_files(jaxseg, trained, tmp_path):
+  (tmp_path / "empty").mkdir()
+  (tmp_path / "photos").mkdir()
+  (tmp_path / "photos" / "a.jpg").write_bytes(b"<html>404</html>")
+  predict = (*TINY, "--mode=predict", f"--output={tmp_path}/out")
+  here, nowhere = f"--workdir={trained}", f"--workdir={tmp_path}/nowhere"
+  cases = {
+    (*predict, here, f"--input={tmp_path}/empty"): f"{tmp_path}/empty images",
+    (*predict, here, f"--input={tmp_path}/missing"): f"{tmp_path}/missing --input",
+    (*predict, nowhere, f"--input={tmp_path}/photos"): f"{tmp_path}/nowhere checkpoint",
+    (*TINY, "--mode=evaluate", nowhere): f"{tmp_path}/nowhere checkpoint",
+    (*TINY, num_steps(5), here): f"{trained} train.num_epochs --workdir",
+    (*TINY, "--mode=evaluate", here, "--config.model.up=resize"): f"{trained} model.up resize",
+  }
+  for arguments, words in cases.items():
+    message = error_of(jaxseg, *arguments)
+    for word in words.split():
+      assert word in message, message
+  assert not (tmp_path / "nowhere").exists() and not (tmp_path / "out").exists()
+  # Here a bar has been drawn before.
+  status, _, err = jaxseg(*predict, here, f"--input={tmp_path}/photos")
+  assert status == 1
+  assert f"error: {tmp_path}/photos/a.jpg: cannot be decoded" in err.splitlines()[-1]
+
+
+def start(*arguments):
+  """The command as a user starts it."""
+  command = [sys.executable, "-m", "jaxseg.main", *map(str, arguments)]
+  return subprocess.Popen(
+    command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+  )
+
+
+def test_a_mistake_in_a_process_of_its_own(tmp_path):
+  """The other tests look at what `main` prints; here nothing else may print, either."""
+  process = start(CELLS, "--config.train.class_weights=1,2,3", f"--workdir={tmp_path}")
+  out, err = process.communicate(timeout=120)
+  assert (process.returncode, out) == (1, "")
+  assert err.startswith("error: config.train.class_weights has 3 ") and err.count("\n") == 1
+
+
+def test_sigterm(jaxseg, tmp_path):
+  """A stopped process saves, exits with 143, and goes on as if nothing had happened."""
+  arguments = (*TINY, num_steps(80))
+  process = start(*arguments, f"--workdir={tmp_path}/stopped")
+  metrics = tmp_path / "stopped" / "metrics.jsonl"
+  while process.poll() is None and not (metrics.exists() and metrics.read_text()):
+    time.sleep(0.005)
+  process.send_signal(signal.SIGTERM)
+  _, err = process.communicate(timeout=120)
+  assert process.returncode == 143, err
+  assert "Traceback" not in err and "stopped after a checkpoint" in err.splitlines()[-1]
+  steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+  (saved,) = (int(path.name) for path in (tmp_path / "stopped" / "checkpoints").iterdir())
+  assert steps == list(range(1, saved + 1)) and saved < 80
+  trees = []
+  for name in "stopped", "undisturbed":
+    status, _, _ = jaxseg(*arguments, f"--workdir={tmp_path}/{name}")
+    assert status == 0
+    folder = tmp_path / name / "checkpoints" / "80"
+    with ocp.StandardCheckpointer() as checkpointer:
+      trees.append([checkpointer.restore(folder / part) for part in ("variables", "optimizer")])
+  np.testing.assert_equal(*trees)

@@ -1,0 +1,232 @@
+"""Every network by its name: building, initialising, and loading the encoder."""
+
+import hashlib
+import http.server
+import threading
+
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pooch
+import pytest
+import reference
+
+from jaxseg import UserError, models
+from jaxseg.models.mobilenet_v2 import MobileNetV2
+from jaxseg.models.pretrained import Download
+from jaxseg.models.unet import EncoderUNet, UNet
+
+WORDS = {
+  "encoder": "",
+  "widths": (),
+  "norm": True,
+  "dropout": 0.0,
+  "up": "transposed",
+  "freeze_encoder": False,
+  "precision": "float32",
+  "axis_name": None,
+}
+
+# A row for every network: (class, words that make it small).
+ROWS = {
+  "unet": (UNet, {"widths": (2, 3, 4)}),
+  "encoder_unet": (EncoderUNet, {"encoder": "mobilenet_v2", "widths": (5, 4, 3, 2)}),
+}
+ENCODER_ROWS = {"mobilenet_v2": (MobileNetV2, 4)}  # (class, number of up-blocks)
+
+
+def build(name, num_classes=3, **words):
+  return models.build(name, num_classes, **{**WORDS, **ROWS[name][1], **words})
+
+
+def test_every_entry_has_a_row():
+  assert {name: row[0] for name, row in ROWS.items()} == models.MODELS
+  assert {name: row[0] for name, row in ENCODER_ROWS.items()} == models.ENCODERS
+
+
+@pytest.mark.parametrize("precision", models.PRECISIONS)
+@pytest.mark.parametrize("up", models.UPS)
+@pytest.mark.parametrize("name", models.MODELS)
+def test_build(name, up, precision):
+  """Logits f32 of the image's size, from parameters that are float32 whatever the precision."""
+  model = build(name, 5, up=up, precision=precision)
+  assert isinstance(model, ROWS[name][0])
+  variables = models.abstract_variables(model, 3)
+  assert variables.keys() == {"params", "batch_stats"}
+  assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+  image = np.zeros((2, 20, 33, 3), np.float32)
+  logits = jax.eval_shape(lambda v: model.apply(v, image, train=False), variables)
+  assert (logits.shape, logits.dtype) == ((2, 20, 33, 5), jnp.float32)
+
+
+@pytest.mark.parametrize("name", models.ENCODERS)
+def test_encoder(name):
+  """What a decoder relies on: stages by name, each half the size of the one before."""
+  _, num_blocks = ENCODER_ROWS[name]
+  model = build("encoder_unet", encoder=name, widths=(2,) * num_blocks)
+  encoder = model.encoder
+  assert len(encoder.stages) == num_blocks + 1 and encoder.stride == 2 ** len(encoder.stages)
+  variables = {
+    collection: tree["encoder"] for collection, tree in models.abstract_variables(model, 3).items()
+  }
+  image = np.zeros((1, 64, 32, 3), np.float32)
+  stages = jax.eval_shape(lambda v: encoder.apply(v, image, train=False), variables)
+  for i, stage in enumerate(encoder.stages, start=1):
+    assert stages[stage].shape[1:3] == (64 >> i, 32 >> i)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_words_reach_the_model(name):
+  words = {"dropout": 0.3, "up": "resize", "precision": "bfloat16", "axis_name": "devices"}
+  model = build(name, 7, **words, norm=False, freeze_encoder=True)
+  assert (model.num_classes, model.dropout, model.up) == (7, 0.3, "resize")
+  assert (model.dtype, model.axis_name) == (jnp.bfloat16, "devices")
+  assert model.widths == ROWS[name][1]["widths"]
+  # Without widths, those of the class.
+  assert build(name, widths=()).widths == ROWS[name][0].widths
+  if name == "unet":
+    assert not model.norm and build(name, norm=True).norm
+  else:
+    assert model.freeze_encoder and not build(name, freeze_encoder=False).freeze_encoder
+    assert (model.encoder.dtype, model.encoder.axis_name) == (jnp.bfloat16, "devices")
+
+
+@pytest.mark.parametrize(
+  "name, words, message",
+  [
+    ("unett", {}, "config.model.name 'unett'; there are unet, encoder_unet"),
+    ("", {}, "config.model.name ''"),
+    ("unet", {"up": "bilinear"}, "config.model.up 'bilinear'; there are transposed, resize"),
+    ("unet", {"precision": "float16"}, "config.train.precision 'float16'; .*float32, bfloat16"),
+    ("encoder_unet", {"encoder": ""}, "config.model.encoder ''; there are mobilenet_v2"),
+    ("encoder_unet", {"encoder": "vgg"}, "config.model.encoder 'vgg'"),
+  ],
+)
+def test_unknown_words(name, words, message):
+  with pytest.raises(UserError, match=message):
+    models.build(name, 3, **{**WORDS, **words})
+
+
+def test_variables_without_normalisation():
+  """Both collections all the same: a checkpoint is read back into this structure."""
+  variables = models.abstract_variables(build("unet", norm=False), 3)
+  assert variables.keys() == {"params", "batch_stats"} and variables["batch_stats"] == {}
+
+
+def test_init():
+  """For the channels of the data; the same for the same seed."""
+  model = build("unet")
+
+  @jax.jit
+  def kernels(seed):  # the rest of init is left out by the compiler
+    params = models.init(model, 2, seed)["params"]
+    return params["down0_conv1"]["kernel"], params["merge0_conv1"]["kernel"]
+
+  variables, again, other = kernels(0), kernels(0), kernels(1)
+  assert variables[0].shape == (3, 3, 2, 2)
+  for a, b, c in zip(variables, again, other, strict=True):
+    np.testing.assert_array_equal(a, b)
+    assert (a != c).all()
+
+
+# Loading the encoder
+
+
+def encoder_tensors(seed):
+  """Weights of MobileNetV2 as in a file of Keras Applications, classifier included."""
+  rng = np.random.default_rng(seed)
+  tensors = reference.keras_tensors(reference.random_variables(MobileNetV2(), 3, seed))
+  for layer, kind, shape in (
+    ("block_16_project_BN", "gamma", (320,)),
+    ("Conv_1", "kernel", (1, 1, 320, 8)),
+    ("Conv_1_bn", "beta", (8,)),
+    ("predictions", "kernel", (8, 10)),
+    ("predictions", "bias", (10,)),
+  ):
+    tensors[f"{layer}/{kind}"] = rng.normal(size=shape).astype(np.float32)
+  return tensors
+
+
+@pytest.fixture(scope="module")
+def model():
+  return build("encoder_unet")
+
+
+@pytest.fixture(scope="module")
+def variables(model):
+  return reference.random_variables(model, 3)
+
+
+def assert_encoder(loaded, variables, tensors):
+  """The encoder has the file's weights, the decoder its own."""
+  for collection, tree in variables.items():
+    assert loaded[collection].keys() == tree.keys()
+    for name in tree.keys() - {"encoder"}:
+      assert loaded[collection][name] is tree[name]
+  unused = MobileNetV2.unused_layers
+  kept = {key: x for key, x in tensors.items() if key.split("/")[0] not in unused}
+  encoder = {collection: tree["encoder"] for collection, tree in loaded.items()}
+  found = reference.keras_tensors(encoder)
+  assert found.keys() == kept.keys()
+  for key, tensor in kept.items():
+    np.testing.assert_array_equal(found[key], tensor, err_msg=key)
+
+
+def test_load_encoder(model, variables, tmp_path):
+  path, tensors = tmp_path / "weights.h5", encoder_tensors(1)
+  reference.write_keras_h5(path, tensors)
+  loaded = models.load_encoder(variables, model.encoder, str(path))
+  assert_encoder(loaded, variables, tensors)
+
+
+def test_load_encoder_of_another_network(model, variables, tmp_path):
+  path, tensors = tmp_path / "weights.h5", encoder_tensors(1)
+  narrow = {key: x[..., :-1] if "block_5_project/" in key else x for key, x in tensors.items()}
+  reference.write_keras_h5(path, narrow)
+  with pytest.raises(UserError, match=rf"{path} .*block_5_project/kernel"):
+    models.load_encoder(variables, model.encoder, str(path))
+
+
+def test_load_encoder_by_name(model, variables, tmp_path, monkeypatch):
+  """ "imagenet" is fetched into the user's cache."""
+  tensors, file = encoder_tensors(2), tmp_path / "published.h5"
+  reference.write_keras_h5(file, tensors)
+  content = file.read_bytes()
+
+  class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+      self.send_response(200)
+      self.end_headers()
+      self.wfile.write(content)
+
+    def log_message(self, *args):
+      pass
+
+  with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/published.h5"
+    download = Download(url, hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(MobileNetV2, "imagenet", download)
+    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / "cache")
+    loaded = models.load_encoder(variables, model.encoder, "imagenet")
+    server.shutdown()
+  assert_encoder(loaded, variables, tensors)
+  assert (tmp_path / "cache" / "published.h5").is_file()
+
+
+def test_load_encoder_with_imagenet_weights(model, variables, data_dir):
+  """A file that real training made: every value arrives, and the statistics are plausible."""
+  path = data_dir / "../weights/mobilenet_v2_imagenet_dequantised_no_top.h5"
+  with h5py.File(path) as file:
+    names = [name for layer in file.values() for name in layer.attrs.get("weight_names", ())]
+    tensors = {
+      name.removesuffix(":0"): np.asarray(file[name.split("/")[0]][name]) for name in names
+    }
+  loaded = models.load_encoder(variables, model.encoder, str(path))
+  stats = loaded["batch_stats"]["encoder"]
+  assert all((norm["var"] > 0).all() for norm in stats.values())
+  kernels = {
+    key.replace("depthwise/kernel", "depthwise/depthwise_kernel"): x for key, x in tensors.items()
+  }
+  assert_encoder(loaded, variables, kernels)

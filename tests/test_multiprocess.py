@@ -1,0 +1,125 @@
+"""Two real processes train as one does, and only the first of them touches the work directory."""
+
+import json
+import shutil
+import signal
+import socket
+import time
+
+import command
+import jax
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+NUM_STEPS, SAVED = 8, 6
+EPOCH = 64  # steps: 512 images in batches of 8
+VALUES = {
+  "data.image_size": 32,
+  "augment.scale": "(0.6,1.25)",  # below 1 leaves VOID, more here and less there
+  "model.widths": "(4,8)",
+  "model.dropout": 0.2,
+  "train.batch_size": 8,
+  "train.num_epochs": NUM_STEPS / EPOCH,
+  "train.checkpoint_every_epochs": SAVED / EPOCH,
+  "train.eval_every_epochs": 1.0,
+  "train.log_every_steps": 1,
+}
+
+
+def free_port():
+  with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    return s.getsockname()[1]
+
+
+def start_two(workdir, values, *, by):
+  """Two processes of two devices each; the second has a work directory of its own."""
+  port, processes = free_port(), []
+  for rank in (0, 1):
+    more, environ = {}, {}
+    if by == "torchrun":
+      environ = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+      environ["RANK"] = str(rank)
+    else:
+      more = {"coordinator": f"127.0.0.1:{port}", "num_processes": 2, "process_id": rank}
+      more = {f"parallel.{key}": value for key, value in more.items()}
+    folder = workdir if rank == 0 else workdir.with_name(workdir.name + "_of_the_other")
+    processes.append(
+      command.start("unet_cells", folder, {**values, **more}, num_devices=2, **environ)
+    )
+  return processes
+
+
+def read_metrics(workdir):
+  path = workdir / "metrics.jsonl"
+  return [json.loads(x) for x in path.read_text().splitlines(keepends=True) if x.endswith("\n")]
+
+
+def assert_close(a, b):
+  """Two checkpoints; relative to the largest value of each array."""
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  leaves = jax.tree_util.tree_leaves_with_path(a)
+  for (path, x), y in zip(leaves, jax.tree.leaves(b), strict=True):
+    x, y = np.asarray(x), np.asarray(y)
+    assert x.dtype == y.dtype
+    error = np.abs(x.astype(np.float64) - y).max()
+    assert error <= 1e-5 * np.abs(x).max(), (jax.tree_util.keystr(path), error)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, compilation_cache):
+  """Work directory of the run in one process with one device."""
+  workdir = tmp_path_factory.mktemp("alone")
+  command.finish(command.start("unet_cells", workdir, VALUES))
+  return workdir
+
+
+def check(workdir, alone):
+  """A finished run is that of a single process."""
+  assert_close(
+    command.read_checkpoint(alone, NUM_STEPS), command.read_checkpoint(workdir, NUM_STEPS)
+  )
+  mine, expected = read_metrics(workdir), read_metrics(alone)
+  steps = [(line["step"], line["split"]) for line in mine]
+  assert steps == [*((i + 1, "train") for i in range(NUM_STEPS)), (NUM_STEPS, "test")]
+  for line, other in zip(mine, expected, strict=True):
+    np.testing.assert_allclose(line["loss"], other["loss"], rtol=1e-5)
+    assert line.get("num_pixels") == other.get("num_pixels")
+  scores, others = (json.loads((w / "evaluation.json").read_text()) for w in (workdir, alone))
+  assert scores["num_images"] == 64  # each once
+  for name in ("miou", "pixel_accuracy"):
+    # A pixel on the fence may fall to the other side: ten of 65536.
+    np.testing.assert_allclose(scores[name], others[name], atol=2e-4)
+  assert len(list((workdir / "plots").iterdir())) == len(list((alone / "plots").iterdir())) == 2
+
+
+@pytest.mark.parametrize("by, parallel", [("torchrun", "jit"), ("config", "pmap")])
+def test_two_processes_are_one(by, parallel, alone, tmp_path):
+  workdir = tmp_path / "two"
+  values = {**VALUES, "train.parallel": parallel}
+  processes = start_two(workdir, values, by=by)
+  command.finish(*processes)
+  assert list(tmp_path.iterdir()) == [workdir]  # nothing in the other's
+  assert len(list(workdir.glob("events.*"))) == 1
+  check(workdir, alone)
+
+  if by == "torchrun":
+    # One process, as if the two had been killed after step 6.
+    shutil.rmtree(workdir / "checkpoints" / str(NUM_STEPS))
+    command.finish(command.start("unet_cells", workdir, VALUES))
+    check(workdir, alone)
+
+
+def test_sigterm_to_one_stops_both_after_a_checkpoint(tmp_path):
+  workdir = tmp_path / "two"
+  values = {**VALUES, "train.num_epochs": 1000, "train.checkpoint_every_epochs": 1000}
+  processes = start_two(workdir, values, by="torchrun")
+  while not (workdir / "metrics.jsonl").exists() or not read_metrics(workdir):
+    assert [process.poll() for process in processes] == [None, None]
+    time.sleep(0.1)
+  processes[1].send_signal(signal.SIGTERM)
+  command.finish(*processes, status=143)
+  (saved,) = (path.name for path in (workdir / "checkpoints").iterdir())
+  assert read_metrics(workdir)[-1]["step"] == int(saved)
+  assert command.read_checkpoint(workdir, int(saved))["optimizer"]["step"] == int(saved)

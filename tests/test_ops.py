@@ -1,0 +1,322 @@
+"""Array operations against loops, Keras, XLA's own convolution, and jax.image."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+import pytest
+import reference
+from absl.testing import parameterized
+from jax import lax
+from jax.test_util import check_grads
+
+from jaxseg import ops
+
+
+def normal(*shape, seed=0):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+class Values(chex.TestCase):
+  """Every operation gives what its loop gives, compiled or not."""
+
+  @chex.variants(with_jit=True, without_jit=True)
+  def test_max_pool_2x2(self):
+    x = normal(2, 6, 4, 3) - 5.0  # below zero: padding with zeros anywhere would show
+    chex.assert_trees_all_equal(
+      self.variant(ops.max_pool_2x2)(x), reference.max_pool_2x2(x).astype(np.float32)
+    )
+
+  @chex.variants(with_jit=True, without_jit=True)
+  def test_up_conv_2x2(self):
+    x, kernel = normal(2, 3, 5, 4), normal(2, 2, 4, 6, seed=1)
+    y = self.variant(ops.up_conv_2x2)(x, kernel)
+    chex.assert_trees_all_close(y, reference.up_conv(x, kernel), atol=1e-5)
+
+  @chex.variants(with_jit=True, without_jit=True)
+  def test_up_conv_3x3(self):
+    for h, w in (3, 5), (1, 1):
+      parts, kernel = (normal(2, h, w, 4), normal(2, h, w, 3, seed=1)), normal(3, 3, 7, 5, seed=2)
+      expected = reference.up_conv(np.concatenate(parts, -1), kernel)
+      chex.assert_trees_all_close(self.variant(ops.up_conv_3x3)(parts, kernel), expected, atol=1e-5)
+      whole = self.variant(ops.up_conv_3x3)([np.concatenate(parts, -1)], kernel)
+      chex.assert_trees_all_close(whole, expected, atol=1e-5)
+
+  @chex.variants(with_jit=True, without_jit=True)
+  @parameterized.parameters(1, 2)
+  def test_depthwise_conv(self, stride):
+    depthwise_conv = self.variant(ops.depthwise_conv, static_argnums=2)
+    kernel = normal(3, 3, 4, seed=1)
+    for h, w in (4, 6), (7, 5):
+      x = normal(2, h, w, 4)
+      expected = reference.depthwise_conv(x, kernel, stride)
+      chex.assert_trees_all_close(depthwise_conv(x, kernel, stride), expected, atol=1e-5)
+
+  @chex.variants(with_jit=True, without_jit=True)
+  def test_pad_to_multiple(self):
+    pad = self.variant(ops.pad_to_multiple, static_argnums=1)
+    for h, w, multiple in (33, 57, 16), (1, 1, 32), (20, 50, 32), (32, 16, 16), (5, 7, 1):
+      x = normal(1, h, w, 2)
+      chex.assert_trees_all_equal(pad(x, multiple), reference.mirror_pad(x, multiple))
+
+
+def test_max_pool_refuses_odd_sizes():
+  for h, w in (5, 4), (4, 5):
+    with pytest.raises(ValueError, match=f"even.*{h}x{w}"):
+      ops.max_pool_2x2(jnp.zeros((1, h, w, 1)))
+
+
+def test_max_pool_gradient():
+  """All to the largest; a tie is halved by each pairwise maximum, as the docstring says."""
+  windows = {
+    ((1, 2), (3, 4)): ((0, 0), (0, 1)),
+    ((4, 2), (3, 1)): ((1, 0), (0, 0)),
+    ((5, 5), (1, 2)): ((0.5, 0.5), (0, 0)),  # a tie inside of the upper pair
+    ((5, 1), (5, 2)): ((0.5, 0), (0.5, 0)),  # a tie between the pairs
+    ((5, 5), (5, 2)): ((0.25, 0.25), (0.5, 0)),
+    ((0, 0), (0, 0)): ((0.25, 0.25), (0.25, 0.25)),
+  }
+  for window, expected in windows.items():
+    x = jnp.array(window, jnp.float32)[None, :, :, None]
+    gradient = jax.grad(lambda x: 3 * ops.max_pool_2x2(x).sum())(x)
+    np.testing.assert_array_equal(gradient[0, :, :, 0], 3 * np.array(expected))
+
+
+def test_max_pool_gradient_of_ties_adds_up():
+  x = np.random.default_rng(0).integers(0, 3, (2, 8, 8, 3)).astype(np.float32)
+  gradient = np.asarray(jax.grad(lambda x: ops.max_pool_2x2(x).sum())(x))
+  np.testing.assert_array_equal(gradient.reshape(2, 4, 2, 4, 2, 3).sum((2, 4)), 1.0)
+  largest = reference.max_pool_2x2(x).repeat(2, 1).repeat(2, 2)
+  assert (gradient[x < largest] == 0).all() and (gradient[x == largest] > 0).all()
+
+
+def keras_up_conv(x, kernel, **options):
+  size, _, _, features = kernel.shape
+  layer = keras.layers.Conv2DTranspose(
+    features,
+    size,
+    strides=2,
+    use_bias=False,
+    kernel_initializer=lambda shape, dtype: kernel.transpose(0, 1, 3, 2),  # (k, k, out, in)
+    **options,
+  )
+  return np.asarray(layer(x))
+
+
+def test_up_conv_3x3_equals_keras():
+  x, kernel = normal(2, 5, 4, 6), normal(3, 3, 6, 7, seed=1)
+  expected = keras_up_conv(x, kernel, padding="same")
+  parts = (x[..., :1], x[..., 1:4], x[..., 4:])
+  chex.assert_trees_all_close(jax.jit(ops.up_conv_3x3)(parts, kernel), expected, atol=1e-5)
+
+
+def test_up_conv_2x2_equals_keras():
+  x, kernel = normal(2, 5, 4, 6), normal(2, 2, 6, 7, seed=1)
+  expected = keras_up_conv(x, kernel)
+  chex.assert_trees_all_close(jax.jit(ops.up_conv_2x2)(x, kernel), expected, atol=1e-5)
+
+
+def test_up_conv_3x3_refuses_another_number_of_channels():
+  parts = (jnp.zeros((1, 2, 2, 3)), jnp.zeros((1, 2, 2, 4)))
+  with pytest.raises(ValueError, match=r"8 channels.*\[3, 4\]"):
+    ops.up_conv_3x3(parts, jnp.zeros((3, 3, 8, 2)))
+
+
+def test_up_conv_gradients():
+  parts, kernel = (normal(2, 3, 2, 2), normal(2, 3, 2, 1, seed=1)), normal(3, 3, 3, 2, seed=2)
+  check_grads(jax.jit(ops.up_conv_3x3), (parts, kernel), order=1, atol=1e-2, rtol=1e-2)
+  x, kernel = normal(2, 3, 2, 3), normal(2, 2, 3, 2, seed=1)
+  check_grads(jax.jit(ops.up_conv_2x2), (x, kernel), order=1, atol=1e-2, rtol=1e-2)
+
+
+def pull_both(first, second, args, g):
+  """(value, gradients) of two functions of the same arguments, for the output's gradient g."""
+  results = []
+  for f in first, second:
+    y, pull = jax.vjp(f, *args)
+    results.append((y, pull(g)))
+  return results
+
+
+def test_up_conv_3x3_gradient_equals_that_of_the_concatenation():
+  parts, kernel = (normal(2, 3, 4, 4), normal(2, 3, 4, 3, seed=1)), normal(3, 3, 7, 5, seed=2)
+  g = normal(2, 6, 8, 5, seed=3)
+
+  def transposed(parts, kernel):
+    # XLA's is a convolution of the image with zeros in between: the kernel the other way round.
+    return lax.conv_transpose(
+      jnp.concatenate(parts, -1), kernel[::-1, ::-1], (2, 2), ((2, 1), (2, 1)),
+      dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest",
+    )  # fmt: skip
+
+  ours, theirs = jax.jit(lambda *args: pull_both(ops.up_conv_3x3, transposed, args, g))(
+    parts, kernel
+  )
+  chex.assert_trees_all_close(ours, theirs, atol=1e-4)
+
+
+def test_up_conv_3x3_with_a_part_without_gradient():
+  """The others' gradients stay as they are, its own is zero and its product is not computed."""
+  parts, kernel = (normal(1, 3, 3, 2), normal(1, 3, 3, 4, seed=1)), normal(3, 3, 6, 2, seed=2)
+
+  def total(parts, kernel, stop):
+    first, second = parts
+    second = lax.stop_gradient(second) if stop else second
+    return (ops.up_conv_3x3((first, second), kernel) ** 2).sum()
+
+  def products(stop):
+    gradient = jax.make_jaxpr(jax.grad(lambda *args: total(*args, stop), (0, 1)))
+    return str(gradient(parts, kernel)).count("dot_general[")
+
+  gradient = jax.jit(jax.grad(total, (0, 1)), static_argnums=2)
+  (first, second), dk = gradient(parts, kernel, True)
+  (full_first, full_second), full_dk = gradient(parts, kernel, False)
+  chex.assert_trees_all_close((first, dk), (full_first, full_dk), rtol=1e-5)
+  assert not second.any() and full_second.any()
+  # Per part: one product forward, one for the kernel's gradient, one for its own.
+  assert (products(False), products(True)) == (6, 5)
+
+
+def grouped_conv(x, kernel, stride):
+  """XLA's depthwise convolution."""
+  c = x.shape[-1]
+  return lax.conv_general_dilated(
+    x, kernel[:, :, None], (stride, stride), "SAME", feature_group_count=c,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest",
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize("kernel_size", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_conv_equals_grouped_convolution(stride, kernel_size):
+  """Values and both gradients, at even, odd and tiny sizes."""
+  kernel = normal(kernel_size, kernel_size, 3, seed=1)
+  ours, theirs = (lambda *args, f=f: f(*args, stride) for f in (ops.depthwise_conv, grouped_conv))
+  for h, w in [(8, 6), (7, 5), (1, 2)] if kernel_size == 3 else [(7, 6)]:
+    x, g = normal(2, h, w, 3), normal(2, -(-h // stride), -(-w // stride), 3, seed=2)
+    results = jax.jit(lambda *args: pull_both(ours, theirs, args[:2], args[2]))(x, kernel, g)
+    chex.assert_trees_all_close(*results, atol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_kernel_gradients(stride):
+  """Both forms, only one of which a machine runs, against the convolution with single taps."""
+  x, g = normal(2, 7, 6, 3), normal(2, -(-7 // stride), -(-6 // stride), 3, seed=1)
+  expected = np.zeros((3, 3, 3))
+  for k, m in np.ndindex(3, 3):  # linear in the kernel: one tap at a time
+    tap = np.zeros((3, 3, 3))
+    tap[k, m] = 1.0
+    expected[k, m] = (reference.depthwise_conv(x, tap, stride) * g).sum((0, 1, 2))
+  padded = ops._pad_same(x, 3, stride)
+  for form in ops._kernel_gradient, ops._kernel_gradient_by_rows:
+    chex.assert_trees_all_close(form(padded, g, k=3, stride=stride), expected, atol=1e-5)
+
+
+def test_depthwise_check_grads():
+  args = normal(1, 4, 3, 2), normal(3, 3, 2, seed=1)
+  for stride in 1, 2:
+    conv = jax.jit(lambda *args, stride=stride: ops.depthwise_conv(*args, stride))
+    check_grads(conv, args, order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
+
+
+def test_operations_keep_bfloat16():
+  """A silent change to float32 would cost what the type was chosen for."""
+
+  def types(op, *shapes):
+    args = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes]
+
+    def pulled(*args):
+      y, pull = jax.vjp(op, *args)
+      return y, pull(y)
+
+    return {x.dtype for x in jax.tree.leaves(jax.eval_shape(pulled, *args))}
+
+  image = (1, 4, 4, 2)
+  assert types(ops.max_pool_2x2, image) == {jnp.dtype(jnp.bfloat16)}
+  assert types(ops.depthwise_conv, image, (3, 3, 2)) == {jnp.dtype(jnp.bfloat16)}
+  assert types(ops.up_conv_2x2, image, (2, 2, 2, 3)) == {jnp.dtype(jnp.bfloat16)}
+  assert types(lambda x, k: ops.up_conv_3x3([x], k), image, (3, 3, 2, 3)) == {
+    jnp.dtype(jnp.bfloat16)
+  }
+
+
+def test_depthwise_kernel_gradient_sums_in_float32():
+  """A sum in bfloat16 would stop counting at 256."""
+  x = jnp.ones((1, 32, 32, 1), jnp.bfloat16)
+  for form in ops._kernel_gradient, ops._kernel_gradient_by_rows:
+    counts = form(ops._pad_same(x, 3, 1), x, k=3, stride=1)[..., 0]
+    np.testing.assert_array_equal(counts, [[961, 992, 961], [992, 1024, 992], [961, 992, 961]])
+
+
+class SamplingMatrix(chex.TestCase):
+  @chex.variants(with_jit=True, without_jit=True)
+  def test_interpolates_and_repeats_the_edge(self):
+    positions = np.random.default_rng(0).uniform(-4, 13, 50).astype(np.float32)
+    matrix = self.variant(ops.sampling_matrix, static_argnums=1)(positions, 10)
+    row = normal(10)
+    # np.interp takes the edge outside, too.
+    chex.assert_trees_all_close(matrix @ row, np.interp(positions, np.arange(10), row), atol=1e-5)
+
+  @chex.variants(with_jit=True, without_jit=True)
+  def test_rows_sum_to_one(self):
+    positions = np.linspace(-30, 40, 71)
+    for width in 0.1, 1.0, 2.7, 50.0:
+      matrix = self.variant(ops.sampling_matrix, static_argnums=1)(positions, 10, width)
+      assert matrix.shape == (71, 10) and (matrix >= 0).all()
+      chex.assert_trees_all_close(matrix.sum(1), np.ones(71), atol=1e-6)
+
+
+def test_sampling_matrix_at_pixels_is_the_identity():
+  for width in 0.3, 1.0:
+    matrix = ops.sampling_matrix(jnp.arange(8.0), 8, width)
+    np.testing.assert_array_equal(matrix, np.eye(8))
+
+
+@pytest.mark.parametrize("n, size", [(4, 16), (5, 16), (16, 5), (7, 7)])
+def test_sampling_matrix_resizes_like_jax_image(n, size):
+  """Antialiased linear resizing is the triangle as wide as the step."""
+  step = size / n
+  positions = (np.arange(n) + 0.5) * step - 0.5
+  column = normal(size, 1)
+  expected = jax.image.resize(column, (n, 1), "linear", antialias=True)
+  chex.assert_trees_all_close(
+    ops.sampling_matrix(positions, size, step) @ column, expected, atol=1e-5
+  )
+
+
+def test_shrinking_does_not_alias():
+  """Stripes of one pixel, taken at every fourth, turn grey instead of black or white."""
+  stripes = np.arange(64) % 2.0
+  positions = 4 * np.arange(2, 14) + 0.5
+  grey = ops.sampling_matrix(positions, 64, 4.0) @ stripes
+  chex.assert_trees_all_close(grey, np.full(12, 0.5), atol=1e-5)
+  offset = 4.0 * np.arange(2, 14)
+  np.testing.assert_array_equal(ops.sampling_matrix(offset, 64) @ stripes, 0.0)  # the alias
+  assert abs(ops.sampling_matrix(offset, 64, 4.0) @ stripes - 0.5).max() < 0.07
+
+
+def test_resize_to_canvas_equals_jax_image_with_one_compilation():
+  x = normal(5, 7, 2)
+
+  @jax.jit
+  @chex.assert_max_traces(n=1)
+  def resize(x, size):
+    return ops.resize_to_canvas(x, size, (24, 20))
+
+  for h, w in (5, 7), (24, 20), (6, 20), (13, 11), (24, 7):
+    expected = jax.image.resize(x, (h, w, 2), "bilinear", antialias=False)
+    # Beyond the wanted size it repeats the edge.
+    expected = np.pad(expected, ((0, 24 - h), (0, 20 - w), (0, 0)), "edge")
+    chex.assert_trees_all_close(resize(x, np.array([h, w])), expected, atol=1e-5)
+
+
+def test_resize_to_canvas_from_one_pixel_and_under_vmap():
+  x = np.full((1, 1, 3), 7.0, np.float32)
+  y = jax.jit(ops.resize_to_canvas, static_argnums=2)(x, np.array([2, 5]), (4, 6))
+  np.testing.assert_array_equal(y, np.full((4, 6, 3), 7.0))
+  x, sizes = normal(2, 4, 6, 1), np.array([[8, 8], [5, 12]])
+  y = jax.jit(jax.vmap(lambda x, size: ops.resize_to_canvas(x, size, (12, 12))))(x, sizes)
+  for i, (h, w) in enumerate(sizes):
+    expected = jax.image.resize(x[i], (int(h), int(w), 1), "bilinear", antialias=False)
+    chex.assert_trees_all_close(y[i, :h, :w], expected, atol=1e-5)

@@ -1,0 +1,110 @@
+"""Schedules and optimizers at points worked out by hand; frozen modules stand still."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg import UserError
+from jaxseg.optim import OPTIMIZERS, make_optimizer, schedule
+
+WEIGHT, GRADIENT, RATE = 3.0, -0.5, 0.1
+
+# Two updates under a constant gradient. Adam's moments, corrected for their start, are then the
+# gradient and its square: every update is the rate against the gradient's sign (Kingma and Ba
+# 2015, algorithm 1). AdamW also takes rate * 1e-4 of the weight off (Loshchilov and Hutter 2019).
+DECAYED = WEIGHT + RATE - RATE * 1e-4 * WEIGHT
+TWO_UPDATES = {
+  "adam": WEIGHT + 2 * RATE,
+  "adamw": DECAYED + RATE - RATE * 1e-4 * DECAYED,
+  "sgd": WEIGHT - 2 * RATE * GRADIENT,
+}
+
+
+def tree(value):
+  """Two modules, one frozen in the tests; every shape occurs once."""
+  return {
+    "encoder": {"conv": {"kernel": jnp.full((3, 7), value), "bias": jnp.full((7,), value)}},
+    "head": {"kernel": jnp.full((5, 2), value)},
+  }
+
+
+def two_updates(optimizer):
+  """(parameters, state) after two steps."""
+
+  @jax.jit
+  def update(params, state):
+    updates, state = optimizer.update(tree(GRADIENT), state, params)
+    return jax.tree.map(jnp.add, params, updates), state
+
+  params = tree(WEIGHT)
+  return update(*update(params, optimizer.init(params)))
+
+
+def test_every_optimizer_has_a_row():
+  assert TWO_UPDATES.keys() == OPTIMIZERS.keys()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_updates(name):
+  params, _ = two_updates(make_optimizer(name, RATE))
+  chex.assert_trees_all_close(params, tree(TWO_UPDATES[name]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_frozen_modules_do_not_move_and_have_no_moments(name):
+  optimizer = make_optimizer(name, RATE, frozen=("encoder",))
+  params, state = two_updates(optimizer)
+  chex.assert_trees_all_equal(params["encoder"], tree(WEIGHT)["encoder"])
+  chex.assert_trees_all_close(params["head"], tree(TWO_UPDATES[name])["head"], rtol=1e-6)
+  shapes = [x.shape for x in jax.tree.leaves((optimizer.init(tree(0.0)), state)) if x.ndim]
+  assert set(shapes) <= {(5, 2)}
+  # Adam has two moments; once at the start and once at the end.
+  assert len(shapes) == (0 if name == "sgd" else 4)
+
+
+def test_frozen_weights_survive_a_gradient_that_is_not_finite():
+  optimizer = make_optimizer("adam", RATE, frozen=("encoder",))
+  params = tree(WEIGHT)
+  updates, _ = optimizer.update(tree(jnp.nan), optimizer.init(params), params)
+  assert all((x == 0).all() for x in jax.tree.leaves(updates["encoder"]))
+
+
+def test_learning_rate_follows_the_schedule():
+  optimizer = make_optimizer("sgd", schedule("cosine", 0.4, 4))
+  params = {"head": jnp.zeros(())}
+  state, moves = optimizer.init(params), []
+  for _ in range(5):
+    updates, state = optimizer.update({"head": jnp.ones(())}, state, params)
+    moves.append(-float(updates["head"]))
+  eighth = math.sqrt(0.5)
+  np.testing.assert_allclose(
+    moves, [0.4, 0.2 * (1 + eighth), 0.2, 0.2 * (1 - eighth), 0.0], atol=1e-7
+  )
+
+
+def test_constant_schedule():
+  rate = schedule("constant", 0.3, 10)
+  assert [rate(step) for step in (0, 5, 10, 1000)] == [0.3] * 4
+
+
+def test_cosine_schedule():
+  """rate * (1 + cos(pi * step / steps)) / 2, and 0 from the end on."""
+  rate = schedule("cosine", 0.8, 60)
+  expected = {0: 0.8, 20: 0.6, 30: 0.4, 40: 0.2, 60: 0.0, 61: 0.0, 1000: 0.0}
+  for step, value in expected.items():
+    assert float(rate(step)) == pytest.approx(value, abs=1e-7)
+
+
+def test_cosine_schedule_of_no_steps():
+  assert float(schedule("cosine", 0.8, 0)(0)) == pytest.approx(0.8)
+
+
+def test_unknown_names():
+  with pytest.raises(UserError, match="train.schedule 'cosin'.*constant, cosine"):
+    schedule("cosin", 0.1, 10)
+  with pytest.raises(UserError, match="train.optimizer 'Adam'.*adam, adamw, sgd"):
+    make_optimizer("Adam", 0.1)

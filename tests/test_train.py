@@ -1,0 +1,418 @@
+"""Training from a config to a work directory: complete, resumable bit for bit, safe from NaN."""
+
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import tiny
+
+from jaxseg import UserError, checkpoint, models, optim, workdirs
+from jaxseg import train as train_module
+from jaxseg.data import datasets
+from jaxseg.run_log import RunLog
+from jaxseg.train import train
+
+pytestmark = pytest.mark.usefixtures("compilation_cache", "photos")
+
+
+@pytest.fixture
+def photos(monkeypatch):
+  """Makes the data set "photos" known."""
+  monkeypatch.setitem(datasets.DATASETS, "photos", tiny.load_photos)
+
+
+def saved_state(workdir, step):
+  """The arrays of a checkpoint, read without our code."""
+  folder = workdir.absolute() / "checkpoints" / str(step)
+  with ocp.StandardCheckpointer() as checkpointer:
+    return [checkpointer.restore(folder / part) for part in ("variables", "optimizer")]
+
+
+def assert_same_bits(first, second):
+  leaves = jax.tree_util.tree_leaves_with_path(first)
+  assert jax.tree.structure(first) == jax.tree.structure(second) and len(leaves) > 20
+  for (path, a), b in zip(leaves, jax.tree.leaves(second), strict=True):
+    a, b = np.asarray(a), np.asarray(b)
+    assert (a.dtype, a.tobytes()) == (b.dtype, b.tobytes()), jax.tree_util.keystr(path)
+
+
+def read_json(text):
+  """As another program reads it: NaN and the like are no JSON."""
+
+  def refuse(word):
+    raise AssertionError(f"{word} is no JSON")
+
+  return json.loads(text, parse_constant=refuse)
+
+
+def read_lines(workdir, split, *left_out):
+  """Objects of metrics.jsonl of one split."""
+  lines = [read_json(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  return [
+    {k: v for k, v in line.items() if k not in left_out} for line in lines if line["split"] == split
+  ]
+
+
+def checkpoints(workdir):
+  return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def error_of(config, workdir):
+  with pytest.raises(UserError) as error:
+    train(config, workdir)
+  assert "\n" not in str(error.value)
+  return str(error.value)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, compilation_cache):
+  """A work directory after 8 steps with evaluations after 4 and 8, and its config."""
+  config = tiny.make_config(
+    8, eval_every=4, checkpoint_every=3, train__log_every_steps=2, eval__num_samples=2
+  )
+  workdir = tmp_path_factory.mktemp("run") / "new" / "workdir"
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(datasets.DATASETS, "photos", tiny.load_photos)
+    assert train(config, workdir) is True
+  return workdir, config
+
+
+def test_files_of_a_work_directory(trained):
+  workdir, config = trained
+  names = {path.name for path in workdir.iterdir()}
+  events = {name for name in names if name.startswith("events.out.tfevents")}
+  assert len(events) == 1
+  assert names - events == {
+    *("config.json", "metrics.jsonl", "evaluation.json", "checkpoints", "plots")
+  }
+  assert sorted(path.name for path in (workdir / "plots").iterdir()) == [
+    "curves.png",
+    "predictions_000004.png",
+    "predictions_000008.png",
+  ]
+  assert read_json((workdir / "config.json").read_text()) == json.loads(config.to_json())
+
+
+def test_lines_of_training(trained):
+  lines = read_lines(trained[0], "train")
+  # Every second step, before each checkpoint (3, 6) and before each evaluation (4, 8).
+  assert [line["step"] for line in lines] == [2, 3, 4, 6, 8]
+  for line in lines:
+    assert set(line) == {
+      *("step", "epoch", "split", "loss", "grad_norm", "num_pixels", "images_per_second")
+    }
+    assert line["epoch"] == pytest.approx(line["step"] * 8 / 20)
+    assert 0 < line["num_pixels"] <= 8 * 32 * 32
+    assert line["loss"] > 0 and line["images_per_second"] > 0
+
+
+def test_evaluations(trained):
+  workdir, _ = trained
+  lines = read_lines(workdir, "test")
+  assert [line["step"] for line in lines] == [4, 8]
+  result = read_json((workdir / "evaluation.json").read_text())
+  assert {**result, "epoch": 8 * 8 / 20} == lines[-1]
+  assert result["num_images"] == 9
+  assert list(result["iou"]) == ["sky", "road", "nowhere"]
+  # A class that is not in the data is None, or 0 if a pixel was taken for it.
+  assert result["iou"]["nowhere"] in (None, 0)
+  present = [value for value in result["iou"].values() if value is not None]
+  assert result["miou"] == pytest.approx(np.mean(present))
+
+
+def test_best_and_latest_checkpoints_are_there(trained):
+  workdir, config = trained
+  scores = {line["step"]: line["miou"] for line in read_lines(workdir, "test")}
+  best = max(scores, key=scores.get)
+  assert checkpoints(workdir) == sorted({6, 8, best})
+  step, meta = checkpoint.best_checkpoint(workdir)
+  assert step == best
+  assert meta["config"] == json.loads(config.to_json())
+  assert meta["info"] == json.loads(json.dumps(vars(tiny.INFO)))
+
+
+def test_the_same_command_does_nothing_when_complete(trained):
+  workdir, config = trained
+
+  def contents():
+    files = [path for path in workdir.rglob("*") if path.is_file() and "tfevents" not in path.name]
+    return {str(path): path.read_bytes() for path in files}
+
+  before = contents()
+  assert train(config, workdir) is True
+  assert contents() == before
+
+
+def stop_after(monkeypatch, step, number=signal.SIGTERM):
+  """Sends this process a signal when the bar reaches a step; the step after it will be the last."""
+  advance = RunLog.advance
+
+  def advance_and_stop(self, *arguments):
+    advance(self, *arguments)
+    if arguments[0] == step:
+      monkeypatch.setattr(RunLog, "advance", advance)
+      os.kill(os.getpid(), number)
+
+  monkeypatch.setattr(RunLog, "advance", advance_and_stop)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, compilation_cache):
+  """A work directory after 6 undisturbed steps."""
+  workdir = tmp_path_factory.mktemp("straight")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(datasets.DATASETS, "photos", tiny.load_photos)
+    assert train(tiny.make_config(6), workdir) is True
+  return workdir
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(straight, tmp_path, monkeypatch):
+  config = tiny.make_config(6)
+  handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+  stop_after(monkeypatch, 2)
+  assert train(config, tmp_path) is False
+  assert checkpoints(tmp_path) == [3]
+  assert not (tmp_path / "evaluation.json").exists()
+  stop_after(monkeypatch, 4, signal.SIGINT)
+  assert train(config, tmp_path) is False
+  assert checkpoints(tmp_path) == [3, 5]
+  assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
+  assert train(config, tmp_path) is True
+  expected = saved_state(straight, 6)
+  assert_same_bits(saved_state(tmp_path, 6), expected)
+  assert int(expected[1]["step"]) == 6
+  # Bits could agree because nothing moves.
+  kernels = [saved_state(tmp_path, step)[0]["params"]["head"]["kernel"] for step in (5, 6)]
+  assert (np.asarray(kernels[0]) != np.asarray(kernels[1])).all()
+  for split in ("train", "test"):
+    lines = read_lines(tmp_path, split, "images_per_second")
+    assert lines and lines == read_lines(straight, split, "images_per_second")
+  evaluations = [(path / "evaluation.json").read_text() for path in (straight, tmp_path)]
+  assert evaluations[0] == evaluations[1]
+
+
+def test_leftovers_of_a_killed_run(straight, tmp_path, monkeypatch):
+  """Lines that no checkpoint has, the last one cut short, and half a checkpoint."""
+  config = tiny.make_config(6)
+  stop_after(monkeypatch, 2)
+  assert train(config, tmp_path) is False
+  with (tmp_path / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 4, "epoch": 1.6, "split": "train", "loss": 99.0}\n{"step": 5, "epo')
+  (tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp" / "variables").mkdir(parents=True)
+  assert train(config, tmp_path) is True
+  lines = read_lines(tmp_path, "train", "images_per_second")
+  assert lines == read_lines(straight, "train", "images_per_second")
+  assert checkpoints(tmp_path) == [3, 6]
+
+
+def test_a_signal_at_the_last_step_still_evaluates(tmp_path, monkeypatch):
+  stop_after(monkeypatch, 2)
+  assert train(tiny.make_config(3), tmp_path) is True
+  assert read_json((tmp_path / "evaluation.json").read_text())["step"] == 3
+
+
+def test_another_seed_is_another_run(straight, tmp_path):
+  """Were the loss that of other data or nothing, all the equalities above would say little."""
+  assert train(tiny.make_config(2, data__seed=1), tmp_path / "same") is True
+  same, expected = (read_lines(path, "train") for path in (tmp_path / "same", straight))
+  assert [x["loss"] for x in same] == [x["loss"] for x in expected[:2]]
+
+
+def test_pmap_agrees_with_jit(straight, tmp_path):
+  assert train(tiny.make_config(6, train__parallel="pmap"), tmp_path) is True
+  for line, expected in zip(
+    read_lines(tmp_path, "train"), read_lines(straight, "train"), strict=True
+  ):
+    assert line["num_pixels"] == expected["num_pixels"]
+    assert line["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+
+
+def test_the_loss_falls(tmp_path):
+  assert train(tiny.make_config(60, train__log_every_steps=10), tmp_path) is True
+  losses = [line["loss"] for line in read_lines(tmp_path, "train")]
+  assert len(losses) == 6
+  assert losses[-1] < 0.6 * losses[0]
+  (result,) = read_lines(tmp_path, "test")
+  assert result["loss"] < 0.6 * losses[0] and result["pixel_accuracy"] > 0.9
+
+
+def test_best_checkpoint_outlives_worse_ones(tmp_path, monkeypatch):
+  scores = iter([0.2, 0.9, 0.3, 0.4, 0.5])
+
+  def evaluate_split(predict, source, info, config):
+    score = next(scores)
+    result = {"pixel_accuracy": score, "miou": score, "iou": {"sky": score, "road": None}}
+    return {**result, "loss": 1.0, "num_images": 9}, []
+
+  monkeypatch.setattr(train_module, "evaluate_split", evaluate_split)
+  assert train(tiny.make_config(5, eval_every=1), tmp_path) is True
+  assert checkpoints(tmp_path) == [2, 4, 5]
+  assert checkpoint.best_checkpoint(tmp_path)[0] == 2
+
+
+@pytest.mark.parametrize(
+  "eval_every, what", [(2, "loss nan, gradient norm nan at step 6"), (5, "evaluation at step 5")]
+)
+def test_numbers_that_are_not_finite(tmp_path, monkeypatch, eval_every, what):
+  """The fifth update throws the parameters away; the loss of step 5 itself is still good."""
+
+  def explosion(*_):
+    return lambda count: jnp.where(count < 4, 1e-2, 3e38)
+
+  config = tiny.make_config(8, eval_every=eval_every, checkpoint_every=2)
+  with monkeypatch.context() as patch:
+    patch.setattr(optim, "schedule", explosion)
+    message = error_of(config, tmp_path)
+  assert what in message and "config.train.learning_rate" in message
+  assert checkpoints(tmp_path) == [2, 4]
+  read_lines(tmp_path, "test")  # is JSON
+  assert max(line["step"] for line in read_lines(tmp_path, "train")) == 5
+  if eval_every == 2:
+    assert "last good checkpoint is 4" in message
+    assert read_json((tmp_path / "evaluation.json").read_text())["step"] == 4
+    # The last good checkpoint is good: the same command, mended, goes on from it.
+    assert train(config, tmp_path) is True
+    assert [line["step"] for line in read_lines(tmp_path, "train")] == list(range(1, 9))
+  else:
+    assert not (tmp_path / "evaluation.json").exists()
+
+
+def test_not_finite_before_any_checkpoint(tmp_path, monkeypatch):
+  monkeypatch.setattr(optim, "schedule", lambda *_: lambda count: jnp.where(count < 4, 1e-2, 3e38))
+  message = error_of(tiny.make_config(8), tmp_path)
+  assert "at step 6" in message and "no checkpoint was made yet" in message
+  assert checkpoints(tmp_path) == []
+
+
+def test_an_image_that_cannot_be_decoded(tmp_path, monkeypatch):
+  def load(split, data_dir, image_size, seed):
+    records = [tiny.make_photo(split, i) for i in range(9)]
+    if split == damaged:
+      records[7]["image"] = records[7]["image"][:100]
+    return tiny.INFO, datasets.Encoded(records, 3, {0: 0, 1: 1})
+
+  monkeypatch.setitem(datasets.DATASETS, "photos", load)
+  damaged = "train"
+  message = error_of(tiny.make_config(3), tmp_path / "a")
+  assert message.startswith("train7.png: cannot be decoded")
+  damaged = "test"
+  message = error_of(tiny.make_config(3), tmp_path / "b")
+  assert "test7.png: cannot be decoded" in message
+
+
+@pytest.mark.parametrize(
+  "key, value, words",
+  [
+    ("train.batch_size", 12, "config.train.batch_size is 12 8"),
+    ("train.batch_size", 0, "config.train.batch_size is 0 positive"),
+    ("train.num_epochs", 0.0, "config.train.num_epochs positive"),
+    ("train.num_epochs", float("nan"), "config.train.num_epochs nan finite"),
+    ("train.learning_rate", float("inf"), "config.train.learning_rate inf finite"),
+    ("train.eval_every_epochs", -1.0, "config.train.eval_every_epochs -1.0 positive"),
+    ("train.checkpoint_every_epochs", 0.0, "config.train.checkpoint_every_epochs positive"),
+    ("train.log_every_steps", 0, "config.train.log_every_steps positive"),
+    ("train.class_weights", (1.0, 2.0), "config.train.class_weights 2 3 sky road nowhere"),
+    ("train.optimizer", "adan", "config.train.optimizer 'adan' adamw"),
+    ("train.schedule", "cos", "config.train.schedule 'cos' cosine"),
+    ("train.parallel", "pjit", "config.train.parallel 'pjit' pmap"),
+    ("train.precision", "float64", "config.train.precision 'float64' bfloat16"),
+    ("data.name", "cels", "config.data.name 'cels' cells"),
+    ("data.fit", "stretch", "config.data.fit 'stretch' crop"),
+    ("data.data_dir", "/no/such/folder", "config.data.data_dir /no/such/folder"),
+    ("data.image_size", -32, "config.data.image_size -32 positive"),
+    ("data.num_threads", -1, "config.data.num_threads -1"),
+    ("data.seed", -1, "config.data.seed -1"),
+    ("seed", 2**32, f"config.seed {2**32}"),
+    ("augment.scale", (0.5,), "config.augment.scale (0.5,)"),
+    ("augment.scale", (2.0, 0.5), "config.augment.scale (2.0, 0.5)"),
+    ("augment.scale", (), "config.augment.scale ()"),
+    ("augment.scale", (0.0, 1.0), "config.augment.scale 0.0 positive"),
+    ("augment.contrast", (1.2, 0.8), "config.augment.contrast (1.2, 0.8)"),
+    ("model.name", "unett", "config.model.name 'unett' unet"),
+    ("model.up", "nearest", "config.model.up 'nearest' resize"),
+    ("model.dropout", 1.0, "config.model.dropout 1.0"),
+    ("eval.batch_size", 0, "config.eval.batch_size positive"),
+  ],
+)
+def test_settings_that_cannot_be(tmp_path, monkeypatch, key, value, words):
+  """Each is found before anything is compiled or written."""
+  monkeypatch.setattr(jax, "jit", lambda *_, **__: None)
+  config = tiny.make_config(3)
+  config.update_from_flattened_dict({key: value})
+  message = error_of(config, tmp_path / "workdir")
+  for word in words.split():
+    assert word in message, message
+  assert not (tmp_path / "workdir").exists()
+
+
+def test_unknown_split(tmp_path):
+  config = tiny.make_config(3, data__name="cells", data__eval_split="val")
+  message = error_of(config, tmp_path / "workdir")
+  assert "'val'" in message and "train, test" in message
+
+
+def test_work_directory_of_another_config(straight):
+  message = error_of(tiny.make_config(6, train__learning_rate=2e-2), straight)
+  assert str(straight) in message and "--workdir" in message
+  assert "there train.learning_rate is 0.01, here 0.02" in message
+
+
+def test_work_directory_that_cannot_be_made(tmp_path):
+  (tmp_path / "file").touch()  # stops root too, unlike permissions
+  for path in (tmp_path / "file", tmp_path / "file" / "run"):
+    message = error_of(tiny.make_config(3), path)
+    assert str(path) in message and "--workdir" in message
+
+
+def test_free_keys_may_change_on_the_way(tmp_path, monkeypatch):
+  stop_after(monkeypatch, 2)
+  assert train(tiny.make_config(5), tmp_path) is False
+  config = tiny.make_config(5, data__num_threads=0, data__cache_mb=0, train__log_every_steps=2)
+  assert train(config, tmp_path) is True
+  assert json.loads((tmp_path / "config.json").read_text())["data"]["num_threads"] == 0
+
+
+def test_class_weights():
+  np.testing.assert_array_equal(train_module.class_weights((), ("a", "b", "c")), [1, 1, 1])
+  weights = train_module.class_weights((0.5, 2), ("a", "b"))
+  assert weights.dtype == jnp.float32
+  np.testing.assert_array_equal(weights, [0.5, 2])
+
+
+@pytest.mark.parametrize("damage", ["missing", "text", "cut", "another network"])
+def test_weight_files_that_do_not_fit(tmp_path, monkeypatch, damage):
+  import h5py
+
+  def zeros(model, channels, seed):  # random numbers take long to compile
+    shapes = jax.eval_shape(lambda: init(model, channels, seed))
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+  init = models.init
+  monkeypatch.setattr(models, "init", zeros)
+  path = tmp_path / "weights.h5"
+  with h5py.File(path, "w") as file:
+    file.attrs["layer_names"] = [b"conv9"]
+    file.create_group("conv9").attrs["weight_names"] = [b"conv9/kernel:0"]
+    file["conv9/conv9/kernel:0"] = np.zeros((3, 3, 3, 8))
+  if damage == "missing":
+    path.unlink()
+  elif damage == "text":
+    path.write_text("<html>404</html>")
+  elif damage == "cut":
+    path.write_bytes(path.read_bytes()[:-200])
+  config = tiny.make_config(
+    3,
+    model__name="encoder_unet",
+    model__encoder="mobilenet_v2",
+    model__widths=(4, 4, 4, 4),
+    model__pretrained=str(path),
+  )
+  message = error_of(config, tmp_path / "workdir")
+  assert str(path) in message
+  assert ("another network" in message and "conv9/kernel" in message) == (damage[:3] == "ano")
+  assert not workdirs.read_metrics(tmp_path / "workdir")

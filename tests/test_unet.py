@@ -1,0 +1,374 @@
+"""U-Nets against arithmetic, a loop over pixels and Keras; and what holds for any of them."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+import pytest
+import reference
+
+from jaxseg.models.layers import Dropout, batch_norm
+from jaxseg.models.mobilenet_v2 import MobileNetV2
+from jaxseg.models.unet import EncoderUNet, UNet
+
+SIZES = (33, 57), (1, 1), (20, 50), (64, 32)
+
+
+class TinyEncoder(nn.Module):
+  """Stages of strides 2, 4, 8, ... of one strided convolution and normalisation each."""
+
+  widths: Sequence[int] = (4, 5, 6)
+  stages: Sequence[str] = ("fine", "middle", "coarse")
+  stride: int = 8
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    x, stages = image, {}
+    for name, width in zip(self.stages, self.widths, strict=True):
+      x = nn.Conv(width, (3, 3), 2, name=name)(x)
+      x = batch_norm(f"{name}_norm", train=train, axis_name=None, dtype=jnp.float32)(x)
+      stages[name] = x = nn.relu(x)
+    return stages
+
+
+def tiny_encoder_unet(**options):
+  return EncoderUNet(3, TinyEncoder(), widths=(6, 4), **options)
+
+
+def image(b, h, w, d=3, seed=0):
+  return np.random.default_rng(seed).random((b, h, w, d), np.float32)
+
+
+def logits(model, variables, image, **options):
+  """f32 logits of one compiled prediction."""
+  return np.asarray(
+    jax.jit(lambda v, x: model.apply(v, x, train=False, **options))(variables, image)
+  )
+
+
+def count(tree):
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def abstract(model, channels):
+  x = np.zeros((1, 32, 32, channels), np.float32)
+  return jax.eval_shape(lambda: model.init(jax.random.key(0), x, train=False))
+
+
+MODELS = {
+  "unet": UNet(3, (4, 5, 6)),
+  "unet_norm_resize": UNet(3, (4, 5, 6), norm=True, up="resize"),
+  "encoder_unet": tiny_encoder_unet(),
+  "encoder_unet_resize": tiny_encoder_unet(up="resize"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_any_size_gives_logits_of_that_size(name):
+  model = MODELS[name]
+  variables = abstract(model, 3)
+  for h, w in SIZES:
+    x = np.zeros((2, h, w, 3), np.float32)
+    y = jax.eval_shape(lambda v, x=x: model.apply(v, x, train=False), variables)
+    assert (y.shape, y.dtype) == ((2, h, w, 3), np.float32)
+
+
+@pytest.mark.parametrize("name, multiple", [("unet", 4), ("encoder_unet", 8)])
+@pytest.mark.parametrize("h, w", [(9, 13), (1, 1)])
+def test_other_sizes_are_mirrored(name, multiple, h, w):
+  """The logits of the image that we mirror ourselves, cut."""
+  model = MODELS[name]
+  variables, x = reference.random_variables(model, 3), image(2, h, w)
+  mirrored = reference.mirror_pad(x, multiple)
+  assert mirrored.shape[1] % multiple == mirrored.shape[2] % multiple == 0
+  expected = logits(model, variables, mirrored)[:, :h, :w]
+  np.testing.assert_allclose(logits(model, variables, x), expected, atol=1e-5)
+
+
+# UNet
+
+
+def unet_parameters(channels, num_classes, widths, norm):
+  """(parameters, batch statistics) of figure 1 of Ronneberger et al. (2015)."""
+
+  def double_conv(c, width):
+    # A bias per channel, or a normalisation's scale and bias.
+    return 9 * c * width + 9 * width * width + 2 * width * (2 if norm else 1)
+
+  total = double_conv(channels, widths[0])
+  for fine, coarse in zip(widths[:-1], widths[1:], strict=True):
+    total += double_conv(fine, coarse)  # on the way down
+    total += 4 * coarse * fine + fine  # up-convolution
+    total += double_conv(2 * fine, fine)  # of the skip and what came up
+  total += widths[0] * num_classes + num_classes
+  # Mean and variance of two normalisations a level on the way down, and two on the way up.
+  return total, 2 * (2 * sum(widths) + 2 * sum(widths[:-1])) if norm else 0
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("widths", [(64, 128, 256, 512, 1024), (3, 5, 4), (7, 2), (6,)])
+def test_unet_parameters(widths, norm):
+  variables = abstract(UNet(2, widths, norm=norm), 1)
+  counted = count(variables["params"]), count(variables.get("batch_stats", {}))
+  assert counted == unet_parameters(1, 2, widths, norm)
+
+
+def test_unet_of_the_paper():
+  """31,030,658 parameters for 1 -> 2 channels; forget one skip and it changes."""
+  assert count(abstract(UNet(2), 1)) == 31_030_658
+
+
+def test_unet_up_resize_parameters():
+  """One 1x1 convolution in place of the 2x2 transposed one."""
+  kernels = 4 * 5 + 5 * 6
+  assert (
+    count(abstract(UNet(3, (4, 5, 6)), 3)["params"])
+    - count(abstract(UNet(3, (4, 5, 6), up="resize"), 3)["params"])
+    == (4 - 1) * kernels
+  )
+
+
+@pytest.mark.parametrize("up", ["transposed", "resize"])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("widths", [(3, 4, 5), (4,)])
+def test_unet_equals_loop(widths, norm, up):
+  model = UNet(3, widths, norm=norm, up=up)
+  variables, x = reference.random_variables(model, 2), image(1, 8, 12, 2)
+  expected = reference.unet(variables, x, up=up)
+  np.testing.assert_allclose(logits(model, variables, x), expected, atol=1e-4)
+
+
+def projection(y):
+  """A sum of logits to which every one contributes with another weight."""
+  return (y * np.random.default_rng(9).normal(size=y.shape)).sum()
+
+
+@pytest.mark.parametrize("up", ["transposed", "resize"])
+def test_every_skip_carries_gradient(up):
+  """A silent up-convolution cuts off what is below it, and nothing else."""
+  model, x = UNet(2, (3, 4, 5), up=up), image(1, 8, 8)
+  params = reference.random_variables(model, 3)["params"]
+  gradient = jax.jit(
+    jax.grad(lambda params: projection(model.apply({"params": params}, x, train=False)))
+  )
+  for level in 0, 1:
+    name = f"up{level}"
+    grads = gradient({**params, name: jax.tree.map(np.zeros_like, params[name])})
+    has_gradient = {name for name, layer in grads.items() if any(map(np.any, layer.values()))}
+    below = {f"down{k}_conv{i}" for k in range(level + 1, 3) for i in (1, 2)}
+    below |= {f"merge{k}_conv{i}" for k in range(level + 1, 2) for i in (1, 2)}
+    below |= {f"up{k}" for k in range(level + 1, 2)}
+    assert has_gradient == params.keys() - below
+
+
+def dropout_tap(model, variables):
+  """Compiled function of image and keys to (logits, outputs of all Dropouts) in training."""
+
+  @jax.jit
+  def tap(x, keys):
+    y, tapped = model.apply(
+      variables,
+      x,
+      train=True,
+      keys=keys,
+      mutable=["batch_stats", "intermediates"],
+      capture_intermediates=lambda module, _: isinstance(module, Dropout),
+    )
+    return y, jax.tree.leaves(tapped["intermediates"])
+
+  return lambda *args: jax.tree.map(np.asarray, tap(*args))
+
+
+def draws(model, variables, x, **options):
+  """Whether a forward pass draws random numbers."""
+  forward = jax.make_jaxpr(lambda: model.apply(variables, x, mutable=["batch_stats"], **options))
+  return "random_bits" in str(forward())
+
+
+@pytest.mark.parametrize("model", [UNet(2, (3, 4, 5), dropout=0.5), tiny_encoder_unet(dropout=0.5)])
+def test_dropout_only_in_training_with_keys(model):
+  variables, x = reference.random_variables(model, 3), image(2, 8, 8)
+  keys = jax.random.split(jax.random.key(0), 2)
+  assert draws(model, variables, x, train=True, keys=keys)
+  assert not draws(model, variables, x, train=True)
+  assert not draws(model, variables, x, train=False, keys=keys)
+  assert not draws(model.clone(dropout=0.0), variables, x, train=True, keys=keys)
+
+
+def test_unet_dropout():
+  """On the two coarsest levels, each for itself, by example."""
+  model = UNet(2, (3, 4, 8), dropout=0.5)
+  variables, x = reference.random_variables(model, 3), image(3, 8, 8)
+  for name, layer in variables["params"].items():
+    if name.startswith("down"):
+      layer["bias"] += 9.0  # no ReLU at 0: what is 0 was dropped
+  keys = jax.random.split(jax.random.key(0), 3)
+  tap = dropout_tap(model, variables)
+  y, taps = tap(x, keys)
+  fine, coarse = sorted(taps, key=lambda x: x.shape[3])
+  assert (fine.shape, coarse.shape) == ((3, 4, 4, 4), (3, 2, 2, 8))
+  masks = [(x == 0).reshape(3, -1) for x in (fine, coarse)]
+  for mask in masks:
+    assert 0.2 < mask.mean() < 0.8 and len({row.tobytes() for row in mask}) == 3
+  # A key must not be used twice: with the same bits, the coarse mask starts the fine one.
+  assert 0.2 < (masks[0][:, :32] == masks[1]).mean() < 0.8
+  order = np.array([2, 0, 1])
+  np.testing.assert_allclose(tap(x[order], keys[order])[0], y[order], atol=1e-4)
+
+
+# EncoderUNet
+
+
+def test_encoder_unet_of_the_tutorial():
+  """6,504,227 parameters with batch statistics, as the TensorFlow tutorial's summary says."""
+  variables = abstract(EncoderUNet(3, MobileNetV2()), 3)
+  assert count(variables) == 6_504_227
+  c, decoder = 320, 0
+  for skip, width in (576, 512), (192, 256), (144, 128), (96, 64):
+    decoder += 9 * c * width + 4 * width  # transposed convolution without bias, normalisation
+    c = width + skip
+  decoder += 9 * c * 3 + 3
+  assert count(variables) - count([tree["encoder"] for tree in variables.values()]) == decoder
+
+
+def given_encoder(given):
+  """An encoder whose stages are {name: array}, whatever the image."""
+
+  class Given(nn.Module):
+    stages = tuple(given)
+    stride = 2 ** len(given)
+
+    def __call__(self, image, *, train):
+      return {name: jnp.asarray(x) for name, x in given.items()}
+
+  return Given()
+
+
+def keras_decoder(variables, channels, widths, num_classes):
+  """The tutorial's stack of pix2pix.upsample blocks, with our weights."""
+  params, stats = variables["params"], variables["batch_stats"]
+  layers = keras.layers
+
+  def up(features, name):
+    layer = params[name]
+    return layers.Conv2DTranspose(
+      features,
+      3,
+      strides=2,
+      padding="same",
+      use_bias="bias" in layer,
+      kernel_initializer=lambda shape, dtype: layer["kernel"].transpose(0, 1, 3, 2),
+      bias_initializer=lambda shape, dtype: layer["bias"],
+    )
+
+  def norm(name):
+    values = {**params[name], **stats[name]}
+    names = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
+    return layers.BatchNormalization(
+      **{
+        f"{theirs}_initializer": lambda shape, dtype, value=values[ours]: value
+        for theirs, ours in names.items()
+      }
+    )
+
+  *skips, x = inputs = [keras.Input((None, None, c)) for c in channels]
+  for i, (width, skip) in enumerate(zip(widths, reversed(skips), strict=True)):
+    x = layers.ReLU()(norm(f"up{i}_norm")(up(width, f"up{i}")(x)))
+    x = layers.Concatenate()([x, skip])
+  return keras.Model(inputs, up(num_classes, "head")(x))
+
+
+def test_decoder_equals_keras():
+  channels, widths = (96, 144, 192, 576, 320), (512, 256, 128, 64)
+  rng = np.random.default_rng(0)
+  stages = {
+    f"stage{i}": rng.normal(size=(2, 32 >> i, 64 >> i, c)).astype(np.float32)
+    for i, c in enumerate(channels)
+  }
+  model = EncoderUNet(3, given_encoder(stages))
+  variables = reference.random_variables(model, 3)
+  decoder = keras_decoder(variables, channels, widths, 3)
+  expected = np.asarray(jax.jit(lambda x: decoder(x, training=False))(list(stages.values())))
+  assert expected.shape == (2, 64, 128, 3) and 0.1 < expected.std() < 10
+  ours = logits(model, variables, np.zeros((2, 64, 128, 3), np.float32))
+  np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
+
+
+def test_number_of_widths_must_match():
+  with pytest.raises(ValueError, match=r"2 skips.*\(6, 4, 2\)"):
+    abstract(EncoderUNet(3, TinyEncoder(), widths=(6, 4, 2)), 3)
+
+
+def train_step(model, x):
+  """(gradient, batch statistics before, after) of one pass in training, from random weights."""
+  variables = reference.random_variables(model, 3)
+
+  def total(params):
+    y, updates = model.apply(
+      {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
+    )
+    return projection(y), updates["batch_stats"]
+
+  grads, after = jax.jit(jax.grad(total, has_aux=True))(variables["params"])
+  return grads, variables["batch_stats"], after
+
+
+def split(tree):
+  """(leaves of the encoder, leaves of the rest)"""
+  rest = {name: part for name, part in tree.items() if name != "encoder"}
+  return jax.tree.leaves(tree["encoder"]), jax.tree.leaves(rest)
+
+
+@pytest.mark.parametrize("encoder", [TinyEncoder(), MobileNetV2()], ids=["tiny", "mobilenet_v2"])
+def test_frozen_encoder_stands_still(encoder):
+  widths = (4,) * (len(encoder.stages) - 1)
+  model = EncoderUNet(3, encoder, freeze_encoder=True, widths=widths)
+  grads, before, after = train_step(model, image(2, 32, 32))
+  frozen, trained = split(grads)
+  assert not any(np.any(g) for g in frozen) and all(np.any(g) for g in trained)
+  frozen, trained = split(jax.tree.map(lambda a, b: bool(np.any(a != b)), before, after))
+  assert not any(frozen) and all(trained)
+  assert len(frozen) > 2 and len(trained) == 2 * len(widths)
+
+
+def test_encoder_trains_unless_frozen():
+  grads, before, after = train_step(tiny_encoder_unet(), image(2, 32, 32))
+  assert all(np.any(g) for g in jax.tree.leaves(grads))
+  moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), before, after)
+  assert all(jax.tree.leaves(moved))
+
+
+def test_freezing_changes_no_prediction():
+  variables, x = reference.random_variables(MODELS["encoder_unet"], 3), image(1, 16, 16)
+  frozen = logits(tiny_encoder_unet(freeze_encoder=True), variables, x)
+  np.testing.assert_allclose(frozen, logits(MODELS["encoder_unet"], variables, x), atol=1e-6)
+
+
+def test_encoder_unet_dropout():
+  """On the coarsest stage alone, by example."""
+  model = tiny_encoder_unet(dropout=0.5)
+  variables, keys = reference.random_variables(model, 3), jax.random.split(jax.random.key(0), 3)
+  same = np.broadcast_to(image(1, 16, 16), (3, 16, 16, 3))  # for the same batch statistics
+  tap = dropout_tap(model, variables)
+  y, (dropped,) = tap(same, keys)
+  assert dropped.shape == (3, 2, 2, 6)
+  assert len({row.tobytes() for row in dropped}) == 3
+  order = np.array([2, 0, 1])
+  reordered, (dropped_then,) = tap(same, keys[order])
+  np.testing.assert_array_equal(dropped_then, dropped[order])
+  np.testing.assert_allclose(reordered, y[order], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bfloat16_is_near_float32(name):
+  model = MODELS[name]
+  variables, x = reference.random_variables(model, 3), image(2, 16, 16)
+  full = logits(model, variables, x)
+  half = logits(model.clone(dtype=jnp.bfloat16), variables, x)
+  assert half.dtype == np.float32
+  # bfloat16 keeps 8 bits: a relative error of 2^-9 at each of a dozen roundings.
+  error = np.sqrt(np.mean((half - full) ** 2)) / full.std()
+  assert 1e-5 < error < 0.05

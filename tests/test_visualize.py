@@ -1,0 +1,165 @@
+"""Pictures, pixel by pixel where it can be said what a pixel should be."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxseg import VOID, visualize
+from jaxseg.visualize import curves, overlay, prediction_sheet, save_label_map
+
+PALETTE = ((10, 20, 30), (250, 100, 0), (0, 0, 200))
+CLASSES = ("sky", "road", "a rather long name of a class")
+
+
+@pytest.fixture
+def labels():
+  labels = np.random.default_rng(0).integers(0, 3, (11, 17), dtype=np.uint8)
+  labels[2:4, 5:9] = VOID
+  return labels
+
+
+def test_palette():
+  table = visualize.full_palette(PALETTE)
+  assert (table.shape, table.dtype) == ((256, 3), np.uint8)
+  assert [tuple(colour) for colour in table[:3]] == list(PALETTE)
+  assert tuple(table[VOID]) == (255, 255, 255)
+  assert (table[3:VOID] == 128).all()
+
+
+def test_label_map_round_trip(tmp_path, labels):
+  save_label_map(tmp_path / "x.png", labels, PALETTE)
+  image = Image.open(tmp_path / "x.png")
+  assert (image.format, image.mode, image.size) == ("PNG", "P", (17, 11))
+  np.testing.assert_array_equal(np.asarray(image), labels)
+  colours = np.asarray(image.convert("RGB"))
+  for y in range(11):
+    for x in range(17):
+      label = labels[y, x]
+      expected = (255, 255, 255) if label == VOID else PALETTE[label]
+      assert tuple(colours[y, x]) == expected
+  np.testing.assert_array_equal(visualize.colour_labels(labels, PALETTE), colours)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_overlay_tints_and_outlines(channels):
+  rng = np.random.default_rng(1)
+  image = rng.integers(0, 256, (12, 20, channels), dtype=np.uint8)
+  labels = np.zeros((12, 20), np.uint8)
+  labels[4:9, 6:15] = 1
+  picture = overlay(image, labels, PALETTE, opacity=0.25)
+  assert (picture.shape, picture.dtype) == ((12, 20, 3), np.uint8)
+  grey = np.broadcast_to(image, (12, 20, 3)).astype(float)
+  for y in range(12):
+    for x in range(20):
+      colour = np.array(PALETTE[labels[y, x]])
+      before = [labels[y - 1, x] if y else labels[y, x], labels[y, x - 1] if x else labels[y, x]]
+      if any(label != labels[y, x] for label in before):
+        np.testing.assert_array_equal(picture[y, x], colour)
+      else:
+        np.testing.assert_allclose(picture[y, x], 0.75 * grey[y, x] + 0.25 * colour, atol=0.51)
+
+
+def test_overlay_of_one_class_is_the_image_behind_a_tint():
+  image = np.random.default_rng(1).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+  labels = np.zeros((9, 9), np.uint8)
+  np.testing.assert_array_equal(overlay(image, labels, PALETTE, opacity=0), image)
+  picture = overlay(image, labels, PALETTE).astype(float)
+  # More of the image than of the colour: what was different stays different.
+  slope = np.polyfit(image[..., 0].ravel(), picture[..., 0].ravel(), 1)[0]
+  assert 0.5 < slope < 0.7
+
+
+def pixels(path):
+  return np.asarray(Image.open(path).convert("RGB"))
+
+
+def has_colour(picture, colour):
+  return int((np.abs(picture.astype(int) - colour).max(-1) <= 1).sum())
+
+
+def test_sheet(tmp_path, labels):
+  grey = np.random.default_rng(0).integers(60, 90, (11, 17, 1), dtype=np.uint8)
+  samples = [(grey, labels, np.full_like(labels, 2))] * 2
+  path = tmp_path / "plots" / "sheet.png"
+  prediction_sheet(path, samples, CLASSES, PALETTE, "step 7: mean IoU 0.123, test")
+  picture = pixels(path)
+  for colour in PALETTE:
+    assert has_colour(picture, colour) > 500
+  # Left third the input, then the truth, then the prediction, which knows but one class.
+  left, middle, right = np.array_split(picture[60:-60], 3, axis=1)
+  assert has_colour(left, PALETTE[1]) == 0 and has_colour(left, (75, 75, 75)) > 100
+  assert has_colour(middle, PALETTE[1]) > 1000 and has_colour(middle, PALETTE[2]) > 1000
+  assert has_colour(right, PALETTE[1]) == 0
+  # VOID takes 8 of 187 pixels, and the prediction is white there, too.
+  blue = has_colour(right, PALETTE[2])
+  prediction_sheet(path, [(grey, labels * 0, samples[0][2])] * 2, CLASSES, PALETTE, "no void")
+  blue_without_void = has_colour(np.array_split(pixels(path)[60:-60], 3, axis=1)[2], PALETTE[2])
+  assert blue / blue_without_void == pytest.approx(1 - 8 / 187, abs=0.01)
+
+
+@pytest.mark.parametrize("shapes", [[(16, 16)], [(10, 40), (40, 9), (30, 30), (5, 5), (20, 40)]])
+def test_sheet_has_a_row_per_sample(tmp_path, shapes):
+  rng, samples = np.random.default_rng(0), []
+  for shape in shapes:
+    mask = np.zeros(shape, np.uint8)
+    samples.append((rng.integers(0, 256, (*shape, 3), dtype=np.uint8), mask, mask + 1))
+  prediction_sheet(tmp_path / "x.png", samples, CLASSES, PALETTE, "title")
+  height, width = pixels(tmp_path / "x.png").shape[:2]
+  rows = sum(250 * min(h / w, 1) for h, w in shapes)  # an image is up to 250 px wide and high
+  assert width == 750 and abs(height - (rows + 80)) <= 1
+  # Every truth is one block of the colour of class 0: its rows are as many as there are shapes.
+  middle = np.array_split(pixels(tmp_path / "x.png")[50:-60], 3, axis=1)[1]
+  inside = (np.abs(middle.astype(int) - PALETTE[0]).max(-1) <= 1).any(axis=1)
+  assert int((np.diff(inside.astype(int)) == 1).sum() + inside[0]) == len(shapes)
+
+
+def line(epoch, split, **numbers):
+  return {"step": int(10 * epoch), "epoch": epoch, "split": split, **numbers}
+
+
+def num_dark_pixels(path):
+  return int((pixels(path).max(-1) < 200).sum())
+
+
+def test_curves(tmp_path):
+  """Many points, one point, none; every one gives a picture, and more lines give more ink."""
+  train = [line(0.1 * i, "train", loss=2.0 / i) for i in range(1, 40)]
+  test = [
+    line(float(i), "test", loss=1 / i, miou=i / 9, pixel_accuracy=i / 5, iou={"sky": None})
+    for i in range(1, 5)
+  ]
+  ink = []
+  for i, metrics in enumerate(([], train[:1], train, train[:1] + test[:1], train + test)):
+    path = tmp_path / "plots" / f"{i}.png"
+    curves(path, metrics)
+    assert pixels(path).shape == (350, 900, 3)
+    ink.append(num_dark_pixels(path))
+  empty, _, only_train, _, everything = ink
+  assert empty > 100  # the axes
+  assert empty < only_train < everything
+  assert len(set(ink)) == 5
+
+
+def test_curves_go_where_the_numbers_are(tmp_path):
+  """A loss that falls is drawn from the upper left to the lower right, a score upwards."""
+  metrics = [
+    line(float(i), "test", loss=0.5**i, miou=0.2 * i, pixel_accuracy=0.2 * i) for i in range(1, 5)
+  ]
+  curves(tmp_path / "x.png", metrics)
+  picture = pixels(tmp_path / "x.png").astype(int)
+  blue, orange = (31, 119, 180), (255, 127, 14)  # the first colours of matplotlib
+  halves = np.array_split(picture, 2, axis=1)
+  for half, colour, sign in ((halves[0], blue, 1), (halves[1], orange, -1)):
+    y, x = np.nonzero(np.abs(half - colour).max(-1) < 30)
+    first, last = y[x < np.quantile(x, 0.1)].mean(), y[x > np.quantile(x, 0.9)].mean()
+    assert sign * (last - first) > 100  # rows are counted from above
+
+
+def test_figures_are_closed(tmp_path):
+  import matplotlib.pyplot as plt
+
+  for _ in range(3):
+    curves(tmp_path / "x.png", [line(1.0, "train", loss=1.0)])
+    mask = np.zeros((4, 4), np.uint8)
+    prediction_sheet(tmp_path / "y.png", [(mask[..., None], mask, mask)], CLASSES, PALETTE, "")
+  assert plt.get_fignums() == []
