@@ -37,7 +37,7 @@ def start(config, workdir, values, *, num_devices=1, **environ):
   )
 
 
-def finish(*processes, status=0, timeout=300):
+def finish(*processes, status=0, timeout=600):
   """Waits for processes; raises AssertionError with their output if one ends otherwise."""
   try:
     outputs = [process.communicate(timeout=timeout)[0] for process in processes]

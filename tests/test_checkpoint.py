@@ -57,6 +57,7 @@ NAN = float("nan")
     ({1: None, 2: None, 3: None}, [2, 3], 3),
     ({1: NAN, 2: 0.2, 3: NAN, 4: NAN, 5: NAN}, [2, 4, 5], 2),
     ({1: 0.3, 2: NAN, 3: 0.2, 4: NAN}, [1, 3, 4], 1),
+    ({1: NAN, 2: 0.2}, [1, 2], 2),
   ],
 )
 def test_latest_two_and_best_are_kept(tmp_path, scores, kept, best):
@@ -130,11 +131,12 @@ def test_saving_does_not_see_later_changes(tmp_path):
 
 @pytest.fixture
 def interrupted(tmp_path):
-  """A work directory with steps 1 and 2, and what a process left that died while saving 3."""
+  """A work directory with steps 1 and 2, and what processes left that died while saving."""
   save_all(tmp_path, {1: 0.5, 2: 0.4})
-  folder = tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp"
-  (folder / "variables").mkdir(parents=True)
-  (folder / "variables" / "manifest.ocdbt").write_bytes(b"half")
+  for step in (3, 9):
+    folder = tmp_path / "checkpoints" / f"{step}.orbax-checkpoint-tmp"
+    (folder / "variables").mkdir(parents=True)
+    (folder / "variables" / "manifest.ocdbt").write_bytes(b"half")
   return tmp_path
 
 

@@ -8,7 +8,7 @@ import command
 import pytest
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
-NUM_STEPS, SAVE_EVERY = 48, 4
+NUM_STEPS, SAVE_EVERY = 40, 8
 EPOCH = 64  # steps: 512 images in batches of 8
 VALUES = {
   "data.image_size": 32,
@@ -54,7 +54,7 @@ def test_killed_runs_end_as_if_nothing_had_happened(tmp_path):
     process = command.start("unet_cells", killed, VALUES)
     while not (read_metrics(killed) != before and condition(killed)):
       assert process.poll() is None, process.communicate()[0]
-      time.sleep(0.001)
+      time.sleep(0.005)
     process.kill()
     process.communicate()
     assert max(saved_steps(killed), default=0) < NUM_STEPS

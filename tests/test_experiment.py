@@ -1,14 +1,25 @@
 """What is done with a trained work directory: scoring it and using it."""
 
+import dataclasses
 import json
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import tiny
 from PIL import Image
 
-from jaxseg import VOID, UserError, experiment, workdirs
+from jaxseg import (
+  VOID,
+  UserError,
+  checkpoint,
+  experiment,
+  models,
+  optim,
+  train_state,
+  workdirs,
+)
 from jaxseg.data import datasets
 from jaxseg.predict import make_predictor
 from jaxseg.train import train
@@ -24,17 +35,24 @@ def photos(monkeypatch):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, compilation_cache):
-  """(work directory after 5 steps with an evaluation after each, config)."""
-  workdir, config = tmp_path_factory.mktemp("run"), tiny.make_config(5, eval_every=1)
+  """(work directory after 3 steps with an evaluation after each and a bad fourth one, config)."""
+  workdir, config = tmp_path_factory.mktemp("run"), tiny.make_config(3, eval_every=1)
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(datasets.DATASETS, "photos", tiny.load_photos)
     assert train(config, workdir) is True
+  with checkpoint.open_manager(workdir) as manager:
+    optimizer = optim.make_optimizer("adam", optim.schedule("constant", 1e-2, 3))
+    model = experiment.build_model(config, tiny.INFO)
+    state = jax.eval_shape(lambda: train_state.create(models.init(model, 3, 0), optimizer))
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state).replace(step=np.int32(4))
+    meta = {"config": config.to_dict(), "info": dataclasses.asdict(tiny.INFO)}
+    checkpoint.save(manager, state, {}, meta, {"miou": 0.0})
   return workdir, config
 
 
 @pytest.fixture
 def best(trained):
-  """The line of metrics.jsonl with the highest score; not the last one, or it says less."""
+  """The line of metrics.jsonl with the highest score."""
   lines = [line for line in workdirs.read_metrics(trained[0]) if line["split"] == "test"]
   return max(lines, key=lambda line: line["miou"])
 

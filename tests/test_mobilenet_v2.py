@@ -144,3 +144,28 @@ def test_training_updates_all_statistics():
     lambda a, b: bool((a != b).any()), updates["batch_stats"], variables["batch_stats"]
   )
   assert len(jax.tree.leaves(moved)) == 2 * (1 + 2 + 15 * 3 + 2) and all(jax.tree.leaves(moved))
+
+
+def test_initial_values():
+  """Glorot's scale, 2 / (fan-in + fan-out), as Keras starts; residual blocks as the identity."""
+  encoder, image = MobileNetV2(), np.zeros((1, 32, 32, 3), np.float32)
+  variances = {
+    "block_14_expand": 2 / (160 + 960),
+    "block_14_project": 2 / (160 + 960),
+    "block_14_depthwise": 2 / (9 * 960 + 9),
+  }
+  residual = [2, 4, 5, 7, 8, 9, 11, 12, 14, 15]  # stride 1 and as many channels out as in
+
+  @jax.jit
+  def init():  # the compiler leaves out what is not returned
+    params = encoder.init(jax.random.key(0), image, train=False)["params"]
+    norms = {name: layer["scale"] for name, layer in params.items() if "scale" in layer}
+    return {name: params[name]["kernel"] for name in variances}, norms
+
+  kernels, scales = init()
+  for name, variance in variances.items():
+    assert np.std(kernels[name]) == pytest.approx(variance**0.5, rel=0.03), name
+  zero = {f"block_{i}_project_BN" for i in residual}
+  for name, scale in scales.items():
+    np.testing.assert_array_equal(scale, 0.0 if name in zero else 1.0, err_msg=name)
+  assert zero < scales.keys() and len(scales) == 1 + 2 + 15 * 3 + 2

@@ -216,22 +216,6 @@ def test_a_signal_at_the_last_step_still_evaluates(tmp_path, monkeypatch):
   assert read_json((tmp_path / "evaluation.json").read_text())["step"] == 3
 
 
-def test_another_seed_is_another_run(straight, tmp_path):
-  """Were the loss that of other data or nothing, all the equalities above would say little."""
-  assert train(tiny.make_config(2, data__seed=1), tmp_path / "same") is True
-  same, expected = (read_lines(path, "train") for path in (tmp_path / "same", straight))
-  assert [x["loss"] for x in same] == [x["loss"] for x in expected[:2]]
-
-
-def test_pmap_agrees_with_jit(straight, tmp_path):
-  assert train(tiny.make_config(6, train__parallel="pmap"), tmp_path) is True
-  for line, expected in zip(
-    read_lines(tmp_path, "train"), read_lines(straight, "train"), strict=True
-  ):
-    assert line["num_pixels"] == expected["num_pixels"]
-    assert line["loss"] == pytest.approx(expected["loss"], rel=1e-3)
-
-
 def test_the_loss_falls(tmp_path):
   assert train(tiny.make_config(60, train__log_every_steps=10), tmp_path) is True
   losses = [line["loss"] for line in read_lines(tmp_path, "train")]

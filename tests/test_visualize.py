@@ -155,6 +155,23 @@ def test_curves_go_where_the_numbers_are(tmp_path):
     assert sign * (last - first) > 100  # rows are counted from above
 
 
+def test_curves_are_labelled(tmp_path, monkeypatch):
+  figures = []
+  monkeypatch.setattr(visualize, "_save", lambda figure, path: figures.append(figure))
+  curves(tmp_path / "x.png", [line(1.0, "train", loss=1.0)])
+  test = line(1.0, "test", loss=1.0, miou=0.5, pixel_accuracy=0.5)
+  curves(tmp_path / "x.png", [line(1.0, "train", loss=1.0), test])
+  labels = [
+    [text.get_text() for text in axis.get_legend().get_texts()] if axis.get_legend() else None
+    for figure in figures
+    for axis in figure.axes
+  ]
+  both = ["pixel accuracy, test", "mean IoU, test"]
+  assert labels == [["train"], None, ["train", "test"], both]
+  for figure in figures:
+    visualize.plt.close(figure)
+
+
 def test_figures_are_closed(tmp_path):
   import matplotlib.pyplot as plt
 
