@@ -110,8 +110,7 @@ run_on_tpu() {  # run_on_tpu NAME ZONE -- FLAG...
 case ${1:-} in
   '')
     set_up
-    .venv/bin/python -m jaxseg.main --config=configs/unet_cells.py --workdir=runs/unet_cells
-    echo 'pictures: runs/unet_cells/plots/' ;;
+    exec .venv/bin/python -m jaxseg.main --config=configs/unet_cells.py ;;
   test)
     set_up test
     .venv/bin/python -m ruff check .

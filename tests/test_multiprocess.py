@@ -20,6 +20,7 @@ VALUES = {
   "model.widths": "(4,8)",
   "model.dropout": 0.2,
   "train.batch_size": 8,
+  "train.schedule": "constant",  # knows no number of steps: one program for all runs
   "train.num_epochs": NUM_STEPS / EPOCH,
   "train.checkpoint_every_epochs": SAVED / EPOCH,
   "train.eval_every_epochs": 1.0,
