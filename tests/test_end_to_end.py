@@ -49,7 +49,7 @@ def is_between(workdir):
 def test_killed_runs_end_as_if_nothing_had_happened(tmp_path):
   undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
   command.finish(command.start("unet_cells", undisturbed, VALUES))
-  for condition in (is_saving, is_between):
+  for condition in (is_saving, is_between, is_saving):
     before = read_metrics(killed)
     process = command.start("unet_cells", killed, VALUES)
     while not (read_metrics(killed) != before and condition(killed)):

@@ -44,6 +44,7 @@ def jaxseg(monkeypatch, capfd):
   def command(*arguments):
     capfd.readouterr()
     monkeypatch.setattr(sys, "argv", ["main.py", *map(str, arguments)])
+    sys.modules.pop("config_config", None)  # would lend a config file what the last one had
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as end:
       flags.FLAGS.unparse_flags()
       main.main()
