@@ -86,21 +86,31 @@ def check(workdir, alone):
   assert len(list((workdir / "plots").iterdir())) == len(list((alone / "plots").iterdir())) == 2
 
 
-@pytest.mark.parametrize("by, parallel", [("torchrun", "jit"), ("config", "pmap")])
-def test_two_processes_are_one(by, parallel, alone, tmp_path):
+def step_back(workdir):
+  """As if the run had been killed between its checkpoint and its end."""
+  shutil.rmtree(workdir / "checkpoints" / str(NUM_STEPS))
+  shutil.rmtree(workdir / "plots")
+  (workdir / "evaluation.json").unlink()
+
+
+def test_two_processes_are_one_and_one_goes_on(alone, tmp_path):
   workdir = tmp_path / "two"
-  values = {**VALUES, "train.parallel": parallel}
-  processes = start_two(workdir, values, by=by)
-  command.finish(*processes)
+  command.finish(*start_two(workdir, VALUES, by="torchrun"))
   assert list(tmp_path.iterdir()) == [workdir]  # nothing in the other's
   assert len(list(workdir.glob("events.*"))) == 1
   check(workdir, alone)
+  step_back(workdir)
+  command.finish(command.start("unet_cells", workdir, VALUES))
+  check(workdir, alone)
 
-  if by == "torchrun":
-    # One process, as if the two had been killed after step 6.
-    shutil.rmtree(workdir / "checkpoints" / str(NUM_STEPS))
-    command.finish(command.start("unet_cells", workdir, VALUES))
-    check(workdir, alone)
+
+def test_two_processes_go_on_where_one_was_under_pmap(alone, tmp_path):
+  workdir = tmp_path / "two"
+  shutil.copytree(alone, workdir)
+  step_back(workdir)
+  command.finish(*start_two(workdir, {**VALUES, "train.parallel": "pmap"}, by="flags"))
+  assert list(tmp_path.iterdir()) == [workdir]
+  check(workdir, alone)
 
 
 def test_sigterm_to_one_stops_both_after_a_checkpoint(tmp_path):

@@ -121,7 +121,9 @@ def test_thirty_steps_on_one_batch_learn_it_with_one_trace():
 MOVING = Augmentation(flip=True, scale=(0.7, 1.4), brightness=0.3, contrast=(0.5, 1.5))
 
 
-@pytest.mark.parametrize("words", [{"augmentation": MOVING}, {"dropout": 0.5}], ids=["augment", "dropout"])
+@pytest.mark.parametrize(
+  "words", [{"augmentation": MOVING}, {"dropout": 0.5}], ids=["augment", "dropout"]
+)
 def test_draws_follow_the_index_and_nothing_else(words):
   _, state, step = make(**words)
   batch = make_batch()
