@@ -1,6 +1,9 @@
 """U-Net on generated microscopy images of touching cells: nothing to download.
 
 python -m jaxseg.main --config=configs/unet_cells.py
+
+2 minutes on 2 CPU cores; mean IoU 0.948, pixel accuracy 0.973 on 64 unseen images (one run). With
+--config.train.num_epochs=10 and a checkpoint every 2 epochs: 5 minutes, 0.975 and 0.987.
 """
 
 from configs import default
