@@ -1,7 +1,7 @@
 """Array operations that segmentation needs and XLA does not run fast by itself.
 
 All are pure functions of arrays, differentiable, and work under `jit`, `vmap` and sharding. The
-forms were chosen by measurement on CPU; `experiments/pets_tutorial` has the figures.
+forms were chosen by measurement on CPU; `experiments/convolution_forms` has the figures.
 """
 
 import functools
