@@ -13,7 +13,7 @@ RANKS = {
   "jaxseg.data": -1,
   **dict.fromkeys(("jaxseg.data.cells", "jaxseg.data.pets"), 0),
   **dict.fromkeys(("jaxseg.ops", "jaxseg.losses", "jaxseg.metrics", "jaxseg.optim"), 0),
-  **dict.fromkeys(("jaxseg.train_state", "jaxseg.parallel"), 0),
+  **dict.fromkeys(("jaxseg.train_state", "jaxseg.parallel", "jaxseg.weight_maps"), 0),
   **dict.fromkeys(("jaxseg.visualize", "jaxseg.workdirs"), 0),
   **dict.fromkeys(("jaxseg.data.datasets", "jaxseg.augment", "jaxseg.checkpoint"), 1),
   **dict.fromkeys(("jaxseg.models.layers", "jaxseg.models.pretrained"), 1),
@@ -25,8 +25,8 @@ RANKS = {
   "jaxseg.train": 5,
   "jaxseg.main": 6,
 }
-CORE_NAMES = ("ops", "losses", "metrics", "augment", "optim", "train_state", "train_step",
-              "parallel", "models")  # fmt: skip
+CORE_NAMES = ("ops", "losses", "metrics", "augment", "weight_maps", "optim", "train_state",
+              "train_step", "parallel", "models")  # fmt: skip
 LIGHT = {"jax", "flax", "optax", "chex", "numpy"}
 EXTRA = {"jaxseg.models.pretrained": {"h5py", "pooch"}}  # and imports them when they are needed
 HEAVY = ("h5py", "pooch", "grain", "tensorflow_datasets", "ml_collections", "orbax", "matplotlib",
