@@ -13,8 +13,9 @@ from jaxseg.augment import Augmentation, augment
 EVERYTHING = Augmentation(flip=True, scale=(0.6, 1.7), brightness=0.1, contrast=(0.8, 1.25))
 
 
-def keys(num, seed=0):
-  return jax.random.split(jax.random.key(seed), num)
+def keys(num):
+  data = np.random.default_rng(num).integers(0, 2**32, (num, 2), np.uint32)
+  return jax.random.wrap_key_data(data, impl="threefry2x32")
 
 
 @functools.cache
@@ -55,12 +56,10 @@ class Defaults(chex.TestCase):
 @pytest.mark.parametrize(
   "config",
   [
-    Augmentation(flip=True),
-    Augmentation(scale=(0.4, 0.9)),
-    Augmentation(scale=(1.1, 3.0)),
-    Augmentation(flip=True, scale=(0.5, 2.0)),
+    Augmentation(flip=True, scale=(0.4, 0.9)),
+    Augmentation(flip=True, scale=(1.1, 3.0)),
   ],
-  ids=["flip", "shrink", "grow", "both"],
+  ids=["shrink", "grow"],
 )
 def test_image_and_mask_stay_together(config):
   """The augmented image, read as labels again, is the augmented mask."""

@@ -77,10 +77,9 @@ def test_any_size_gives_logits_of_that_size(name):
 
 
 @pytest.mark.parametrize("name, multiple", [("unet", 4), ("encoder_unet", 8)])
-@pytest.mark.parametrize("h, w", [(9, 13), (1, 1)])
-def test_other_sizes_are_mirrored(name, multiple, h, w):
+def test_other_sizes_are_mirrored(name, multiple):
   """The logits of the image that we mirror ourselves, cut."""
-  model = MODELS[name]
+  model, h, w = MODELS[name], 9, 13
   variables, x = reference.random_variables(model, 3), image(2, h, w)
   mirrored = reference.mirror_pad(x, multiple)
   assert mirrored.shape[1] % multiple == mirrored.shape[2] % multiple == 0
@@ -131,9 +130,15 @@ def test_unet_up_resize_parameters():
   )
 
 
-@pytest.mark.parametrize("up", ["transposed", "resize"])
-@pytest.mark.parametrize("norm", [False, True])
-@pytest.mark.parametrize("widths", [(3, 4, 5), (4,)])
+@pytest.mark.parametrize(
+  "widths, norm, up",
+  [
+    ((3, 4, 5), False, "transposed"),
+    ((3, 4, 5), True, "transposed"),
+    ((3, 4), True, "resize"),
+    ((4,), False, "transposed"),
+  ],
+)
 def test_unet_equals_loop(widths, norm, up):
   model = UNet(3, widths, norm=norm, up=up)
   variables, x = reference.random_variables(model, 2), image(1, 8, 12, 2)
@@ -322,16 +327,14 @@ def split(tree):
   return jax.tree.leaves(tree["encoder"]), jax.tree.leaves(rest)
 
 
-@pytest.mark.parametrize("encoder", [TinyEncoder(), MobileNetV2()], ids=["tiny", "mobilenet_v2"])
-def test_frozen_encoder_stands_still(encoder):
-  widths = (4,) * (len(encoder.stages) - 1)
-  model = EncoderUNet(3, encoder, freeze_encoder=True, widths=widths)
+def test_frozen_encoder_stands_still():
+  model = tiny_encoder_unet(freeze_encoder=True)
   grads, before, after = train_step(model, image(2, 32, 32))
   frozen, trained = split(grads)
   assert not any(np.any(g) for g in frozen) and all(np.any(g) for g in trained)
   frozen, trained = split(jax.tree.map(lambda a, b: bool(np.any(a != b)), before, after))
   assert not any(frozen) and all(trained)
-  assert len(frozen) > 2 and len(trained) == 2 * len(widths)
+  assert (len(frozen), len(trained)) == (2 * 3, 2 * 2)
 
 
 def test_encoder_trains_unless_frozen():
@@ -339,12 +342,6 @@ def test_encoder_trains_unless_frozen():
   assert all(np.any(g) for g in jax.tree.leaves(grads))
   moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), before, after)
   assert all(jax.tree.leaves(moved))
-
-
-def test_freezing_changes_no_prediction():
-  variables, x = reference.random_variables(MODELS["encoder_unet"], 3), image(1, 16, 16)
-  frozen = logits(tiny_encoder_unet(freeze_encoder=True), variables, x)
-  np.testing.assert_allclose(frozen, logits(MODELS["encoder_unet"], variables, x), atol=1e-6)
 
 
 def test_encoder_unet_dropout():
@@ -362,7 +359,7 @@ def test_encoder_unet_dropout():
   np.testing.assert_allclose(reordered, y[order], atol=1e-4)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["unet", "unet_norm_resize", "encoder_unet"])
 def test_bfloat16_is_near_float32(name):
   model = MODELS[name]
   variables, x = reference.random_variables(model, 3), image(2, 16, 16)
