@@ -72,7 +72,9 @@ def trained(tmp_path_factory, compilation_cache):
     patch.setattr(sys, "argv", argv)
     flags.FLAGS.unparse_flags()
     assert main.run(argv) == 0
-  return folder / "runs" / "unet_cells"
+  workdir = folder / "runs" / "unet_cells"
+  assert (workdir / "evaluation.json").is_file()
+  return workdir
 
 
 def test_train_again(jaxseg, trained):
