@@ -34,7 +34,7 @@ def save_all(workdir, scores):
     for step, score in scores.items():
       metrics = None if score is None else {"miou": score, "iou": {"a": None}}
       checkpoint.save(manager, make_state(step, step), {"position": step}, META, metrics)
-  with checkpoint.open_manager(workdir) as manager:
+  with checkpoint.open_manager(workdir, read_only=True) as manager:
     return list(manager.all_steps()), checkpoint.best_step(manager)
 
 
