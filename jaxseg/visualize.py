@@ -107,8 +107,9 @@ def curves(path, metrics):
         right.plot(*zip(*points, strict=True), marker="o", label=f"{label}, {split}")
   left.set(xlabel="epoch", ylabel="loss", yscale="log")
   left.yaxis.set_major_formatter("{x:g}")
-  # Not every digit: 0.7 and 0.9 would touch their neighbours.
-  left.yaxis.set_minor_formatter(lambda x, _: "" if f"{x:e}"[0] in "79" else f"{x:g}")
+  low, high = left.get_ylim()
+  unlabelled = "79" if high > 5 * low else ""  # 0.7 and 0.9 would touch their neighbours
+  left.yaxis.set_minor_formatter(lambda x, _: "" if f"{x:e}"[0] in unlabelled else f"{x:g}")
   right.set(xlabel="epoch", ylim=(None, 1.0))
   for axis in (left, right):
     axis.set_xlim(0)

@@ -172,6 +172,23 @@ def test_curves_are_labelled(tmp_path, monkeypatch):
     visualize.plt.close(figure)
 
 
+@pytest.mark.parametrize(
+  "losses, labels", [((0.84, 0.66), "0.7 0.8"), ((3.0, 0.06), "0.06 0.08 0.1 0.2 0.3 0.5 1 2")]
+)
+def test_ticks_of_the_loss(tmp_path, monkeypatch, losses, labels):
+  """Enough of them in a narrow range, none upon the other in a wide one."""
+  figures = []
+  monkeypatch.setattr(visualize, "_save", lambda figure, path: figures.append(figure))
+  curves(tmp_path / "x.png", [line(float(i), "train", loss=loss) for i, loss in enumerate(losses)])
+  (figure,) = figures
+  figure.draw_without_rendering()
+  ticks = figure.axes[0].yaxis.get_ticklabels(which="both")
+  shown = {tick.get_text() for tick in ticks}
+  assert set(labels.split()) <= shown
+  assert losses[0] < 1 or not shown & {"0.07", "0.09", "0.7", "0.9"}
+  visualize.plt.close(figure)
+
+
 def test_figures_are_closed(tmp_path):
   import matplotlib.pyplot as plt
 
