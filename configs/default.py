@@ -12,19 +12,35 @@ def get_config():
   config.seed = 0  # of initialisation, shuffling, augmentation and dropout
 
   config.data = data = ConfigDict()
-  data.name = "cells"  # cells (generated) or oxford_iiit_pet
-  data.data_dir = ""  # folder of the TFDS data set; "" = TFDS's own default
-  data.train_split = "train"  # TFDS data sets also take "train[:90%]"
+  data.name = "cells"  # cells (generated), oxford_iiit_pet, or folder (your own images and masks)
+  data.data_dir = ""  # folder that holds the data; "" = TFDS's own default
+  data.train_split = "train"  # TFDS data sets also take "train[:90%]"; of a folder, a subfolder
   data.eval_split = "test"
+  data.num_folds = 0  # > 1: cross-validation within train_split; eval_split is not used
+  data.fold = 0  # which one is held out
   data.image_size = 128  # height and width of training images, px
   data.fit = "resize"  # resize: squeeze images into image_size; crop: random windows of them
   data.num_threads = 2  # that read and decode in advance
   data.cache_mb = 1024  # decoded examples kept in memory, MiB for each split
   data.seed = 0  # of generated images; another seed is another data set
+  # What a folder's files mean; the README walks through it.
+  data.classes = ()  # names, in the order of the labels
+  data.palette = ()  # (R, G, B) per class; () = chosen for you
+  data.channels = 3  # that images are turned into: 1 grey, 3 RGB
+  data.mask_values = ()  # value, or tuple of values, of each class in masks; () = 0, 1, 2 ...
+  data.void_values = ()  # values that are not learnt from and not scored; 255 anyway
+  data.value_range = ()  # (black, white) as stored in images; () = the full range of their type
 
   config.augment = augment = ConfigDict()
   augment.flip = True  # left-right, every other image
-  augment.scale = (1.0, 1.0)  # range of the zoom; > 1 crops, < 1 leaves a VOID border
+  augment.flip_vertical = False
+  augment.transpose = False  # with both flips: all eight right-angle symmetries
+  augment.scale = (1.0, 1.0)  # range of the zoom; > 1 crops
+  augment.rotation = 0.0  # largest angle, degrees
+  augment.shift = 0.0  # largest along each axis, px
+  augment.elastic = 0.0  # standard deviation of random displacements, px; the U-Net paper has 10
+  augment.elastic_grid = 3  # of so many nodes each way
+  augment.border = "mirror"  # what comes in from outside: mirror images and labels, or void
   augment.brightness = 0.0  # largest shift, as a part of the full range
   augment.contrast = (1.0, 1.0)  # range of the factor
 
@@ -34,6 +50,9 @@ def get_config():
   model.pretrained = ""  # of the encoder: "" none, "imagenet" download once, or a .h5 file
   model.freeze_encoder = True  # if pretrained: no gradient, batch statistics stand still
   model.widths = ()  # channels of the levels; () = the model's own
+  model.padding = "same"  # or valid, in unet: the paper's unpadded convolutions
+  model.patch = 1  # 2 in unet: half the resolution inside, a quarter of the cost
+  model.head = "softmax"  # or sigmoid: one logit, for two classes
   model.norm = True  # batch normalisation in unet
   model.dropout = 0.0  # rate at the end of the contracting path
   model.up = "transposed"  # transposed convolution, or resize (and convolution)
@@ -44,7 +63,11 @@ def get_config():
   train.optimizer = "adam"  # adam, adamw or sgd
   train.learning_rate = 1e-3
   train.schedule = "constant"  # or cosine, down to 0 at the end
+  train.momentum = 0.9  # of sgd
   train.class_weights = ()  # one factor per class; () = all 1
+  train.balance_classes = False  # times 1 / frequency in the training split
+  train.border_weight = 0.0  # w0 of U-Net's border weight map; the paper has 10
+  train.border_sigma = 5.0  # its fall-off, px
   train.precision = "float32"  # of activations; or bfloat16
   train.parallel = "jit"  # jit with sharded arrays, or pmap
   train.eval_every_epochs = 5.0  # score, sheet of predictions and checkpoint; also at the end
@@ -52,8 +75,13 @@ def get_config():
   train.log_every_steps = 10  # lines in metrics.jsonl
 
   config.eval = evaluation = ConfigDict()
-  evaluation.batch_size = 16  # images that go through the network together
+  evaluation.batch_size = 16  # images of image_size that go through together; fewer larger ones
   evaluation.num_samples = 4  # rows on a sheet of predictions
+  evaluation.instances = False  # V_rand, V_info and warping error of connected components
+
+  config.predict = predict = ConfigDict()  # in evaluation as well
+  predict.tile = 0  # with fit = crop, largest side that the network sees, px; 0 = the whole image
+  predict.symmetries = "none"  # average over views: flip (2) or dihedral (8, square tiles or not)
 
   config.parallel = parallel = ConfigDict()  # several processes; Slurm, TPU pods and torchrun
   parallel.coordinator = ""  # variables need none of this. Else HOST:PORT of process 0,

@@ -15,6 +15,7 @@ def get_config():
   config.data.name = "oxford_iiit_pet"
   config.data.image_size = 128
   config.augment.scale = (0.8, 1.25)
+  config.augment.border = "void"
   config.augment.brightness = 0.1
   config.augment.contrast = (0.8, 1.25)
   config.model.name = "encoder_unet"

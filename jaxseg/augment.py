@@ -1,7 +1,7 @@
 """Random augmentation of one example on the device; the caller maps it over the batch.
 
-Everything geometric is one sampling of both axes: the image is read by linear interpolation and
-the mask by nearest neighbour at the same positions, so that they cannot drift apart.
+Everything geometric is one sampling: the image is read by linear interpolation and the labels by
+nearest neighbour at the same positions, so that they cannot drift apart.
 """
 
 import dataclasses
@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import VOID
-from jaxseg.ops import sampling_matrix
+from jaxseg.ops import cubic_matrix, mirror, sample_bilinear, sampling_matrix
+
+BORDERS = ("mirror", "void")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,30 +21,64 @@ class Augmentation:
 
   Attributes:
     flip: mirror left-right with probability 1/2.
+    flip_vertical: mirror top-bottom with probability 1/2.
+    transpose: exchange rows and columns with probability 1/2; images have to be square. With both
+      flips, all eight flips and right-angle rotations are drawn alike.
     scale: (low, high) zoom factor, drawn log-uniformly; above 1 the content grows and a random
-      crop of it is taken, below 1 it shrinks, and what lies outside of the image is VOID.
+      crop of it is taken, below 1 it shrinks.
+    rotation: largest angle, degrees, about the centre and either way.
+    shift: largest shift along each axis, px.
+    elastic: standard deviation of the displacements of elastic deformation, px; 10 in the U-Net
+      paper (section 3.1).
+    elastic_grid: number of random displacements along each axis; 3 in the paper.
+    border: what comes in from outside of the image: "mirror" continues image and labels by
+      reflection, "void" leaves pixels that are not learnt from.
     brightness: largest shift of the grey value, in units of the full range.
     contrast: (low, high) factor on the distance to the image's mean.
   """
 
   flip: bool = False
+  flip_vertical: bool = False
+  transpose: bool = False
   scale: tuple[float, float] = (1.0, 1.0)
+  rotation: float = 0.0
+  shift: float = 0.0
+  elastic: float = 0.0
+  elastic_grid: int = 3
+  border: str = "mirror"
   brightness: float = 0.0
   contrast: tuple[float, float] = (1.0, 1.0)
 
 
-def augment(key, image, mask, config):
+def augment(key, image, labels, config):
   """One random view of an example.
 
   Args:
-    key: of this example alone.  image: f32[H,W,D] in [0, 1].  mask: u8[H,W].
+    key: of this example alone.
+    image: f32[H,W,D] in [0, 1].
+    labels: {"mask": u8[H,W]} and, if there are any, {"instances": i32[H,W]}.
   Returns:
-    f32[H,W,D] in [0, 1], u8[H,W]; the same sizes.
+    f32[H,W,D] in [0, 1], and the labels; the same sizes and types.
   """
   geometry, colour = jax.random.split(key)
-  rows, cols, zoom = _draw_window(geometry, mask.shape, config)
-  image = _sample_image(image, rows, cols, 1 / zoom)
-  return _shift_grey_values(colour, image, config), _sample_mask(mask, rows, cols)
+  height, width = shape = image.shape[:2]
+  rows, cols, zoom = _draw_window(geometry, shape, config)
+  if config.rotation or config.elastic:
+    rows, cols = _draw_warp(geometry, rows, cols, config)
+  if config.border == "mirror":
+    rows, cols = mirror(rows, height), mirror(cols, width)
+  if rows.ndim == 1:
+    by_row = sampling_matrix(rows, height, 1 / zoom)
+    by_col = sampling_matrix(cols, width, 1 / zoom)
+    image = jnp.einsum("ih,jw,hwd->ijd", by_row, by_col, image, precision="highest")
+    rows, cols = rows[:, None], cols[None, :]
+  else:
+    image = sample_bilinear(image, rows, cols)
+  labels = _sample_labels(labels, rows, cols)
+  if config.transpose:
+    turn = jax.random.bernoulli(jax.random.fold_in(geometry, 3))
+    image, labels = jax.tree.map(lambda x: jnp.where(turn, x.swapaxes(0, 1), x), (image, labels))
+  return _shift_grey_values(colour, image, config), labels
 
 
 def _draw_window(key, shape, config):
@@ -50,32 +86,70 @@ def _draw_window(key, shape, config):
   flip_key, scale_key, *axis_keys = jax.random.split(key, 4)
   low, high = jnp.log(jnp.array(config.scale))
   zoom = jnp.exp(jax.random.uniform(scale_key, (), minval=low, maxval=high))
+  shifts = config.shift * jax.random.uniform(
+    jax.random.fold_in(key, 0), (2,), minval=-1.0, maxval=1.0
+  )
   axes = []
-  for axis_key, size in zip(axis_keys, shape, strict=True):
+  for axis_key, size, shift in zip(axis_keys, shape, shifts, strict=True):
     # The window is `size / zoom` long and lies anywhere inside the image, or, when it is longer,
     # anywhere around it.
-    start = jax.random.uniform(axis_key) * (size - size / zoom)
+    start = jax.random.uniform(axis_key) * (size - size / zoom) + shift
     axes.append(start + (jnp.arange(size) + 0.5) / zoom - 0.5)
   rows, cols = axes
   if config.flip:
     cols = jnp.where(jax.random.bernoulli(flip_key), cols[::-1], cols)
+  if config.flip_vertical:
+    flip = jax.random.bernoulli(jax.random.fold_in(key, 1))
+    rows = jnp.where(flip, rows[::-1], rows)
   return rows, cols, zoom
 
 
-def _sample_image(image, rows, cols, step):
-  by_row = sampling_matrix(rows, image.shape[0], step)
-  by_col = sampling_matrix(cols, image.shape[1], step)
-  return jnp.einsum("ih,jw,hwd->ijd", by_row, by_col, image, precision="highest")
+def _draw_warp(key, rows, cols, config):
+  """Window, f32[H] and f32[W], -> rotated and deformed positions, f32[H,W] each."""
+  angle_key, elastic_key = jax.random.split(jax.random.fold_in(key, 2))
+  angle = jnp.deg2rad(config.rotation) * jax.random.uniform(angle_key, (), minval=-1.0)
+  centre_row, centre_col = rows.mean(), cols.mean()
+  down, right = rows[:, None] - centre_row, cols[None, :] - centre_col
+  displacement = elastic_field(
+    elastic_key, (len(rows), len(cols)), config.elastic, config.elastic_grid
+  )
+  cos, sin = jnp.cos(angle), jnp.sin(angle)
+  return (
+    centre_row + cos * down - sin * right + displacement[0],
+    centre_col + sin * down + cos * right + displacement[1],
+  )
 
 
-def _sample_mask(mask, rows, cols):
-  for axis, positions in enumerate((rows, cols)):
-    size = mask.shape[axis]
-    nearest = jnp.floor(positions + 0.5).astype(jnp.int32)
-    inside = jnp.expand_dims((nearest >= 0) & (nearest < size), 1 - axis)
-    taken = jnp.take(mask, jnp.clip(nearest, 0, size - 1), axis=axis)
-    mask = jnp.where(inside, taken, jnp.uint8(VOID))
-  return mask
+def elastic_field(key, shape, sigma, grid=3):
+  """Smooth random displacements (U-Net, section 3.1).
+
+  Normal displacements at the nodes of a coarse grid, whose corners are those of the image, and
+  bicubic interpolation between them.
+
+  Args:
+    shape: (H, W).  sigma: standard deviation of either component at the nodes, px.
+    grid: nodes along each axis, at least 2.
+  Returns:
+    f32[2,H,W] displacements of rows and of columns, px.
+  """
+  nodes = sigma * jax.random.normal(key, (2, grid, grid))
+  by_row, by_col = (cubic_matrix(jnp.linspace(0, grid - 1, size), grid) for size in shape)
+  return jnp.einsum("ih,jw,dhw->dij", by_row, by_col, nodes, precision="highest")
+
+
+def _sample_labels(labels, rows, cols):
+  """Labels at the nearest pixel; VOID or no instance outside."""
+  outside = {"mask": VOID, "instances": 0}
+  rows, cols = (jnp.floor(x + 0.5).astype(jnp.int32) for x in (rows, cols))
+
+  def sample(name, x):
+    height, width = x.shape
+    inside = (rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)
+    i, j = jnp.clip(rows, 0, height - 1), jnp.clip(cols, 0, width - 1)
+    taken = jnp.take(x.reshape(-1), i * width + j, axis=0, mode="clip")
+    return jnp.where(inside, taken, jnp.array(outside[name], x.dtype))
+
+  return {name: sample(name, x) for name, x in labels.items()}
 
 
 def _shift_grey_values(key, image, config):

@@ -10,18 +10,49 @@ from tqdm import tqdm
 
 from jaxseg import checkpoint, models, parallel, workdirs
 from jaxseg.data import datasets
+from jaxseg.data.folder import FolderFormat
 from jaxseg.data.input_pipeline import eval_examples
 from jaxseg.evaluate import evaluate
-from jaxseg.predict import list_images, make_predictor, predict_files
+from jaxseg.predict import make_predictor
+from jaxseg.predict_files import list_images, predict_files
 from jaxseg.visualize import prediction_sheet
 
 
-def open_split(config, split):
-  """(DatasetInfo, source) of a split of the config's data set."""
+def open_split(config, role):
+  """(DatasetInfo, source) of what a config trains on ("train") or is scored on ("eval")."""
   data = config.data
-  return datasets.load(
-    data.name, split, data_dir=data.data_dir, image_size=data.image_size, seed=data.seed
+  folded = data.num_folds > 0
+  info, source = datasets.load(
+    data.name,
+    data.eval_split if role == "eval" and not folded else data.train_split,
+    data_dir=data.data_dir,
+    image_size=data.image_size,
+    seed=data.seed,
+    folder=folder_format(config),
   )
+  if folded:
+    kept, held_out = datasets.fold_indices(len(source), data.num_folds, data.fold)
+    source = datasets.Subset(source, held_out if role == "eval" else kept)
+  return info, source
+
+
+def folder_format(config):
+  """What a config says about the files of a folder."""
+  data = config.data
+  return FolderFormat(
+    data.classes,
+    data.palette,
+    data.channels,
+    data.mask_values,
+    data.void_values,
+    data.value_range,
+  )
+
+
+def eval_name(config):
+  """What the split that is scored is called in a work directory."""
+  data = config.data
+  return f"fold {data.fold} of {data.num_folds}" if data.num_folds else data.eval_split
 
 
 def is_frozen(config):
@@ -34,9 +65,11 @@ def build_model(config, info):
   model = config.model
   return models.build(
     model.name,
-    len(info.classes),
+    models.num_logits(model.head, info.classes),
     encoder=model.encoder,
     widths=model.widths,
+    patch=model.patch,
+    padding=model.padding,
     norm=model.norm,
     dropout=model.dropout,
     up=model.up,
@@ -49,7 +82,12 @@ def build_model(config, info):
 def build_predictor(config, model):
   """See `predict.make_predictor`."""
   return make_predictor(
-    model, fit=config.data.fit, size=config.data.image_size, batch_size=config.eval.batch_size
+    model,
+    fit=config.data.fit,
+    size=config.data.image_size,
+    batch_size=config.eval.batch_size,
+    tile=config.predict.tile,
+    symmetries=config.predict.symmetries,
   )
 
 
@@ -62,6 +100,7 @@ def evaluate_split(predict, source, info, config):
     predict,
     eval_examples(source, process=process, num_threads=config.data.num_threads),
     info.classes,
+    instances=config.eval.instances,
     sample_at={i * share // wanted for i in range(wanted)},
   )
 
@@ -102,10 +141,10 @@ def restore_predictor(config, workdir):
 def evaluate_workdir(config, workdir):
   """Scores the best checkpoint on config.data.eval_split; writes evaluation.json and a sheet."""
   predict, step, info = restore_predictor(config, workdir)
-  _, source = open_split(config, config.data.eval_split)
+  _, source = open_split(config, "eval")
   result, samples = evaluate_split(predict, source, info, config)
   if jax.process_index() == 0:
-    report(workdir, config.data.eval_split, step, info, result, samples)
+    report(workdir, eval_name(config), step, info, result, samples)
     print(json.dumps({"step": step, **result}, indent=2))
 
 
@@ -115,6 +154,5 @@ def predict_folder(config, workdir, source, output):
   predict, _, info = restore_predictor(config, workdir)
   if jax.process_index() > 0:
     return
-  progress = functools.partial(tqdm, total=len(files), unit="image")
-  predict_files(predict, files, output, info, progress)
+  predict_files(predict, files, output, info, tqdm)
   print(f"label maps: {output}   overlays: {pathlib.Path(output) / 'overlays'}")

@@ -6,6 +6,17 @@ import jax.numpy as jnp
 from jaxseg import VOID
 
 
+def class_logits(logits):
+  """Logits of two classes from those of a sigmoid head: z of class 1 becomes (0, z).
+
+  softmax(0, z) = (1 - sigmoid(z), sigmoid(z)), so that losses and predictions know one kind of
+  head. [...,1] -> [...,2]; other numbers of classes pass through.
+  """
+  if logits.shape[-1] > 1:
+    return logits
+  return jnp.concatenate([jnp.zeros_like(logits), logits], axis=-1)
+
+
 def cross_entropy(logits, mask):
   """Softmax cross-entropy of each pixel.
 

@@ -23,12 +23,13 @@ def scores(counts):
   """Scores of a confusion matrix summed over a whole data set.
 
   IoU of a class = true positives / (truth + prediction - true positives), in pixels of all images
-  together. A class that neither truth nor prediction has gets NaN and stays out of the mean.
+  together; Dice = 2 true positives / (truth + prediction). A class that neither truth nor
+  prediction has gets NaN and stays out of the mean.
 
   Args:
     counts: int[C,C], rows are the truth.
   Returns:
-    {"pixel_accuracy": float, "miou": float, "iou": f64[C]}; NaN where there is nothing to count.
+    {"pixel_accuracy", "miou": float, "iou", "dice": f64[C]}; NaN where there is nothing to count.
   """
   counts = np.asarray(counts, np.float64)
   hits, union = np.diag(counts), counts.sum(0) + counts.sum(1) - np.diag(counts)
@@ -37,4 +38,5 @@ def scores(counts):
     "pixel_accuracy": float(hits.sum() / counts.sum()) if counts.sum() else float("nan"),
     "miou": float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan"),
     "iou": iou,
+    "dice": 2 * iou / (1 + iou),
   }

@@ -38,6 +38,13 @@ def interleave_2x2(phases):
   return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, d)
 
 
+def space_to_depth(x, block):
+  """Blocks of pixels as channels.  [B,H,W,C] -> [B,H/block,W/block,block^2 C]"""
+  b, h, w, c = x.shape
+  x = x.reshape(b, h // block, block, w // block, block, c)
+  return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // block, w // block, block**2 * c)
+
+
 def up_conv_2x2(x, kernel):
   """Transposed convolution, 2x2 kernel, stride 2 (the U-Net "up-convolution").
 
@@ -196,6 +203,58 @@ def sampling_matrix(positions, size, width=1.0):
   return weight / weight.sum(axis=1, keepdims=True)
 
 
+def cubic_matrix(positions, size):
+  """Rows of bicubic-interpolation weights for sampling one axis (Keys 1981, a = -1/2).
+
+  Args:
+    positions: f32[n], in px of the source; beyond the ends the edge pixel repeats.
+    size: length of the source axis.
+  Returns:
+    f32[n,size], rows sum to 1.
+  """
+  low = jnp.floor(positions).astype(jnp.int32)
+  weight = 0
+  for tap in range(-1, 3):
+    d = jnp.abs(positions - (low + tap))
+    near = (1.5 * d - 2.5) * d**2 + 1
+    far = ((-0.5 * d + 2.5) * d - 4) * d + 2
+    value = jnp.where(d <= 1, near, jnp.where(d < 2, far, 0.0))
+    weight += value[:, None] * jax.nn.one_hot(jnp.clip(low + tap, 0, size - 1), size)
+  return weight
+
+
+def mirror(positions, size):
+  """Positions reflected at the outer edges of the first and last pixel, into [0, size - 1].
+
+  The edge pixel appears twice, as in numpy's "symmetric" padding.
+  """
+  turned = jnp.mod(positions + 0.5, 2 * size)
+  return jnp.clip(size - jnp.abs(turned - size) - 0.5, 0, size - 1)
+
+
+def sample_bilinear(image, rows, cols):
+  """Bilinear interpolation at any positions.
+
+  Args:
+    image: f32[H,W,D].  rows, cols: f32[h,w], px; positions outside take the nearest edge pixel.
+  Returns:
+    f32[h,w,D]
+  """
+  height, width, d = image.shape
+  rows, cols = jnp.clip(rows, 0, height - 1), jnp.clip(cols, 0, width - 1)
+  top, left = jnp.floor(rows).astype(jnp.int32), jnp.floor(cols).astype(jnp.int32)
+  down, right = (rows - top)[..., None], (cols - left)[..., None]
+  pixels = image.reshape(-1, d)
+
+  def take(i, j):
+    i, j = jnp.minimum(i, height - 1), jnp.minimum(j, width - 1)
+    return jnp.take(pixels, i * width + j, axis=0, mode="clip")
+
+  upper = take(top, left) * (1 - right) + take(top, left + 1) * right
+  lower = take(top + 1, left) * (1 - right) + take(top + 1, left + 1) * right
+  return upper * (1 - down) + lower * down
+
+
 def resize_to_canvas(x, size, canvas):
   """Bilinear resize to a size known only at run time, in an array of fixed size.
 
@@ -222,3 +281,13 @@ def pad_to_multiple(image, multiple):
   """Mirrors the lower and right edges until height and width divide.  [B,H,W,D] -> same."""
   pads = [(0, -n % multiple) for n in image.shape[1:3]]
   return jnp.pad(image, ((0, 0), *pads, (0, 0)), mode="symmetric")
+
+
+def center_crop(x, size):
+  """The middle of an image or a feature map.  [B,H,W,...] -> [B,h,w,...] for size (h, w).
+
+  What is left over is even for every crop of U-Net (Ronneberger et al. 2015); an odd pixel more
+  would go at the lower and right edge.
+  """
+  top, left = ((n - m) // 2 for n, m in zip(x.shape[1:3], size, strict=True))
+  return x[:, top : top + size[0], left : left + size[1]]

@@ -2,10 +2,28 @@
 
 import jax
 import optax
+from optax import contrib
 
 from jaxseg import UserError
 
-OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "sgd": optax.sgd}
+
+def muon(learning_rate):
+  """Muon (Jordan et al. 2024): momentum with its singular values made equal; Adam for vectors.
+
+  A kernel [k,k,C,D] counts as a matrix [k k C,D]. Steps have the size of Adam's (Liu et al. 2025,
+  "Muon is scalable for LLM training", section 2.2), so that learning rates of the two compare.
+  """
+
+  def matrices(params):
+    kernel = contrib.MuonDimensionNumbers((0, 1, 2), (3,))
+    return jax.tree.map(lambda x: kernel if x.ndim == 4 else None, params)
+
+  return contrib.muon(
+    learning_rate, consistent_rms=0.2, muon_weight_dimension_numbers=matrices
+  )
+
+
+OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "muon": muon, "sgd": optax.sgd}
 
 
 def schedule(name, learning_rate, num_steps):
@@ -19,16 +37,18 @@ def schedule(name, learning_rate, num_steps):
   return schedules[name]
 
 
-def make_optimizer(name, learning_rate, *, frozen=()):
+def make_optimizer(name, learning_rate, *, momentum=0.0, frozen=()):
   """An optax chain.
 
   Args:
-    name: key of OPTIMIZERS.  learning_rate: float or schedule.
+    name: key of OPTIMIZERS.  learning_rate: float or schedule.  momentum: of "sgd".
     frozen: names of top-level modules whose parameters never change; they get no state.
   """
   if name not in OPTIMIZERS:
     raise UserError(f"unknown config.train.optimizer {name!r}; there are {', '.join(OPTIMIZERS)}")
-  transforms = {"trained": OPTIMIZERS[name](learning_rate), "frozen": optax.set_to_zero()}
+  words = {"momentum": momentum} if name == "sgd" else {}
+  trained = OPTIMIZERS[name](learning_rate, **words)
+  transforms = {"trained": trained, "frozen": optax.set_to_zero()}
 
   def labels(params):
     return {

@@ -1,139 +1,197 @@
-"""From images of any size to class probabilities of the same size; files in, label maps out."""
+"""From images of any size to class probabilities of the same size."""
 
+import dataclasses
 import functools
-import pathlib
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from PIL import Image
 
 from jaxseg import UserError
-from jaxseg.data.datasets import decode_image, resize_image
-from jaxseg.ops import resize_to_canvas
-from jaxseg.visualize import overlay, save_label_map
-from jaxseg.workdirs import make_folder
+from jaxseg.data.decode import resize_image
+from jaxseg.losses import class_logits
+from jaxseg.ops import sampling_matrix
+from jaxseg.tiles import Span, split_axis, window_side
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-# Image sizes are rounded up to these, so that a folder of many sizes compiles few programs.
+# Sizes are rounded up to these, so that a folder of many sizes compiles few programs.
 INPUT_STEP, OUTPUT_STEP = 64, 256
+MAX_OUTPUT = 1024  # px; a larger square of probabilities is not enlarged at once
+# Whether to transpose, and whether to turn upside down and left to right: all combinations of them.
+SYMMETRIES = {
+  "none": ((False,), ((False, False),)),
+  "flip": ((False,), ((False, False), (False, True))),
+  "dihedral": ((False, True), tuple(itertools.product((False, True), repeat=2))),
+}
 
 
-def make_predictor(model, *, fit, size, batch_size):
-  """Builds `predict(variables, examples)`, which yields (example, probabilities).
+@dataclasses.dataclass(frozen=True)
+class Window:
+  """What the network sees at once of an example's image; `is_last` of those that cover it."""
+
+  example: dict
+  pixels: np.ndarray  # u8[h,w,D]
+  rows: Span
+  cols: Span
+  is_last: bool
+
+
+def no_progress(iterable, **_):
+  return iterable
+
+
+def make_predictor(model, *, fit, size, batch_size, tile=0, symmetries="none"):
+  """Builds `predict(variables, examples, reduce=None, progress=no_progress)`.
+
+  `predict` is a generator of (example, f32[H,W,C] probabilities), in order, for variables
+  {"params": ..., "batch_stats": ...} and an iterable of {"image": u8[H,W,D], ...}. With `reduce`,
+  a function f32[h,w,C] -> [h,w,...] of any part of the probabilities, it yields what that returns
+  instead, and no image's probabilities are in memory as a whole. `progress` is called as `tqdm`
+  is, with the windows of an image that take several batches. All devices of this process work.
 
   Args:
     model: as in `models.build`.
     fit: "resize", the network sees every image at size x size and its logits are enlarged to the
-      image; "crop", it sees the image as it is.
+      image; "crop", it sees the image as it is, mirrored beyond the edges.
     size: height and width for "resize", px.
-    batch_size: images of one shape that go through the network together.
-  Returns:
-    A generator function of variables {"params": ..., "batch_stats": ...} and an iterable of
-    {"image": u8[H,W,D], ...}; it yields the examples in order with f32[H,W,C]. It uses all devices
-    of this process.
+    batch_size: windows of one shape that go through the network together; fewer where they are
+      larger than size x size.
+    tile: for "crop", the largest height and width that the network sees, px; larger images are
+      cut into windows, see `tiles`. 0: the whole image, whatever its size.
+    symmetries: key of SYMMETRIES; probabilities are averaged over these views of the image.
+  Raises:
+    UserError: a tile that is too small, or unknown symmetries.
   """
+  if symmetries not in SYMMETRIES:
+    names = ", ".join(SYMMETRIES)
+    raise UserError(f"unknown config.predict.symmetries {symmetries!r}; there are {names}")
+  layout = {}
+  if fit == "crop":
+    layout = {"multiple": INPUT_STEP, "side": window_side(tile, model) if tile else 0}
+  num_pixels = batch_size * model.input_size(size + 2 * model.margin) ** 2
   devices = jax.local_devices()
   mesh = Mesh(np.asarray(devices), ("batch",))
   whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
 
-  @functools.partial(jax.jit, in_shardings=(whole, split), out_shardings=whole)
+  @functools.partial(jax.jit, in_shardings=(whole, split), out_shardings=split)
   def forward(variables, image):
-    return model.apply(variables, image.astype(jnp.float32) / 255.0, train=False)
+    def network(image):
+      return class_logits(model.apply(variables, image, train=False))
 
-  @functools.partial(jax.jit, static_argnames="canvas")
-  def enlarge(logits, image_size, canvas):
-    return jax.nn.softmax(resize_to_canvas(logits, image_size, canvas))
+    log_probs = mean_log_probs(network, image.astype(jnp.float32) / 255.0, SYMMETRIES[symmetries])
+    return jnp.exp(log_probs) if fit == "crop" else log_probs
 
-  def prepare(image):
-    if fit == "resize":
-      return resize_image(image, size)
-    pads = [(0, -n % INPUT_STEP) for n in image.shape[:2]]
-    return np.pad(image, [*pads, (0, 0)], mode="symmetric")
+  def limit(rows, cols):
+    return min(batch_size, max(len(devices), num_pixels // (len(rows.read) * len(cols.read))))
 
-  def finish(logits, shape):
-    if fit == "crop":
-      return jax.nn.softmax(logits)
-    canvas = 2 * (-(-max(shape) // OUTPUT_STEP) * OUTPUT_STEP,)
-    return enlarge(logits, jnp.array(shape), canvas)
-
-  def run(variables, examples, images):
-    # Fill up to a power of two, and to a multiple of the devices: again, few programs.
-    filled = max(1 << (len(images) - 1).bit_length(), len(devices))
-    filled += -filled % len(devices)
-    batch = np.zeros((filled, *images[0].shape), np.uint8)
-    batch[: len(images)] = images
-    logits = jax.device_put(forward(variables, jax.device_put(batch, split)), devices[0])
-    shapes = [example["image"].shape[:2] for example in examples]
-    probs = [finish(x, shape) for x, shape in zip(logits, shapes, strict=False)]
-    for example, p, (h, w) in zip(examples, probs, shapes, strict=True):
-      yield example, np.asarray(p)[:h, :w]
-
-  def predict(variables, examples):
-    variables = jax.device_put(jax.tree.map(np.asarray, variables), whole)
-    waiting, images = [], []
+  def windows(examples, progress):
     for example in examples:
-      image = prepare(example["image"])
-      if images and (len(images) == batch_size or images[0].shape != image.shape):
-        yield from run(variables, waiting, images)
-        waiting, images = [], []
-      waiting.append(example)
-      images.append(image)
-    if images:
-      yield from run(variables, waiting, images)
+      image = example["image"] if fit == "crop" else resize_image(example["image"], size)
+      spans = [split_axis(length, model, **layout) for length in image.shape[:2]]
+      places = list(itertools.product(*spans))
+      show = progress if len(places) > limit(*places[0]) else no_progress
+      for place in show(places, total=len(places), unit="tile", leave=False):
+        rows, cols = place
+        pixels = image[np.ix_(rows.read, cols.read)]
+        yield Window(example, pixels, rows, cols, is_last=place is places[-1])
+
+  def batches(windows):
+    batch = []
+    for window in windows:
+      if batch and batch[0].pixels.shape != window.pixels.shape:
+        yield batch
+        batch = []
+      batch.append(window)
+      if len(batch) == limit(window.rows, window.cols):
+        yield batch
+        batch = []
+    if batch:
+      yield batch
+
+  def run(variables, batch):
+    # Fill up to a power of two, and to a multiple of the devices: again, few programs.
+    filled = max(1 << (len(batch) - 1).bit_length(), len(devices))
+    filled += -filled % len(devices)
+    image = np.zeros((filled, *batch[0].pixels.shape), np.uint8)
+    image[: len(batch)] = [window.pixels for window in batch]
+    outputs = np.asarray(forward(variables, jax.device_put(image, split)))
+    for window, output in zip(batch, outputs, strict=False):
+      yield window, output[window.rows.crop, window.cols.crop]
+
+  def parts(window, output):
+    """(rows, columns, f32[h,w,C] probabilities) of the image that a window fills."""
+    if fit == "crop":
+      yield window.rows.keep, window.cols.keep, output
+      return
+    h, w = window.example["image"].shape[:2]
+    side = min(-(-max(h, w) // OUTPUT_STEP) * OUTPUT_STEP, MAX_OUTPUT)
+    for top, left in itertools.product(range(0, h, side), range(0, w, side)):
+      block = np.asarray(enlarged_probs(output, (h, w), (top, left), side))
+      yield slice(top, top + side), slice(left, left + side), block[: h - top, : w - left]
+
+  def predict(variables, examples, reduce=None, progress=no_progress):
+    variables = jax.device_put(jax.tree.map(np.asarray, variables), whole)
+    result = None
+    for batch in batches(windows(examples, progress)):
+      for window, output in run(variables, batch):
+        for rows, cols, part in parts(window, output):
+          part = reduce(part) if reduce else part
+          if result is None:
+            result = np.empty((*window.example["image"].shape[:2], *part.shape[2:]), part.dtype)
+          result[rows, cols] = part
+        if window.is_last:
+          yield window.example, result
+          result = None
 
   return predict
 
 
-def list_images(path):
-  """The image files of a folder, sorted, or the file itself.
+def mean_log_probs(network, image, symmetries):
+  """Logarithm of the class probabilities, averaged over views of the image.
 
-  Raises:
-    UserError: no such file or folder, or nothing in it that could be an image.
-  """
-  path = pathlib.Path(path)
-  if path.is_file():
-    return [path]
-  if not path.is_dir():
-    raise UserError(f"no file or folder {path}; correct --input")
-  files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
-  if not files:
-    raise UserError(f"no images in {path}: none of its files ends in {', '.join(SUFFIXES)}")
-  return files
-
-
-def output_names(files):
-  """A PNG name per file: its own, with the old suffix kept where two would collide."""
-  stems = [file.stem for file in files]
-  names = [file.name if stems.count(file.stem) > 1 else file.stem for file in files]
-  if len(set(names)) < len(names):  # a.jpg, a.png and a.jpg.bmp
-    names = [file.name for file in files]
-  return [f"{name}.png" for name in names]
-
-
-def predict_files(predict, files, output, info, progress=lambda x: x):
-  """Writes output/NAME.png, the label map, and output/overlays/NAME.png for each image file.
+  Ronneberger et al. (2015) average over seven rotations; those of "dihedral" need no interpolation.
 
   Args:
-    predict: function of examples that yields (example, probabilities).
-    files: paths.  output: folder, made if need be.
-    info: DatasetInfo.  progress: wrapper of the iterator.
-  Raises:
-    UserError: an image cannot be decoded, `output` cannot be written or would overwrite an image.
+    network: function f32[B,H,W,D] -> logits f32[B,h,w,C].
+    image: f32[B,H,W,D].  symmetries: value of SYMMETRIES.
+  Returns:
+    f32[B,h,w,C]
   """
-  output, names = pathlib.Path(output), output_names(files)
-  inputs = {file.resolve() for file in files}
-  for name in names:
-    if (output / name).resolve() in inputs:
-      raise UserError(f"{output / name} is an input and would be overwritten; correct --output")
-  make_folder(output / "overlays", "--output")
-  examples = (
-    {"image": decode_image(file, str(file), info.channels), "file_name": name}
-    for file, name in zip(files, names, strict=True)
+  transposes, flips = symmetries
+
+  def turn(x, flip):
+    x = jnp.where(flip[0], x[:, ::-1], x)
+    return jnp.where(flip[1], x[:, :, ::-1], x)
+
+  def views(transpose):
+    def one(flip):
+      log_probs = jax.nn.log_softmax(network(turn(swap(image), flip)))
+      return swap(turn(log_probs, flip))
+
+    def swap(x):
+      return x.swapaxes(1, 2) if transpose else x
+
+    return jax.lax.map(one, jnp.array(flips))  # one after the other: the memory of one
+
+  total = jnp.concatenate([views(transpose) for transpose in transposes])
+  return jax.nn.logsumexp(total, axis=0) - np.log(len(total))
+
+
+@functools.partial(jax.jit, static_argnames="side")
+def enlarged_probs(log_probs, shape, origin, side):
+  """Part of the probabilities of an image by bilinear interpolation of the logits.
+
+  Args:
+    log_probs: f32[h,w,C]; logits give the same.
+    shape: (H, W) of the image, px.  origin: (top, left) of the part.  side: of the part, static.
+  Returns:
+    f32[side,side,C]; beyond the image it repeats the edge.
+  """
+  rows, cols = (
+    sampling_matrix((jnp.arange(side) + start + 0.5) * (n / total) - 0.5, n)
+    for n, total, start in zip(log_probs.shape[:2], shape, origin, strict=True)
   )
-  for example, probs in progress(predict(examples)):
-    labels = probs.argmax(-1).astype(np.uint8)
-    save_label_map(output / example["file_name"], labels, info.palette)
-    picture = overlay(example["image"], labels, info.palette)
-    Image.fromarray(picture).save(output / "overlays" / example["file_name"])
+  return jax.nn.softmax(
+    jnp.einsum("ih,hwc,jw->ijc", rows, log_probs, cols, precision=jax.lax.Precision.HIGHEST)
+  )

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg import UserError, checkpoint, models, optim, parallel, train_state, workdirs
-from jaxseg.augment import Augmentation
+from jaxseg.augment import BORDERS, Augmentation
 from jaxseg.data.input_pipeline import Cached, train_batches
 from jaxseg.experiment import (
   build_model,
   build_predictor,
+  eval_name,
   evaluate_split,
   is_frozen,
   open_split,
@@ -25,6 +26,7 @@ from jaxseg.experiment import (
 )
 from jaxseg.run_log import RunLog
 from jaxseg.train_step import make_train_step
+from jaxseg.weight_maps import balanced_class_weights
 
 
 def train(config, workdir):
@@ -41,15 +43,19 @@ def train(config, workdir):
   settings, is_main = config.train, jax.process_index() == 0
   check_settings(config)
   workdirs.check_config(workdir, config.to_dict())
-  info, source = open_split(config, config.data.train_split)
-  _, eval_source = open_split(config, config.data.eval_split)
+  info, source = open_split(config, "train")
+  _, eval_source = open_split(config, "eval")
   eval_source = Cached(eval_source, config.data.cache_mb << 20)
+  model = build_model(config, info)
+  models.check_input(model, info.channels, config.data.image_size)
   batches = train_batches(
     source,
     size=config.data.image_size,
     fit=config.data.fit,
     batch_size=settings.batch_size,
     seed=config.seed,
+    margin=model.margin,
+    instances=settings.border_weight > 0,
     process=(jax.process_index(), jax.process_count()),
     num_threads=config.data.num_threads,
     cache_mb=config.data.cache_mb,
@@ -57,18 +63,20 @@ def train(config, workdir):
   epoch_steps = len(source) / settings.batch_size
   num_steps = max(1, round(settings.num_epochs * epoch_steps))
 
-  model = build_model(config, info)
   optimizer = optim.make_optimizer(
     settings.optimizer,
     optim.schedule(settings.schedule, settings.learning_rate, num_steps),
+    momentum=settings.momentum,
     frozen=("encoder",) if is_frozen(config) else (),
   )
   mesh = parallel.make_mesh()
   train_step = make_train_step(
     model,
     optimizer,
-    class_weights=class_weights(settings.class_weights, info.classes),
+    class_weights=class_weights(settings, info.classes, source),
     augmentation=Augmentation(**config.augment),
+    border_weight=settings.border_weight,
+    border_sigma=settings.border_sigma,
   )
   train_step = parallel.distribute_step(train_step, mesh, settings.parallel)
   predict = build_predictor(config, model)
@@ -122,7 +130,7 @@ def train(config, workdir):
         except UserError as error:
           raise UserError(f"evaluation at step {step}: {error}") from error
         if is_main:
-          split = config.data.eval_split
+          split = eval_name(config)
           sheet = report(workdir, split, step, info, result, samples)
           log.write({**line, "split": split, **result}, sheet)
       if saving and is_main:
@@ -149,6 +157,8 @@ def check_settings(config):
     "train.log_every_steps": config.train.log_every_steps,
     "eval.batch_size": config.eval.batch_size,
     "augment.scale": min(config.augment.scale, default=1),
+    "augment.elastic_grid": config.augment.elastic_grid - 1,
+    "train.border_sigma": config.train.border_sigma,
   }
   for key, value in positive.items():
     if value <= 0:
@@ -162,21 +172,34 @@ def check_settings(config):
     "data.seed": (config.data.seed, 2**32 - 1),
     "data.num_threads": (config.data.num_threads, 256),
     "model.dropout": (config.model.dropout, 0.99),
+    "augment.rotation": (config.augment.rotation, 180),
+    "augment.shift": (config.augment.shift, config.data.image_size),
+    "augment.elastic": (config.augment.elastic, config.data.image_size),
+    "train.momentum": (config.train.momentum, 1),
+    "train.border_weight": (config.train.border_weight, 1e6),
   }
   for key, (value, limit) in limits.items():
     if not 0 <= value <= limit:
       raise UserError(f"config.{key} is {value}, but has to be from 0 to {limit}")
+  if config.augment.border not in BORDERS:
+    raise UserError(
+      f"unknown config.augment.border {config.augment.border!r}; there are {', '.join(BORDERS)}"
+    )
   parallel.check_batch_size(config.train.batch_size)
 
 
-def class_weights(weights, classes):
-  """f32[C], ones if there are none."""
-  if weights and len(weights) != len(classes):
+def class_weights(settings, classes, source):
+  """f32[C], the product of what the config gives and, if it asks for that, 1 / frequency."""
+  weights = settings.class_weights or (1.0,) * len(classes)
+  if len(weights) != len(classes):
     raise UserError(
       f"config.train.class_weights has {len(weights)} numbers for the {len(classes)} classes "
       f"{', '.join(classes)}"
     )
-  return jnp.array(weights or (1.0,) * len(classes), jnp.float32)
+  if settings.balance_classes:
+    counts = sum(np.bincount(example["mask"].ravel(), minlength=256) for example in source)
+    weights = np.multiply(weights, balanced_class_weights(counts[: len(classes)]))
+  return jnp.array(weights, jnp.float32)
 
 
 def first_state(config, model, info, optimizer, manager):

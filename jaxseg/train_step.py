@@ -3,13 +3,16 @@
 The wrappers that put them on devices are in `parallel`.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxseg import VOID
+from jaxseg import VOID, weight_maps
 from jaxseg.augment import augment
-from jaxseg.losses import class_weight_map, weighted_cross_entropy
+from jaxseg.losses import class_logits, class_weight_map, weighted_cross_entropy
+from jaxseg.ops import center_crop
 
 AUGMENT, DROPOUT = 0, 1  # streams of randomness of an example
 
@@ -20,7 +23,9 @@ def example_keys(key, stream, index):
   return jax.vmap(lambda i: jax.random.fold_in(stream_key, i))(index)
 
 
-def make_train_step(model, optimizer, *, class_weights, augmentation):
+def make_train_step(
+  model, optimizer, *, class_weights, augmentation, border_weight=0.0, border_sigma=5.0
+):
   """Builds `train_step(state, batch, key, axis_name=None) -> (state, metrics)`.
 
   The loss is the weighted mean of the pixels' cross-entropy over the GLOBAL batch: the gradient
@@ -28,14 +33,17 @@ def make_train_step(model, optimizer, *, class_weights, augmentation):
   means would depend on how VOID pixels fall on them.)
 
   Args:
-    model: `apply(variables, image, train=, keys=)` -> logits.
+    model: `apply(variables, image, train=, keys=)` -> logits, of the whole image or of its middle.
     optimizer: optax transformation.
     class_weights: f32[C].
     augmentation: augment.Augmentation.
+    border_weight, border_sigma: w0 and sigma of `weight_maps.border_weight`, which is added to the
+      class weight; with w0 > 0 batches need instances.
   Returns:
-    A function of state; batch {"image": u8[b,S,S,D], "mask": u8[b,S,S], "index": i32[b]}; the
-    root key, the same at every step; and the name of the mapped axis under `pmap`. Its metrics
-    are f32[] "loss" and "grad_norm" and i32[] "num_pixels", those that are not VOID.
+    A function of state; batch {"image": u8[b,S,S,D], "mask": u8[b,S,S], "index": i32[b],
+    "instances": i32[b,S,S]}; the root key, the same at every step; and the name of the mapped
+    axis under `pmap`. Its metrics are f32[] "loss" and "grad_norm" and i32[] "num_pixels", those
+    that have a logit and are not VOID.
   """
 
   def train_step(state, batch, key, axis_name=None):
@@ -44,8 +52,15 @@ def make_train_step(model, optimizer, *, class_weights, augmentation):
 
     keys = example_keys(key, AUGMENT, batch["index"])
     image = batch["image"].astype(jnp.float32) / 255.0
-    image, mask = jax.vmap(augment, (0, 0, 0, None))(keys, image, batch["mask"], augmentation)
+    labels = {name: batch[name] for name in ("mask", "instances") if name in batch}
+    image, labels = jax.vmap(augment, (0, 0, 0, None))(keys, image, labels, augmentation)
+    mask = labels["mask"]
     weight = class_weight_map(mask, class_weights)
+    if border_weight > 0:
+      at_borders = functools.partial(
+        weight_maps.border_weight, w0=border_weight, sigma=border_sigma
+      )
+      weight += jax.vmap(at_borders)(labels["instances"])
 
     def local_sum(params):
       logits, updates = model.apply(
@@ -55,11 +70,14 @@ def make_train_step(model, optimizer, *, class_weights, augmentation):
         keys=example_keys(key, DROPOUT, batch["index"]),
         mutable=["batch_stats"],
       )
-      loss_sum, weight_sum = weighted_cross_entropy(logits, mask, weight)
-      return loss_sum, (weight_sum, updates.get("batch_stats", {}))
+      # Valid convolutions give logits of the middle only.
+      labels, weights = (center_crop(x, logits.shape[1:3]) for x in (mask, weight))
+      loss_sum, weight_sum = weighted_cross_entropy(class_logits(logits), labels, weights)
+      num_pixels = jnp.sum(labels != VOID)
+      return loss_sum, (weight_sum, num_pixels, updates.get("batch_stats", {}))
 
     gradient = jax.value_and_grad(local_sum, has_aux=True)
-    (loss_sum, (weight_sum, batch_stats)), grads = gradient(state.params)
+    (loss_sum, (weight_sum, num_pixels, batch_stats)), grads = gradient(state.params)
     loss_sum, weight_sum, grads = total((loss_sum, weight_sum, grads))
     denominator = jnp.maximum(weight_sum, 1e-12)  # a batch may be VOID altogether
     grads = jax.tree.map(lambda g: g / denominator, grads)
@@ -67,7 +85,7 @@ def make_train_step(model, optimizer, *, class_weights, augmentation):
     metrics = {
       "loss": loss_sum / denominator,
       "grad_norm": optax.global_norm(grads),
-      "num_pixels": total(jnp.sum(mask != VOID)),
+      "num_pixels": total(num_pixels),
     }
     state = state.replace(
       step=state.step + 1,

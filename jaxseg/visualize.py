@@ -12,6 +12,7 @@ matplotlib.use("Agg")  # files only; no display is needed
 import matplotlib.pyplot as plt  # noqa: E402
 
 VOID_COLOUR = (255, 255, 255)
+MAX_OVERLAY = 4096  # px
 
 
 def full_palette(palette):
@@ -37,17 +38,25 @@ def colour_labels(labels, palette):
 def overlay(image, labels, palette, opacity=0.45):
   """The image tinted by class, with a line of full colour where the class changes.
 
+  Pictures of more than MAX_OVERLAY px a side are subsampled, every second, third, ... pixel.
+
   Args:
     image: u8[H,W,1] or u8[H,W,3].  labels: u8[H,W].
   Returns:
-    u8[H,W,3]
+    u8[H,W,3], or u8[h,w,3] of a large image.
   """
-  colours = colour_labels(labels, palette)
-  mixed = (1 - opacity) * image + opacity * colours
+  step = -(-max(labels.shape) // MAX_OVERLAY)
+  image, labels = image[::step, ::step], labels[::step, ::step]
+  # Whole numbers of 1/256, because floating point takes four times the memory.
+  alpha = round(256 * opacity)
+  picture = (alpha * full_palette(palette).astype(np.uint16) + 128)[labels]
+  picture += (256 - alpha) * image.astype(np.uint16)
+  picture >>= 8
   edge = np.zeros(labels.shape, bool)
   edge[1:] |= labels[1:] != labels[:-1]
   edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-  return np.where(edge[..., None], colours, mixed.round().astype(np.uint8))
+  picture[edge] = colour_labels(labels[edge], palette)
+  return picture.astype(np.uint8)
 
 
 def prediction_sheet(path, samples, classes, palette, title):

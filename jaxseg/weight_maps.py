@@ -1,6 +1,8 @@
-"""The U-Net border weight: exact distances to the two nearest cells, inside a jitted step."""
+"""The weights of U-Net's loss: class balance, and the border weight from exact distances to the
+two nearest cells, inside a jitted step."""
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 FAR = 1e6  # px, farther than any cell of any image
@@ -86,3 +88,19 @@ def border_weight(instances, *, w0=10.0, sigma=5.0):
   nearest, second = two_nearest(instances, radius)
   weight = w0 * jnp.exp(-jnp.square(nearest + second) / (2 * sigma**2))
   return jnp.where((instances == NO_CELL) & (second <= radius), weight, 0.0)
+
+
+def balanced_class_weights(counts):
+  """w_c of U-Net's equation 2: inverse to the frequency of a class, 1 in the mean over pixels.
+
+  Args:
+    counts: int[C], pixels of each class in the training data.
+  Returns:
+    f64[C]; 1 for a class that does not occur.
+  """
+  counts = np.asarray(counts, np.float64)
+  present = counts > 0
+  frequency = counts[present] / counts.sum()
+  weights = np.ones(len(counts))
+  weights[present] = 1 / (present.sum() * frequency)
+  return weights

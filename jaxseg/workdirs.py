@@ -18,13 +18,17 @@ FREE_KEYS = (
   "train.log_every_steps",
   "eval.batch_size",
   "eval.num_samples",
+  "eval.instances",
+  "predict.tile",
+  "predict.symmetries",
   "parallel.coordinator",
   "parallel.num_processes",
   "parallel.process_id",
 )
 # Only these have to agree for a trained network to be scored or used.
 MODEL_KEYS = ("data.name", "data.image_size", "data.fit", "model.name", "model.encoder",
-              "model.widths", "model.norm", "model.up")  # fmt: skip
+              "model.widths", "model.patch", "model.padding", "model.head", "model.norm",
+              "model.up", "data.value_range")  # fmt: skip
 
 
 def flatten(config, prefix=""):

@@ -93,6 +93,19 @@ def double_bilinear(x):
   return x
 
 
+def cubic(row, position):
+  """Value between the pixels of `row`, edges repeated; the kernel of Keys (1981), a = -1/2."""
+
+  def kernel(s):  # equation 15
+    s = abs(s)
+    if s < 1:
+      return 3 / 2 * s**3 - 5 / 2 * s**2 + 1
+    return -1 / 2 * s**3 + 5 / 2 * s**2 - 4 * s + 2 if s < 2 else 0.0
+
+  near = range(math.floor(position) - 3, math.floor(position) + 5)
+  return sum(row[min(max(i, 0), len(row) - 1)] * kernel(position - i) for i in near)
+
+
 def cross_entropy(logits, mask):
   """-log softmax of the true class, 0 on VOID.  [...,C], [...] -> [...]"""
   out = np.zeros(mask.shape)
@@ -176,11 +189,14 @@ def random_weight(rng, name, shape):
   return rng.normal(0, 0.2, shape).astype(np.float32)
 
 
-def random_variables(model, channels, seed=0):
-  """Variables of a network for images of so many channels, without compiling its `init`."""
+def random_variables(model, channels, seed=0, size=32):
+  """Variables of a network for images of so many channels, without compiling its `init`.
+
+  `size`: one that the network takes, px.
+  """
   rng = np.random.default_rng(seed)
   shapes = jax.eval_shape(
-    lambda: model.init(jax.random.key(0), np.zeros((1, 32, 32, channels), "f4"), train=False)
+    lambda: model.init(jax.random.key(0), np.zeros((1, size, size, channels), "f4"), train=False)
   )
   return jax.tree_util.tree_map_with_path(
     lambda path, x: random_weight(rng, path[-1].key, x.shape), shapes

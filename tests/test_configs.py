@@ -17,7 +17,6 @@ from jaxseg.experiment import build_model
 
 ROOT = pathlib.Path(__file__).parents[1]
 NAMES = sorted(file.stem for file in (ROOT / "configs").glob("*.py"))
-INFOS = {"cells": datasets.CELLS, "oxford_iiit_pet": datasets.PETS}
 NARROW = {"unet": "(4,8)", "encoder_unet": "(8,8,8,8)"}  # widths of the small variants
 
 
@@ -53,27 +52,36 @@ def test_header_names_its_own_command(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_network_has_the_classes_of_its_data(name):
   _, config = load(name)
-  info = INFOS[config.data.name]
+  data = config.data
+  info = {
+    "cells": datasets.CELLS,
+    "oxford_iiit_pet": datasets.PETS,
+    "folder": datasets.DatasetInfo(data.classes, data.palette, data.channels),
+  }[data.name]
   model = build_model(config, info)
-  size = config.data.image_size
+  size = data.image_size
   image = jax.ShapeDtypeStruct((2, size, size, info.channels), np.float32)
   logits = jax.eval_shape(
     lambda variables, image: model.apply(variables, image, train=False),
     models.abstract_variables(model, info.channels),
     image,
   )
+  size -= 2 * model.margin
   assert (logits.shape, logits.dtype) == ((2, size, size, len(info.classes)), np.float32)
 
 
 def small(name):
   """Values of a variant that trains two steps in seconds: small images, narrow, not pretrained."""
   config = load(name)[1]
-  folder = pathlib.Path(os.environ.get("JAXSEG_TEST_DATA", ".")) / "tfds"
-  if (folder / config.data.name).is_dir():
-    data, num_images = {"data_dir": folder, "train_split": "train[:64]"}, 64
+  root = pathlib.Path(os.environ.get("JAXSEG_TEST_DATA", "."))
+  if (root / "tfds" / config.data.name).is_dir():
+    data, num_images = {"data_dir": root / "tfds", "train_split": "train[:64]"}, 64
     data["eval_split"] = "test[:16]"
+  elif config.data.name == "folder" and (root / "isbi2012").is_dir():
+    data, num_images = {"data_dir": root / "isbi2012/train", "num_folds": 15}, 28
   else:  # the generated images, whatever the config asks for
-    data, num_images = {"name": "cells"}, datasets.CELLS_SPLITS["train"]
+    data = {"name": "cells", "train_split": "train", "num_folds": 0}
+    num_images = datasets.CELLS_SPLITS["train"]
   return {
     **{f"data.{key}": value for key, value in data.items()},
     "data.image_size": 32,

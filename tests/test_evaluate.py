@@ -1,5 +1,6 @@
 """Scores against a twin that looks at one pixel after the other."""
 
+import functools
 import json
 import math
 
@@ -34,7 +35,7 @@ def predict(examples):
 
 
 def twin(examples, num_classes):
-  """Pixel by pixel: (accuracy, IoU of each class or None, loss)."""
+  """Pixel by pixel: (accuracy, IoU and Dice of each class or None, loss)."""
   hits, truths, guesses = ([0] * num_classes for _ in range(3))
   loss = num_pixels = 0
   for example in examples:
@@ -52,20 +53,22 @@ def twin(examples, num_classes):
         num_pixels += 1
   unions = [truths[c] + guesses[c] - hits[c] for c in range(num_classes)]
   iou = [hits[c] / unions[c] if unions[c] else None for c in range(num_classes)]
-  return sum(hits) / num_pixels, iou, loss / num_pixels
+  dice = [2 * hits[c] / (truths[c] + guesses[c]) if unions[c] else None for c in range(num_classes)]
+  return sum(hits) / num_pixels, iou, dice, loss / num_pixels
 
 
 @pytest.mark.parametrize("num_labels", [3, 2])
 def test_scores_equal_the_twin(num_labels):
   examples = make_data(num_labels)
   result, samples = evaluate(predict, iter(examples), CLASSES)
-  accuracy, iou, loss = twin(examples, 3)
-  assert set(result) == {"pixel_accuracy", "miou", "iou", "loss", "num_images"}
+  accuracy, iou, dice, loss = twin(examples, 3)
+  assert set(result) == {"pixel_accuracy", "miou", "iou", "dice", "loss", "num_images"}
   assert result["num_images"] == len(SHAPES)
   assert result["pixel_accuracy"] == pytest.approx(accuracy, abs=1e-12)
-  assert list(result["iou"]) == list(CLASSES)
-  for name, value in zip(CLASSES, iou, strict=True):
-    assert result["iou"][name] == (None if value is None else pytest.approx(value, abs=1e-12))
+  for score, values in ("iou", iou), ("dice", dice):
+    assert list(result[score]) == list(CLASSES)
+    for name, value in zip(CLASSES, values, strict=True):
+      assert result[score][name] == (None if value is None else pytest.approx(value, abs=1e-12))
   present = [value for value in iou if value is not None]
   assert len(present) == num_labels  # a class that is nowhere stays out of the mean
   assert result["miou"] == pytest.approx(sum(present) / len(present), abs=1e-12)
@@ -101,6 +104,7 @@ def test_perfect_and_certain_but_wrong():
     "pixel_accuracy": 1.0,
     "miou": 1.0,
     "iou": dict.fromkeys(CLASSES, 1.0),
+    "dice": dict.fromkeys(CLASSES, 1.0),
     "loss": 0.0,
     "num_images": 1,
   }
@@ -120,17 +124,74 @@ def test_samples_are_those_asked_for():
     assert labels.dtype == np.uint8
 
 
-def test_processes_add_up(monkeypatch):
+CELLS = ("background", "cell")
+
+
+def cells(truth, prediction, **more):
+  """An example of strings: "#" is a cell, "." background, "x" VOID; the prediction is certain."""
+  mask, found = (
+    np.array([[{"#": 1, ".": 0, "x": VOID}[x] for x in row] for row in rows.split()], np.uint8)
+    for rows in (truth, prediction)
+  )
+  return {
+    "image": mask[..., None],
+    "mask": mask,
+    "probs": np.eye(2, dtype=np.float32)[found],
+    **more,
+  }
+
+
+# Two cells of 4 px, found and merged: v_rand = (16 + 16) / (64 / 2 + 32 / 2), v_info 0, and two
+# pixels of ten each of which joins what is not joined.
+RIGHT = cells("##.## ##.##", "##.## ##.##")
+MERGED = cells("##.## ##.##", "##### #####")
+NO_CELL = cells("..... .....", "..... .#...")  # v_rand and v_info are NaN; the new cell is 1 pixel
+
+
+@pytest.mark.parametrize(
+  "examples, expected",
+  [
+    ([RIGHT], (1, 1, 0)),
+    ([MERGED], (2 / 3, 0, 1 / 5)),
+    ([RIGHT, MERGED, RIGHT], (8 / 9, 2 / 3, 2 / 30)),  # means over images, not pixels
+    ([RIGHT, NO_CELL, MERGED], (5 / 6, 1 / 2, 3 / 30)),  # NaN stays out of the mean, 0 does not
+    ([NO_CELL], (None, None, 1 / 10)),
+    # The instances of the example come first: to them, the mask's one cell is two.
+    (
+      [cells("#### ####", "#### ####", instances=np.array([[3, 3, 8, 8]] * 2, np.int32))],
+      (2 / 3, 0, 0),
+    ),
+    # VOID separates cells of the mask, and no cell is wrong there.
+    ([cells("##x## ##x##", "##.## ##.##")], (1, 1, 0)),
+    ([cells("##.xx ##.xx", "##.## ##...")], (1, 1, 0)),
+  ],
+)
+def test_instance_scores_are_means_over_images(examples, expected):
+  result, _ = evaluate(predict, examples, CELLS, instances=True)
+  got = [result[name] for name in evaluate_module.INSTANCE_SCORES]
+  assert list(evaluate_module.INSTANCE_SCORES) == ["v_rand", "v_info", "warping_error"]
+  for value, truth in zip(got, expected, strict=True):
+    assert value == (None if truth is None else pytest.approx(truth, abs=1e-6))
+  json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+  "examples, classes, instances",
+  [(make_data(), CLASSES, False), ([RIGHT, NO_CELL, MERGED, MERGED, RIGHT], CELLS, True)],
+  ids=["pixels", "instances"],
+)
+def test_processes_add_up(monkeypatch, examples, classes, instances):
   """Shares of two processes, whose sums meet, give what one process gives."""
-  examples, sent = make_data(), []
-  expected, _ = evaluate(predict, examples, CLASSES)
+  run = functools.partial(evaluate, predict, classes=classes, instances=instances)
+  (expected, _), sent = run(examples), []
   monkeypatch.setattr(evaluate_module, "sum_over_processes", lambda x: sent.append(x) or x)
   for number in (0, 1):
-    evaluate(predict, examples[number::2], CLASSES)
+    run(examples[number::2])
   assert all(np.issubdtype(x.dtype, np.integer) for x in sent)
   monkeypatch.setattr(evaluate_module, "sum_over_processes", lambda x: sent[0] + sent[1])
-  result, _ = evaluate(predict, examples[:1], CLASSES)
-  assert result.pop("loss") == pytest.approx(expected.pop("loss"), abs=1e-6)
+  result, _ = run(examples[:1])
+  for name in ("loss", *(evaluate_module.INSTANCE_SCORES if instances else ())):
+    assert result.pop(name) == pytest.approx(expected.pop(name), abs=1e-6)
   assert result == expected
 
 

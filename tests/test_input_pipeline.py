@@ -8,19 +8,25 @@ import threading
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from jaxseg import VOID, UserError
 from jaxseg.data import input_pipeline
-from jaxseg.data.input_pipeline import Cached, crop_example, eval_examples, resize_example
+from jaxseg.data.input_pipeline import Cached, eval_examples, resize_example
 
 NUM = 10
 
 
 def coordinates(height, width, number=0):
-  """An image whose pixels say where they are; the mask says the same again."""
+  """An image whose pixels say where they are; mask and instances say the same again."""
   y, x = np.mgrid[:height, :width].astype(np.uint8)
   image = np.stack([y, x, np.full_like(y, number)], -1)
-  return {"image": image, "mask": (y + 2 * x) % 200, "name": f"image {number}"}
+  return {
+    "image": image,
+    "mask": (y + 2 * x) % 200,
+    "instances": 1000 * (1 + y.astype(np.int32)) + x,
+    "name": f"image {number}",
+  }
 
 
 SMALL = [coordinates(8, 8, i) for i in range(NUM)]
@@ -51,14 +57,16 @@ def assert_equal(first, second):
     np.testing.assert_array_equal(first[key], second[key], err_msg=key)
 
 
-@pytest.mark.parametrize("num_threads", [0, 2])
-def test_every_pass_is_complete_and_in_a_new_order(num_threads):
-  batches = take(train_batches(SMALL, num_threads=num_threads), 15)  # six passes of ten
+@pytest.mark.parametrize("num_threads, instances", [(0, False), (2, False), (2, True)])
+def test_every_pass_is_complete_and_in_a_new_order(num_threads, instances):
+  batches = train_batches(SMALL, num_threads=num_threads, instances=instances)
+  batches = take(batches, 15)  # six passes of ten
   for batch in batches:
     assert {k: (v.shape, v.dtype.name) for k, v in batch.items()} == {
       "image": ((4, 8, 8, 3), "uint8"),
       "mask": ((4, 8, 8), "uint8"),
       "index": ((4,), "int32"),
+      **({"instances": ((4, 8, 8), "int32")} if instances else {}),  # the source has them
     }
   np.testing.assert_array_equal(join(batches)["index"], np.arange(60))
   passes = numbers(batches).reshape(6, NUM)
@@ -73,12 +81,19 @@ def test_order_depends_on_the_seed_alone():
   assert (first != other).any()
 
 
-@pytest.mark.parametrize("fit, source", [("resize", SMALL), ("crop", LARGE)])
+RANDOM = [
+  (SMALL, {}),
+  (LARGE, {"fit": "crop", "instances": True}),
+  (LARGE, {"size": 12, "margin": 2}),
+]
+
+
+@pytest.mark.parametrize("source, options", RANDOM, ids=["resize", "crop", "margin"])
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_together_see_what_one_sees(fit, source, count):
-  alone = take(train_batches(source, fit=fit), 8)
+def test_processes_together_see_what_one_sees(source, options, count):
+  alone = take(train_batches(source, **options), 8)
   shares = [
-    take(train_batches(source, fit=fit, process=(number, count)), 8) for number in range(count)
+    take(train_batches(source, process=(number, count), **options), 8) for number in range(count)
   ]
   for step, expected in enumerate(alone):
     assert all(len(share[step]["index"]) == 4 // count for share in shares)
@@ -87,13 +102,13 @@ def test_processes_together_see_what_one_sees(fit, source, count):
     assert_equal({key: value[order] for key, value in together.items()}, expected)
 
 
-@pytest.mark.parametrize("fit, source", [("resize", SMALL), ("crop", LARGE)])
-def test_goes_on_from_a_state(fit, source):
-  straight = take(train_batches(source, fit=fit), 9)
-  iterator = train_batches(source, fit=fit)
+@pytest.mark.parametrize("source, options", RANDOM, ids=["resize", "crop", "margin"])
+def test_goes_on_from_a_state(source, options):
+  straight = take(train_batches(source, **options), 9)
+  iterator = train_batches(source, **options)
   take(iterator, 4)  # in the middle of a pass, and prefetching has run ahead
   state = json.loads(json.dumps(iterator.get_state()))  # a checkpoint holds it as JSON
-  fresh = train_batches(source, fit=fit, num_threads=0, cache_mb=1)
+  fresh = train_batches(source, num_threads=0, cache_mb=1, **options)
   fresh.set_state(state)
   assert_equal(join(take(fresh, 5)), join(straight[4:]))
   iterator.set_state(state)
@@ -116,14 +131,17 @@ def test_resize_takes_the_nearest_label():
   example = coordinates(21, 34)
   example["mask"][3:9, 5:20] = VOID
   resized = resize_example(example, 16)
-  assert set(resized) == {"image", "mask"}
   assert resized["image"].shape == (16, 16, 3)
   rows = [int((i + 0.5) * 21 / 16) for i in range(16)]
   cols = [int((j + 0.5) * 34 / 16) for j in range(16)]
   for i, row in enumerate(rows):
     for j, col in enumerate(cols):
-      assert resized["mask"][i, j] == example["mask"][row, col]
-  assert_equal(resize_example(SMALL[2], 8), {k: SMALL[2][k] for k in ("image", "mask")})
+      for name in "mask", "instances":
+        assert resized[name][i, j] == example[name][row, col]
+  assert {k: v.dtype for k, v in resized.items() if k != "name"} == {
+    "image": np.uint8, "mask": np.uint8, "instances": np.int32
+  }  # fmt: skip
+  assert_equal(resize_example(SMALL[2], 8), SMALL[2])
 
 
 @pytest.mark.parametrize("shape, size", [((50, 33), 24), ((15, 40), 32)])
@@ -145,32 +163,67 @@ def test_resize_keeps_image_and_mask_aligned(shape, size):
   np.testing.assert_allclose(np.mean(shifts, axis=0), 0, atol=0.1)  # px
 
 
-def test_crop_windows_lie_inside_and_reach_every_place():
-  example, rng = coordinates(12, 10), np.random.default_rng(0)
-  corners = collections.Counter()
-  for _ in range(600):
-    cut = crop_example(example, rng, 8)
-    y, x = (int(v) for v in cut["image"][0, 0, :2])
-    assert_equal(cut, {k: example[k][y : y + 8, x : x + 8] for k in ("image", "mask")})
-    corners[y, x] += 1
-  assert set(corners) == set(itertools.product(range(5), range(3)))
-  # 15 places, 40 draws each on the average with standard deviation 6.
-  assert min(corners.values()) > 15 and max(corners.values()) < 70
+def window_of(example, starts, size):
+  """A window by np.pad: the image goes on mirrored, labels end."""
+  margin = 40
+  rows, cols = (slice(start + margin, start + margin + size) for start in starts)
+  image = np.pad(example["image"], [(margin, margin)] * 2 + [(0, 0)], mode="symmetric")
+  mask = np.pad(example["mask"], margin, constant_values=VOID)
+  instances = np.pad(example["instances"], margin)
+  padded = {"image": image, "mask": mask, "instances": instances}
+  return {name: x[rows, cols] for name, x in padded.items()}
 
 
-@pytest.mark.parametrize("height, width", [(5, 6), (5, 12), (12, 5), (8, 8)])
-def test_crop_fills_up_with_void(height, width):
-  example = coordinates(height, width)
-  example["image"] += 1  # so that black is nowhere in it
-  cut = crop_example(example, np.random.default_rng(0), 8)
-  assert cut["image"].shape == (8, 8, 3) and cut["mask"].shape == (8, 8)
-  h, w = min(height, 8), min(width, 8)
-  y, x = cut["image"][0, 0, :2].astype(int) - 1
-  assert 0 <= y <= height - h and 0 <= x <= width - w
-  for key, filler in ("image", 0), ("mask", VOID):
-    expected = np.full_like(cut[key], filler)
-    expected[:h, :w] = example[key][y : y + h, x : x + w]
-    np.testing.assert_array_equal(cut[key], expected)
+@pytest.mark.parametrize("margin", [0, 3])
+@pytest.mark.parametrize("height, width", [(12, 10), (8, 8), (5, 6), (5, 12), (12, 5), (2, 3)])
+def test_crops_reach_every_place_and_go_on_mirrored(height, width, margin):
+  """What gets logits, all but the margin, lies inside of the image if that is large enough."""
+  example, inner = coordinates(height, width), 8
+  size = inner + 2 * margin
+  batches = train_batches(
+    [example], fit="crop", size=size, margin=margin, instances=True, batch_size=60
+  )
+  batch, corners = join(take(batches, 10)), collections.Counter()
+  for i, corner in enumerate(batch["image"][:, margin, margin, :2].astype(int)):
+    window = window_of(example, corner - margin, size)
+    assert_equal({name: batch[name][i] for name in window}, window)
+    corners[tuple(corner)] += 1
+  places = (range(max(n - inner, 0) + 1) for n in (height, width))
+  assert set(corners) == set(itertools.product(*places))
+  # 600 draws of up to 15 places: 5 standard deviations.
+  mean = 600 / len(corners)
+  assert all(abs(num - mean) <= 5 * mean**0.5 for num in corners.values())
+
+
+def test_resize_leaves_a_margin():
+  example = coordinates(21, 34)
+  batch = next(train_batches([example], size=14, margin=3, instances=True, batch_size=2))
+  expected = window_of(resize_example(example, 8), (-3, -3), 14)
+  for i in range(2):
+    assert_equal({name: batch[name][i] for name in expected}, expected)
+
+
+@pytest.mark.parametrize("fit", ["resize", "crop"])
+def test_instances_are_those_of_the_whole_mask(fit):
+  """A cell of which a crop shows two arms keeps one id."""
+  example = coordinates(13, 15)
+  mask = np.zeros((13, 15), np.uint8)
+  mask[1:12, [2, 6, 10]] = mask[11, 2:7] = 1  # a U and an I
+  mask[5, :] = VOID
+  del example["instances"]
+  example["mask"] = mask
+  expected = {**example, "instances": ndimage.label(mask == 1)[0].astype(np.int32)}
+  batch = join(take(train_batches([example], fit=fit, size=8, instances=True), 10))
+  num_cut = 0
+  for image, instances in zip(batch["image"], batch["instances"], strict=True):
+    if fit == "resize":
+      np.testing.assert_array_equal(instances, resize_example(expected, 8)["instances"])
+    else:
+      y, x = image[0, 0, :2]
+      np.testing.assert_array_equal(instances, expected["instances"][y : y + 8, x : x + 8])
+      pieces = [ndimage.label(instances == i)[1] for i in np.unique(instances[instances > 0])]
+      num_cut += max(pieces) == 2
+  assert num_cut > 3 or fit == "resize"
 
 
 class Counting:
@@ -188,7 +241,7 @@ class Counting:
 
 
 def test_cached_keeps_to_its_budget():
-  size = 8 * 8 * 3 + 8 * 8  # bytes of one example
+  size = 8 * 8 * (3 + 1 + 4)  # bytes of one example
   for budget, kept in ((0, 0), (size - 1, 0), (3 * size, 3), (4 * size - 1, 3), (99 * size, NUM)):
     source = Counting(SMALL)
     cached = Cached(source, budget)

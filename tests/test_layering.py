@@ -11,15 +11,17 @@ ROOT = pathlib.Path(__file__).parents[1]
 RANKS = {
   "jaxseg": -1,
   "jaxseg.data": -1,
-  **dict.fromkeys(("jaxseg.data.cells", "jaxseg.data.pets"), 0),
+  **dict.fromkeys(("jaxseg.data.cells", "jaxseg.data.decode", "jaxseg.data.pets"), 0),
   **dict.fromkeys(("jaxseg.ops", "jaxseg.losses", "jaxseg.metrics", "jaxseg.optim"), 0),
   **dict.fromkeys(("jaxseg.train_state", "jaxseg.parallel", "jaxseg.weight_maps"), 0),
+  **dict.fromkeys(("jaxseg.instance_metrics", "jaxseg.tiles"), 0),
   **dict.fromkeys(("jaxseg.visualize", "jaxseg.workdirs"), 0),
-  **dict.fromkeys(("jaxseg.data.datasets", "jaxseg.augment", "jaxseg.checkpoint"), 1),
+  **dict.fromkeys(("jaxseg.data.folder", "jaxseg.augment", "jaxseg.checkpoint"), 1),
   **dict.fromkeys(("jaxseg.models.layers", "jaxseg.models.pretrained"), 1),
-  **dict.fromkeys(("jaxseg.run_log", "jaxseg.evaluate"), 1),
+  **dict.fromkeys(("jaxseg.run_log", "jaxseg.predict", "jaxseg.predict_files"), 1),
   **dict.fromkeys(("jaxseg.models.mobilenet_v2", "jaxseg.models.unet"), 2),
-  **dict.fromkeys(("jaxseg.data.input_pipeline", "jaxseg.train_step", "jaxseg.predict"), 2),
+  **dict.fromkeys(("jaxseg.data.datasets", "jaxseg.train_step"), 2),
+  **dict.fromkeys(("jaxseg.data.input_pipeline", "jaxseg.evaluate"), 3),
   "jaxseg.models": 3,
   "jaxseg.experiment": 4,
   "jaxseg.train": 5,
@@ -89,8 +91,9 @@ sys.meta_path.insert(0, Missing())
 for module in {CORE}:
   __import__(module)
 from jaxseg import models
-model = models.build("encoder_unet", 2, encoder="mobilenet_v2", widths=(), norm=True, dropout=0.0,
-                     up="transposed", freeze_encoder=True, precision="float32", axis_name=None)
+model = models.build("encoder_unet", 2, encoder="mobilenet_v2", widths=(), patch=1, padding="same",
+                     norm=True, dropout=0.0, up="transposed", freeze_encoder=True,
+                     precision="float32", axis_name=None)
 print(len(models.abstract_variables(model, 3)["params"]))
 """
   done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from jax import lax
 
 from jaxseg.models import layers
 
@@ -78,6 +79,29 @@ def test_batch_norm_is_global_over_a_mapped_axis():
   )
 
 
+@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("channels", [(4,), (3, 1, 2)])
+def test_conv_3x3(channels, padding, use_bias):
+  """One convolution of the concatenation; "valid" is the interior."""
+  parts = [normal(2, 5, 6, c, seed=c) for c in channels]
+  module = layers.Conv3x3(7, padding, use_bias=use_bias)
+  params = {"kernel": normal(3, 3, sum(channels), 7)}
+  if use_bias:
+    params["bias"] = normal(7, seed=9)
+  assert shapes(module, *parts) == jax.tree.map(np.shape, params)
+  expected = reference.conv(np.concatenate(parts, -1), params["kernel"]) + params.get("bias", 0.0)
+  if padding == "valid":
+    expected = expected[:, 1:-1, 1:-1]
+  y = apply(module, params, *parts)
+  chex.assert_trees_all_close(y, expected, atol=1e-5)
+  whole = lax.conv_general_dilated(
+    np.concatenate(parts, -1), params["kernel"], (1, 1), padding.upper(),
+    dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest",
+  )  # fmt: skip
+  chex.assert_trees_all_close(y, whole + params.get("bias", 0.0), atol=1e-5)
+
+
 def test_conv_1x1():
   x, module = normal(2, 3, 5, 4), layers.Conv1x1(6)
   assert shapes(module, x) == {"kernel": (1, 1, 4, 6), "bias": (6,)}
@@ -104,6 +128,19 @@ def test_up_conv_2x2():
   chex.assert_trees_all_close(apply(module, params, x), expected, atol=1e-5)
 
 
+def test_transposed_convolution_of_the_course():
+  """A 1x1 kernel of 1, stride 2, bias 1: the kernel that is 1 at [0, 0] and 0 elsewhere."""
+  x = np.float32([[1, 2], [3, 4]])[None, :, :, None]
+  expected = [[2, 1, 3, 1], [1, 1, 1, 1], [4, 1, 5, 1], [1, 1, 1, 1]]
+  kernel, bias = np.zeros((2, 2, 1, 1), np.float32), np.ones(1, np.float32)
+  kernel[0, 0] = 1
+  y = apply(layers.UpConv2x2(1), {"kernel": kernel, "bias": bias}, x)
+  np.testing.assert_array_equal(y[0, :, :, 0], expected)
+  params = {"kernel": np.ones((1, 1, 1, 1), np.float32), "bias": bias}
+  y = apply(nn.ConvTranspose(1, (1, 1), strides=(2, 2)), params, x)
+  np.testing.assert_array_equal(y[0, :, :, 0], expected)
+
+
 @pytest.mark.parametrize("use_bias", [False, True])
 @pytest.mark.parametrize("mode", ["transposed", "resize"])
 def test_up_conv_3x3(mode, use_bias):
@@ -126,6 +163,7 @@ def test_initial_scales():
   """He et al. 2015: variance 2 / fan-in, the inputs that one output sums; biases are 0."""
   x = jnp.zeros((1, 4, 4, 256))
   expected = {
+    layers.Conv3x3(64): 2 / (9 * 256),
     layers.Conv1x1(64): 2 / 256,
     layers.UpConv2x2(64): 2 / 256,  # windows do not overlap: one pixel
     layers.UpConv3x3(64, use_bias=True): 2 / (9 * 256),
@@ -137,11 +175,16 @@ def test_initial_scales():
     # 2304 draws and more: 5% is over three standard deviations.
     assert np.std(params["kernel"]) == pytest.approx(math.sqrt(variance), rel=0.05), module
     assert not np.any(params.get("bias", 0.0))
+  # Of several parts, the fan-in counts all channels.
+  parts = x[..., :192], x[..., 192:]
+  kernel = jax.jit(layers.Conv3x3(64).init)(jax.random.key(0), *parts)["params"]["kernel"]
+  assert np.std(kernel) == pytest.approx(math.sqrt(2 / (9 * 256)), rel=0.02)
 
 
 @pytest.mark.parametrize(
   "module",
   [
+    layers.Conv3x3(3, dtype=jnp.bfloat16),
     layers.Conv1x1(3, dtype=jnp.bfloat16),
     layers.DepthwiseConv(dtype=jnp.bfloat16),
     layers.UpConv2x2(3, dtype=jnp.bfloat16),

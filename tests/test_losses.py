@@ -6,11 +6,17 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import reference
 from jax.test_util import check_grads
 
 from jaxseg import VOID
-from jaxseg.losses import class_weight_map, cross_entropy, weighted_cross_entropy
+from jaxseg.losses import (
+  class_logits,
+  class_weight_map,
+  cross_entropy,
+  weighted_cross_entropy,
+)
 
 # (logits, label, -log softmax of the label, worked out by hand)
 HAND = (
@@ -124,3 +130,41 @@ def test_gradient():
   logits, mask = example()
   total = jax.jit(lambda x: cross_entropy(x, mask[0, 0]).sum())
   check_grads(total, (logits[0, 0],), order=1, atol=1e-2, rtol=1e-2)
+
+
+# The head of one logit. Logits, labels, and log(1 + e^-z) of label 1 or log(1 + e^z) of label 0.
+SIGMOID = (
+  (0.0, 1, math.log(2)),
+  (math.log(3), 1, math.log(4 / 3)),  # sigmoid 3/4
+  (math.log(3), 0, math.log(4)),
+  (-math.log(3), 0, math.log(4 / 3)),
+  (1000.0, 1, 0.0),
+  (1000.0, 0, 1000.0),  # exp(1000) is infinite
+  (-1000.0, 1, 1000.0),
+  (5.0, VOID, 0.0),
+)
+
+
+def binary_loss(z, mask):
+  return cross_entropy(class_logits(z[..., None]), mask)
+
+
+def test_sigmoid_head_by_hand():
+  z, mask, expected = (np.array(column) for column in zip(*SIGMOID, strict=True))
+  z, mask = z.astype(np.float32), mask.astype(np.uint8)
+  with np.errstate(over="ignore"):
+    sigmoid = 1 / (1 + np.exp(-z))
+  probs = jax.nn.softmax(class_logits(z[:, None]))
+  chex.assert_trees_all_close(probs, np.stack([1 - sigmoid, sigmoid], -1), atol=1e-6)
+  chex.assert_trees_all_close(binary_loss(z, mask), expected, rtol=1e-6, atol=1e-6)
+  gradient = jax.grad(lambda z: binary_loss(z, mask).sum())(z)
+  expected = np.where(mask == VOID, 0, sigmoid - (mask == 1))
+  chex.assert_trees_all_close(gradient, expected, atol=1e-6)
+  assert gradient[-1] == 0
+  check_grads(lambda z: binary_loss(z, mask[:4]), (z[:4],), order=1, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_other_heads_pass_through(num_classes):
+  logits = np.ones((2, 5, num_classes), np.float32)
+  np.testing.assert_array_equal(class_logits(logits), logits)

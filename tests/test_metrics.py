@@ -29,6 +29,7 @@ def test_by_hand():
   assert result["pixel_accuracy"] == 6 / 8
   np.testing.assert_allclose(result["iou"], [2 / 4, 2 / 4, 2 / 2])
   assert result["miou"] == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
+  np.testing.assert_allclose(result["dice"], [4 / (3 + 3), 4 / (3 + 3), 4 / (2 + 2)])
 
 
 def test_rows_are_the_truth():
@@ -45,8 +46,13 @@ def test_equals_loop(num_classes):
   result = scores(counts)
   iou = [reference.iou(mask, prediction, label) for label in range(num_classes)]
   np.testing.assert_allclose(result["iou"], iou)
-  np.testing.assert_allclose(result["miou"], np.mean([x for x in iou if not math.isnan(x)]))
   kept = mask != VOID
+  both = [((mask == c) & (prediction == c) & kept).sum() for c in range(num_classes)]
+  sizes = [((x == c) & kept).sum() for c in range(num_classes) for x in (mask, prediction)]
+  with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: the class is nowhere
+    dice = 2 * np.array(both) / np.reshape(sizes, (-1, 2)).sum(1)
+  np.testing.assert_allclose(result["dice"], dice)
+  np.testing.assert_allclose(result["miou"], np.mean([x for x in iou if not math.isnan(x)]))
   np.testing.assert_allclose(result["pixel_accuracy"], (mask == prediction)[kept].mean())
 
 
@@ -62,17 +68,19 @@ def test_void_is_left_out():
 def test_absent_class_stays_out_of_the_mean():
   result = scores([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
   np.testing.assert_array_equal(result["iou"], [3 / 4, 4 / 5, np.nan])
+  np.testing.assert_allclose(result["dice"], [6 / (4 + 3), 8 / (4 + 5), np.nan])
   assert result["miou"] == pytest.approx((3 / 4 + 4 / 5) / 2)
   # Predicted where it never is: 0, not left out.
   result = scores([[3, 0, 1], [0, 4, 0], [0, 0, 0]])
   np.testing.assert_array_equal(result["iou"], [3 / 4, 1, 0])
+  np.testing.assert_allclose(result["dice"], [6 / (4 + 3), 1, 0])
   assert result["miou"] == pytest.approx((3 / 4 + 1 + 0) / 3)
 
 
 def test_nothing_to_count():
   result = scores(np.zeros((3, 3), int))
   assert math.isnan(result["pixel_accuracy"]) and math.isnan(result["miou"])
-  np.testing.assert_array_equal(result["iou"], [np.nan] * 3)
+  np.testing.assert_array_equal([result["iou"], result["dice"]], [[np.nan] * 3] * 2)
 
 
 def test_relabelling_permutes():

@@ -20,6 +20,8 @@ from jaxseg.models.unet import EncoderUNet, UNet
 WORDS = {
   "encoder": "",
   "widths": (),
+  "patch": 1,
+  "padding": "same",
   "norm": True,
   "dropout": 0.0,
   "up": "transposed",
@@ -87,6 +89,7 @@ def test_words_reach_the_model(name):
   assert build(name, widths=()).widths == ROWS[name][0].widths
   if name == "unet":
     assert not model.norm and build(name, norm=True).norm
+    assert (model.patch, build(name, patch=2).patch) == (1, 2)
   else:
     assert model.freeze_encoder and not build(name, freeze_encoder=False).freeze_encoder
     assert (model.encoder.dtype, model.encoder.axis_name) == (jnp.bfloat16, "devices")
@@ -98,6 +101,9 @@ def test_words_reach_the_model(name):
     ("unett", {}, "config.model.name 'unett'; there are unet, encoder_unet"),
     ("", {}, "config.model.name ''"),
     ("unet", {"up": "bilinear"}, "config.model.up 'bilinear'; there are transposed, resize"),
+    ("unet", {"patch": 3}, "config.model.patch 3; there are 1, 2"),
+    ("encoder_unet", {"patch": 2}, "config.model.patch 2 is for unet"),
+    ("unet", {"padding": "full"}, "config.model.padding 'full'; there are same, valid"),
     ("unet", {"precision": "float16"}, "config.train.precision 'float16'; .*float32, bfloat16"),
     ("encoder_unet", {"encoder": ""}, "config.model.encoder ''; there are mobilenet_v2"),
     ("encoder_unet", {"encoder": "vgg"}, "config.model.encoder 'vgg'"),
@@ -106,6 +112,46 @@ def test_words_reach_the_model(name):
 def test_unknown_words(name, words, message):
   with pytest.raises(UserError, match=message):
     models.build(name, 3, **{**WORDS, **words})
+
+
+@pytest.mark.parametrize(
+  "name, up",
+  [("unet", "resize"), ("encoder_unet", "transposed"), ("encoder_unet", "resize")],
+)
+def test_valid_is_for_the_original_network(name, up):
+  with pytest.raises(UserError, match="config.model.padding valid is for unet .*up transposed"):
+    build(name, padding="valid", up=up)
+
+
+def test_build_valid():
+  """44 -> 4 with three levels (40 20 | 16 8 | 4 | 8 4); the same weights as padded."""
+  model, padded = build("unet", padding="valid"), build("unet")
+  variables = models.abstract_variables(model, 3)
+  assert variables == models.abstract_variables(padded, 3)
+  image = np.zeros((1, 44, 48, 3), np.float32)
+  logits = jax.eval_shape(lambda v: model.apply(v, image, train=False), variables)
+  assert logits.shape == (1, 4, 8, 3)
+
+
+def test_check_input():
+  for size in 1, 20, 45:
+    models.check_input(build("unet"), 3, size)
+  valid = build("unet", padding="valid")
+  for size in 44, 48:
+    models.check_input(valid, 3, size)
+  with pytest.raises(UserError, match="45 px .* 3 levels .* 44 and 48"):
+    models.check_input(valid, 3, 45)
+
+
+def test_num_logits():
+  assert models.num_logits("softmax", ("sky", "road", "tree")) == 3
+  assert models.num_logits("softmax", ("outside", "cell")) == 2
+  assert models.num_logits("sigmoid", ("outside", "cell")) == 1
+  for classes in ("sky", "road", "tree"), ("sky",):
+    with pytest.raises(UserError, match=f"sigmoid is for two classes.*{', '.join(classes)}$"):
+      models.num_logits("sigmoid", classes)
+  with pytest.raises(UserError, match="config.model.head 'relu'; there are softmax, sigmoid"):
+    models.num_logits("relu", ("outside", "cell"))
 
 
 def test_variables_without_normalisation():

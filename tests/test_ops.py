@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import reference
+import scipy.ndimage
 from absl.testing import parameterized
 from jax import lax
 from jax.test_util import check_grads
@@ -320,3 +321,72 @@ def test_resize_to_canvas_from_one_pixel_and_under_vmap():
   for i, (h, w) in enumerate(sizes):
     expected = jax.image.resize(x[i], (int(h), int(w), 1), "bilinear", antialias=False)
     chex.assert_trees_all_close(y[i, :h, :w], expected, atol=1e-5)
+
+
+class CubicMatrix(chex.TestCase):
+  @chex.variants(with_jit=True, without_jit=True)
+  @parameterized.parameters(1, 2, 9)
+  def test_interpolates_as_keys(self, size):
+    """Inside, at the edges and beyond; rows sum to 1 everywhere."""
+    positions = np.concatenate([np.linspace(-4, size + 4, 50), np.arange(-3, size + 3)])
+    matrix = self.variant(ops.cubic_matrix, static_argnums=1)(positions.astype(np.float32), size)
+    row = normal(size)
+    expected = [reference.cubic(row, p) for p in positions]
+    chex.assert_trees_all_close(matrix @ row, np.array(expected), atol=1e-5)
+    chex.assert_trees_all_close(matrix.sum(1), np.ones(len(positions)), atol=1e-6)
+
+
+def test_cubic_matrix_is_exact_at_pixels_and_for_parabolas():
+  """a = -1/2 is the one value of order three (Keys 1981, section III)."""
+  np.testing.assert_array_equal(ops.cubic_matrix(jnp.arange(8.0), 8), np.eye(8))
+  positions = np.linspace(1, 6, 31)  # all four taps inside
+  for power in 0, 1, 2:
+    y = ops.cubic_matrix(positions, 8) @ np.arange(8.0) ** power
+    chex.assert_trees_all_close(y, positions**power, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_mirror(size):
+  """The symmetric padding of numpy, which goes back and forth, linear between pixels."""
+  pad = 3 * size + 1
+  path = np.pad(np.arange(size), pad, "symmetric")
+  places = np.arange(-pad, size + pad)
+  np.testing.assert_array_equal(ops.mirror(places.astype(np.float32), size), path)
+  between = np.linspace(-pad, size + pad - 1, 97)
+  expected = np.interp(between, places, path)
+  chex.assert_trees_all_close(ops.mirror(between, size), expected, atol=1e-5)
+
+
+class SampleBilinear(chex.TestCase):
+  @chex.variants(with_jit=True, without_jit=True)
+  @parameterized.parameters((5, 7), (1, 4), (1, 1))
+  def test_equals_scipy(self, h, w):
+    """Inside, outside, and on the pixels of the edges."""
+    image, rng = normal(h, w, 3), np.random.default_rng(1)
+    rows, cols = rng.uniform(-3, h + 2, (9, 8)), rng.uniform(-3, w + 2, (9, 8))
+    rows[0], cols[:, 0] = h - 1, w - 1
+    rows[1], cols[:, 1] = 0, 0
+    y = self.variant(ops.sample_bilinear)(image, rows.astype("f4"), cols.astype("f4"))
+    channels = [
+      scipy.ndimage.map_coordinates(
+        image[..., d].astype(float), (rows, cols), order=1, mode="nearest"
+      )
+      for d in range(3)
+    ]
+    chex.assert_trees_all_close(y, np.stack(channels, -1), atol=1e-5)
+
+
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_space_to_depth(block):
+  """Channels in the order of the pixels of a block, row by row."""
+  x = normal(2, 6, 12, 4)
+  pixels = [x[:, i::block, j::block] for i in range(block) for j in range(block)]
+  np.testing.assert_array_equal(ops.space_to_depth(x, block), np.concatenate(pixels, -1))
+
+
+def test_center_crop():
+  x = np.arange(2 * 6 * 9).reshape(2, 6, 9)
+  np.testing.assert_array_equal(ops.center_crop(x, (2, 9)), x[:, 2:4])
+  np.testing.assert_array_equal(ops.center_crop(x[..., None], (6, 1)), x[:, :, 4:5, None])
+  # An odd pixel more goes at the lower and right edge.
+  np.testing.assert_array_equal(ops.center_crop(x, (3, 6)), x[:, 1:4, 1:7])

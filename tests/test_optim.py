@@ -54,6 +54,15 @@ def test_updates(name):
   chex.assert_trees_all_close(params, tree(TWO_UPDATES[name]), rtol=1e-6)
 
 
+def test_momentum():
+  """Polyak's: v = 0.75 v + gradient; the weight loses rate * v. The others have no such number."""
+  params, _ = two_updates(make_optimizer("sgd", RATE, momentum=0.75))
+  moved = RATE * GRADIENT + RATE * (0.75 * GRADIENT + GRADIENT)
+  chex.assert_trees_all_close(params, tree(WEIGHT - moved), rtol=1e-6)
+  params, _ = two_updates(make_optimizer("adam", RATE, momentum=0.75))
+  chex.assert_trees_all_close(params, tree(TWO_UPDATES["adam"]), rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_frozen_modules_do_not_move_and_have_no_moments(name):
   optimizer = make_optimizer(name, RATE, frozen=("encoder",))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import multihost_utils
+from scipy import ndimage
 
 from jaxseg import VOID, UserError, models, optim, parallel, train_state
 from jaxseg.augment import Augmentation
@@ -17,19 +18,22 @@ SIZE, NUM_EXAMPLES, NUM_STEPS = 16, 8, 5
 ONE = jax.sharding.Mesh(np.asarray(jax.devices()[:1]), (parallel.AXIS,))
 ALL = parallel.make_mesh()
 RUNS = {"one": (ONE, "jit"), "jit": (ALL, "jit"), "pmap": (ALL, "pmap")}
-MOVING = Augmentation(flip=True, scale=(0.7, 1.4), brightness=0.2, contrast=(0.7, 1.3))
+MOVING = Augmentation(
+  flip=True, scale=(0.7, 1.4), border="void", brightness=0.2, contrast=(0.7, 1.3)
+)
 
 
 def make_batch(i):
   """Batch i. From example to example, and so from device to device, VOID goes from 0 to 100 %
-  and the share of the bright class from 10 to 90 %."""
+  and the share of the bright class from 10 to 90 %, and with it the weight between instances."""
   rng = np.random.default_rng(i)
   image = rng.integers(0, 256, (NUM_EXAMPLES, SIZE, SIZE, 1), dtype=np.uint8)
   share = np.linspace(0.1, 0.9, NUM_EXAMPLES)[:, None, None]
   mask = (image[..., 0] > 255 * share).astype(np.uint8)
   mask[rng.random(mask.shape) < np.linspace(0, 1, NUM_EXAMPLES)[:, None, None]] = VOID
   index = np.arange(NUM_EXAMPLES, dtype=np.int32) + NUM_EXAMPLES * i
-  return {"image": image, "mask": mask, "index": index}
+  instances = np.stack([ndimage.label(x == 1)[0] for x in mask])
+  return {"image": image, "mask": mask, "instances": instances, "index": index}
 
 
 @functools.cache
@@ -45,6 +49,8 @@ def make_model(run, norm, dropout):
     2,
     encoder="",
     widths=(4, 8),
+    patch=1,
+    padding="same",
     norm=norm,
     dropout=dropout,
     up="transposed",
@@ -59,7 +65,12 @@ def make_run(run, norm=True, dropout=0.5, augmentation=MOVING):
   """(step on devices, first state on the host)."""
   model, optimizer = make_model(run, norm, dropout), optim.make_optimizer("sgd", 0.3)
   step = make_train_step(
-    model, optimizer, class_weights=jnp.array([1.0, 2.0]), augmentation=augmentation
+    model,
+    optimizer,
+    class_weights=jnp.array([1.0, 2.0]),
+    augmentation=augmentation,
+    border_weight=10.0,
+    border_sigma=2.0,
   )
   chex.clear_trace_counter()
   step = parallel.distribute_step(chex.assert_max_traces(step, n=1), *RUNS[run])
@@ -115,6 +126,8 @@ def test_every_batch_norm_looks_at_all_devices(name, encoder):
     2,
     encoder=encoder,
     widths=(),
+    patch=1,
+    padding="same",
     norm=True,
     dropout=0.0,
     up="transposed",

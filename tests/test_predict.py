@@ -1,4 +1,6 @@
-"""Probabilities at every image's own size, and folders of files in, label maps out."""
+"""Probabilities at every image's own size, in one piece, in tiles, and averaged over views."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -6,24 +8,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxseg import UserError
-from jaxseg.data.datasets import DatasetInfo
+from jaxseg import UserError, predict
 from jaxseg.models.unet import UNet
-from jaxseg.predict import list_images, make_predictor, output_names, predict_files
+from jaxseg.predict import make_predictor
 
 SIZES = ((33, 57), (40, 40), (33, 57), (64, 20), (1, 5), (10, 70), (50, 64))  # height, width
-RGB = DatasetInfo(("red", "green", "blue"), ((250, 0, 0), (0, 240, 0), (0, 0, 230)), channels=3)
 
 
 class Pixelwise:
-  """A network whose logits are its input; it counts how often it is traced."""
+  """A network whose logits are its input; it notes the shapes for which it is traced."""
+
+  margin = context = 0
+  stride = 1
 
   def __init__(self):
-    self.num_traces = 0
+    self.shapes = []
+
+  def input_size(self, size):
+    return size
 
   def apply(self, variables, image, *, train):
     assert not train
-    self.num_traces += 1
+    self.shapes.append(image.shape)
     return image * variables["params"]
 
 
@@ -39,21 +45,47 @@ def examples_of(sizes):
   return [{"image": image, "number": i} for i, image in enumerate(images_of(sizes))]
 
 
-@pytest.fixture(scope="module")
-def unet():
-  """A U-Net with batch statistics that are not those of its start, and its variables."""
-  model = UNet(num_classes=3, widths=(4, 8), norm=True)
+def draw_variables(model, size=8):
+  """Variables that are not those of a network's start: biases and statistics count."""
   shapes = jax.eval_shape(
-    lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
+    lambda: model.init(jax.random.key(0), jnp.zeros((1, size, size, 3)), train=False)
   )
   rng = np.random.default_rng(0)
 
   def draw(x):
     if len(x.shape) == 1:
       return rng.uniform(0.5, 1.0, x.shape).astype(np.float32)
-    return rng.normal(0, np.prod(x.shape[:-1]) ** -0.5, x.shape).astype(np.float32)
+    return rng.normal(0, (2 / np.prod(x.shape[:-1])) ** 0.5, x.shape).astype(np.float32)
 
-  return model, jax.tree.map(draw, shapes)
+  return jax.tree.map(draw, shapes)
+
+
+@pytest.fixture(scope="module")
+def unet():
+  model = UNet(num_classes=3, widths=(4, 8), norm=True)
+  return model, draw_variables(model)
+
+
+@pytest.fixture(scope="module")
+def valid_unet():
+  """Three levels: 44 -> 4, 48 -> 8, ..., 76 -> 36."""
+  model = UNet(num_classes=3, widths=(4, 8, 8), norm=True, padding="valid")
+  return model, draw_variables(model, 44)
+
+
+predictor_of = functools.cache(make_predictor)
+
+
+def probs_of(model, variables, image, **options):
+  predictor = predictor_of(model, **{"fit": "crop", "size": 32, "batch_size": 8, **options})
+  ((_, probs),) = predictor(variables, [{"image": image}])
+  return probs
+
+
+def logits_of(model, variables, image):
+  """u8[H,W,D] -> f32[h,w,C]"""
+  image = image[None].astype(np.float32) / 255
+  return np.asarray(jax.jit(model.apply, static_argnames="train")(variables, image, train=False)[0])
 
 
 def softmax(logits):
@@ -100,8 +132,8 @@ def test_resize_is_what_one_would_do_by_hand(unet):
   predict = make_predictor(model, fit="resize", size=32, batch_size=8)
   ((_, probs),) = predict(variables, [{"image": image}])
   small = np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR))
-  logits = model.apply(variables, small[None].astype(np.float32) / 255, train=False)[0]
-  np.testing.assert_allclose(probs, softmax(enlarge(np.asarray(logits), 45, 40)), atol=1e-5)
+  logits = logits_of(model, variables, small)
+  np.testing.assert_allclose(probs, softmax(enlarge(logits, 45, 40)), atol=1e-5)
 
 
 def test_crop_is_what_one_would_do_by_hand(unet):
@@ -112,9 +144,8 @@ def test_crop_is_what_one_would_do_by_hand(unet):
   # Mirrored to a multiple of 64; 30 -> 64 takes more than one reflection.
   rows = [*range(45), *range(44, 25, -1)]
   cols = [*range(30), *range(29, -1, -1), 0, 1, 2, 3]
-  padded = image[rows][:, cols].astype(np.float32) / 255
-  logits = model.apply(variables, padded[None], train=False)[0]
-  np.testing.assert_allclose(probs, softmax(np.asarray(logits)[:45, :30]), atol=1e-5)
+  logits = logits_of(model, variables, image[rows][:, cols])
+  np.testing.assert_allclose(probs, softmax(logits[:45, :30]), atol=1e-5)
 
 
 @pytest.mark.parametrize("fit", ["resize", "crop"])
@@ -129,12 +160,12 @@ def test_many_sizes_compile_few_programs(fit, caplog):
     return sum(record.getMessage().startswith("Compiling ") for record in caplog.records)
 
   few = num_compilations([(64, 64)] * 4)
-  assert 0 < few < 12 and model.num_traces == 1
+  assert 0 < few < 12 and len(model.shapes) == 1
   rng = np.random.default_rng(0)
   sizes = [tuple(size) for size in rng.integers(1, 65, (30, 2))]
   assert len(set(sizes)) == 30
   # 30 = 7 * 4 + 2: the last batch is filled up to the devices, as every other one.
-  assert num_compilations(sizes) == 0 and model.num_traces == 1
+  assert num_compilations(sizes) == 0 and len(model.shapes) == 1
 
 
 def test_a_batch_is_filled_up_to_a_power_of_two():
@@ -142,7 +173,7 @@ def test_a_batch_is_filled_up_to_a_power_of_two():
   predict = make_predictor(model, fit="resize", size=16, batch_size=100)
   for count in (17, 25, 32):
     assert len(list(predict(PARAMS, examples_of([(16, 16)] * count)))) == count
-  assert model.num_traces == 1
+  assert len(model.shapes) == 1
 
 
 def test_it_reads_no_further_than_it_has_to():
@@ -165,112 +196,162 @@ def test_no_images():
   assert list(predict(PARAMS, [])) == []
 
 
-def error_of(function, *arguments):
-  with pytest.raises(UserError) as error:
-    function(*arguments)
-  assert "\n" not in str(error.value)
-  return str(error.value)
+@pytest.mark.parametrize("shape", [(36, 36), (37, 48), (65, 31), (5, 3)])
+def test_valid_network_in_tiles_is_the_mirrored_image_in_one_piece(valid_unet, shape):
+  model, variables = valid_unet
+  (image,) = images_of([shape])
+  rows, cols = ((20, 20 + -n % 4) for n in shape)  # 4n + 4 is what comes out
+  logits = logits_of(model, variables, np.pad(image, (rows, cols, (0, 0)), mode="symmetric"))
+  expected = softmax(logits[: shape[0], : shape[1]])
+  for tile in (0, 76, 300):
+    np.testing.assert_allclose(
+      probs_of(model, variables, image, tile=tile), expected, atol=1e-5, err_msg=f"tile {tile}"
+    )
 
 
-def test_list_images(tmp_path):
-  names = ["b.png", "a.JPG", "c.TiFf", "d.jpeg"]
-  for name in (*names, "notes.txt", "a.npy", "png"):
-    (tmp_path / name).touch()
-  (tmp_path / "folder.png").mkdir()
-  assert list_images(str(tmp_path)) == sorted(tmp_path / name for name in names)
-  assert list_images(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]  # asked for by name
+@pytest.mark.parametrize("up", ["transposed", "resize"])
+@pytest.mark.parametrize("shape", [(96, 70), (65, 20), (40, 40)])
+def test_padded_network_in_tiles_is_the_image_in_one_piece(shape, up):
+  model = UNet(num_classes=3, widths=(4, 8), norm=True, up=up)
+  variables = draw_variables(model)
+  (image,) = images_of([shape])
+  whole = probs_of(model, variables, image)
+  np.testing.assert_allclose(probs_of(model, variables, image, tile=40), whole, atol=1e-5)
 
 
-def test_nothing_to_predict(tmp_path):
-  (tmp_path / "notes.txt").touch()
-  message = error_of(list_images, tmp_path)
-  assert str(tmp_path) in message and ".png" in message
-  message = error_of(list_images, tmp_path / "typo")
-  assert str(tmp_path / "typo") in message and "--input" in message
+def turns(image):
+  """The eight right-angle symmetries, each with its inverse."""
+  for k in range(4):
+    yield np.rot90(image, k), lambda x, k=k: np.rot90(x, -k)
+    yield np.rot90(image, k)[:, ::-1], lambda x, k=k: np.rot90(x[:, ::-1], -k)
+
+
+def test_symmetries_are_the_mean_over_turned_images(unet):
+  model, variables = unet
+  (image,) = images_of([(64, 128)])  # nothing to be mirrored: the image fills the network's input
+  views = [back(probs_of(model, variables, view)) for view, back in turns(image)]
+  assert np.abs(views[0] - views[1]).max() > 0.01
+  averaged = probs_of(model, variables, image, symmetries="dihedral")
+  np.testing.assert_allclose(averaged, np.mean(views, axis=0), atol=1e-5)
+  flipped = probs_of(model, variables, image[:, ::-1])[:, ::-1]
+  averaged = probs_of(model, variables, image, symmetries="flip")
+  np.testing.assert_allclose(averaged, (views[0] + flipped) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_a_turned_image_has_the_turned_prediction_in_tiles_too(unet, valid_unet, padding):
+  model, variables = unet if padding == "same" else valid_unet
+  (image,) = images_of([(128, 64) if padding == "same" else (100, 60)])  # 4n + 4
+  views, backs = zip(*turns(image), strict=True)
+  turned = [probs_of(model, variables, view, tile=76, symmetries="dihedral") for view in views]
+  for back, probs in zip(backs, turned, strict=True):
+    np.testing.assert_allclose(back(probs), turned[0], atol=1e-5)
+  assert np.ptp(turned[0][..., 0]) > 0.01
+  whole = probs_of(model, variables, image, symmetries="dihedral")
+  np.testing.assert_allclose(turned[0], whole, atol=1e-5)
+
+
+def test_resize_with_a_valid_network_and_symmetries(valid_unet):
+  """The squeezed image is mirrored, too; what is averaged is enlarged."""
+  model, variables = valid_unet
+  (image,) = images_of([(45, 33)])
+  small = np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR))
+
+  def network(small):
+    padded = np.pad(small, ((20, 20), (20, 20), (0, 0)), mode="symmetric")
+    return softmax(logits_of(model, variables, padded))
+
+  mean = (network(small) + network(small[:, ::-1])[:, ::-1]) / 2
+  probs = probs_of(model, variables, image, fit="resize", tile=76, symmetries="flip")
+  np.testing.assert_allclose(probs, softmax(enlarge(np.log(mean), 45, 33)), atol=1e-5)
+
+
+def test_probabilities_are_enlarged_in_blocks(unet, monkeypatch):
+  model, variables = unet
+  (image,) = images_of([(530, 40)])
+  whole = probs_of(model, variables, image, fit="resize")
+  monkeypatch.setattr(predict, "MAX_OUTPUT", 256)
+  np.testing.assert_allclose(probs_of(model, variables, image, fit="resize"), whole, atol=1e-6)
+
+
+def test_sigmoid_head():
+  model = UNet(num_classes=1, widths=(4, 8))
+  variables = draw_variables(model)
+  (image,) = images_of([(64, 64)])
+  expected = 1 / (1 + np.exp(-logits_of(model, variables, image)[..., 0]))
+  for options in ({"tile": 40}, {"fit": "resize", "size": 64}):
+    probs = probs_of(model, variables, image, **options)
+    assert probs.shape == (64, 64, 2)
+    np.testing.assert_allclose(probs[..., 1], expected, atol=1e-5)
+    np.testing.assert_allclose(probs.sum(-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("fit", ["resize", "crop"])
+def test_reduce_sees_parts_and_its_results_are_kept(fit, monkeypatch):
+  monkeypatch.setattr(predict, "MAX_OUTPUT", 256)
+  sizes = [(300, 270), (1, 1), (64, 64)]
+  options = {"fit": fit, "size": 32, "batch_size": 4, "tile": 64}
+  predictor = make_predictor(Pixelwise(), **options)
+  seen = []
+
+  def top(probs):
+    seen.append(probs.shape)
+    return probs.argmax(-1).astype(np.uint8)
+
+  reduced = list(predictor(PARAMS, examples_of(sizes), top))
+  for (_, labels), (_, probs) in zip(reduced, predictor(PARAMS, examples_of(sizes)), strict=True):
+    assert labels.dtype == np.uint8
+    np.testing.assert_array_equal(labels, probs.argmax(-1))
+  limit = 64 if fit == "crop" else 256
+  assert max(max(shape[:2]) for shape in seen) == limit
+  assert sum(h * w for h, w, _ in seen) == sum(h * w for h, w in sizes)  # each pixel once
+
+
+def test_tiles_of_all_large_images_are_one_program():
+  model = Pixelwise()
+  predictor = make_predictor(model, fit="crop", size=64, batch_size=8, tile=64)
+  sizes = [(64, 65), (130, 300), (65, 64), (200, 200), (500, 63), (64, 64)]
+  for example, probs in predictor(PARAMS, examples_of(sizes)):
+    expected = softmax(10.0 * example["image"] / 255)
+    np.testing.assert_allclose(probs, expected, atol=1e-5)
+  assert model.shapes == [(8, 64, 64, 3)]
+
+
+def test_large_windows_go_in_smaller_batches():
+  model = Pixelwise()
+  predictor = make_predictor(model, fit="crop", size=64, batch_size=32)
+  sizes = [(64, 64)] * 33 + [(64, 128)] * 33 + [(640, 640)] * 9
+  assert len(list(predictor(PARAMS, examples_of(sizes)))) == len(sizes)
+  batches = [shape[:3] for shape in model.shapes]
+  # The last of each is filled up to the eight devices, of which each has at least one.
+  assert batches == [(32, 64, 64), (8, 64, 64), (16, 64, 128), (8, 64, 128), (8, 640, 640)]
+
+
+def test_progress_counts_the_tiles_of_what_takes_several_batches():
+  shown = []
+
+  def progress(iterable, *, total, unit, leave):
+    shown.append([total, unit, 0])
+    for item in iterable:
+      yield item
+      shown[-1][-1] += 1
+
+  predictor = make_predictor(Pixelwise(), fit="crop", size=64, batch_size=4, tile=64)
+  sizes = [(64, 64), (300, 128), (128, 128), (128, 192)]  # 1, 10, 4 and 6 tiles
+  assert len(list(predictor(PARAMS, examples_of(sizes), progress=progress))) == len(sizes)
+  assert shown == [[10, "tile", 10], [6, "tile", 6]]
 
 
 @pytest.mark.parametrize(
-  "files, expected",
+  "options, words",
   [
-    (["a.jpg", "b.png"], ["a.png", "b.png"]),
-    (["a.jpg", "a.png", "b.JPG"], ["a.jpg.png", "a.png.png", "b.png"]),
-    (["a.b.jpg", "a.jpg"], ["a.b.png", "a.png"]),
-    (["a.jpg", "a.jpg.bmp", "a.png"], ["a.jpg.png", "a.jpg.bmp.png", "a.png.png"]),
+    ({"tile": 43}, ("config.predict.tile is 43", "44")),
+    ({"symmetries": "all"}, ("config.predict.symmetries", "'all'", "none, flip, dihedral")),
   ],
 )
-def test_output_names(tmp_path, files, expected):
-  assert output_names([tmp_path / name for name in files]) == expected
-  assert len(set(expected)) == len(expected)
-
-
-@pytest.fixture
-def folder(tmp_path):
-  """Images of five sizes and kinds; {name without suffix: its pixels as RGB}."""
-  path = tmp_path / "input"
-  path.mkdir()
-  y, x = np.mgrid[:57, :33]
-  smooth = np.stack([7 * x, 4 * y, 200 - 3 * x], -1).astype(np.uint8)
-  grey, alpha, palette, wide = images_of([(20, 31), (64, 48), (17, 17), (9, 64)])
-  Image.fromarray(smooth).save(path / "photo.jpg", quality=95)
-  Image.fromarray(grey[..., 0]).save(path / "grey.png")
-  transparency = np.arange(64 * 48).astype(np.uint8).reshape(64, 48)
-  Image.fromarray(np.dstack([alpha, transparency])).save(path / "alpha.PNG")
-  Image.fromarray(palette).quantize(16).save(path / "palette.png")
-  Image.fromarray(wide).save(path / "wide.BMP")
-  (path / "notes.txt").write_text("no image")
-  return path
-
-
-def predictor():
-  predict = make_predictor(Pixelwise(), fit="crop", size=32, batch_size=2)
-  return lambda examples: predict(PARAMS, examples)
-
-
-def test_predict_files(folder, tmp_path):
-  output = tmp_path / "some" / "output"
-  files = list_images(folder)
-  shown = []
-  predict_files(predictor(), files, output, RGB, lambda x: shown.append(True) or x)
-  assert shown == [True]
-  names = ["alpha.png", "grey.png", "palette.png", "photo.png", "wide.png"]
-  assert sorted(p.name for p in output.iterdir()) == sorted([*names, "overlays"])
-  assert sorted(p.name for p in (output / "overlays").iterdir()) == names
-  sizes = set()
-  for file in files:
-    picture = Image.open(file).convert("RGB")
-    labels = Image.open(output / f"{file.stem}.png")
-    assert (labels.mode, labels.size) == ("P", picture.size)
-    # The largest of red, green and blue; the first of them where they are equal.
-    np.testing.assert_array_equal(np.asarray(labels), np.asarray(picture).argmax(-1))
-    colours = np.asarray(labels.convert("RGB"))
-    np.testing.assert_array_equal(colours, np.array(RGB.palette)[np.asarray(labels)])
-    overlay = Image.open(output / "overlays" / f"{file.stem}.png")
-    assert (overlay.mode, overlay.size) == ("RGB", picture.size)
-    sizes.add(picture.size)
-  assert len(sizes) == 5 and (33, 57) in sizes
-
-
-def test_predict_one_file(folder, tmp_path):
-  predict_files(predictor(), list_images(folder / "photo.jpg"), tmp_path / "out", RGB)
-  assert Image.open(tmp_path / "out" / "photo.png").size == (33, 57)
-
-
-def test_an_image_that_cannot_be_decoded(folder, tmp_path):
-  data = (folder / "photo.jpg").read_bytes()
-  (folder / "half.jpg").write_bytes(data[: len(data) // 2])
-  message = error_of(predict_files, predictor(), list_images(folder), tmp_path / "out", RGB)
-  assert message.startswith(f"{folder / 'half.jpg'}: cannot be decoded")
-
-
-def test_output_that_cannot_be_written(folder, tmp_path):
-  (tmp_path / "out").touch()  # stops root too, unlike permissions
-  message = error_of(predict_files, predictor(), list_images(folder), tmp_path / "out", RGB)
-  assert str(tmp_path / "out") in message and "--output" in message
-
-
-def test_inputs_are_not_overwritten(folder):
-  before = {file: file.read_bytes() for file in folder.iterdir()}
-  outside = folder / ".." / folder.name
-  message = error_of(predict_files, predictor(), list_images(folder), outside, RGB)
-  assert "grey.png" in message and "--output" in message
-  assert {file: file.read_bytes() for file in folder.iterdir() if file.is_file()} == before
+def test_what_cannot_be_is_said_before_anything_runs(valid_unet, options, words):
+  with pytest.raises(UserError) as error:
+    make_predictor(valid_unet[0], fit="crop", size=32, batch_size=1, **options)
+  assert "\n" not in str(error.value)
+  for word in words:
+    assert word in str(error.value)

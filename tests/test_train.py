@@ -10,8 +10,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import tiny
+from ml_collections import config_dict
 
-from jaxseg import UserError, checkpoint, models, optim, workdirs
+from jaxseg import VOID, UserError, checkpoint, models, optim, workdirs
 from jaxseg import train as train_module
 from jaxseg.data import datasets
 from jaxseg.run_log import RunLog
@@ -246,7 +247,7 @@ def test_numbers_that_are_not_finite(tmp_path, monkeypatch, eval_every, what):
   """The fifth update throws the parameters away; the loss of step 5 itself is still good."""
 
   def explosion(*_):
-    return lambda count: jnp.where(count < 4, 1e-2, 3e38)
+    return lambda count: jnp.where(count < 4, 1e-2, jnp.nan)
 
   config = tiny.make_config(8, eval_every=eval_every, checkpoint_every=2)
   with monkeypatch.context() as patch:
@@ -362,10 +363,19 @@ def test_free_keys_may_change_on_the_way(tmp_path, monkeypatch):
 
 
 def test_class_weights():
-  np.testing.assert_array_equal(train_module.class_weights((), ("a", "b", "c")), [1, 1, 1])
-  weights = train_module.class_weights((0.5, 2), ("a", "b"))
-  assert weights.dtype == jnp.float32
-  np.testing.assert_array_equal(weights, [0.5, 2])
+  """Balanced, 5 pixels of class 0 and 15 of class 1 weigh 20 / (2 * 5) and 20 / (2 * 15)."""
+  mask = np.repeat(np.array([0, 1, VOID], np.uint8), (5, 15, 7)).reshape(3, 9)
+  source = [{"mask": mask[:2]}, {"mask": mask[2:]}]
+
+  def get(given, balance):
+    settings = config_dict.ConfigDict({"class_weights": given, "balance_classes": balance})
+    return train_module.class_weights(settings, ("a", "b"), source)
+
+  assert get((), False).dtype == jnp.float32
+  np.testing.assert_array_equal(get((), False), [1, 1])
+  np.testing.assert_array_equal(get((0.5, 2), False), [0.5, 2])
+  np.testing.assert_allclose(get((), True), [2, 2 / 3], rtol=1e-6)
+  np.testing.assert_allclose(get((0.5, 2), True), [1, 4 / 3], rtol=1e-6)
 
 
 @pytest.mark.parametrize("damage", ["missing", "text", "cut", "another network"])

@@ -8,43 +8,77 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import ndimage
 
 from jaxseg import VOID, models, optim, train_state
-from jaxseg.augment import Augmentation
+from jaxseg.augment import Augmentation, augment
 from jaxseg.train_step import AUGMENT, DROPOUT, example_keys, make_train_step
 
 KEY = jax.random.key(5)
 SIZE = 16
 STILL = Augmentation()  # changes nothing
+# Without optimisation, random numbers compile eight times faster.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @functools.cache
-def make(optimizer="sgd", rate=1.0, weights=(1.0, 1.0), augmentation=STILL, **words):
+def make(
+  optimizer="sgd",
+  rate=1.0,
+  weights=(1.0, 1.0),
+  augmentation=STILL,
+  border=(0.0, 5.0),
+  num_logits=2,
+  **words,
+):
   """(network, state, jitted step), compiled once for all tests that ask for the same."""
-  words = {"norm": False, "dropout": 0.0, "precision": "float32", **words}
-  shape = {"encoder": "", "widths": (4, 8), "up": "transposed"}
-  model = models.build("unet", 2, freeze_encoder=False, axis_name=None, **shape, **words)
+  words = {"padding": "same", "norm": False, "dropout": 0.0, "precision": "float32", **words}
+  shape = {"encoder": "", "widths": (4, 8), "patch": 1, "up": "transposed"}
+  model = models.build("unet", num_logits, freeze_encoder=False, axis_name=None, **shape, **words)
   optimizer = optim.make_optimizer(optimizer, rate)
-  # Compiled without optimisation, random initialisation is eight times faster.
-  init = jax.jit(
-    lambda: models.init(model, 1, 0), compiler_options={"xla_backend_optimization_level": 0}
-  )
+  init = quick_jit(lambda: models.init(model, 1, 0))
   step = make_train_step(
-    model, optimizer, class_weights=jnp.array(weights), augmentation=augmentation
+    model,
+    optimizer,
+    class_weights=jnp.array(weights),
+    augmentation=augmentation,
+    border_weight=border[0],
+    border_sigma=border[1],
   )
   chex.clear_trace_counter()
-  step = jax.jit(chex.assert_max_traces(step, n=1))
+  step = quick_jit(chex.assert_max_traces(step, n=1))
   return model, train_state.create(init(), optimizer), step
 
 
-def make_batch(num_examples=4, seed=0):
+def make_batch(num_examples=4, seed=0, size=SIZE):
   """Bright is class 1. No pixel of the first example is VOID, and all of the last."""
   rng = np.random.default_rng(seed)
-  image = rng.integers(0, 256, (num_examples, SIZE, SIZE, 1), dtype=np.uint8)
+  image = rng.integers(0, 256, (num_examples, size, size, 1), dtype=np.uint8)
   mask = (image[..., 0] > 150).astype(np.uint8)
   void = rng.random(mask.shape) < np.linspace(0, 1, num_examples)[:, None, None]
   index = np.arange(num_examples, dtype=np.int32)
   return {"image": image, "mask": np.where(void, np.uint8(VOID), mask), "index": index}
+
+
+def add_cells(batch):
+  """The batch with a mask of two or three cells a few px apart, the VOID pixels as before."""
+  size = batch["mask"].shape[1]
+  instances = np.zeros(batch["mask"].shape, np.int32)
+  for i, gap in enumerate(range(1, len(instances) + 1)):
+    instances[i, 2 : size // 2, 3:-4] = 5
+    instances[i, size // 2 + gap :, 1 : size // 2] = 2
+    instances[i, size // 2 + gap :, size // 2 + gap : -2 * i] = 9
+  mask = np.where(batch["mask"] == VOID, np.uint8(VOID), (instances > 0).astype(np.uint8))
+  return {**batch, "mask": mask, "instances": instances}
+
+
+def border_weight(instances, w0, sigma):
+  """U-Net's equation 2 with one distance transform per cell.  i32[H,W] -> f64[H,W]"""
+  distances = [np.full(instances.shape, np.inf)] * 2
+  for i in np.unique(instances[instances > 0]):
+    distances.append(ndimage.distance_transform_edt(instances != i))
+  nearest, second = np.sort(distances, axis=0)[:2]
+  return w0 * np.exp(-((nearest + second) ** 2) / (2 * sigma**2)) * (instances == 0)
 
 
 def softmax(logits):
@@ -52,28 +86,68 @@ def softmax(logits):
   return e / e.sum(-1, keepdims=True)
 
 
-def test_loss_and_gradient_are_those_of_the_weighted_mean():
-  class_weights, batch = (0.5, 3.0), make_batch()
-  model, state, step = make(weights=class_weights)
+MOVING = Augmentation(flip=True, scale=(0.7, 1.4), brightness=0.3, contrast=(0.5, 1.5))
+WARPED = Augmentation(flip=True, transpose=True, scale=(0.7, 1.4), rotation=20.0, elastic=1.0)
+
+
+@pytest.mark.parametrize(
+  "words",
+  [
+    {},
+    {"num_logits": 1, "padding": "valid"},
+    {"border": (10.0, 2.0)},
+    {"border": (4.0, 3.0), "padding": "valid", "augmentation": WARPED},
+  ],
+  ids=["plain", "sigmoid, valid", "border", "border, valid, augmented"],
+)
+def test_loss_and_gradient_are_those_of_the_weighted_mean(words):
+  class_weights, size = (0.5, 3.0), 24 if "padding" in words else SIZE
+  batch = add_cells(make_batch(size=size)) if "border" in words else make_batch(size=size)
+  model, state, step = make(weights=class_weights, **words)
   after, metrics = step(state, batch, KEY)
 
-  def forward(params):
-    return model.apply({"params": params}, batch["image"] / np.float32(255), train=True)
-
-  logits, pull_back = jax.vjp(forward, state.params)
-  valid = batch["mask"] != VOID
+  image, labels = batch["image"] / np.float32(255), batch
+  if "augmentation" in words:
+    keys = example_keys(KEY, AUGMENT, batch["index"])
+    labels = {name: batch[name] for name in ("mask", "instances")}
+    run = quick_jit(jax.vmap(lambda *x: augment(*x, words["augmentation"])))
+    image, labels = jax.tree.map(np.asarray, run(keys, image, labels))
+    assert (labels["instances"] != batch["instances"]).any(axis=(1, 2)).all()
+  valid = labels["mask"] != VOID
   assert valid[0].all() and not valid[-1].any() and 0 < valid[1:-1].mean() < 1
-  label = np.where(valid, batch["mask"], 0)
-  one_hot = np.eye(2)[label]
-  weight = np.array(class_weights)[label] * valid
-  probs = softmax(np.asarray(logits, np.float64))
-  loss = -(weight * np.log((probs * one_hot).sum(-1))).sum() / weight.sum()
-  np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
+  label = np.where(valid, labels["mask"], 0)
+  weight = np.array(class_weights)[label]
+  if "border" in words:
+    extra = np.stack([border_weight(x, *words["border"]) for x in labels["instances"]])
+    assert (extra[:2] > 1).any(axis=(1, 2)).all()  # a good part of the loss
+    weight += extra
+  weight *= valid
+  if "padding" in words:  # two levels take 2 + 2 * 2 + 2 px off each side
+    label, weight, valid = (x[:, 8:-8, 8:-8] for x in (label, weight, valid))
+
+  @quick_jit
+  def forward(params, by_logits):
+    logits, pull_back = jax.vjp(
+      lambda params: model.apply({"params": params}, image, train=True), params
+    )
+    return logits, *pull_back(by_logits)
+
+  blank = np.zeros((*label.shape, words.get("num_logits", 2)), np.float32)
+  scores = np.asarray(forward(state.params, blank)[0], np.float64)
+  if "num_logits" in words:
+    prob = 1 / (1 + np.exp(-scores[..., 0]))
+    costs = -np.log(np.where(label == 1, prob, 1 - prob))
+    by_logits = (prob - label)[..., None]  # d cost / d logit of a sigmoid
+  else:
+    probs, one_hot = softmax(scores), np.eye(2)[label]
+    costs = -np.log((probs * one_hot).sum(-1))
+    by_logits = probs - one_hot  # of softmax
+  loss = (weight * costs).sum() / weight.sum()
+  np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5 if "border" in words else 1e-6)
   assert metrics["num_pixels"] == valid.sum()
 
-  # d loss / d logits of softmax and cross-entropy is (probs - one_hot) * weight / sum of weights.
-  by_logits = (probs - one_hot) * weight[..., None] / weight.sum()
-  (grads,) = pull_back(by_logits.astype(np.float32))
+  by_logits *= weight[..., None] / weight.sum()
+  _, grads = forward(state.params, by_logits.astype(np.float32))
   expected = jax.tree.map(lambda p, g: p - g, state.params, grads)
   chex.assert_trees_all_close(after.params, expected, rtol=1e-5, atol=1e-6)
   assert optax.global_norm(grads) > 0.1  # large beside the tolerance
@@ -116,9 +190,6 @@ def test_thirty_steps_on_one_batch_learn_it_with_one_trace():
     losses.append(float(metrics["loss"]))
   assert losses[0] > 0.4 and losses[-1] < 0.25 * losses[0]
   assert state.step == 30
-
-
-MOVING = Augmentation(flip=True, scale=(0.7, 1.4), brightness=0.3, contrast=(0.5, 1.5))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import reference
 
+from jaxseg import UserError
 from jaxseg.models.layers import Dropout, batch_norm
 from jaxseg.models.mobilenet_v2 import MobileNetV2
 from jaxseg.models.unet import EncoderUNet, UNet
@@ -54,7 +55,8 @@ def count(tree):
 
 
 def abstract(model, channels):
-  x = np.zeros((1, 32, 32, channels), np.float32)
+  size = model.input_size(32)
+  x = np.zeros((1, size, size, channels), np.float32)
   return jax.eval_shape(lambda: model.init(jax.random.key(0), x, train=False))
 
 
@@ -120,6 +122,38 @@ def test_unet_of_the_paper():
   assert count(abstract(UNet(2), 1)) == 31_030_658
 
 
+# Figure 1: sizes after each convolution on the way down, and after each up-convolution and the two
+# convolutions that follow it.
+DOWN = ((570, 568), (282, 280), (138, 136), (66, 64), (30, 28))
+UP = ((392, 390, 388), (200, 198, 196), (104, 102, 100), (56, 54, 52))
+CROPS = (88, 40, 16, 4)  # of the skips, px on each side
+
+
+def test_sizes_of_the_paper():
+  """572 -> 388, layer by layer."""
+  model = UNet(2, padding="valid")
+  x = np.zeros((1, 572, 572, 1), np.float32)
+  y, tapped = jax.eval_shape(
+    lambda: model.init_with_output(
+      jax.random.key(0), x, train=False, capture_intermediates=True, mutable=True
+    )
+  )
+  assert y.shape == (1, 388, 388, 2) and 572 - 2 * model.margin == 388
+  sizes = {
+    name: layer["__call__"][0].shape[1:3]
+    for name, layer in tapped["intermediates"].items()
+    if name != "__call__"
+  }
+  expected = {"head": 388}
+  for level, row in enumerate(DOWN):
+    expected |= {f"down{level}_conv{i}": size for i, size in enumerate(row, start=1)}
+  for level, (up, *row) in enumerate(UP):
+    expected |= {f"up{level}": up}
+    expected |= {f"merge{level}_conv{i}": size for i, size in enumerate(row, start=1)}
+    assert DOWN[level][1] - up == 2 * CROPS[level]
+  assert sizes == {name: (size, size) for name, size in expected.items()}
+
+
 def test_unet_up_resize_parameters():
   """One 1x1 convolution in place of the 2x2 transposed one."""
   kernels = 4 * 5 + 5 * 6
@@ -144,6 +178,186 @@ def test_unet_equals_loop(widths, norm, up):
   variables, x = reference.random_variables(model, 2), image(1, 8, 12, 2)
   expected = reference.unet(variables, x, up=up)
   np.testing.assert_allclose(logits(model, variables, x), expected, atol=1e-4)
+
+
+def keras_unet(channels, num_classes, widths, *, patch, valid, norm):
+  """Figure 1 of the paper, or its padded form; layers are named as ours.
+
+  With `patch` 2, of images whose channels are those of 2x2 pixels.
+  """
+  layers = keras.layers
+  zeros = {"kernel_initializer": "zeros"}  # Keras takes long to draw what is replaced at once
+
+  def double_conv(x, width, name):
+    for i in (1, 2):
+      options = {"padding": "valid" if valid else "same", "use_bias": not norm, **zeros}
+      x = layers.Conv2D(width, 3, name=f"{name}_conv{i}", **options)(x)
+      if norm:
+        x = layers.BatchNormalization(epsilon=1e-3, name=f"{name}_norm{i}")(x)
+      x = layers.ReLU()(x)
+    return x
+
+  x = image = keras.Input((None, None, patch**2 * channels))
+  skips = []
+  for level, width in enumerate(widths):
+    x = double_conv(layers.MaxPooling2D(2)(x) if level else x, width, f"down{level}")
+    skips.append(x)
+  # A network of fewer levels has the lower part of the figure.
+  crops = CROPS[len(CROPS) + 1 - len(widths) :]
+  for level in reversed(range(len(widths) - 1)):
+    x = layers.Conv2DTranspose(widths[level], 2, strides=2, name=f"up{level}", **zeros)(x)
+    skip = layers.Cropping2D(crops[level])(skips[level]) if valid else skips[level]
+    x = double_conv(layers.Concatenate()([skip, x]), widths[level], f"merge{level}")
+  head = layers.Conv2D if patch == 1 else layers.Conv2DTranspose
+  return keras.Model(image, head(num_classes, patch, patch, name="head", **zeros)(x))
+
+
+def set_keras_weights(twin, variables):
+  """Gives a Keras model the weights of our layers of the same names, every one of them."""
+  params, stats = variables["params"], variables.get("batch_stats", {})
+  weighted = [layer for layer in twin.layers if layer.weights]
+  assert {layer.name for layer in weighted} == params.keys()
+  for layer in weighted:
+    ours = {**params[layer.name], **stats.get(layer.name, {})}
+    values = [ours[key] for key in ("kernel", "scale", "bias", "mean", "var") if key in ours]
+    if isinstance(layer, keras.layers.Conv2DTranspose):
+      values[0] = values[0].transpose(0, 1, 3, 2)  # (k, k, out, in)
+    layer.set_weights(values)
+
+
+PAPER = (64, 128, 256, 512, 1024)
+
+
+@pytest.mark.parametrize(
+  "padding, norm, widths, patch, h, w",
+  [  # narrower, a random network has levels that say nothing
+    ("valid", False, (12, 16, 14, 20, 24), 1, 188, 204),
+    ("valid", True, (12, 9, 15), 1, 60, 44),
+    ("valid", False, PAPER, 1, 188, 188),
+    ("valid", False, (12, 9, 15), 2, 88, 104),
+    ("same", False, (12, 9, 15), 1, 12, 20),
+    ("same", True, (12, 9, 15), 2, 16, 24),
+    ("same", True, PAPER, 1, 32, 32),
+  ],
+)
+def test_unet_equals_keras(padding, norm, widths, patch, h, w):
+  model = UNet(2, widths, patch, padding, norm=norm)
+  variables = reference.random_variables(model, 1, size=model.input_size(32))
+  twin = keras_unet(1, 2, widths, patch=patch, valid=padding == "valid", norm=norm)
+  trained, rest = twin.trainable_variables, twin.non_trainable_variables
+  counted = count(variables["params"]), count(variables.get("batch_stats", {}))
+  assert counted == tuple(sum(v.value.size for v in part) for part in (trained, rest))
+  set_keras_weights(twin, variables)
+  x = image(1, h, w, 1)
+  pixels = [x[:, i::patch, j::patch] for i in range(patch) for j in range(patch)]
+  expected, _ = jax.jit(lambda *args: twin.stateless_call(*args, training=False))(
+    [v.value for v in trained], [v.value for v in rest], 2 * np.concatenate(pixels, -1) - 1
+  )
+  ours = logits(model, variables, x)
+  margin = model.margin
+  assert ours.shape == (1, h - 2 * margin, w - 2 * margin, 2) and 0.1 < ours.std() < 10
+  # A weight of the coarsest level that is off by a tenth makes 4e-4.
+  np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
+
+
+def valid_output(size, num_levels):
+  """Size of what valid convolutions leave, or None; level by level."""
+  skips = []
+  for level in range(num_levels):
+    if level:
+      if size % 2:
+        return None
+      size //= 2
+    size -= 4
+    skips.append(size)
+  for skip in skips[-2::-1]:
+    assert size < 1 or skip >= 2 * size
+    size = 2 * size - 4
+  return size if size > 0 else None
+
+
+def levels(num_levels, **options):
+  return UNet(2, (2,) * num_levels, **options)
+
+
+@pytest.mark.parametrize(
+  "num_levels, patch", [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (1, 2), (3, 2)]
+)
+def test_input_sizes_of_valid_convolutions(num_levels, patch):
+  """`input_size` is the next size that works; all others are refused."""
+  model = levels(num_levels, padding="valid", patch=patch)
+  outputs = {patch * n: valid_output(n, num_levels) for n in range(1, 700 // patch)}
+  works = {n: patch * output for n, output in outputs.items() if output}
+  for n in range(1, max(works) + 1):
+    assert model.input_size(n) == min(size for size in works if size >= n)
+  assert all(output == n - 2 * model.margin for n, output in works.items())
+  assert set(np.diff(list(works))) == {model.stride}
+  variables = abstract(model, 1)
+  first = min(works)
+  for n in range(first - 3, first + model.stride + 1):
+    x = np.zeros((1, first, n, 1), np.float32)
+    if n in works:
+      y = jax.eval_shape(lambda v, x=x: model.apply(v, x, train=False), variables)
+      assert y.shape == (1, works[first], works[n], 2)
+    else:
+      with pytest.raises(UserError, match=f"^{n} px"):
+        model.apply(variables, x, train=False)
+
+
+def test_other_sizes_are_refused():
+  for n, nearest in (573, "572 and 588"), (571, "556 and 572"), (189, "188 and 204"), (100, "188"):
+    for h, w in (n, 188), (188, n):
+      with pytest.raises(UserError, match=rf"^{n} px .* 5 levels .* do are {nearest}(\n|$)"):
+        x = np.zeros((1, h, w, 1), np.float32)
+        UNet(2, padding="valid").init(jax.random.key(0), x, train=False)
+
+
+@pytest.mark.parametrize("up", ["transposed", "resize"])
+@pytest.mark.parametrize("num_levels, patch", [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (3, 2)])
+def test_context_of_padded_convolutions(num_levels, patch, up):
+  """A window sees the whole image's logits, but for `context` px along its inner edges."""
+  model = levels(num_levels, up=up, patch=patch)
+  stride, context = model.stride, model.context
+  assert (stride, model.margin, context % stride) == (patch * 2 ** (num_levels - 1), 0, 0)
+  reach = 0  # pixels of each level that see the zeros beyond the edge
+  for _ in range(num_levels):
+    reach = -(-reach // 2) + 2  # pooling, two convolutions
+  for _ in range(num_levels - 1):
+    reach = 2 * reach + (up == "resize") + 2  # bilinear doubling looks one pixel aside
+  reach *= patch
+  assert reach <= context
+
+  side, shapes = 2 * context + 3 * stride, abstract(model, 1)["params"]
+  x = 0.5 + image(1, side, side, 1) / 2  # above 0 for the network: no ReLU cuts it off
+  inner = (slice(None), *[slice(stride, -stride)] * 2)
+  predict = jax.jit(lambda params, x: model.apply({"params": params}, x, train=False))
+
+  def difference(tap):
+    """|logits of the window - of the image| where all 3x3 kernels look at this tap alone."""
+    params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
+    for layer in params.values():
+      size, _, c, _ = layer["kernel"].shape
+      layer["kernel"][tap if size == 3 else ...] = 1 / c
+    return np.abs(predict(params, x)[inner] - predict(params, x[inner]))
+
+  differences = np.max([difference(tap) for tap in ((0, 0), (2, 2), (2, 0))], axis=0)
+  within, beyond = (differences[:, n:-n, n:-n].max() for n in (reach - 1, reach))
+  assert beyond < 1e-6 < within, (within, beyond)
+
+
+def test_context_on_mobilenet_v2():
+  """Table 2 of Sandler et al. (2018): a 3x3 kernel looks one pixel of its input to each side."""
+  reach, stride = 1, 2  # the first convolution
+  for repeats, block_stride in (1, 1), (2, 2), (3, 2), (4, 2), (3, 1), (3, 2), (1, 1):
+    for i in range(repeats):
+      reach += stride
+      stride *= block_stride if i == 0 else 1
+  assert (reach, stride) == (245, 32) == (MobileNetV2.reach, MobileNetV2.stride)
+  reach += 32 + 16 + 8 + 4 + 2  # the up-blocks
+  model = EncoderUNet(3, MobileNetV2())
+  assert model.context == 320 == 32 * -(-reach // 32)
+  assert (model.margin, model.stride) == (0, 32)
+  assert [model.input_size(n) for n in (1, 32, 33, 224)] == [32, 32, 64, 224]
 
 
 def projection(y):

@@ -69,6 +69,18 @@ def test_overlay_of_one_class_is_the_image_behind_a_tint():
   assert 0.5 < slope < 0.7
 
 
+def test_overlay_of_a_large_image_is_subsampled(monkeypatch):
+  rng = np.random.default_rng(1)
+  image = rng.integers(0, 256, (25, 10, 3), dtype=np.uint8)
+  labels = rng.integers(0, 3, (25, 10), dtype=np.uint8)
+  expected = overlay(image[::3, ::3], labels[::3, ::3], PALETTE)
+  monkeypatch.setattr(visualize, "MAX_OVERLAY", 24)
+  assert overlay(image[:24], labels[:24], PALETTE).shape == (24, 10, 3)
+  assert overlay(image, labels, PALETTE).shape == (13, 5, 3)
+  monkeypatch.setattr(visualize, "MAX_OVERLAY", 12)
+  np.testing.assert_array_equal(overlay(image, labels, PALETTE), expected)
+
+
 def pixels(path):
   return np.asarray(Image.open(path).convert("RGB"))
 

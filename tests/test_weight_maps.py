@@ -1,4 +1,6 @@
-"""Border weights against scipy's distance transform, one cell at a time."""
+"""Class weights by hand; border weights against scipy's distance transform, one cell at a time."""
+
+import math
 
 import chex
 import jax
@@ -11,28 +13,36 @@ from jaxseg import weight_maps
 from jaxseg.data.cells import generate_cells
 
 
-def reference_distances(instances):
-  """f64[H,W] twice: the two smallest of one distance transform per cell, inf without a cell."""
-  ids = np.unique(instances[instances > 0])
-  distances = [ndimage.distance_transform_edt(instances != i) for i in ids]
-  distances += [np.full(instances.shape, np.inf)] * 2
-  nearest, second = np.sort(np.stack(distances), axis=0)[:2]
-  return nearest, second
+def reference_distances(instances, radius=math.inf):
+  """f64[H,W] twice: the two smallest of one distance transform per cell, inf without a cell.
+
+  Each transform sees no more than `radius` px around its cell; what is farther may be too large.
+  """
+  distances = np.full((2, *instances.shape), np.inf)
+  margin = int(min(radius, max(instances.shape)))
+  for i, box in enumerate(ndimage.find_objects(instances), start=1):
+    if box:  # ids may have gaps
+      box = tuple(slice(max(x.start - margin, 0), x.stop + margin) for x in box)
+      mine = ndimage.distance_transform_edt(instances[box] != i)
+      distances[(slice(None), *box)] = np.sort([*distances[(slice(None), *box)], mine], axis=0)[:2]
+  return distances
 
 
-def reference_weight(instances, w0, sigma):
-  nearest, second = reference_distances(instances)
+def reference_weight(instances, w0, sigma, radius=math.inf):
+  nearest, second = reference_distances(instances, radius)
   return w0 * np.exp(-((nearest + second) ** 2) / (2 * sigma**2)) * (instances == 0)
 
 
 def hand_made():
   empty = np.zeros((40, 50), np.int32)
-  one, two, border, gaps = (empty.copy() for _ in range(4))
+  one, two, touching, border, gaps = (empty.copy() for _ in range(5))
   one[10:20, 10:20] = 1
   two[10:20, 10:20], two[10:20, 21:30] = 1, 2
+  touching[10:20, 10:20], touching[12:25, 20:30] = 1, 2
   border[:, 0], border[:, -1], border[0, 20:30] = 1, 2, 3
   gaps[5:9, 5:9], gaps[5:9, 11:15], gaps[30:35, 7:30] = 900, 7, 12345
-  return {"no cell": empty, "one": one, "two": two, "border": border, "gaps": gaps}
+  return {"no cell": empty, "one": one, "two": two, "touching": touching, "border": border,
+          "gaps": gaps}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", hand_made())
@@ -83,7 +93,26 @@ def test_isbi_slices(data_dir):
   border_weight = jax.jit(weight_maps.border_weight)
   files = sorted((data_dir / "isbi2012" / "train" / "masks").iterdir())
   assert len(files) == 30
-  for file in files[::10]:
-    instances = ndimage.label(np.asarray(Image.open(file)) > 0)[0][:256, :256]
-    expected = reference_weight(instances, 10.0, 5.0)
+  for file in files:
+    instances, num_cells = ndimage.label(np.asarray(Image.open(file)) == 255)
+    assert instances.shape == (512, 512) and num_cells > 50
+    # Beyond 32 px = 6.4 sigma the weight is below 1e-7.
+    expected = reference_weight(instances, 10.0, 5.0, radius=32)
     np.testing.assert_allclose(border_weight(instances), expected, atol=1e-5)
+    assert expected.max() > 5
+
+
+@pytest.mark.parametrize(
+  "counts, expected",
+  [
+    ([75, 25], [2 / 3, 2]),  # 1 / (2 * 0.75), 1 / (2 * 0.25)
+    ([6, 3, 1], [10 / 18, 10 / 9, 10 / 3]),
+    ([30, 0, 10], [2 / 3, 1, 2]),  # an absent class does not count
+    ([0, 7], [1, 1]),
+    ([2**40, 3 * 2**40], [2, 2 / 3]),
+  ],
+)
+def test_balanced_class_weights(counts, expected):
+  weights = weight_maps.balanced_class_weights(counts)
+  np.testing.assert_allclose(weights, expected, rtol=1e-12)
+  assert np.average(weights, weights=counts) == pytest.approx(1, rel=1e-12)

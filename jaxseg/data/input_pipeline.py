@@ -10,31 +10,45 @@ import numpy as np
 from PIL import Image
 
 from jaxseg import VOID, UserError
-from jaxseg.data.datasets import resize_image
+from jaxseg.data.datasets import connected_components
+from jaxseg.data.decode import resize_image
+from jaxseg.tiles import mirror
 
 FITS = ("resize", "crop")
+LABELS = {"mask": VOID, "instances": 0}  # what lies outside of the image
 
 
 def resize_example(example, size):
-  """Squeezes an example into size x size, image antialiased and mask to the nearest pixel."""
-  image, mask = example["image"], example["mask"]
-  if mask.shape == (size, size):
-    return {"image": image, "mask": mask}
-  nearest = Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST)
-  return {"image": resize_image(image, size), "mask": np.asarray(nearest)}
+  """Squeezes an example into size x size: image antialiased, labels to the nearest pixel."""
+  if example["mask"].shape == (size, size):
+    return example
+
+  def nearest(labels):
+    resized = Image.fromarray(labels).resize((size, size), Image.Resampling.NEAREST)
+    return np.asarray(resized)
+
+  labels = {name: nearest(example[name]) for name in LABELS if name in example}
+  return {**example, "image": resize_image(example["image"], size), **labels}
 
 
-def crop_example(example, rng, size):
-  """A random size x size window; what the image does not fill is black and VOID."""
-  image, mask = example["image"], example["mask"]
-  window = tuple(
-    slice(start, start + size)
-    for start in (int(rng.integers(max(n - size, 0) + 1)) for n in mask.shape)
-  )
-  image, mask = image[window], mask[window]
-  pads = [(0, size - n) for n in mask.shape]
-  image = np.pad(image, [*pads, (0, 0)])
-  return {"image": image, "mask": np.pad(mask, pads, constant_values=VOID)}
+def window_example(example, starts, size):
+  """A size x size window of an example, which may reach beyond it.
+
+  Outside, the image is mirrored; the mask is VOID and there are no instances.
+
+  Args:
+    starts: row and column of the first pixel, below 0 as well.
+  """
+  rows, cols = (start + np.arange(size) for start in starts)
+  height, width = example["mask"].shape
+  inside = ((rows >= 0) & (rows < height))[:, None] & ((cols >= 0) & (cols < width))
+  window = np.ix_(mirror(rows, height), mirror(cols, width))
+  labels = {
+    name: np.where(inside, example[name][window], np.array(fill, example[name].dtype))
+    for name, fill in LABELS.items()
+    if name in example
+  }
+  return {"image": example["image"][window], **labels}
 
 
 class Cached(collections.abc.Sequence):
@@ -73,7 +87,17 @@ class Mapped(collections.abc.Sequence):
 
 
 def train_batches(
-  source, *, size, fit, batch_size, seed, process=(0, 1), num_threads=2, cache_mb=0
+  source,
+  *,
+  size,
+  fit,
+  batch_size,
+  seed,
+  margin=0,
+  instances=False,
+  process=(0, 1),
+  num_threads=2,
+  cache_mb=0,
 ):
   """Endless shuffled batches of this process; the iterator has `get_state` and `set_state`.
 
@@ -86,19 +110,35 @@ def train_batches(
     size: height and width of the canvas.
     fit: "resize" squeezes every image into it; "crop" takes a random window of the image as it is.
     batch_size: of all processes together.
+    margin: of the network, px: so much of the canvas on each side is context without logits, and
+      may lie outside of the image.
+    instances: adds them, from the connected components of the mask if the source has none.
     process: (number of this process, number of processes).
     num_threads: that decode in advance.  cache_mb: what decoded examples may take in memory.
   Returns:
-    grain iterator of {"image": u8[b,S,S,D], "mask": u8[b,S,S], "index": i32[b]}
+    grain iterator of {"image": u8[b,S,S,D], "mask": u8[b,S,S], "index": i32[b]} and, if asked for,
+    "instances", i32[b,S,S]
   """
   if fit not in FITS:
     raise UserError(f"unknown config.data.fit {fit!r}; there are {', '.join(FITS)}")
   number, count = process
-  if fit == "resize":
-    source = Mapped(source, lambda example: resize_example(example, size))
-  data = grain.MapDataset.source(Cached(source, cache_mb << 20)).shuffle(seed=seed).repeat()
-  if fit == "crop":
-    data = data.random_map(lambda example, rng: crop_example(example, rng, size), seed=seed)
+  inner = size - 2 * margin
+  names = ("image", *LABELS) if instances else ("image", "mask")
+
+  def fixed(example):
+    if instances and "instances" not in example:
+      example = {**example, "instances": connected_components(example["mask"])}
+    example = {name: example[name] for name in names}
+    return resize_example(example, inner) if fit == "resize" else example
+
+  def window(example, rng):
+    starts = [int(rng.integers(max(n - inner, 0) + 1)) - margin for n in example["mask"].shape]
+    return window_example(example, starts, size)
+
+  source = Cached(Mapped(source, fixed), cache_mb << 20)
+  data = grain.MapDataset.source(source).shuffle(seed=seed).repeat()
+  if fit == "crop" or margin:
+    data = data.random_map(window, seed=seed)
   data = data.map_with_index(lambda i, example: {**example, "index": np.int32(i)})
   data = data.slice(slice(number, sys.maxsize, count)).batch(batch_size // count)
   options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)

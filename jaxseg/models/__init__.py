@@ -12,27 +12,59 @@ MODELS = {"unet": UNet, "encoder_unet": EncoderUNet}
 ENCODERS = {"mobilenet_v2": MobileNetV2}
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 UPS = ("transposed", "resize")
+PATCHES = (1, 2)
+PADDINGS = ("same", "valid")
+HEADS = ("softmax", "sigmoid")
 
 
 def _look_up(table, key, name):
   if key not in table:
-    raise UserError(f"unknown {name} {key!r}; there are {', '.join(table)}")
+    raise UserError(f"unknown {name} {key!r}; there are {', '.join(map(str, table))}")
   return table[key] if isinstance(table, dict) else key
 
 
+def num_logits(head, classes):
+  """Channels of a head: one per class, or a single one, of the second of two, for "sigmoid".
+
+  Raises:
+    UserError: an unknown head, or a sigmoid with other than two classes.
+  """
+  if _look_up(HEADS, head, "config.model.head") == "softmax":
+    return len(classes)
+  if len(classes) != 2:
+    raise UserError(
+      f"config.model.head sigmoid is for two classes, the data have {', '.join(classes)}"
+    )
+  return 1
+
+
 def build(
-  name, num_classes, *, encoder, widths, norm, dropout, up, freeze_encoder, precision, axis_name
+  name,
+  num_classes,
+  *,
+  encoder,
+  widths,
+  patch,
+  padding,
+  norm,
+  dropout,
+  up,
+  freeze_encoder,
+  precision,
+  axis_name,
 ):
   """A network from the words of a config.
 
   Args:
-    name: key of MODELS.  encoder: key of ENCODERS, for models that have one.
+    name: key of MODELS.  num_classes: channels of the logits, see `num_logits`.
+    encoder: key of ENCODERS, for models that have one.
     widths: channels of the levels, () for the model's own.
-    norm, dropout, up, freeze_encoder: see the models.
+    patch, padding, norm, dropout, up, freeze_encoder: see the models.
     precision: key of PRECISIONS, the type of activations; parameters are float32.
     axis_name: the mapped axis under `pmap`, else None.
   Returns:
-    nn.Module, `apply(variables, image f32[B,H,W,D], train=)` -> logits f32[B,H,W,num_classes].
+    nn.Module, `apply(variables, image f32[B,H,W,D], train=)` -> logits f32[B,h,w,num_classes];
+    h, w = H, W but for valid convolutions.
   Raises:
     UserError: a word that is not in its table.
   """
@@ -46,8 +78,17 @@ def build(
     "dtype": dtype,
     **({"widths": tuple(widths)} if widths else {}),
   }
+  _look_up(PATCHES, patch, "config.model.patch")
+  if patch > 1 and model is not UNet:
+    raise UserError(f"config.model.patch {patch} is for unet; set it to 1")
+  _look_up(PADDINGS, padding, "config.model.padding")
+  if padding == "valid" and (model is not UNet or up != "transposed"):
+    raise UserError(
+      "config.model.padding valid is for unet with config.model.up transposed: at its edges, "
+      "nothing else is free of padding"
+    )
   if model is UNet:
-    return UNet(norm=norm, **common)
+    return UNet(patch=patch, padding=padding, norm=norm, **common)
   encoder = _look_up(ENCODERS, encoder, "config.model.encoder")
   return EncoderUNet(
     encoder=encoder(axis_name=axis_name, dtype=dtype), freeze_encoder=freeze_encoder, **common
@@ -59,9 +100,17 @@ def abstract_variables(model, channels):
   return jax.eval_shape(lambda: init(model, channels, 0))
 
 
+def check_input(model, channels, size):
+  """Raises UserError if a network does not take square images of `size` px; computes nothing."""
+  image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+  variables = abstract_variables(model, channels)
+  jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, image)
+
+
 def init(model, channels, seed):
   """Random variables {"params": ..., "batch_stats": ...} for images of so many channels."""
-  image = jnp.zeros((1, 32, 32, channels))
+  size = model.input_size(32)
+  image = jnp.zeros((1, size, size, channels))
   # A network without normalisation has no statistics; checkpoints have the entry all the same.
   return {"batch_stats": {}, **model.init(jax.random.key(seed), image, train=False)}
 

@@ -27,6 +27,41 @@ def batch_norm(name, *, train, axis_name, dtype, scale_init=nn.initializers.ones
   )
 
 
+class Conv3x3(nn.Module):
+  """3x3 convolution of a channel concatenation.  [B,H,W,C_i], ... -> [B,h,w,features]
+
+  The parts are convolved one by one, each with its rows of the kernel, and never concatenated: on
+  CPU, XLA needs twice as long for one convolution of 32 channels as for two of 16.
+
+  `padding` "same": h, w = H, W.  "valid": h, w = H - 2, W - 2.
+  """
+
+  features: int
+  padding: str = "same"
+  use_bias: bool = True
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, *parts):
+    c = sum(part.shape[-1] for part in parts)
+    init = nn.initializers.he_normal()
+    kernel = self.param("kernel", init, (3, 3, c, self.features)).astype(self.dtype)
+    y, start = 0, 0
+    for part in parts:
+      rows = kernel[:, :, start : start + part.shape[-1]]
+      start += part.shape[-1]
+      y += jax.lax.conv_general_dilated(
+        part.astype(self.dtype),
+        rows,
+        (1, 1),
+        self.padding.upper(),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      )
+    if self.use_bias:
+      y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+    return y
+
+
 class Conv1x1(nn.Module):
   """1x1 convolution as a matrix product.  [B,H,W,C] -> [B,H,W,D]"""
 

@@ -41,6 +41,7 @@ class MobileNetV2(nn.Module):
   dtype: Any = jnp.float32
 
   stride = 32
+  reach = 245  # px, how far the coarsest stage looks: (k - 1) / 2 of each kernel times its stride
   # From fine to coarse: strides 2, 4, 8, 16, 32 with 96, 144, 192, 576, 320 channels.
   stages = (
     "block_1_expand_relu",

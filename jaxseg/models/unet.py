@@ -1,4 +1,4 @@
-"""U-Net: the padded form of Ronneberger et al. (2015), and one on a pretrained encoder."""
+"""U-Net (Ronneberger et al. 2015), and one on a pretrained encoder."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,50 +7,77 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg import ops
-from jaxseg.models.layers import Conv1x1, Dropout, UpConv2x2, UpConv3x3, batch_norm
+from jaxseg import UserError, ops
+from jaxseg.models.layers import Conv1x1, Conv3x3, Dropout, UpConv2x2, UpConv3x3, batch_norm
 
 
 class UNet(nn.Module):
-  """U-Net with padded 3x3 convolutions.
+  """U-Net, padded or as published.
 
-  f32[B,H,W,D] in [0, 1] -> f32[B,H,W,num_classes] logits, for any H and W: the image is mirrored
-  up to a multiple of 2^(levels-1) and the logits are cut back.
+  f32[B,H,W,D] in [0, 1] -> f32[B,h,w,num_classes] logits.
 
   Attributes:
+    num_classes: 1 makes a sigmoid head, see `losses.class_logits`.
     widths: channels of each level from the top; their number is the number of levels.
+    padding: "same", h, w = H, W of any size: the image is mirrored up to a multiple of `stride`
+      and the logits are cut back. "valid", the paper's unpadded convolutions with cropped skips:
+      h, w = H, W - 2 * `margin`, 572 -> 388 with five levels; see `input_size`.
     dropout: rate at the end of the contracting path, on the two coarsest levels.
     norm: batch normalisation after each 3x3 convolution.
     up: "transposed" for 2x2 transposed convolutions, "resize" for bilinear doubling followed by
       a 1x1 convolution.
+    patch: 2 lets the network work at half the resolution, at a quarter of the cost: it sees
+      blocks of 2x2 pixels as channels, and the head is a 2x2 transposed convolution. 1 is the
+      paper.
   """
 
   num_classes: int
   widths: Sequence[int] = (64, 128, 256, 512, 1024)
+  patch: int = 1
+  padding: str = "same"
   dropout: float = 0.0
   norm: bool = False
   up: str = "transposed"
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
+  @property
+  def stride(self):
+    """Of the coarsest level: the network commutes with shifts by multiples of it."""
+    return self.patch * 2 ** (len(self.widths) - 1)
+
+  @property
+  def margin(self):
+    """Pixels that valid convolutions take off each side."""
+    # Two convolutions on each level on the way down and on all but the coarsest on the way up,
+    # patch * 2^level input pixels each.
+    return 6 * self.stride - 4 * self.patch if self.padding == "valid" else 0
+
+  @property
+  def context(self):
+    """How far the padding of an edge reaches into padded logits, px; a multiple of `stride`."""
+    return 0 if self.padding == "valid" else (6 if self.up == "transposed" else 7) * self.stride
+
+  def input_size(self, size):
+    """The smallest height or width that the network takes and that is at least `size`, px."""
+    # Valid: every level has to be even when it is pooled, hence stride * n - 4 patches.
+    size = max(size, 2 * self.margin + 1)
+    offset = -4 * self.patch if self.padding == "valid" else 0
+    return size + (offset - size) % self.stride
+
   @nn.compact
   def __call__(self, image, *, train, keys=None):
-    def double_conv(x, width, name):
+    def double_conv(parts, width, name):
       for i in (1, 2):
-        x = nn.Conv(
-          width,
-          (3, 3),
-          use_bias=not self.norm,
-          kernel_init=nn.initializers.he_normal(),
-          dtype=self.dtype,
-          name=f"{name}_conv{i}",
-        )(x)
+        x = Conv3x3(
+          width, self.padding, use_bias=not self.norm, dtype=self.dtype, name=f"{name}_conv{i}"
+        )(*parts)
         if self.norm:
           x = batch_norm(
             f"{name}_norm{i}", train=train, axis_name=self.axis_name, dtype=self.dtype
           )(x)
-        x = nn.relu(x)
-      return x
+        parts = [nn.relu(x)]
+      return parts[0]
 
     def drop(x, level):
       if not train or keys is None:
@@ -58,12 +85,18 @@ class UNet(nn.Module):
       level_keys = jax.vmap(lambda key: jax.random.fold_in(key, level))(keys)
       return Dropout(self.dropout)(x, level_keys)
 
-    bottom = len(self.widths) - 1
     h, w = image.shape[1:3]
-    x = ops.pad_to_multiple(2.0 * image - 1.0, 2**bottom).astype(self.dtype)
+    if self.padding == "same":
+      image = ops.pad_to_multiple(image, self.stride)
+    else:
+      self._check_size(h, w)
+    x = (2.0 * image - 1.0).astype(self.dtype)
+    if self.patch > 1:
+      x = ops.space_to_depth(x, self.patch)
+    bottom = len(self.widths) - 1
     skips = []
     for level, width in enumerate(self.widths):
-      x = double_conv(x, width, f"down{level}")
+      x = double_conv([x], width, f"down{level}")
       if level >= bottom - 1:
         x = drop(x, level)
       if level < bottom:
@@ -77,9 +110,24 @@ class UNet(nn.Module):
         b, rows, cols, c = x.shape
         x = jax.image.resize(x, (b, 2 * rows, 2 * cols, c), "bilinear")
         x = Conv1x1(width, dtype=self.dtype, name=f"up{level}")(x)
-      x = double_conv(jnp.concatenate([skips[level], x], axis=-1), width, f"merge{level}")
-    x = Conv1x1(self.num_classes, dtype=self.dtype, name="head")(x)
-    return x[:, :h, :w].astype(jnp.float32)
+      skip = ops.center_crop(skips[level], x.shape[1:3])
+      x = double_conv([skip, x], width, f"merge{level}")
+    head = Conv1x1 if self.patch == 1 else UpConv2x2
+    x = head(self.num_classes, dtype=self.dtype, name="head")(x)
+    if self.padding == "same":
+      x = x[:, :h, :w]
+    return x.astype(jnp.float32)
+
+  def _check_size(self, *sizes):
+    for size in sizes:
+      above = self.input_size(size)
+      if above != size:
+        below = above - self.stride
+        names = [below] * (below == self.input_size(below)) + [above]
+        raise UserError(
+          f"{size} px do not divide in a U-Net of {len(self.widths)} levels with valid "
+          f"convolutions; the nearest sizes that do are {' and '.join(map(str, names))}"
+        )
 
 
 class EncoderUNet(nn.Module):
@@ -106,10 +154,26 @@ class EncoderUNet(nn.Module):
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
+  # What `predict` asks every network for; see UNet.
+  margin = 0
+
+  @property
+  def stride(self):
+    return self.encoder.stride
+
+  @property
+  def context(self):
+    # The up-blocks look one pixel to each side, on strides 32, 16, ..., 2.
+    reach = self.encoder.reach + 2 * self.stride
+    return reach + -reach % self.stride
+
+  def input_size(self, size):
+    return size + -size % self.stride
+
   @nn.compact
   def __call__(self, image, *, train, keys=None):
     h, w = image.shape[1:3]
-    image = ops.pad_to_multiple(image, self.encoder.stride)
+    image = ops.pad_to_multiple(image, self.stride)
     stages = self.encoder(image, train=train and not self.freeze_encoder)
     if self.freeze_encoder:
       stages = jax.lax.stop_gradient(stages)

@@ -1,0 +1,75 @@
+"""Trains the variants of an experiment with several seeds and collects scores, times and memory.
+
+python experiments/sweep.py experiments/unet_isbi --seeds=3 -- --config.data.data_dir=DIR
+
+EXPERIMENT/variants.json holds {"config": file of configs/, "variants": {name: [flag, ...]}}; flags
+after -- go to all of them. Runs that EXPERIMENT/results.json has are not repeated.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def train(workdir, flags):
+  """One run of the command line; returns its evaluation, seconds and memory."""
+  command = [sys.executable, "-m", "jaxseg.main", f"--workdir={workdir}", *flags]
+  start = time.time()
+  process = subprocess.Popen(command, cwd=ROOT)
+  _, status, usage = os.wait4(process.pid, 0)
+  if status:
+    sys.exit(f"failed: {' '.join(command)}")
+  evaluation = json.loads((workdir / "evaluation.json").read_text())
+  return evaluation | {"wall_seconds": time.time() - start, "peak_gib": usage.ru_maxrss / 2**20}
+
+
+def flat_scores(row):
+  """{"miou": ..., "dice cell": ...} of an evaluation."""
+  for name, value in row.items():
+    if isinstance(value, dict):
+      yield from ((f"{name} {key}", number) for key, number in value.items())
+    elif isinstance(value, float):
+      yield name, value
+
+
+def print_table(rows):
+  """Mean and standard deviation over the seeds of each variant."""
+  for variant in dict.fromkeys(row["variant"] for row in rows):
+    runs = [dict(flat_scores(row)) for row in rows if row["variant"] == variant]
+    print(f"\n{variant}, {len(runs)} seeds")
+    for name in runs[0]:
+      values = [run[name] for run in runs]
+      print(f"  {name:24} {np.mean(values):.5g} ± {np.std(values, ddof=len(values) > 1):.2g}")
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("experiment", type=pathlib.Path)
+  parser.add_argument("--seeds", default=3, type=int)
+  parser.add_argument("--variants", nargs="*", help="default: all")
+  end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+  options, common_flags = parser.parse_args(sys.argv[1:end]), sys.argv[end + 1 :]
+  plan = json.loads((options.experiment / "variants.json").read_text())
+  results = options.experiment / "results.json"
+  rows = json.loads(results.read_text()) if results.exists() else []
+  done = {(row["variant"], row["seed"]) for row in rows}
+  for seed in range(options.seeds):
+    for variant in options.variants or plan["variants"]:
+      if (variant, seed) not in done:
+        workdir = ROOT / "runs" / options.experiment.name / f"{variant.replace(' ', '_')}_{seed}"
+        flags = [f"--config={plan['config']}", f"--config.seed={seed}", *plan["variants"][variant]]
+        rows.append({"variant": variant, "seed": seed, **train(workdir, flags + common_flags)})
+        results.write_text(json.dumps(rows, indent=2) + "\n")
+  print_table(rows)
+
+
+if __name__ == "__main__":
+  main()

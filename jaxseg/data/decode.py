@@ -1,0 +1,203 @@
+"""Encoded images and label maps to arrays, by Pillow: any format, depth and page."""
+
+import collections.abc
+import contextlib
+import dataclasses
+import io
+import pathlib
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from jaxseg import VOID, UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+BITS_PER_SAMPLE = 258  # tag of a TIFF
+
+# Slides exceed the default. Without a limit, damaged headers take all memory and get us killed.
+Image.MAX_IMAGE_PIXELS = 1 << 30  # a warning; twice as many are an error
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+  """What models, pictures and predictions have to know; checkpoints keep it.
+
+  Attributes:
+    classes: names, in the order of the labels.
+    palette: an (R, G, B) of 0..255 per class.
+    channels: of the images; 1 grey, 3 RGB.
+    value_range: see `decode_image`.
+  """
+
+  classes: tuple[str, ...]
+  palette: tuple[tuple[int, int, int], ...]
+  channels: int
+  value_range: tuple[float, ...] = ()
+
+
+def decode_image(data, name, channels, *, page=0, value_range=()):
+  """Any image that Pillow reads -> u8[H,W,channels].
+
+  Grey becomes RGB and back, and alpha is dropped.
+
+  Args:
+    data: encoded bytes or a path.  name: what errors call it.  channels: 1 or 3.
+    page: of a file of several.
+    value_range: stored values (low, high) that become 0 and 255, the rest linearly and clipped;
+      () for the full range of 8 or 16 bits.
+  Raises:
+    UserError: it cannot be decoded, or needs a value_range.
+  """
+  image = _open(data, name, page, exact=bool(value_range))
+  with _decoding(name):
+    if image.mode[0] not in "IF":
+      image = image.convert("RGB" if channels == 3 else "L")
+    array = np.asarray(image)
+  if value_range:
+    low, high = value_range
+    array = ((array.astype(np.float32) - low) * (255 / (high - low))).clip(0, 255).round()
+    array = np.nan_to_num(array).astype(np.uint8)
+  elif array.dtype != np.uint8:
+    if array.dtype.kind == "f" or array.min() < 0 or array.max() > 0xFFFF:
+      raise UserError(
+        f"{name}: its values, {array.min()} to {array.max()}, are not of 8 or 16 bits: set "
+        "config.data.value_range to the two that shall become black and white"
+      )
+    array = (array >> 8).astype(np.uint8)
+  return array if array.ndim == 3 else np.repeat(array[..., None], channels, axis=-1)
+
+
+def decode_mask(data, name, labels, *, page=0):
+  """An encoded label map -> u8[H,W] of classes.
+
+  Args:
+    data: encoded bytes or a path.  name: what errors call it.  page: of a file of several.
+    labels: {stored value: class or VOID}; the stored value VOID stays what it is, if not in here.
+  Raises:
+    UserError: it cannot be decoded, has colours, or holds a value that is not in `labels`.
+  """
+  image = _open(data, name, page, exact=True)
+  # Whoever writes a GIF may renumber its palette: there the colour counts, elsewhere the index.
+  array = np.asarray(image.convert("RGB") if image.format == "GIF" else image)
+  if array.dtype == bool:  # 1 bit
+    array = array.astype(np.uint8)
+  if array.ndim == 3:
+    colours = array[..., :-1] if image.mode[-1] in "Aa" else array
+    if (colours != colours[..., :1]).any():
+      raise UserError(
+        f"{name}: a mask has one label per pixel, this has {array.shape[-1]} channels of colours: "
+        "save it as grey values"
+      )
+    array = colours[..., 0]
+  stored = np.unique(array)
+  values, known = stored.tolist(), {VOID: VOID, **labels}
+  wrong = [value for value in values if value not in known]
+  if wrong:
+    raise UserError(
+      f"{name}: label {wrong[0]} is not a class; known are {sorted(known)}; "
+      + _remedy(wrong[0], values, labels, image.format)
+    )
+  if VOID in values and VOID not in labels and set(values) <= {0, VOID} and set(labels) == {0, 1}:
+    # Void is all that could be learnt from: no error would come, and no network either.
+    raise UserError(
+      f"{name}: of 0, 1 and {VOID} (void) it holds {' and '.join(map(str, values))}: set "
+      f"config.data.mask_values=(0,{VOID}) if {VOID} is a class, void_values=({VOID},) if not"
+    )
+  table = np.array([known[value] for value in values], np.uint8)
+  return table[np.searchsorted(stored, array)]
+
+
+def _remedy(value, values, labels, file_format):
+  """What to do about a value that is no class in a mask that holds `values`."""
+  num_classes = len(set(labels.values()) - {VOID})
+  if file_format == "JPEG":
+    return "JPEG changes labels: save masks as PNG"
+  if len(values) == num_classes == 2:
+    a, b = values
+    return f"if {a} and {b} are the classes, set config.data.mask_values=({a},{b})"
+  if values[0] > 0 and max(set(values) - {VOID}) == num_classes:
+    numbers = ",".join(str(i + 1) for i in range(num_classes))
+    return f"if the classes count from 1, set config.data.mask_values=({numbers})"
+  return f"if it is void, set config.data.void_values=({value},), else config.data.mask_values"
+
+
+def num_pages(path):
+  """Number of images in a file, without decoding; 1 for all but TIFF.
+
+  Raises:
+    UserError: it is damaged.
+  """
+  if pathlib.Path(path).suffix.lower() not in (".tif", ".tiff"):
+    return 1
+  with _decoding(path), Image.open(path) as image:
+    return getattr(image, "n_frames", 1)  # some other format by the name of TIFF has none
+
+
+def resize_image(image, size):
+  """u8[H,W,D] -> u8[size,size,D], antialiased; the aspect ratio is not kept."""
+  if image.shape[:2] == (size, size):
+    return image
+  picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+  resized = picture.resize((size, size), Image.Resampling.BILINEAR)
+  return np.asarray(resized).reshape(size, size, image.shape[-1])
+
+
+@contextlib.contextmanager
+def _decoding(name):
+  try:
+    yield
+  except UnidentifiedImageError as error:  # its text has the address of an object
+    raise UserError(f"{name}: cannot be decoded (not an image that Pillow reads)") from error
+  except Exception as error:  # damaged files raise nearly anything in Pillow
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    raise UserError(f"{name}: cannot be decoded ({reason})") from error
+
+
+def _open(data, name, page, exact):
+  """A loaded page.  exact: whether all bits of a colour matter."""
+  file = io.BytesIO(data) if isinstance(data, bytes) else data
+  with _decoding(name), Image.open(file) as image:
+    if page:
+      image.seek(page)
+    is_deep = max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))) > 8
+    is_halved = any(";16" in str(tile.args) for tile in image.tile)
+    image.load()
+  if image.mode[0] not in "IF":
+    if is_halved and exact:
+      raise UserError(
+        f"{name}: has colours of 16 bits, of which Pillow reads 8: save it as grey or with 8 bits"
+      )
+    if is_deep and not is_halved:  # uncompressed planes, where Pillow takes each byte for a pixel
+      raise UserError(f"{name}: cannot be decoded (colour planes of 16 bits): save it as PNG")
+  return image
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded(collections.abc.Sequence):
+  """Decodes the records of another sequence.
+
+  Attributes:
+    records: {"image": bytes or path, "mask": the same, "name": str} and, where needed, "page": int
+      of both files and "where": str, the name in errors.
+    channels, value_range: see `decode_image`.  labels: see `decode_mask`.
+  """
+
+  records: collections.abc.Sequence
+  channels: int
+  labels: dict
+  value_range: tuple = ()
+
+  def __len__(self):
+    return len(self.records)
+
+  def __getitem__(self, i):
+    record = self.records[i]
+    where, page = record.get("where", record["name"]), record.get("page", 0)
+    image = decode_image(
+      record["image"], where, self.channels, page=page, value_range=self.value_range
+    )
+    mask = decode_mask(record["mask"], f"mask of {where}", self.labels, page=page)
+    if mask.shape != image.shape[:2]:
+      sizes = ["x".join(map(str, x.shape[1::-1])) for x in (image, mask)]
+      raise UserError(f"{where}: the image is {sizes[0]} and its mask {sizes[1]} pixels")
+    return {"image": image, "mask": mask, "name": record["name"]}

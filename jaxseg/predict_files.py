@@ -1,0 +1,88 @@
+"""Folders of image files in, label maps and overlays out."""
+
+import collections
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from jaxseg import UserError
+from jaxseg.data.decode import SUFFIXES, decode_image, num_pages
+from jaxseg.visualize import overlay, save_label_map
+from jaxseg.workdirs import make_folder
+
+
+def list_images(path):
+  """The image files of a folder, sorted, or the file itself.
+
+  Raises:
+    UserError: no such file or folder, or nothing in it that could be an image.
+  """
+  path = pathlib.Path(path)
+  if path.is_file():
+    return [path]
+  if not path.is_dir():
+    raise UserError(f"no file or folder {path}; correct --input")
+  files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
+  if not files:
+    raise UserError(f"no images in {path}: none of its files ends in {', '.join(SUFFIXES)}")
+  return files
+
+
+def list_pages(files):
+  """[(file, page, tag)] of all images in the files; tag is "_000", ... where there are several.
+
+  Raises:
+    UserError: a TIFF is damaged.
+  """
+  pages = []
+  for file in files:
+    count = num_pages(file)
+    pages += [(file, page, f"_{page:03}" if count > 1 else "") for page in range(count)]
+  return pages
+
+
+def output_names(pages):
+  """A PNG name per page: that of its file, with the old suffix kept where two would collide."""
+  short = [f"{file.stem}{tag}.png" for file, _, tag in pages]
+  full = [f"{file.name}{tag}.png" for file, _, tag in pages]
+  uses = collections.Counter(short)
+  names = [b if uses[a] > 1 else a for a, b in zip(short, full, strict=True)]
+  return names if len(set(names)) == len(names) else full  # a.jpg, a.png and a.jpg.bmp
+
+
+def predict_files(predict, files, output, info, progress=lambda iterable, **_: iterable):
+  """Writes output/NAME.png, the label map, and output/overlays/NAME.png for each image.
+
+  A TIFF of several pages gives NAME_000.png, NAME_001.png, ...; overlays of large images are
+  smaller, see `visualize.overlay`.
+
+  Args:
+    predict: function of examples, `reduce` and `progress`, see `predict.make_predictor`.
+    files: paths.  output: folder, made if need be.
+    info: DatasetInfo.  progress: called as `tqdm` is, with the images, and by `predict`.
+  Raises:
+    UserError: an image cannot be decoded, `output` cannot be written or would overwrite an image.
+  """
+  output, pages = pathlib.Path(output), list_pages(files)
+  names, inputs = output_names(pages), {file.resolve() for file in files}
+  for name in names:
+    for path in (output / name, output / "overlays" / name):
+      if path.resolve() in inputs:
+        raise UserError(f"{path} is an input and would be overwritten; correct --output")
+  make_folder(output / "overlays", "--output")
+
+  def examples():
+    for (file, page, tag), name in zip(pages, names, strict=True):
+      where = f"{file} page {page + 1}" if tag else str(file)
+      image = decode_image(file, where, info.channels, page=page, value_range=info.value_range)
+      yield {"image": image, "file_name": name}
+
+  def classes(probs):
+    return probs.argmax(-1).astype(np.uint8)
+
+  predictions = predict(examples(), reduce=classes, progress=progress)
+  for example, labels in progress(predictions, total=len(names), unit="image"):
+    save_label_map(output / example["file_name"], labels, info.palette)
+    picture = overlay(example["image"], labels, info.palette)
+    Image.fromarray(picture).save(output / "overlays" / example["file_name"])
