@@ -25,7 +25,7 @@ class Augmentation:
     transpose: exchange rows and columns with probability 1/2; images have to be square. With both
       flips, all eight flips and right-angle rotations are drawn alike.
     scale: (low, high) zoom factor, drawn log-uniformly; above 1 the content grows and a random
-      crop of it is taken, below 1 it shrinks.
+      crop of it is taken, below 1 it shrinks (antialiased unless it is rotated or deformed, too).
     rotation: largest angle, degrees, about the centre and either way.
     shift: largest shift along each axis, px.
     elastic: standard deviation of the displacements of elastic deformation, px; 10 in the U-Net
@@ -62,9 +62,10 @@ def augment(key, image, labels, config):
   """
   geometry, colour = jax.random.split(key)
   height, width = shape = image.shape[:2]
-  rows, cols, zoom = _draw_window(geometry, shape, config)
+  *window_keys, turn_key, angle_key, elastic_key = jax.random.split(geometry, 9)
+  rows, cols, zoom = _draw_window(window_keys, shape, config)
   if config.rotation or config.elastic:
-    rows, cols = _draw_warp(geometry, rows, cols, config)
+    rows, cols = _draw_warp(angle_key, elastic_key, rows, cols, config)
   if config.border == "mirror":
     rows, cols = mirror(rows, height), mirror(cols, width)
   if rows.ndim == 1:
@@ -76,19 +77,17 @@ def augment(key, image, labels, config):
     image = sample_bilinear(image, rows, cols)
   labels = _sample_labels(labels, rows, cols)
   if config.transpose:
-    turn = jax.random.bernoulli(jax.random.fold_in(geometry, 3))
+    turn = jax.random.bernoulli(turn_key)
     image, labels = jax.tree.map(lambda x: jnp.where(turn, x.swapaxes(0, 1), x), (image, labels))
   return _shift_grey_values(colour, image, config), labels
 
 
-def _draw_window(key, shape, config):
+def _draw_window(keys, shape, config):
   """Source positions of the output's rows and columns, f32[H] and f32[W] px, and the zoom."""
-  flip_key, scale_key, *axis_keys = jax.random.split(key, 4)
+  flip_key, scale_key, *axis_keys, shift_key, vertical_key = keys
   low, high = jnp.log(jnp.array(config.scale))
   zoom = jnp.exp(jax.random.uniform(scale_key, (), minval=low, maxval=high))
-  shifts = config.shift * jax.random.uniform(
-    jax.random.fold_in(key, 0), (2,), minval=-1.0, maxval=1.0
-  )
+  shifts = config.shift * jax.random.uniform(shift_key, (2,), minval=-1.0, maxval=1.0)
   axes = []
   for axis_key, size, shift in zip(axis_keys, shape, shifts, strict=True):
     # The window is `size / zoom` long and lies anywhere inside the image, or, when it is longer,
@@ -99,14 +98,12 @@ def _draw_window(key, shape, config):
   if config.flip:
     cols = jnp.where(jax.random.bernoulli(flip_key), cols[::-1], cols)
   if config.flip_vertical:
-    flip = jax.random.bernoulli(jax.random.fold_in(key, 1))
-    rows = jnp.where(flip, rows[::-1], rows)
+    rows = jnp.where(jax.random.bernoulli(vertical_key), rows[::-1], rows)
   return rows, cols, zoom
 
 
-def _draw_warp(key, rows, cols, config):
+def _draw_warp(angle_key, elastic_key, rows, cols, config):
   """Window, f32[H] and f32[W], -> rotated and deformed positions, f32[H,W] each."""
-  angle_key, elastic_key = jax.random.split(jax.random.fold_in(key, 2))
   angle = jnp.deg2rad(config.rotation) * jax.random.uniform(angle_key, (), minval=-1.0)
   centre_row, centre_col = rows.mean(), cols.mean()
   down, right = rows[:, None] - centre_row, cols[None, :] - centre_col

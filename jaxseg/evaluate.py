@@ -78,5 +78,6 @@ def score_instances(example, labels):
   """INSTANCE_SCORES of a prediction.  labels: u8[H,W]"""
   mask = example["mask"]
   truth = example["instances"] if "instances" in example else connected_components(mask)
-  found = instance_scores(truth, connected_components(labels), mask != VOID)
+  valid = mask != VOID
+  found = instance_scores(truth, connected_components(np.where(valid, labels, 0)), valid)
   return [found[name] for name in INSTANCE_SCORES]

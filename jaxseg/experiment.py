@@ -84,7 +84,7 @@ def build_predictor(config, model):
   return make_predictor(
     model,
     fit=config.data.fit,
-    size=config.data.image_size,
+    size=config.data.image_size - 2 * model.margin,
     batch_size=config.eval.batch_size,
     tile=config.predict.tile,
     symmetries=config.predict.symmetries,

@@ -8,7 +8,7 @@ from jaxseg import UserError
 
 
 def muon(learning_rate):
-  """Muon (Jordan et al. 2024): momentum with its singular values made equal; Adam for vectors.
+  """Muon (Jordan et al. 2024): momentum with its singular values made equal; NAdam for vectors.
 
   A kernel [k,k,C,D] counts as a matrix [k k C,D]. Steps have the size of Adam's (Liu et al. 2025,
   "Muon is scalable for LLM training", section 2.2), so that learning rates of the two compare.
@@ -18,9 +18,7 @@ def muon(learning_rate):
     kernel = contrib.MuonDimensionNumbers((0, 1, 2), (3,))
     return jax.tree.map(lambda x: kernel if x.ndim == 4 else None, params)
 
-  return contrib.muon(
-    learning_rate, consistent_rms=0.2, muon_weight_dimension_numbers=matrices
-  )
+  return contrib.muon(learning_rate, consistent_rms=0.2, muon_weight_dimension_numbers=matrices)
 
 
 OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "muon": muon, "sgd": optax.sgd}
@@ -46,7 +44,7 @@ def make_optimizer(name, learning_rate, *, momentum=0.0, frozen=()):
   """
   if name not in OPTIMIZERS:
     raise UserError(f"unknown config.train.optimizer {name!r}; there are {', '.join(OPTIMIZERS)}")
-  words = {"momentum": momentum} if name == "sgd" else {}
+  words = {"momentum": momentum or None} if name == "sgd" else {}  # optax keeps a trace for 0.0
   trained = OPTIMIZERS[name](learning_rate, **words)
   transforms = {"trained": trained, "frozen": optax.set_to_zero()}
 

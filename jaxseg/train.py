@@ -145,7 +145,7 @@ def train(config, workdir):
 def check_settings(config):
   """Raises UserError for numbers with which no training is possible."""
   for key, value in workdirs.flatten(config.to_dict()).items():
-    numbers = [x for x in np.ravel(value).tolist() if isinstance(x, float)]
+    numbers = [x for x in jax.tree.leaves(value) if isinstance(x, float)]
     if not np.isfinite(numbers).all():
       raise UserError(f"config.{key} is {value}, but has to be finite")
   positive = {
@@ -157,7 +157,6 @@ def check_settings(config):
     "train.log_every_steps": config.train.log_every_steps,
     "eval.batch_size": config.eval.batch_size,
     "augment.scale": min(config.augment.scale, default=1),
-    "augment.elastic_grid": config.augment.elastic_grid - 1,
     "train.border_sigma": config.train.border_sigma,
   }
   for key, value in positive.items():
@@ -168,19 +167,20 @@ def check_settings(config):
     if len(value) != 2 or value[0] > value[1]:
       raise UserError(f"config.augment.{key} is {value}, but has to be (smallest, largest)")
   limits = {
-    "seed": (config.seed, 2**32 - 1),
-    "data.seed": (config.data.seed, 2**32 - 1),
-    "data.num_threads": (config.data.num_threads, 256),
-    "model.dropout": (config.model.dropout, 0.99),
-    "augment.rotation": (config.augment.rotation, 180),
-    "augment.shift": (config.augment.shift, config.data.image_size),
-    "augment.elastic": (config.augment.elastic, config.data.image_size),
-    "train.momentum": (config.train.momentum, 1),
-    "train.border_weight": (config.train.border_weight, 1e6),
+    "seed": (0, config.seed, 2**32 - 1),
+    "data.seed": (0, config.data.seed, 2**32 - 1),
+    "data.num_threads": (0, config.data.num_threads, 256),
+    "model.dropout": (0, config.model.dropout, 0.99),
+    "augment.rotation": (0, config.augment.rotation, 180),
+    "augment.shift": (0, config.augment.shift, config.data.image_size),
+    "augment.elastic": (0, config.augment.elastic, config.data.image_size),
+    "augment.elastic_grid": (2, config.augment.elastic_grid, 64),
+    "train.momentum": (0, config.train.momentum, 1),
+    "train.border_weight": (0, config.train.border_weight, 1e6),
   }
-  for key, (value, limit) in limits.items():
-    if not 0 <= value <= limit:
-      raise UserError(f"config.{key} is {value}, but has to be from 0 to {limit}")
+  for key, (low, value, high) in limits.items():
+    if not low <= value <= high:
+      raise UserError(f"config.{key} is {value}, but has to be from {low} to {high}")
   if config.augment.border not in BORDERS:
     raise UserError(
       f"unknown config.augment.border {config.augment.border!r}; there are {', '.join(BORDERS)}"

@@ -32,14 +32,18 @@ MODEL_KEYS = ("data.name", "data.image_size", "data.fit", "model.name", "model.e
 
 
 def flatten(config, prefix=""):
-  """Nested dict -> {"a.b": value}; tuples become lists, as in JSON."""
+  """Nested dict -> {"a.b": value}; tuples become lists at every depth, as in JSON."""
   flat = {}
   for key, value in config.items():
     if isinstance(value, dict):
       flat |= flatten(value, f"{prefix}{key}.")
     else:
-      flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+      flat[prefix + key] = _lists(value)
   return flat
+
+
+def _lists(value):
+  return [_lists(x) for x in value] if isinstance(value, tuple | list) else value
 
 
 def check_config(workdir, config, *, keys=None):

@@ -321,6 +321,15 @@ def test_an_image_that_cannot_be_decoded(tmp_path, monkeypatch):
     ("model.name", "unett", "config.model.name 'unett' unet"),
     ("model.up", "nearest", "config.model.up 'nearest' resize"),
     ("model.dropout", 1.0, "config.model.dropout 1.0"),
+    ("model.padding", "full", "config.model.padding 'full' same valid"),
+    ("model.head", "tanh", "config.model.head 'tanh' softmax sigmoid"),
+    ("model.patch", 3, "config.model.patch 3 1 2"),
+    ("augment.elastic_grid", 1, "config.augment.elastic_grid 1 2"),
+    ("augment.border", "black", "config.augment.border 'black' mirror void"),
+    ("augment.rotation", 270.0, "config.augment.rotation 270.0 180"),
+    ("train.border_weight", -1.0, "config.train.border_weight -1.0 0"),
+    ("data.num_folds", 21, "config.data.num_folds 21 20"),
+    ("predict.symmetries", "all", "config.predict.symmetries 'all' flip dihedral"),
     ("eval.batch_size", 0, "config.eval.batch_size positive"),
   ],
 )
@@ -331,6 +340,14 @@ def test_settings_that_cannot_be(tmp_path, monkeypatch, key, value, words):
   config.update_from_flattened_dict({key: value})
   message = error_of(config, tmp_path / "workdir")
   for word in words.split():
+    assert word in message, message
+  assert not (tmp_path / "workdir").exists()
+
+
+def test_sizes_that_valid_convolutions_do_not_take(tmp_path):
+  config = tiny.make_config(3, model__padding="valid", data__image_size=33)
+  message = error_of(config, tmp_path / "workdir")
+  for word in "33 2 levels 32 34".split():
     assert word in message, message
   assert not (tmp_path / "workdir").exists()
 

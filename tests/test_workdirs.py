@@ -42,6 +42,7 @@ def test_flatten():
     "model.widths": [4, 8],
   }
   assert workdirs.flatten({"a": {"b": {"c": ()}, "d": {}}}) == {"a.b.c": []}
+  assert workdirs.flatten({"a": ((1, (2, 3)), 4)}) == {"a": [[1, [2, 3]], 4]}
 
 
 def test_lists_of_keys_name_keys_that_exist():
