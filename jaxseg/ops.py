@@ -255,28 +255,6 @@ def sample_bilinear(image, rows, cols):
   return upper * (1 - down) + lower * down
 
 
-def resize_to_canvas(x, size, canvas):
-  """Bilinear resize to a size known only at run time, in an array of fixed size.
-
-  One compiled program serves all images that fit the canvas.
-
-  Args:
-    x: f32[h,w,D].  size: i32[2], the height and width wanted.  canvas: (H,W) static.
-  Returns:
-    f32[H,W,D]; beyond `size` it repeats the edge.
-  """
-  for axis in (0, 1):
-    n = x.shape[axis]
-    position = (jnp.arange(canvas[axis]) + 0.5) * (n / size[axis]) - 0.5
-    position = jnp.clip(position, 0, n - 1)
-    low = jnp.floor(position).astype(jnp.int32)
-    fraction = jnp.expand_dims(position - low, (1, 2) if axis == 0 else (0, 2))
-    near = jnp.take(x, low, axis=axis)
-    far = jnp.take(x, jnp.minimum(low + 1, n - 1), axis=axis)
-    x = near + (far - near) * fraction
-  return x
-
-
 def pad_to_multiple(image, multiple):
   """Mirrors the lower and right edges until height and width divide.  [B,H,W,D] -> same."""
   pads = [(0, -n % multiple) for n in image.shape[1:3]]

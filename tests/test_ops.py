@@ -297,32 +297,6 @@ def test_shrinking_does_not_alias():
   assert abs(ops.sampling_matrix(offset, 64, 4.0) @ stripes - 0.5).max() < 0.07
 
 
-def test_resize_to_canvas_equals_jax_image_with_one_compilation():
-  x = normal(5, 7, 2)
-
-  @jax.jit
-  @chex.assert_max_traces(n=1)
-  def resize(x, size):
-    return ops.resize_to_canvas(x, size, (24, 20))
-
-  for h, w in (5, 7), (24, 20), (6, 20), (13, 11), (24, 7):
-    expected = jax.image.resize(x, (h, w, 2), "bilinear", antialias=False)
-    # Beyond the wanted size it repeats the edge.
-    expected = np.pad(expected, ((0, 24 - h), (0, 20 - w), (0, 0)), "edge")
-    chex.assert_trees_all_close(resize(x, np.array([h, w])), expected, atol=1e-5)
-
-
-def test_resize_to_canvas_from_one_pixel_and_under_vmap():
-  x = np.full((1, 1, 3), 7.0, np.float32)
-  y = jax.jit(ops.resize_to_canvas, static_argnums=2)(x, np.array([2, 5]), (4, 6))
-  np.testing.assert_array_equal(y, np.full((4, 6, 3), 7.0))
-  x, sizes = normal(2, 4, 6, 1), np.array([[8, 8], [5, 12]])
-  y = jax.jit(jax.vmap(lambda x, size: ops.resize_to_canvas(x, size, (12, 12))))(x, sizes)
-  for i, (h, w) in enumerate(sizes):
-    expected = jax.image.resize(x[i], (int(h), int(w), 1), "bilinear", antialias=False)
-    chex.assert_trees_all_close(y[i, :h, :w], expected, atol=1e-5)
-
-
 class CubicMatrix(chex.TestCase):
   @chex.variants(with_jit=True, without_jit=True)
   @parameterized.parameters(1, 2, 9)

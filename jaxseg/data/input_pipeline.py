@@ -140,7 +140,8 @@ def train_batches(
   if fit == "crop" or margin:
     data = data.random_map(window, seed=seed)
   data = data.map_with_index(lambda i, example: {**example, "index": np.int32(i)})
-  data = data.slice(slice(number, sys.maxsize, count)).batch(batch_size // count)
+  # Grain counts batches in floating point: with one example each, sys.maxsize would overflow.
+  data = data.slice(slice(number, sys.maxsize // 2, count)).batch(batch_size // count)
   options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
   return iter(data.to_iter_dataset(options))
 
