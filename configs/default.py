@@ -60,7 +60,7 @@ def get_config():
   config.train = train = ConfigDict()
   train.num_epochs = 20.0
   train.batch_size = 16  # of all devices together
-  train.optimizer = "adam"  # adam, adamw or sgd
+  train.optimizer = "adam"  # adam, adamw, muon or sgd
   train.learning_rate = 1e-3
   train.schedule = "constant"  # or cosine, down to 0 at the end
   train.momentum = 0.9  # of sgd

@@ -9,15 +9,17 @@ from configs import unet_isbi
 def get_config():
   config = unet_isbi.get_config()
   config.data.image_size = 256
-  config.model.padding = "same"
+  config.augment.elastic = 0.0
   config.model.widths = (16, 32, 64, 128)
+  config.model.padding = "same"
   config.model.norm = True
   config.model.dropout = 0.0
-  config.train.batch_size = 4
-  config.train.num_epochs = 55.0
-  config.train.optimizer = "adam"
-  config.train.learning_rate = 3e-3
+  config.train.num_epochs = 50.0
+  config.train.batch_size = 2
+  config.train.optimizer = "muon"
+  config.train.learning_rate = 1e-2
   config.train.schedule = "cosine"
-  config.train.eval_every_epochs = 20.0
-  config.train.checkpoint_every_epochs = 20.0
+  config.train.balance_classes = False
+  config.train.border_weight = 0.0
+  config.predict.symmetries = "dihedral"
   return config
