@@ -114,7 +114,7 @@ case ${1:-} in
   test)
     set_up test
     .venv/bin/python -m ruff check .
-    .venv/bin/shellcheck launch.sh .ci/run
+    .venv/bin/shellcheck launch.sh .ci/run experiments/*/run.sh
     exec .venv/bin/python -m pytest "${@:2}" ;;
   tpu)
     [[ ${2:-} != -* && ${4:-} == -- && ${5:-} == --* ]] || wrong_usage

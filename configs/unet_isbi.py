@@ -1,6 +1,11 @@
 """The U-Net paper (Ronneberger et al. 2015) on the ISBI 2012 membranes; for a GPU.
 
 python -m jaxseg.main --config=configs/unet_isbi.py --config.data.data_dir=DIR
+
+DIR holds images/ and masks/ of the 30 slices. The last fifth is held out; --config.data.fold=0 to 4
+chooses. From the paper: the network, 572 -> 388, batch 1, momentum 0.99, elastic deformation,
+dropout, weight maps. It gives no learning rate and no number of steps. Not measured on a GPU yet:
+experiments/unet_isbi_gpu has the commands, configs/unet_isbi_small.py fits two CPU cores.
 """
 
 from configs import default
@@ -14,9 +19,9 @@ def get_config():
   config.data.fold = 4
   config.data.image_size = 572
   config.data.fit = "crop"
-  config.data.channels = 1
   config.data.classes = ("membrane", "cell")
   config.data.palette = ((200, 60, 60), (235, 235, 220))
+  config.data.channels = 1
   config.data.mask_values = (0, 255)
   config.augment.flip = True
   config.augment.flip_vertical = True
@@ -28,8 +33,8 @@ def get_config():
   config.model.padding = "valid"
   config.model.norm = False
   config.model.dropout = 0.5
-  config.train.batch_size = 1
   config.train.num_epochs = 1000.0
+  config.train.batch_size = 1
   config.train.optimizer = "sgd"
   config.train.learning_rate = 1e-3
   config.train.momentum = 0.99
