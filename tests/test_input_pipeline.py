@@ -75,6 +75,12 @@ def test_every_pass_is_complete_and_in_a_new_order(num_threads, instances):
   assert tuple(range(NUM)) not in {tuple(order) for order in passes}
 
 
+@pytest.mark.parametrize("fit", ["resize", "crop"])
+def test_batches_of_one(fit):
+  batches = take(train_batches(SMALL, batch_size=1, fit=fit), NUM)
+  assert sorted(numbers(batches)) == list(range(NUM))
+
+
 def test_order_depends_on_the_seed_alone():
   first, again, other = (numbers(take(train_batches(SMALL, seed=s), 5)) for s in (3, 3, 4))
   np.testing.assert_array_equal(first, again)

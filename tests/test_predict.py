@@ -209,6 +209,18 @@ def test_valid_network_in_tiles_is_the_mirrored_image_in_one_piece(valid_unet, s
     )
 
 
+@pytest.mark.parametrize("shape", [(388, 388), (389, 389), (512, 512), (700, 333)])
+def test_five_levels_in_tiles_of_the_paper_and_larger_than_the_image(shape):
+  model = UNet(num_classes=2, widths=(2, 3, 4, 5, 6), padding="valid")
+  variables = draw_variables(model, 188)
+  (image,) = images_of([shape])
+  whole = probs_of(model, variables, image, size=388, batch_size=2)
+  assert np.ptp(whole[..., 0]) > 0.1
+  for tile in (572, 1100):
+    probs = probs_of(model, variables, image, size=388, batch_size=2, tile=tile)
+    np.testing.assert_allclose(probs, whole, atol=1e-5, err_msg=f"tile {tile}")
+
+
 @pytest.mark.parametrize("up", ["transposed", "resize"])
 @pytest.mark.parametrize("shape", [(96, 70), (65, 20), (40, 40)])
 def test_padded_network_in_tiles_is_the_image_in_one_piece(shape, up):
