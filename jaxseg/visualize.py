@@ -35,6 +35,13 @@ def colour_labels(labels, palette):
   return full_palette(palette)[labels]
 
 
+def colour_instances(instances):
+  """A colour per instance, the same for the same id; black for 0.  i32[H,W] -> u8[H,W,3]"""
+  palette = np.random.default_rng(3).integers(60, 256, (int(instances.max()) + 1, 3), np.uint8)
+  palette[0] = 0
+  return palette[instances]
+
+
 def overlay(image, labels, palette, opacity=0.45):
   """The image tinted by class, with a line of full colour where the class changes.
 

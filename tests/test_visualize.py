@@ -201,6 +201,16 @@ def test_ticks_of_the_loss(tmp_path, monkeypatch, losses, labels):
   visualize.plt.close(figure)
 
 
+def test_instances_have_colours_of_their_own():
+  instances = np.arange(40, dtype=np.int32).reshape(5, 8)
+  colours = visualize.colour_instances(instances)
+  assert (colours.shape, colours.dtype) == ((5, 8, 3), np.uint8)
+  assert not colours[0, 0].any() and colours.reshape(-1, 3)[1:].min() >= 60
+  assert len(np.unique(colours.reshape(-1, 3), axis=0)) == 40
+  np.testing.assert_array_equal(visualize.colour_instances(instances[:2]), colours[:2])
+  assert not visualize.colour_instances(np.zeros((2, 3), np.int32)).any()
+
+
 def test_figures_are_closed(tmp_path):
   import matplotlib.pyplot as plt
 

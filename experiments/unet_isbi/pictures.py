@@ -14,17 +14,11 @@ from PIL import Image
 
 from jaxseg.augment import Augmentation, augment
 from jaxseg.data.datasets import connected_components
+from jaxseg.visualize import colour_instances
 from jaxseg.weight_maps import balanced_class_weights, border_weight
 
 HERE = pathlib.Path(__file__).parent
 CROP = np.s_[:256, :256]  # what is shown of a slice
-
-
-def colour_instances(instances, seed=3):
-  """A random light colour per cell, black between them.  i32[H,W] -> u8[H,W,3]"""
-  palette = np.random.default_rng(seed).integers(60, 256, (instances.max() + 1, 3))
-  palette[0] = 0
-  return palette[instances].astype(np.uint8)
 
 
 def draw_weight_map(image, mask, path):
