@@ -3,7 +3,8 @@
 python experiments/sweep.py experiments/unet_isbi --seeds=3 -- --config.data.data_dir=DIR
 
 EXPERIMENT/variants.json holds {"config": file of configs/, "variants": {name: [flag, ...]}}; flags
-after -- go to all of them. Runs that EXPERIMENT/results.json has are not repeated.
+after -- go to all of them, before their own. Runs that
+EXPERIMENT/results.json has are not repeated.
 """
 
 import argparse
@@ -65,8 +66,9 @@ def main():
     for variant in options.variants or plan["variants"]:
       if (variant, seed) not in done:
         workdir = ROOT / "runs" / options.experiment.name / f"{variant.replace(' ', '_')}_{seed}"
-        flags = [f"--config={plan['config']}", f"--config.seed={seed}", *plan["variants"][variant]]
-        rows.append({"variant": variant, "seed": seed, **train(workdir, flags + common_flags)})
+        flags = [f"--config={plan['config']}", f"--config.seed={seed}", *common_flags]
+        result = train(workdir, flags + plan["variants"][variant])
+        rows.append({"variant": variant, "seed": seed, **result})
         results.write_text(json.dumps(rows, indent=2) + "\n")
   print_table(rows)
 

@@ -13,6 +13,7 @@ from jaxseg import VOID
 from jaxseg.ops import cubic_matrix, mirror, sample_bilinear, sampling_matrix
 
 BORDERS = ("mirror", "void")
+OUTSIDE = {"mask": VOID, "instances": 0}  # labels beyond the image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +137,6 @@ def elastic_field(key, shape, sigma, grid=3):
 
 def _sample_labels(labels, rows, cols):
   """Labels at the nearest pixel; VOID or no instance outside."""
-  outside = {"mask": VOID, "instances": 0}
   rows, cols = (jnp.floor(x + 0.5).astype(jnp.int32) for x in (rows, cols))
 
   def sample(name, x):
@@ -144,7 +144,7 @@ def _sample_labels(labels, rows, cols):
     inside = (rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)
     i, j = jnp.clip(rows, 0, height - 1), jnp.clip(cols, 0, width - 1)
     taken = jnp.take(x.reshape(-1), i * width + j, axis=0, mode="clip")
-    return jnp.where(inside, taken, jnp.array(outside[name], x.dtype))
+    return jnp.where(inside, taken, jnp.array(OUTSIDE[name], x.dtype))
 
   return {name: sample(name, x) for name, x in labels.items()}
 

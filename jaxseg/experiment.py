@@ -21,10 +21,11 @@ from jaxseg.visualize import prediction_sheet
 def open_split(config, role):
   """(DatasetInfo, source) of what a config trains on ("train") or is scored on ("eval")."""
   data = config.data
+  splits = {"train": data.train_split, "eval": data.eval_split}
   folded = data.num_folds > 0
   info, source = datasets.load(
     data.name,
-    data.eval_split if role == "eval" and not folded else data.train_split,
+    splits["train" if folded else role],
     data_dir=data.data_dir,
     image_size=data.image_size,
     seed=data.seed,

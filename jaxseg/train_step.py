@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxseg import VOID, weight_maps
-from jaxseg.augment import augment
+from jaxseg.augment import OUTSIDE, augment
 from jaxseg.losses import class_logits, class_weight_map, weighted_cross_entropy
 from jaxseg.ops import center_crop
 
@@ -52,7 +52,7 @@ def make_train_step(
 
     keys = example_keys(key, AUGMENT, batch["index"])
     image = batch["image"].astype(jnp.float32) / 255.0
-    labels = {name: batch[name] for name in ("mask", "instances") if name in batch}
+    labels = {name: batch[name] for name in OUTSIDE if name in batch}
     image, labels = jax.vmap(augment, (0, 0, 0, None))(keys, image, labels, augmentation)
     mask = labels["mask"]
     weight = class_weight_map(mask, class_weights)

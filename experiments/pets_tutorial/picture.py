@@ -21,7 +21,7 @@ def tiles(workdir, positions):
   """A column, input above overlay, for each position in the run's evaluation split."""
   config = ConfigDict(json.loads((pathlib.Path(workdir) / "config.json").read_text()))
   predict, _, info = experiment.restore_predictor(config, workdir)
-  _, source = experiment.open_split(config, config.data.eval_split)
+  _, source = experiment.open_split(config, "eval")
   for example, probs in predict(source[i] for i in positions):
     image = np.broadcast_to(example["image"], (*probs.shape[:2], 3))
     labels = probs.argmax(-1).astype(np.uint8)
