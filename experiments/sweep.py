@@ -48,7 +48,8 @@ def print_table(rows):
     print(f"\n{variant}, {len(runs)} seeds")
     for name in runs[0]:
       values = [run[name] for run in runs]
-      print(f"  {name:24} {np.mean(values):.5g} ± {np.std(values, ddof=len(values) > 1):.2g}")
+      spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
+      print(f"  {name:24} {np.mean(values):.5g}{spread}")
 
 
 def main():
