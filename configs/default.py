@@ -45,17 +45,18 @@ def get_config():
   augment.contrast = (1.0, 1.0)  # range of the factor
 
   config.model = model = ConfigDict()
-  model.name = "unet"  # unet or encoder_unet
-  model.encoder = ""  # of encoder_unet: mobilenet_v2
+  model.name = "unet"  # unet, encoder_unet, fcn32s, fcn16s or fcn8s
+  model.encoder = ""  # of all but unet: mobilenet_v2 or vgg16
   model.pretrained = ""  # of the encoder: "" none, "imagenet" download once, or a .h5 file
   model.freeze_encoder = True  # if pretrained: no gradient, batch statistics stand still
-  model.widths = ()  # channels of the levels; () = the model's own
-  model.padding = "same"  # or valid, in unet: the paper's unpadded convolutions
+  model.init_from = ""  # work directory of another run, whose arrays are taken where they fit
+  model.widths = ()  # channels of the levels, in fcn of fc1 and fc2; () = the model's own
+  model.padding = "same"  # or valid, as published: unpadded in unet, 100 px of zeros in fcn
   model.patch = 1  # 2 in unet: half the resolution inside, a quarter of the cost
   model.head = "softmax"  # or sigmoid: one logit, for two classes
   model.norm = True  # batch normalisation in unet
-  model.dropout = 0.0  # rate at the end of the contracting path
-  model.up = "transposed"  # transposed convolution, or resize (and convolution)
+  model.dropout = 0.0  # rate at the end of the contracting path, in fcn behind fc1 and fc2
+  model.up = "transposed"  # transposed convolution; or resize, in unet followed by a convolution
 
   config.train = train = ConfigDict()
   train.num_epochs = 20.0

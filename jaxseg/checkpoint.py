@@ -104,29 +104,30 @@ def best_step(manager):
   return max(scored, key=scored.get) if scored else manager.latest_step()
 
 
-def best_checkpoint(workdir):
+def best_checkpoint(workdir, key="--workdir"):
   """(step, meta) of the best checkpoint of a work directory.
 
   Raises:
-    UserError: it has none.
+    UserError: it has none; says that `key` may be wrong.
   """
   if (pathlib.Path(workdir) / "checkpoints").is_dir():
     with open_manager(workdir, read_only=True) as manager:
       if (step := best_step(manager)) is not None:
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
         return step, manager.restore(step, args=args).meta
-  raise UserError(f"{workdir} has no checkpoint; train first, or correct --workdir")
+  raise UserError(f"{workdir} has no checkpoint; train first, or correct {key}")
 
 
 def restore_variables(workdir, step, variables):
   """The network of a checkpoint, without what only training needs.
 
   Args:
-    variables: {"params": ..., "batch_stats": ...} of arrays or their shapes.
+    variables: {"params": ..., "batch_stats": ...} of arrays or their shapes; None for whatever
+      network it is.
   Returns:
     the same of numpy arrays.
   """
-  target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables)
+  target = variables and jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables)
   args = ocp.args.Composite(variables=ocp.args.StandardRestore(target))
   with open_manager(workdir, read_only=True) as manager:
-    return manager.restore(step, args=args).variables
+    return jax.tree.map(np.asarray, manager.restore(step, args=args).variables)

@@ -45,21 +45,31 @@ def space_to_depth(x, block):
   return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // block, w // block, block**2 * c)
 
 
-def up_conv_2x2(x, kernel):
-  """Transposed convolution, 2x2 kernel, stride 2 (the U-Net "up-convolution").
+def up_conv(x, kernel, stride):
+  """Transposed convolution whose kernel is a multiple of the stride: one matrix product.
 
-  Windows do not overlap, so it is one matrix product and a depth-to-space.
+  Not cut to any size: U-Net's 2x2 "up-convolution" at stride 2 doubles the size exactly, the
+  2s x 2s kernels of FCN at stride s reach s / 2 px beyond it on each side.
 
   Args:
-    x: [B,H,W,C].  kernel: [2,2,C,D].
+    x: [B,H,W,C].  kernel: [k,k,C,D], k = m * stride.
   Returns:
-    [B,2H,2W,D] with out[2i+k, 2j+l] = x[i,j] @ kernel[k,l].
+    [B,(H+m-1)*stride,(W+m-1)*stride,D], where x[i,j] @ kernel[k,l] adds to out[s*i+k, s*j+l].
   """
+  m, rest = divmod(kernel.shape[0], stride)
+  if rest:
+    raise ValueError(f"a kernel of {kernel.shape[0]} px is no multiple of the stride {stride}")
   b, h, w, c = x.shape
   d = kernel.shape[-1]
-  y = x.reshape(-1, c) @ kernel.transpose(2, 0, 1, 3).reshape(c, 4 * d)
-  y = y.reshape(b, h, w, 2, 2, d).transpose(0, 1, 3, 2, 4, 5)
-  return y.reshape(b, 2 * h, 2 * w, d)
+  kernel = kernel.reshape(m, stride, m, stride, c, d).transpose(4, 0, 2, 1, 3, 5)
+  blocks = (x.reshape(-1, c) @ kernel.reshape(c, -1)).reshape(b, h, w, m * m, stride, stride, d)
+
+  def place(i, j):
+    pads = ((0, 0), (i, m - 1 - i), (j, m - 1 - j), (0, 0), (0, 0), (0, 0))
+    return jnp.pad(blocks[:, :, :, m * i + j], pads)
+
+  y = sum(place(i, j) for i in range(m) for j in range(m)).transpose(0, 1, 3, 2, 4, 5)
+  return y.reshape(b, (h + m - 1) * stride, (w + m - 1) * stride, d)
 
 
 def up_conv_3x3(parts, kernel):

@@ -6,11 +6,13 @@ import dataclasses
 import functools
 import pathlib
 import signal
+import sys
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from jaxseg import UserError, checkpoint, models, optim, parallel, train_state, workdirs
 from jaxseg.augment import BORDERS, Augmentation
@@ -203,7 +205,7 @@ def class_weights(settings, classes, source):
 
 
 def first_state(config, model, info, optimizer, manager):
-  """The state to start from: the latest checkpoint, else random or pretrained weights.
+  """The state to start from: the latest checkpoint, else random, pretrained or another run's.
 
   Args:
     manager: of the checkpoints; None in all processes but the first, whose state will count.
@@ -218,7 +220,25 @@ def first_state(config, model, info, optimizer, manager):
     return restored
   if config.model.encoder and config.model.pretrained:
     variables = models.load_encoder(variables, model.encoder, config.model.pretrained)
+  if config.model.init_from:
+    variables = start_from(variables, config.model.init_from)
   return train_state.create(variables, optimizer), None
+
+
+def start_from(variables, workdir):
+  """Variables with what fits of another run's best checkpoint; says what that was."""
+  step, _ = checkpoint.best_checkpoint(workdir, "config.model.init_from")
+  donor = checkpoint.restore_variables(workdir, step, None)
+  variables, modules = models.take_matching(variables, donor)
+  if not modules["taken"]:
+    raise UserError(f"nothing in {workdir} fits this network; correct config.model.init_from")
+  names = {what: ", ".join(found) or "nothing" for what, found in modules.items()}
+  tqdm.write(
+    f"from {workdir}, step {step}: took {names['taken']}; new here: {names['new']}; "
+    f"left there: {names['left']}",
+    file=sys.stderr,
+  )
+  return variables
 
 
 def read_metrics(step, metrics, manager):

@@ -246,3 +246,16 @@ def keras_tensors(variables):
         name, value = "depthwise_kernel", value[..., None]
       tensors[f"{layer}/{name}"] = value
   return tensors
+
+
+def set_keras_weights(twin, variables):
+  """Gives a Keras model the weights of our layers of the same names, every one of them."""
+  params, stats = variables["params"], variables.get("batch_stats", {})
+  weighted = [layer for layer in twin.layers if layer.weights]
+  assert {layer.name for layer in weighted} == params.keys()
+  for layer in weighted:
+    ours = {**params[layer.name], **stats.get(layer.name, {})}
+    values = [ours[key] for key in ("kernel", "scale", "bias", "mean", "var") if key in ours]
+    if type(layer).__name__ == "Conv2DTranspose":
+      values[0] = values[0].transpose(0, 1, 3, 2)  # (k, k, out, in)
+    layer.set_weights(values)

@@ -13,9 +13,11 @@ import pytest
 import reference
 
 from jaxseg import UserError, models
+from jaxseg.models.fcn import FCN
 from jaxseg.models.mobilenet_v2 import MobileNetV2
 from jaxseg.models.pretrained import Download
 from jaxseg.models.unet import EncoderUNet, UNet
+from jaxseg.models.vgg import VGG16
 
 WORDS = {
   "encoder": "",
@@ -34,8 +36,9 @@ WORDS = {
 ROWS = {
   "unet": (UNet, {"widths": (2, 3, 4)}),
   "encoder_unet": (EncoderUNet, {"encoder": "mobilenet_v2", "widths": (5, 4, 3, 2)}),
+  **{name: (FCN, {"encoder": "vgg16", "widths": (3, 4)}) for name in ("fcn32s", "fcn16s", "fcn8s")},
 }
-ENCODER_ROWS = {"mobilenet_v2": (MobileNetV2, 4)}  # (class, number of up-blocks)
+ENCODER_ROWS = {"mobilenet_v2": (MobileNetV2, 4), "vgg16": (VGG16, 4)}  # (class, up-blocks)
 
 
 def build(name, num_classes=3, **words):
@@ -69,9 +72,8 @@ def test_encoder(name):
   model = build("encoder_unet", encoder=name, widths=(2,) * num_blocks)
   encoder = model.encoder
   assert len(encoder.stages) == num_blocks + 1 and encoder.stride == 2 ** len(encoder.stages)
-  variables = {
-    collection: tree["encoder"] for collection, tree in models.abstract_variables(model, 3).items()
-  }
+  variables = models.abstract_variables(model, 3)
+  variables = {name: tree.get("encoder", {}) for name, tree in variables.items()}
   image = np.zeros((1, 64, 32, 3), np.float32)
   stages = jax.eval_shape(lambda v: encoder.apply(v, image, train=False), variables)
   for i, stage in enumerate(encoder.stages, start=1):
@@ -98,7 +100,7 @@ def test_words_reach_the_model(name):
 @pytest.mark.parametrize(
   "name, words, message",
   [
-    ("unett", {}, "config.model.name 'unett'; there are unet, encoder_unet"),
+    ("unett", {}, "config.model.name 'unett'; there are unet, encoder_unet, fcn32s"),
     ("", {}, "config.model.name ''"),
     ("unet", {"up": "bilinear"}, "config.model.up 'bilinear'; there are transposed, resize"),
     ("unet", {"patch": 3}, "config.model.patch 3; there are 1, 2"),
@@ -115,12 +117,25 @@ def test_unknown_words(name, words, message):
 
 
 @pytest.mark.parametrize(
-  "name, up",
-  [("unet", "resize"), ("encoder_unet", "transposed"), ("encoder_unet", "resize")],
+  "name, words, message",
+  [
+    ("unet", {"up": "resize"}, "valid needs config.model.up transposed"),
+    ("encoder_unet", {}, "valid is for unet, and for FCN on vgg16"),
+    ("fcn8s", {"encoder": "mobilenet_v2"}, "valid is for unet, and for FCN on vgg16"),
+  ],
 )
-def test_valid_is_for_the_original_network(name, up):
-  with pytest.raises(UserError, match="config.model.padding valid is for unet .*up transposed"):
-    build(name, padding="valid", up=up)
+def test_valid_is_for_published_networks(name, words, message):
+  with pytest.raises(UserError, match=f"config.model.padding {message}"):
+    build(name, padding="valid", **words)
+
+
+@pytest.mark.parametrize("name, stride", [("fcn32s", 32), ("fcn16s", 16), ("fcn8s", 8)])
+def test_fcn_by_name(name, stride):
+  """Valid is the published form: 100 px of padding, 99 of them before the first convolution."""
+  model, valid = build(name), build(name, padding="valid")
+  assert model.final_stride == valid.final_stride == stride
+  assert (model.padding, model.encoder.pad) == ("same", 0)
+  assert (valid.padding, valid.encoder.pad) == ("valid", 99)
 
 
 def test_build_valid():
@@ -174,6 +189,23 @@ def test_init():
   for a, b, c in zip(variables, again, other, strict=True):
     np.testing.assert_array_equal(a, b)
     assert (a != c).all()
+
+
+def test_take_matching():
+  """What has the same path and shape is taken; the rest is named by its module."""
+
+  def network(**shapes):
+    return {"params": {k: {"kernel": np.zeros(s), "bias": np.zeros(3)} for k, s in shapes.items()}}
+
+  ours = {**network(encoder=(2, 2), score=(3,), up_16=(4,)), "batch_stats": {}}
+  theirs = network(encoder=(2, 2), score=(5,), up_32=(4,))
+  jax.tree.map(lambda x: x.fill(7.0), theirs)
+  merged, modules = models.take_matching(ours, theirs)
+  assert modules == {"taken": ["encoder"], "new": ["score", "up_16"], "left": ["score", "up_32"]}
+  np.testing.assert_array_equal(merged["params"]["encoder"]["kernel"], np.full((2, 2), 7.0))
+  for name in ("score", "up_16"):  # the bias would fit, the layer does not
+    assert merged["params"][name] == ours["params"][name]
+  assert merged.keys() == ours.keys() and merged["params"].keys() == ours["params"].keys()
 
 
 # Loading the encoder
@@ -252,7 +284,7 @@ def test_load_encoder_by_name(model, variables, tmp_path, monkeypatch):
   with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/published.h5"
-    download = Download(url, hashlib.sha256(content).hexdigest())
+    download = Download(url, f"sha256:{hashlib.sha256(content).hexdigest()}")
     monkeypatch.setattr(MobileNetV2, "imagenet", download)
     monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / "cache")
     loaded = models.load_encoder(variables, model.encoder, "imagenet")

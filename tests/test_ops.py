@@ -1,5 +1,7 @@
 """Array operations against loops, Keras, XLA's own convolution, and jax.image."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,9 @@ def normal(*shape, seed=0):
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+up_conv_2x2 = functools.partial(ops.up_conv, stride=2)
+
+
 class Values(chex.TestCase):
   """Every operation gives what its loop gives, compiled or not."""
 
@@ -32,7 +37,7 @@ class Values(chex.TestCase):
   @chex.variants(with_jit=True, without_jit=True)
   def test_up_conv_2x2(self):
     x, kernel = normal(2, 3, 5, 4), normal(2, 2, 4, 6, seed=1)
-    y = self.variant(ops.up_conv_2x2)(x, kernel)
+    y = self.variant(up_conv_2x2)(x, kernel)
     chex.assert_trees_all_close(y, reference.up_conv(x, kernel), atol=1e-5)
 
   @chex.variants(with_jit=True, without_jit=True)
@@ -92,12 +97,12 @@ def test_max_pool_gradient_of_ties_adds_up():
   assert (gradient[x < largest] == 0).all() and (gradient[x == largest] > 0).all()
 
 
-def keras_up_conv(x, kernel, **options):
+def keras_up_conv(x, kernel, *, strides=2, **options):
   size, _, _, features = kernel.shape
   layer = keras.layers.Conv2DTranspose(
     features,
     size,
-    strides=2,
+    strides=strides,
     use_bias=False,
     kernel_initializer=lambda shape, dtype: kernel.transpose(0, 1, 3, 2),  # (k, k, out, in)
     **options,
@@ -112,10 +117,17 @@ def test_up_conv_3x3_equals_keras():
   chex.assert_trees_all_close(jax.jit(ops.up_conv_3x3)(parts, kernel), expected, atol=1e-5)
 
 
-def test_up_conv_2x2_equals_keras():
-  x, kernel = normal(2, 5, 4, 6), normal(2, 2, 6, 7, seed=1)
-  expected = keras_up_conv(x, kernel)
-  chex.assert_trees_all_close(jax.jit(ops.up_conv_2x2)(x, kernel), expected, atol=1e-5)
+@pytest.mark.parametrize("size, stride", [(2, 2), (8, 8), (4, 2), (16, 8), (9, 3)])
+def test_up_conv_equals_keras(size, stride):
+  x, kernel = normal(2, 5, 4, 6), normal(size, size, 6, 7, seed=1)
+  y = jax.jit(ops.up_conv, static_argnums=2)(x, kernel, stride)
+  expected = keras_up_conv(x, kernel, strides=stride)
+  chex.assert_trees_all_close(y, expected, atol=1e-5)
+
+
+def test_up_conv_refuses_a_kernel_that_is_no_multiple_of_the_stride():
+  with pytest.raises(ValueError, match="3 px.*stride 2"):
+    ops.up_conv(normal(1, 2, 2, 3), normal(3, 3, 3, 2), 2)
 
 
 def test_up_conv_3x3_refuses_another_number_of_channels():
@@ -127,8 +139,8 @@ def test_up_conv_3x3_refuses_another_number_of_channels():
 def test_up_conv_gradients():
   parts, kernel = (normal(2, 3, 2, 2), normal(2, 3, 2, 1, seed=1)), normal(3, 3, 3, 2, seed=2)
   check_grads(jax.jit(ops.up_conv_3x3), (parts, kernel), order=1, atol=1e-2, rtol=1e-2)
-  x, kernel = normal(2, 3, 2, 3), normal(2, 2, 3, 2, seed=1)
-  check_grads(jax.jit(ops.up_conv_2x2), (x, kernel), order=1, atol=1e-2, rtol=1e-2)
+  x, kernel = normal(2, 3, 2, 3), normal(4, 4, 3, 2, seed=1)
+  check_grads(jax.jit(up_conv_2x2), (x, kernel), order=1, atol=1e-2, rtol=1e-2)
 
 
 def pull_both(first, second, args, g):
@@ -236,7 +248,7 @@ def test_operations_keep_bfloat16():
   image = (1, 4, 4, 2)
   assert types(ops.max_pool_2x2, image) == {jnp.dtype(jnp.bfloat16)}
   assert types(ops.depthwise_conv, image, (3, 3, 2)) == {jnp.dtype(jnp.bfloat16)}
-  assert types(ops.up_conv_2x2, image, (2, 2, 2, 3)) == {jnp.dtype(jnp.bfloat16)}
+  assert types(up_conv_2x2, image, (2, 2, 2, 3)) == {jnp.dtype(jnp.bfloat16)}
   assert types(lambda x, k: ops.up_conv_3x3([x], k), image, (3, 3, 2, 3)) == {
     jnp.dtype(jnp.bfloat16)
   }

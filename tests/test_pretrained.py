@@ -240,11 +240,15 @@ def server(tmp_path):
     server.shutdown()
 
 
-def publish(server, tmp_path, content, sha256=None):
+def sha256(content):
+  return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def publish(server, tmp_path, content, known_hash=None):
   """Download of a file with this content, or with another hash than its own."""
   (tmp_path / "served" / "weights.h5").write_bytes(content)
   url = f"http://127.0.0.1:{server.server_port}/weights.h5"
-  return Download(url, sha256 or hashlib.sha256(content).hexdigest())
+  return Download(url, known_hash or sha256(content))
 
 
 def test_downloaded_once(server, tmp_path):
@@ -261,8 +265,16 @@ def test_file_put_into_the_cache_by_hand(tmp_path):
   """The remedy that the error names: it works without network."""
   content = b"weights"
   (tmp_path / "weights.h5").write_bytes(content)
-  download = Download(closed_url(), hashlib.sha256(content).hexdigest())
+  download = Download(closed_url(), sha256(content))
   assert open(fetch(download, tmp_path), "rb").read() == content
+
+
+def test_md5(server, tmp_path):
+  """What Keras publishes for VGG-16."""
+  known_hash = f"md5:{hashlib.md5(b'weights').hexdigest()}"
+  fetch(publish(server, tmp_path, b"weights", known_hash), tmp_path / "cache")
+  with pytest.raises(UserError):
+    fetch(publish(server, tmp_path, b"other", known_hash), tmp_path / "other")
 
 
 def test_default_folder_is_the_users_cache(server, tmp_path, monkeypatch):
@@ -281,7 +293,7 @@ def test_damaged_cache_is_replaced(server, tmp_path):
 
 def test_wrong_hash(server, tmp_path):
   cache = tmp_path / "cache"
-  download = publish(server, tmp_path, b"<html>log in to this hotel</html>", "0" * 64)
+  download = publish(server, tmp_path, b"<html>log in to this hotel</html>", "sha256:" + "0" * 64)
   for _ in range(2):  # the bad file must not be taken for good the second time
     message = error_line(fetch, download, cache)
     assert download.url in message and str(cache) in message
@@ -304,7 +316,7 @@ def closed_url():
 
 def test_no_network(tmp_path):
   url = closed_url()
-  message = error_line(fetch, Download(url, "0" * 64), tmp_path / "cache")
+  message = error_line(fetch, Download(url, "sha256:" + "0" * 64), tmp_path / "cache")
   assert url in message and str(tmp_path / "cache") in message
   assert "no network" in message and "config.model.pretrained" in message
   shutil.rmtree(tmp_path / "cache", ignore_errors=True)

@@ -427,3 +427,27 @@ def test_weight_files_that_do_not_fit(tmp_path, monkeypatch, damage):
   assert str(path) in message
   assert ("another network" in message and "conv9/kernel" in message) == (damage[:3] == "ano")
   assert not workdirs.read_metrics(tmp_path / "workdir")
+
+
+def test_start_from_another_run(straight, tmp_path, capsys):
+  """Its best checkpoint's arrays where they fit, and a training of its own."""
+  config = tiny.make_config(1, model__init_from=str(straight), model__up="resize")
+  config.train.learning_rate = 0.0
+  train(config, tmp_path)
+  donor, ours = saved_state(straight, 6)[0]["params"], saved_state(tmp_path, 1)[0]["params"]
+  assert donor.keys() == ours.keys()
+  kernels = [name for name in ours if "kernel" in ours[name]]
+  changed = {n for n in kernels if not np.array_equal(ours[n]["kernel"], donor[n]["kernel"])}
+  assert changed == {"up0"}  # 1x1 instead of 2x2
+  told = " ".join(capsys.readouterr().err.split())
+  assert f"from {straight}, step 6: took down0_conv1, down0_conv2, " in told
+  assert "; new here: up0; left there: up0" in told
+
+
+def test_start_from_what_is_not_there(straight, tmp_path):
+  config = tiny.make_config(1, model__init_from=str(tmp_path / "none"))
+  message = error_of(config, tmp_path / "run")
+  assert "none has no checkpoint" in message and "config.model.init_from" in message
+  other = {"params": {"conv": {"kernel": np.zeros((1, 2))}}, "batch_stats": {}}
+  with pytest.raises(UserError, match=f"nothing in {straight} fits.*config.model.init_from"):
+    train_module.start_from(other, straight)

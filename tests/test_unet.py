@@ -212,19 +212,6 @@ def keras_unet(channels, num_classes, widths, *, patch, valid, norm):
   return keras.Model(image, head(num_classes, patch, patch, name="head", **zeros)(x))
 
 
-def set_keras_weights(twin, variables):
-  """Gives a Keras model the weights of our layers of the same names, every one of them."""
-  params, stats = variables["params"], variables.get("batch_stats", {})
-  weighted = [layer for layer in twin.layers if layer.weights]
-  assert {layer.name for layer in weighted} == params.keys()
-  for layer in weighted:
-    ours = {**params[layer.name], **stats.get(layer.name, {})}
-    values = [ours[key] for key in ("kernel", "scale", "bias", "mean", "var") if key in ours]
-    if isinstance(layer, keras.layers.Conv2DTranspose):
-      values[0] = values[0].transpose(0, 1, 3, 2)  # (k, k, out, in)
-    layer.set_weights(values)
-
-
 PAPER = (64, 128, 256, 512, 1024)
 
 
@@ -247,7 +234,7 @@ def test_unet_equals_keras(padding, norm, widths, patch, h, w):
   trained, rest = twin.trainable_variables, twin.non_trainable_variables
   counted = count(variables["params"]), count(variables.get("batch_stats", {}))
   assert counted == tuple(sum(v.value.size for v in part) for part in (trained, rest))
-  set_keras_weights(twin, variables)
+  reference.set_keras_weights(twin, variables)
   x = image(1, h, w, 1)
   pixels = [x[:, i::patch, j::patch] for i in range(patch) for j in range(patch)]
   expected, _ = jax.jit(lambda *args: twin.stateless_call(*args, training=False))(

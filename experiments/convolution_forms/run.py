@@ -3,6 +3,7 @@
 python experiments/convolution_forms/run.py
 """
 
+import functools
 import json
 import pathlib
 import time
@@ -42,7 +43,7 @@ CASES = {
     (3, 3, 448, 128),
   ),
   "transposed 2x2 stride 2, 4x64x64x64 -> 32": (
-    ops.up_conv_2x2,
+    functools.partial(ops.up_conv, stride=2),
     transposed,
     (4, 64, 64, 64),
     (2, 2, 64, 32),

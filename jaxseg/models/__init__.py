@@ -2,14 +2,18 @@
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxseg import UserError
 from jaxseg.models import pretrained as weights
+from jaxseg.models.fcn import FCN
 from jaxseg.models.mobilenet_v2 import MobileNetV2
 from jaxseg.models.unet import EncoderUNet, UNet
+from jaxseg.models.vgg import VGG16
 
-MODELS = {"unet": UNet, "encoder_unet": EncoderUNet}
-ENCODERS = {"mobilenet_v2": MobileNetV2}
+MODELS = {"unet": UNet, "encoder_unet": EncoderUNet, "fcn32s": FCN, "fcn16s": FCN, "fcn8s": FCN}
+FINAL_STRIDES = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8}
+ENCODERS = {"mobilenet_v2": MobileNetV2, "vgg16": VGG16}
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 UPS = ("transposed", "resize")
 PATCHES = (1, 2)
@@ -82,17 +86,22 @@ def build(
   if patch > 1 and model is not UNet:
     raise UserError(f"config.model.patch {patch} is for unet; set it to 1")
   _look_up(PADDINGS, padding, "config.model.padding")
-  if padding == "valid" and (model is not UNet or up != "transposed"):
-    raise UserError(
-      "config.model.padding valid is for unet with config.model.up transposed: at its edges, "
-      "nothing else is free of padding"
-    )
   if model is UNet:
+    if padding == "valid" and up != "transposed":
+      raise UserError(
+        "config.model.padding valid needs config.model.up transposed in unet: interpolation pads"
+      )
     return UNet(patch=patch, padding=padding, norm=norm, **common)
   encoder = _look_up(ENCODERS, encoder, "config.model.encoder")
-  return EncoderUNet(
-    encoder=encoder(axis_name=axis_name, dtype=dtype), freeze_encoder=freeze_encoder, **common
-  )
+  words = {"axis_name": axis_name, "dtype": dtype}
+  if padding == "valid":
+    if (model, encoder) != (FCN, VGG16):
+      raise UserError("config.model.padding valid is for unet, and for FCN on vgg16; use same")
+    words["pad"] = 99  # and one more by the first convolution, the paper's 100
+  common |= {"encoder": encoder(**words), "freeze_encoder": freeze_encoder}
+  if model is FCN:
+    return FCN(final_stride=FINAL_STRIDES[name], padding=padding, **common)
+  return EncoderUNet(**common)
 
 
 def abstract_variables(model, channels):
@@ -118,17 +127,51 @@ def init(model, channels, seed):
 def load_encoder(variables, encoder, pretrained):
   """Variables with the encoder's replaced by those of a weight file.
 
+  Layers that the network has as convolutions (`encoder.classifier`) come along if the file has
+  them, as files "with top" do; else they stay as they are.
+
   Args:
-    variables: of an EncoderUNet.  encoder: the module.
+    variables: of a network with an encoder.  encoder: the module.
     pretrained: "imagenet" (downloaded once) or the path of a Keras HDF5 file.
   Raises:
     UserError: no network, no such file, damaged, or of another network.
   """
   path = weights.fetch(encoder.imagenet) if pretrained == "imagenet" else pretrained
-  part = {collection: tree["encoder"] for collection, tree in variables.items()}
-  loaded = weights.load_keras(
-    part, weights.read_keras_h5(path), leave=encoder.unused_layers, source=path
-  )
-  return {
-    collection: {**tree, "encoder": loaded[collection]} for collection, tree in variables.items()
-  }
+  tensors = weights.read_keras_h5(path)
+  in_file, top = {key.split("/")[0] for key in tensors}, {}
+  for layer in encoder.classifier:
+    if layer in variables["params"] and layer in in_file:
+      top[layer] = variables["params"][layer]
+  part = {collection: tree.get("encoder", {}) for collection, tree in variables.items()}
+  part["params"] = {**part["params"], **top}
+  leave = {*encoder.unused_layers, *encoder.classifier} - top.keys()
+  loaded = weights.load_keras(part, tensors, leave=leave, source=path)
+  top = {layer: loaded["params"].pop(layer) for layer in top}
+  result = {c: {**tree, "encoder": loaded[c]} for c, tree in variables.items() if loaded[c]}
+  result["params"] |= top
+  return {**variables, **result}
+
+
+def take_matching(variables, donor):
+  """The layers of another network that have the same name and shapes.
+
+  Args:
+    variables, donor: {"params": ..., "batch_stats": ...}.
+  Returns:
+    (variables with those of the donor, {"taken", "new", "left": module names}): new are those that
+    keep values of their own, left those of the donor that found no place.
+  """
+  ours, theirs = flatten_dict(variables), flatten_dict(donor)
+
+  def layers(arrays):
+    shapes = {}
+    for (collection, *layer, name), x in arrays.items():
+      shapes.setdefault(tuple(layer), set()).add((collection, name, x.shape))
+    return shapes
+
+  mine, other = layers(ours), layers(theirs)
+  taken = {layer for layer, shapes in mine.items() if other.get(layer) == shapes}
+  found = {"taken": taken, "new": mine.keys() - taken, "left": other.keys() - taken}
+  merged = {path: theirs[path] if path[1:-1] in taken else x for path, x in ours.items()}
+  modules = {what: sorted({layer[0] for layer in names}) for what, names in found.items()}
+  return {**variables, **unflatten_dict(merged)}, modules

@@ -25,7 +25,7 @@ BLOCKS = (
 IMAGENET = Download(
   "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"
   "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224.h5",
-  "3e195a2857356cfc092cbbb460beb2a5bce279015d7792598b8d3d9e451902e3",
+  "sha256:3e195a2857356cfc092cbbb460beb2a5bce279015d7792598b8d3d9e451902e3",
 )
 
 
@@ -51,6 +51,7 @@ class MobileNetV2(nn.Module):
     "block_16_project",
   )
   imagenet = IMAGENET
+  classifier = ()  # fully connected layers that a network may have as convolutions
   # What follows block_16_project in the classifier; no stage needs it.
   unused_layers = ("block_16_project_BN", "Conv_1", "Conv_1_bn", "predictions")
 

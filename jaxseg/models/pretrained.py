@@ -21,10 +21,10 @@ KERAS_NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Download:
-  """A weight file on the internet: where it is, and its SHA-256 in hexadecimal."""
+  """A weight file on the internet: where it is, and its hash as ALGORITHM:HEXADECIMAL."""
 
   url: str
-  sha256: str
+  hash: str
 
 
 def fetch(download, cache_dir=None):
@@ -38,9 +38,7 @@ def fetch(download, cache_dir=None):
   folder = pathlib.Path(cache_dir or pooch.os_cache("jaxseg"))
   file_name = download.url.rsplit("/", 1)[1]
   try:
-    return pooch.retrieve(
-      download.url, f"sha256:{download.sha256}", file_name, folder, progressbar=True
-    )
+    return pooch.retrieve(download.url, download.hash, file_name, folder, progressbar=True)
   except (OSError, ValueError) as error:  # requests' errors are OSErrors; ValueError is the hash
     raise UserError(
       f"could not download {download.url} ({type(error).__name__}: no network, or a changed file): "
@@ -88,6 +86,9 @@ def _text(name):
 def load_keras(variables, tensors, *, leave, source):
   """Puts tensors into a module whose submodules are named like the layers.
 
+  The matrix of a fully connected layer becomes a convolution that covers its whole input: Keras
+  flattens images as [H,W,C].
+
   Args:
     variables: {"params": {layer: {weight: array}}, "batch_stats": ...}, arrays or their shapes.
     tensors: what `read_keras_h5` returns.
@@ -108,6 +109,9 @@ def load_keras(variables, tensors, *, leave, source):
       raise UserError(f"{source} is of another network: {key} has no place in this one")
     if len(target.shape) == 3 and tensor.shape[3:] == (1,):  # depthwise, one output per channel
       tensor = tensor[..., 0]
+    if tensor.ndim == 2 and len(target.shape) == 4:
+      h, w, c, d = target.shape
+      tensor = tensor.reshape(target.shape) if tensor.shape == (h * w * c, d) else tensor
     if tensor.shape != target.shape:
       raise UserError(
         f"{source} is of another network: {key} is {tensor.shape}, this one has {target.shape}"

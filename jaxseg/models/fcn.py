@@ -1,0 +1,141 @@
+"""Fully convolutional networks (Long, Shelhamer and Darrell 2015)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg import ops
+from jaxseg.models.layers import Conv1x1, Dropout
+
+# With 100 px of padding: where in the scores of a stage (cells, by stride) and in the enlarged map
+# (px, by its last stride) the part begins that belongs to the map from below and to the image.
+SKIP_CROPS = {16: 5, 8: 9}
+IMAGE_CROPS = {32: 19, 16: 27, 8: 31}
+
+
+def interpolation_kernel(size, stride):
+  """Kernel along one axis of the transposed convolution that interpolates.  f32[size]
+
+  Of 2s px at stride s it is linear; of s px, where windows do not overlap, it can only repeat the
+  nearest value.
+  """
+  if size == stride:
+    return np.ones(size, np.float32)
+  return (1 - np.abs(np.arange(size) - (size - 1) / 2) / stride).astype(np.float32)
+
+
+class UpScore(nn.Module):
+  """Enlarges score maps by a transposed convolution without bias that starts as interpolation.
+
+  [B,H,W,C] -> [B,(H-1)*factor+size,(W-1)*factor+size,C]; `learned`, or a constant kernel.
+  """
+
+  factor: int
+  size: int
+  learned: bool = True
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    shape = (self.size, self.size, x.shape[-1], x.shape[-1])
+    line = interpolation_kernel(self.size, self.factor)
+    start = line[:, None, None, None] * line[:, None, None] * jnp.eye(shape[-1])
+    kernel = self.param("kernel", lambda _: start) if self.learned else start
+    return ops.up_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.factor)
+
+
+class FCN(nn.Module):
+  """FCN-32s, 16s or 8s.  f32[B,H,W,3] in [0, 1] -> f32[B,H,W,num_classes] logits, any H and W.
+
+  The classifier's fully connected layers `fc1` (fc6 in the paper) and `fc2` (fc7) are
+  convolutions, a 1x1 convolution gives scores, and transposed convolutions enlarge them; on the
+  way, scores of finer stages are added.
+
+  Attributes:
+    encoder: module with `stages` (names, from fine to coarse, strides 2, 4, ..., 32).
+    final_stride: 32, 16 or 8, of the last enlargement: the smaller, the more stages are added.
+    widths: channels of fc1 (7x7) and fc2 (1x1); () leaves both out.
+    padding: "same", as it is taught: every map keeps its size, the image is mirrored up to a
+      multiple of `stride`, and the last enlargement's kernel is as large as its stride. "valid",
+      as published: the encoder sees 100 px of zeros around the image, fc1 is not padded, kernels
+      are twice their stride, and crops align the maps.
+    up: "transposed", learned kernels; "resize", bilinear interpolation that stays as it is.
+    dropout: rate behind fc1 and fc2.
+  """
+
+  num_classes: int
+  encoder: nn.Module
+  final_stride: int = 8
+  freeze_encoder: bool = False
+  widths: Sequence[int] = (4096, 4096)
+  padding: str = "same"
+  up: str = "transposed"
+  dropout: float = 0.0
+  axis_name: str | None = None
+  dtype: Any = jnp.float32
+
+  # What `predict` asks every network for; see UNet.
+  margin = 0
+
+  @property
+  def stride(self):
+    return self.encoder.stride
+
+  @property
+  def context(self):
+    # fc1 looks three cells of the coarsest map to each side, all enlargements less than two.
+    reach = self.encoder.reach + (5 if self.widths else 2) * self.stride
+    return reach + -reach % self.stride
+
+  def input_size(self, size):
+    return size + -size % self.stride
+
+  @nn.compact
+  def __call__(self, image, *, train, keys=None):
+    valid, (h, w) = self.padding == "valid", image.shape[1:3]
+    if not valid:
+      image = ops.pad_to_multiple(image, self.stride)
+    stages = self.encoder(image, train=train and not self.freeze_encoder)
+    if self.freeze_encoder:
+      stages = jax.lax.stop_gradient(stages)
+
+    def score(x, name):
+      # Zeros (as published): an added stage does not disturb at first what is there.
+      init = nn.initializers.zeros
+      return Conv1x1(self.num_classes, kernel_init=init, dtype=self.dtype, name=name)(x)
+
+    def enlarge(x, factor, size, name):
+      if self.up == "resize" and not valid:
+        b, rows, cols, c = x.shape
+        return jax.image.resize(x, (b, factor * rows, factor * cols, c), "bilinear")
+      y = UpScore(factor, size, self.up == "transposed", self.dtype, name=name)(x)
+      return y if valid else ops.center_crop(y, [factor * n for n in x.shape[1:3]])
+
+    x = stages[self.encoder.stages[-1]]
+    for i, width in enumerate(self.widths, start=1):
+      layer = {"dtype": self.dtype, "name": f"fc{i}"}
+      if i == 1:
+        init = nn.initializers.he_normal()
+        x = nn.Conv(width, (7, 7), padding=self.padding.upper(), kernel_init=init, **layer)(x)
+      else:
+        x = Conv1x1(width, **layer)(x)
+      layer_keys = None
+      if train and keys is not None:
+        layer_keys = jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys)
+      x = Dropout(self.dropout)(nn.relu(x), layer_keys)
+
+    x, stride = score(x, "score"), self.stride
+    for stage in self.encoder.stages[-2::-1]:
+      if stride == self.final_stride:
+        break
+      x, stride = enlarge(x, 2, 4, f"up_{stride}"), stride // 2
+      skip = score(stages[stage], f"score_{stride}")
+      top = SKIP_CROPS[stride] if valid else 0
+      x = x + skip[:, top : top + x.shape[1], top : top + x.shape[2]]
+    x = enlarge(x, stride, 2 * stride if valid else stride, f"up_{stride}_to_1")
+    top = IMAGE_CROPS[stride] if valid else 0
+    return x[:, top : top + h, top : top + w].astype(jnp.float32)

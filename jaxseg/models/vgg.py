@@ -1,0 +1,58 @@
+"""VGG-16 (Simonyan and Zisserman 2015) as an encoder; layers are named as in Keras Applications."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxseg import ops
+from jaxseg.models.layers import Conv3x3
+from jaxseg.models.pretrained import Download
+
+# (convolutions, channels) of each block, configuration D in table 1 of the paper.
+BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+MEAN = (103.939, 116.779, 123.68)  # of ImageNet's blue, green and red, in steps of 8 bits
+
+# With the classifier; MD5 is what Keras publishes.
+IMAGENET = Download(
+  "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
+  "vgg16_weights_tf_dim_ordering_tf_kernels.h5",
+  "md5:64373286793e3c8b2b4e3219cbf3544b",
+)
+
+
+class VGG16(nn.Module):
+  """f32[B,H,W,3] in [0, 1] -> named stages {name: [B,ceil(H/s),ceil(W/s),C]}, s = 2, 4, ..., 32.
+
+  Attributes:
+    pad: zeros around the normalised image, px; FCN's paper has 99 (and one more as every 3x3
+      convolution has it).
+  """
+
+  pad: int = 0
+  axis_name: str | None = None  # of a batch normalisation; there is none
+  dtype: Any = jnp.float32
+
+  stride = 32
+  reach = 90  # px, how far the coarsest stage looks: (k - 1) / 2 of each kernel times its stride
+  stages = tuple(f"block{i}_pool" for i in range(1, 6))
+  imagenet = IMAGENET
+  classifier = ("fc1", "fc2")  # which FCN has as convolutions
+  unused_layers = ("predictions",)
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    x = 255.0 * image[..., ::-1] - jnp.array(MEAN, jnp.float32)
+    x = jnp.pad(x, ((0, 0), (self.pad, self.pad), (self.pad, self.pad), (0, 0)))
+    stages = {}
+    for i, (num_convs, features) in enumerate(BLOCKS, start=1):
+      for j in range(1, num_convs + 1):
+        # Grey values deviate by about 60: random weights start as behind an image of unit variance.
+        gain = 1 / 60 if i == j == 1 else 1.0
+        x = Conv3x3(features, gain=gain, dtype=self.dtype, name=f"block{i}_conv{j}")(x)
+        x = nn.relu(x)
+      # As Caffe, a window that hangs over the edge counts; behind a ReLU, zeros change nothing.
+      x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
+      x = ops.max_pool_2x2(x)
+      stages[f"block{i}_pool"] = x
+    return stages
