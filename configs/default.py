@@ -63,8 +63,14 @@ def get_config():
   train.batch_size = 16  # of all devices together
   train.optimizer = "adam"  # adam, adamw, muon or sgd
   train.learning_rate = 1e-3
-  train.schedule = "constant"  # or cosine, down to 0 at the end
+  train.schedule = "constant"  # or cosine or poly, down to 0 at the end
+  train.warmup_epochs = 0.0  # in which the learning rate rises to its value, along a line
+  train.poly_power = 0.9  # of poly: (1 - step / steps)^power
+  train.rate_factors = ()  # ((module, factor), ...) for the learning rate: (("encoder", 0.1),)
   train.momentum = 0.9  # of sgd
+  train.weight_decay = 0.0  # of kernels; in adam and sgd a part of the gradient
+  train.ema_decay = 0.0  # > 0: a running mean of the weights is evaluated and used; try 0.999
+  train.patience = 0  # > 0: ends when so many evaluations in a row bring no better mean IoU
   train.class_weights = ()  # one factor per class; () = all 1
   train.balance_classes = False  # times 1 / frequency in the training split
   train.border_weight = 0.0  # w0 of U-Net's border weight map; the paper has 10

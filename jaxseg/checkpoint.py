@@ -61,13 +61,21 @@ def save(manager, state, data_state, meta, metrics=None):
   manager.save(
     int(state.step),
     args=ocp.args.Composite(
-      variables=ocp.args.StandardSave({"params": state.params, "batch_stats": state.batch_stats}),
-      optimizer=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
+      variables=ocp.args.StandardSave(state.variables),
+      optimizer=ocp.args.StandardSave(_training(state)),
       data=ocp.args.JsonSave(data_state),
       meta=ocp.args.JsonSave(meta),
     ),
     metrics=metrics,
   )
+
+
+def _training(state):
+  """What only training needs of a state; with a running mean, also what is averaged."""
+  items = {"step": state.step, "opt_state": state.opt_state}
+  if state.ema:
+    items |= {"params": state.params, "batch_stats": state.batch_stats}
+  return items
 
 
 def restore(manager, state):
@@ -84,14 +92,13 @@ def restore(manager, state):
   restored = manager.restore(
     step,
     args=ocp.args.Composite(
-      variables=ocp.args.StandardRestore(
-        {"params": state.params, "batch_stats": state.batch_stats}
-      ),
-      optimizer=ocp.args.StandardRestore({"step": state.step, "opt_state": state.opt_state}),
+      variables=ocp.args.StandardRestore(state.variables),
+      optimizer=ocp.args.StandardRestore(_training(state)),
       data=ocp.args.JsonRestore(),
     ),
   )
-  return state.replace(**restored.variables, **restored.optimizer), restored.data
+  variables = {"ema": restored.variables} if state.ema else restored.variables
+  return state.replace(**variables, **restored.optimizer), restored.data
 
 
 def best_step(manager):

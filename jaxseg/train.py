@@ -67,8 +67,16 @@ def train(config, workdir):
 
   optimizer = optim.make_optimizer(
     settings.optimizer,
-    optim.schedule(settings.schedule, settings.learning_rate, num_steps),
+    optim.schedule(
+      settings.schedule,
+      settings.learning_rate,
+      num_steps,
+      warmup_steps=min(round(settings.warmup_epochs * epoch_steps), num_steps),
+      power=settings.poly_power,
+    ),
     momentum=settings.momentum,
+    weight_decay=settings.weight_decay,
+    rate_factors=settings.rate_factors,
     frozen=("encoder",) if is_frozen(config) else (),
   )
   mesh = parallel.make_mesh()
@@ -90,8 +98,10 @@ def train(config, workdir):
     workdirs.make_folder(workdir, "--workdir")
   with contextlib.ExitStack() as stack:
     manager = stack.enter_context(checkpoint.open_manager(workdir)) if is_main else None
-    state, data_state = first_state(config, model, info, optimizer, manager)
-    batches.set_state(parallel.json_from_main(data_state or batches.get_state()))
+    state, progress = first_state(config, model, info, optimizer, manager)
+    progress = parallel.json_from_main(progress or {"data": batches.get_state(), "scores": []})
+    batches.set_state(progress["data"])
+    scores = progress["scores"]  # mean IoU at every evaluation
     state = parallel.from_main(state)
     step = int(state.step)
     state = parallel.replicate(mesh, state)
@@ -102,8 +112,8 @@ def train(config, workdir):
     stop_requested = stack.enter_context(stop_signals())
     meta = {"config": config.to_dict(), "info": dataclasses.asdict(info)}
 
-    unread, recent, start = collections.deque(), [], time.time()
-    while step < num_steps:
+    unread, recent, start, stop = collections.deque(), [], time.time(), False
+    while step < num_steps and not is_stalled(scores, settings.patience):
       batch = parallel.put_on_mesh(mesh, next(batches), settings.parallel)
       state, metrics = train_step(state, batch, key)
       step += 1
@@ -124,24 +134,33 @@ def train(config, workdir):
         log.write({**line, "split": "train", **means, "images_per_second": speed})
       result = None
       if evaluating:
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
         try:
           result, samples = evaluate_split(
-            functools.partial(predict, variables), eval_source, info, config
+            functools.partial(predict, state.variables), eval_source, info, config
           )
         except UserError as error:
           raise UserError(f"evaluation at step {step}: {error}") from error
+        scores.append(result["miou"])
         if is_main:
           split = eval_name(config)
           sheet = report(workdir, split, step, info, result, samples)
           log.write({**line, "split": split, **result}, sheet)
       if saving and is_main:
-        checkpoint.save(manager, state, batches.get_state(), meta, result)
+        progress = {"data": batches.get_state(), "scores": scores}
+        checkpoint.save(manager, state, progress, meta, result)
       if logging:
         recent, start = [], time.time()
       if stop:
         break
-  return step == num_steps
+    if is_main and is_stalled(scores, settings.patience):
+      why = f"no better mean IoU in {settings.patience} evaluations: ended at step {step}"
+      tqdm.write(why, file=sys.stderr)
+  return not stop
+
+
+def is_stalled(scores, patience):
+  """Whether the best of the scores is more than `patience` > 0 evaluations old."""
+  return 0 < patience < len(scores) - int(np.argmax(scores))
 
 
 def check_settings(config):
@@ -210,10 +229,11 @@ def first_state(config, model, info, optimizer, manager):
   Args:
     manager: of the checkpoints; None in all processes but the first, whose state will count.
   Returns:
-    (TrainState, position in the data or None)
+    (TrainState, {"data": position, "scores": [mean IoU of every evaluation]} or None)
   """
   variables = jax.jit(lambda: models.init(model, info.channels, config.seed))()
-  state = train_state.create(variables, optimizer)
+  create = functools.partial(train_state.create, ema=config.train.ema_decay > 0)
+  state = create(variables, optimizer)
   if manager is None:
     return state, None
   if restored := checkpoint.restore(manager, state):
@@ -222,7 +242,7 @@ def first_state(config, model, info, optimizer, manager):
     variables = models.load_encoder(variables, model.encoder, config.model.pretrained)
   if config.model.init_from:
     variables = start_from(variables, config.model.init_from)
-  return train_state.create(variables, optimizer), None
+  return create(variables, optimizer), None
 
 
 def start_from(variables, workdir):

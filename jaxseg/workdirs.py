@@ -13,6 +13,7 @@ FREE_KEYS = (
   "data.num_threads",
   "data.cache_mb",
   "train.parallel",
+  "train.patience",
   "train.eval_every_epochs",
   "train.checkpoint_every_epochs",
   "train.log_every_steps",

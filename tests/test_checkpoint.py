@@ -12,7 +12,7 @@ from jaxseg import UserError, checkpoint, train_state
 META = {"config": {"seed": 0, "model": {"widths": [4, 8]}}, "info": {"classes": ["a", "b"]}}
 
 
-def make_state(step, seed=0):
+def make_state(step, seed=0, ema=False):
   """A TrainState of random numbers with an optimizer that has state."""
   rng = np.random.default_rng(seed)
 
@@ -24,7 +24,7 @@ def make_state(step, seed=0):
 
   kernels = {"conv": {"kernel": normal(3, 3, 1, 4), "bias": normal(4)}, "head": {"bias": normal(4)}}
   variables = {"params": kernels, "batch_stats": {"norm": {"mean": normal(4), "var": normal(4)}}}
-  state = train_state.create(variables, optax.adam(optax.linear_schedule(1.0, 0.0, 9)))
+  state = train_state.create(variables, optax.adam(optax.linear_schedule(1.0, 0.0, 9)), ema=ema)
   return jax.tree.map(draw, state).replace(step=np.int32(step))
 
 
@@ -71,8 +71,12 @@ def test_best_survives_a_restart(tmp_path):
   assert save_all(tmp_path, {7: 0.95, 8: 0.1, 9: 0.2}) == ([7, 8, 9], 7)
 
 
-def test_restore_is_bit_for_bit(tmp_path):
-  state, data_state = make_state(7), {"next_index": 4, "window": {"a": [1, 2.5, None, "x"]}}
+@pytest.mark.parametrize("ema", [False, True])
+def test_restore_is_bit_for_bit(tmp_path, ema):
+  state, data_state = (
+    make_state(7, ema=ema),
+    {"next_index": 4, "window": {"a": [1, 2.5, None, "x"]}},
+  )
   state.params["conv"]["bias"][:2] = np.nan, -0.0
   with checkpoint.open_manager(tmp_path) as manager:
     assert checkpoint.restore(manager, state) is None
@@ -81,11 +85,14 @@ def test_restore_is_bit_for_bit(tmp_path):
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     checkpoint.save(manager, jax.device_put(state, whole), data_state, META)
   with checkpoint.open_manager(tmp_path) as manager:
-    other = make_state(0, seed=5)
+    other = make_state(0, seed=5, ema=ema)
     restored, position = checkpoint.restore(manager, other)
   assert_same_bits(restored, state)
   assert position == data_state
   assert type(restored) is type(state) and int(restored.step) == 7
+  # For use, the running mean if there is one.
+  expected = state.ema if ema else {"params": state.params, "batch_stats": state.batch_stats}
+  assert_same_bits(checkpoint.restore_variables(tmp_path, 7, None), expected)
 
 
 def test_the_latest_is_restored_not_the_best(tmp_path):

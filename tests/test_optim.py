@@ -9,19 +9,17 @@ import numpy as np
 import pytest
 
 from jaxseg import UserError
-from jaxseg.optim import OPTIMIZERS, make_optimizer, schedule
+from jaxseg.optim import OPTIMIZERS, SCHEDULES, make_optimizer, schedule
 
 WEIGHT, GRADIENT, RATE = 3.0, -0.5, 0.1
 
 # Two updates under a constant gradient. Adam's moments, corrected for their start, are then the
 # gradient and its square: every update is the rate against the gradient's sign (Kingma and Ba
-# 2015, algorithm 1). AdamW also takes rate * 1e-4 of the weight off (Loshchilov and Hutter 2019).
-# Muon takes what is not a kernel [k,k,C,D] to Adam with Nesterov's momentum: step t is the rate
-# times b (1 - b^t) / (1 - b^(t+1)) + (1 - b) / (1 - b^t), b = 0.9 (Dozat 2016).
-DECAYED = WEIGHT + RATE - RATE * 1e-4 * WEIGHT
+# 2015, algorithm 1). Muon takes what is not a kernel [k,k,C,D] to Adam with Nesterov's momentum:
+# step t is the rate times b (1 - b^t) / (1 - b^(t+1)) + (1 - b) / (1 - b^t), b = 0.9 (Dozat 2016).
 TWO_UPDATES = {
   "adam": WEIGHT + 2 * RATE,
-  "adamw": DECAYED + RATE - RATE * 1e-4 * DECAYED,
+  "adamw": WEIGHT + 2 * RATE,
   "muon": WEIGHT + RATE * (0.09 / 0.19 + 1 + 0.171 / 0.271 + 0.1 / 0.19),
   "sgd": WEIGHT - 2 * RATE * GRADIENT,
 }
@@ -55,6 +53,46 @@ def test_every_optimizer_has_a_row():
 def test_updates(name):
   params, _ = two_updates(make_optimizer(name, RATE))
   chex.assert_trees_all_close(params, tree(TWO_UPDATES[name]), rtol=1e-6)
+
+
+DECAY = 0.25
+DECAYED = {  # the weight after two steps
+  # SGD: the gradient has the decayed weight in it.
+  "sgd": (WEIGHT - RATE * (GRADIENT + DECAY * WEIGHT)) * (1 - RATE * DECAY) - RATE * GRADIENT,
+  # So has Adam's: it is 0.25, then 0.225, and the weight sinks. Means of the moments: 0.4497 / 1.9
+  # = 0.23684, and (0.999 * 0.25^2 + 0.225^2) / 1.999 = 0.056559, whose root is 0.237822.
+  "adam": WEIGHT - RATE - RATE * 0.995878,
+  # Around the step: each takes a 40th of the weight off.
+  "adamw": ((WEIGHT * 0.975 + RATE) * 0.975) + RATE,
+  "muon": (WEIGHT * 0.975 + RATE * (0.09 / 0.19 + 1)) * 0.975 + RATE * (0.171 / 0.271 + 0.1 / 0.19),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_weight_decay(name):
+  """Of kernels, not of biases."""
+  params, _ = two_updates(make_optimizer(name, RATE, weight_decay=DECAY))
+  np.testing.assert_allclose(params["encoder"]["conv"].pop("bias"), TWO_UPDATES[name], rtol=1e-6)
+  for kernel in jax.tree.leaves(params):
+    np.testing.assert_allclose(kernel, DECAYED[name], rtol=2e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_rate_factors(name):
+  """By module or by a part of it; the last that fits counts. Steps are proportional to the rate."""
+  factors = (("head", 5.0), ("encoder", 0.5), ("encoder/conv/bias", 0.1))
+  params, _ = two_updates(make_optimizer(name, RATE, rate_factors=factors))
+  moved = TWO_UPDATES[name] - WEIGHT
+  np.testing.assert_allclose(params["head"]["kernel"], WEIGHT + 5 * moved, rtol=5e-6)
+  np.testing.assert_allclose(params["encoder"]["conv"]["kernel"], WEIGHT + moved / 2, rtol=1e-6)
+  np.testing.assert_allclose(params["encoder"]["conv"]["bias"], WEIGHT + moved / 10, rtol=1e-6)
+
+
+def test_rate_factor_of_nothing():
+  for module in "heads", "conv":
+    optimizer = make_optimizer("adam", RATE, rate_factors=((module, 0.1),))
+    with pytest.raises(UserError, match=f"rate_factors names '{module}'.*of encoder, head"):
+      optimizer.init(tree(WEIGHT))
 
 
 def test_momentum():
@@ -131,8 +169,26 @@ def test_cosine_schedule_of_no_steps():
   assert float(schedule("cosine", 0.8, 0)(0)) == pytest.approx(0.8)
 
 
+def test_poly_schedule():
+  """rate * (1 - step / steps)^power, and 0 from the end on."""
+  rate = schedule("poly", 0.8, 60)
+  for step, value in {0: 0.8, 30: 0.8 * 0.5**0.9, 45: 0.8 * 0.25**0.9, 60: 0.0, 99: 0.0}.items():
+    assert float(rate(step)) == pytest.approx(value, abs=1e-7)
+  assert float(schedule("poly", 0.8, 60, power=2.0)(30)) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_warmup(name):
+  """A line up to the rate, and what is left of the steps is the schedule."""
+  rate, rest = schedule(name, 0.8, 60, warmup_steps=20), schedule(name, 0.8, 40)
+  np.testing.assert_allclose([rate(step) for step in (0, 5, 19)], [0, 0.2, 0.76], rtol=1e-6)
+  np.testing.assert_allclose(
+    [rate(step) for step in (20, 30, 60)], [rest(step) for step in (0, 10, 40)], atol=1e-7
+  )
+
+
 def test_unknown_names():
-  with pytest.raises(UserError, match="train.schedule 'cosin'.*constant, cosine"):
+  with pytest.raises(UserError, match="train.schedule 'cosin'.*constant, cosine, poly"):
     schedule("cosin", 0.1, 10)
   with pytest.raises(UserError, match="train.optimizer 'Adam'.*adam, adamw, muon, sgd"):
     make_optimizer("Adam", 0.1)
