@@ -64,6 +64,12 @@ def get_config():
   train.learning_rate = 1e-3
   train.schedule = "constant"  # or cosine, down to 0 at the end
   train.momentum = 0.9  # of sgd
+  train.losses = losses = ConfigDict()  # what is minimised: the sum of factor * loss
+  losses.cross_entropy = 1.0  # per pixel, and so weighted by the three keys below
+  losses.focal = 0.0  # per pixel, too: less of it where the network is right
+  losses.dice = 0.0  # soft Dice of each image
+  losses.lovasz = 0.0  # Lovasz-softmax of each image, a surrogate of 1 - IoU
+  train.focal_gamma = 2.0  # of focal; 0 is cross-entropy
   train.class_weights = ()  # one factor per class; () = all 1
   train.balance_classes = False  # times 1 / frequency in the training split
   train.border_weight = 0.0  # w0 of U-Net's border weight map; the paper has 10

@@ -104,7 +104,7 @@ def prediction_sheet(path, samples, classes, palette, title):
 
 
 def curves(path, metrics):
-  """Loss, and pixel accuracy with mean IoU, over epochs.
+  """Loss and the losses that it is the sum of, pixel accuracy and mean IoU, over epochs.
 
   Args:
     metrics: lines of metrics.jsonl.
@@ -117,6 +117,9 @@ def curves(path, metrics):
   for split, lines in series.items():
     marker = {} if split == "train" else {"marker": "o"}
     left.plot([x["epoch"] for x in lines], [x["loss"] for x in lines], label=split, **marker)
+    for name in (name for name in lines[0] if name.startswith("loss/")):
+      points = [(x["epoch"], x[name]) for x in lines]
+      left.plot(*zip(*points, strict=True), "--", lw=1, label=f"{name[5:]}, {split}")
     for name, label in (("pixel_accuracy", "pixel accuracy"), ("miou", "mean IoU")):
       points = [(x["epoch"], x[name]) for x in lines if name in x]
       if points:

@@ -67,6 +67,7 @@ def make_run(run, norm=True, dropout=0.5, augmentation=MOVING):
   step = make_train_step(
     model,
     optimizer,
+    losses={"cross_entropy": 1.0},
     class_weights=jnp.array([1.0, 2.0]),
     augmentation=augmentation,
     border_weight=10.0,
