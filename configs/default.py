@@ -71,6 +71,12 @@ def get_config():
   train.weight_decay = 0.0  # of kernels; in adam and sgd a part of the gradient
   train.ema_decay = 0.0  # > 0: a running mean of the weights is evaluated and used; try 0.999
   train.patience = 0  # > 0: ends when so many evaluations in a row bring no better mean IoU
+  train.losses = losses = ConfigDict()  # what is minimised: the sum of factor * loss
+  losses.cross_entropy = 1.0  # per pixel, and so weighted by the three keys below
+  losses.focal = 0.0  # per pixel, too: less of it where the network is right
+  losses.dice = 0.0  # soft Dice of each image
+  losses.lovasz = 0.0  # Lovasz-softmax of each image, a surrogate of 1 - IoU
+  train.focal_gamma = 2.0  # of focal; 0 is cross-entropy
   train.class_weights = ()  # one factor per class; () = all 1
   train.balance_classes = False  # times 1 / frequency in the training split
   train.border_weight = 0.0  # w0 of U-Net's border weight map; the paper has 10

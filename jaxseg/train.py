@@ -26,6 +26,7 @@ from jaxseg.experiment import (
   open_split,
   report,
 )
+from jaxseg.losses import PIXEL_LOSSES
 from jaxseg.run_log import RunLog
 from jaxseg.train_step import make_train_step
 from jaxseg.weight_maps import balanced_class_weights
@@ -83,6 +84,8 @@ def train(config, workdir):
   train_step = make_train_step(
     model,
     optimizer,
+    losses={name: factor for name, factor in settings.losses.items() if factor},
+    focal_gamma=settings.focal_gamma,
     class_weights=class_weights(settings, info.classes, source),
     augmentation=Augmentation(**config.augment),
     border_weight=settings.border_weight,
@@ -198,6 +201,8 @@ def check_settings(config):
     "augment.elastic_grid": (2, config.augment.elastic_grid, 64),
     "train.momentum": (0, config.train.momentum, 1),
     "train.border_weight": (0, config.train.border_weight, 1e6),
+    "train.focal_gamma": (0, config.train.focal_gamma, 10),
+    **{f"train.losses.{name}": (0, x, 1e6) for name, x in config.train.losses.items()},
   }
   for key, (low, value, high) in limits.items():
     if not low <= value <= high:
@@ -206,6 +211,15 @@ def check_settings(config):
     raise UserError(
       f"unknown config.augment.border {config.augment.border!r}; there are {', '.join(BORDERS)}"
     )
+  losses = {name for name, factor in config.train.losses.items() if factor}
+  if not losses:
+    raise UserError(f"config.train.losses are all 0; set one of {', '.join(config.train.losses)}")
+  for key in ("class_weights", "balance_classes", "border_weight"):
+    if config.train[key] and not losses & set(PIXEL_LOSSES):
+      raise UserError(
+        f"config.train.{key} is {config.train[key]}, but weighs only {' and '.join(PIXEL_LOSSES)}, "
+        "whose config.train.losses are 0; set one of them"
+      )
   parallel.check_batch_size(config.train.batch_size)
 
 

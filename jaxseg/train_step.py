@@ -11,7 +11,7 @@ import optax
 
 from jaxseg import VOID, weight_maps
 from jaxseg.augment import OUTSIDE, augment
-from jaxseg.losses import class_logits, class_weight_map, weighted_cross_entropy
+from jaxseg.losses import class_logits, class_weight_map, loss_count, loss_sum
 from jaxseg.ops import center_crop
 
 AUGMENT, DROPOUT = 0, 1  # streams of randomness of an example
@@ -24,17 +24,27 @@ def example_keys(key, stream, index):
 
 
 def make_train_step(
-  model, optimizer, *, class_weights, augmentation, border_weight=0.0, border_sigma=5.0
+  model,
+  optimizer,
+  *,
+  losses,
+  class_weights,
+  augmentation,
+  focal_gamma=2.0,
+  border_weight=0.0,
+  border_sigma=5.0,
 ):
   """Builds `train_step(state, batch, key, axis_name=None) -> (state, metrics)`.
 
-  The loss is the weighted mean of the pixels' cross-entropy over the GLOBAL batch: the gradient
-  of the local sum is divided by the sum of weights of all devices. (The mean of the devices'
-  means would depend on how VOID pixels fall on them.)
+  The loss is the sum of factor * mean over `losses`, each mean over the GLOBAL batch: the local
+  sum is divided by the count of all devices. (The mean of the devices' means would depend on how
+  VOID pixels fall on them.)
 
   Args:
-    model: `apply(variables, image, train=, keys=)` -> logits, of the whole image or of its middle.
+    model: `apply(variables, image, train=, keys=)` -> logits of the image, less `margin` px a side.
     optimizer: optax transformation.
+    losses: {name in `losses.LOSSES`: factor}, one at least.
+    focal_gamma: of `losses.focal`.
     class_weights: f32[C].
     augmentation: augment.Augmentation.
     border_weight, border_sigma: w0 and sigma of `weight_maps.border_weight`, which is added to the
@@ -43,8 +53,11 @@ def make_train_step(
     A function of state; batch {"image": u8[b,S,S,D], "mask": u8[b,S,S], "index": i32[b],
     "instances": i32[b,S,S]}; the root key, the same at every step; and the name of the mapped
     axis under `pmap`. Its metrics are f32[] "loss" and "grad_norm" and i32[] "num_pixels", those
-    that have a logit and are not VOID.
+    that have a logit and are not VOID; and if there are several losses, the mean of each, before
+    its factor, as f32[] "loss/NAME".
   """
+
+  settings = {"focal": {"gamma": focal_gamma}}
 
   def train_step(state, batch, key, axis_name=None):
     def total(x):
@@ -62,7 +75,13 @@ def make_train_step(
       )
       weight += jax.vmap(at_borders)(labels["instances"])
 
-    def local_sum(params):
+    # Valid convolutions give logits of the middle only.
+    inner = [n - 2 * model.margin for n in mask.shape[1:]]
+    mask, weight = (center_crop(x, inner) for x in (mask, weight))
+    counts = total({name: loss_count(name, mask, weight) for name in losses})
+    counts = jax.tree.map(lambda n: jnp.maximum(n, 1e-12), counts)  # all may be VOID
+
+    def local_loss(params):
       logits, updates = model.apply(
         {"params": params, "batch_stats": state.batch_stats},
         image,
@@ -70,23 +89,25 @@ def make_train_step(
         keys=example_keys(key, DROPOUT, batch["index"]),
         mutable=["batch_stats"],
       )
-      # Valid convolutions give logits of the middle only.
-      labels, weights = (center_crop(x, logits.shape[1:3]) for x in (mask, weight))
-      loss_sum, weight_sum = weighted_cross_entropy(class_logits(logits), labels, weights)
-      num_pixels = jnp.sum(labels != VOID)
-      return loss_sum, (weight_sum, num_pixels, updates.get("batch_stats", {}))
+      logits = class_logits(logits)
+      parts = {
+        name: loss_sum(name, logits, mask, weight, **settings.get(name, {})) / counts[name]
+        for name in losses
+      }
+      loss = sum(factor * parts[name] for name, factor in losses.items())
+      return loss, (parts, updates.get("batch_stats", {}))
 
-    gradient = jax.value_and_grad(local_sum, has_aux=True)
-    (loss_sum, (weight_sum, num_pixels, batch_stats)), grads = gradient(state.params)
-    loss_sum, weight_sum, grads = total((loss_sum, weight_sum, grads))
-    denominator = jnp.maximum(weight_sum, 1e-12)  # a batch may be VOID altogether
-    grads = jax.tree.map(lambda g: g / denominator, grads)
+    gradient = jax.value_and_grad(local_loss, has_aux=True)
+    (loss, (parts, batch_stats)), grads = gradient(state.params)
+    loss, parts, grads = total((loss, parts, grads))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     metrics = {
-      "loss": loss_sum / denominator,
+      "loss": loss,
       "grad_norm": optax.global_norm(grads),
-      "num_pixels": total(num_pixels),
+      "num_pixels": total(jnp.sum(mask != VOID)),
     }
+    if len(losses) > 1:
+      metrics |= {f"loss/{name}": part for name, part in parts.items()}
     state = state.replace(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),

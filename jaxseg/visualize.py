@@ -104,7 +104,7 @@ def prediction_sheet(path, samples, classes, palette, title):
 
 
 def curves(path, metrics):
-  """Loss, and pixel accuracy with mean IoU, over epochs.
+  """Loss, and pixel accuracy with mean IoU, over epochs; the parts of a sum of losses are dashed.
 
   Args:
     metrics: lines of metrics.jsonl.
@@ -115,8 +115,12 @@ def curves(path, metrics):
     for split in dict.fromkeys(line["split"] for line in metrics)
   }
   for split, lines in series.items():
-    marker = {} if split == "train" else {"marker": "o"}
-    left.plot([x["epoch"] for x in lines], [x["loss"] for x in lines], label=split, **marker)
+    epochs, is_train = [x["epoch"] for x in lines], split == "train"
+    style = {"label": split} if is_train else {"label": f"cross-entropy, {split}", "marker": "o"}
+    left.plot(epochs, [x["loss"] for x in lines], **style)
+    for name in (name for name in lines[0] if name.startswith("loss/")):
+      label = f"{name[5:].replace('_', '-')}, {split}"
+      left.plot(epochs, [x[name] for x in lines], "--", linewidth=1, label=label)
     for name, label in (("pixel_accuracy", "pixel accuracy"), ("miou", "mean IoU")):
       points = [(x["epoch"], x[name]) for x in lines if name in x]
       if points:

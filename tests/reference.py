@@ -116,6 +116,48 @@ def cross_entropy(logits, mask):
   return out
 
 
+def focal(logits, mask, gamma):
+  """-(1 - p)^gamma log p of the true class, 0 on VOID.  [...,C], [...] -> [...]"""
+  ce = cross_entropy(logits, mask)
+  return (1 - np.exp(-ce)) ** gamma * ce
+
+
+def _classes(logits, mask):
+  """(probability, whether it is the truth) of all kept pixels, for each class of the truth."""
+  kept = [place for place in np.ndindex(*mask.shape) if mask[place] != VOID]
+  for label in sorted({mask[place] for place in kept}):
+    rows = [(np.exp(logits[place].astype(float)), mask[place] == label) for place in kept]
+    yield [(row[label] / row.sum(), is_truth) for row, is_truth in rows]
+
+
+def soft_dice(logits, mask):
+  """Mean of 1 - 2 sum(p t) / (sum p + sum t) over the classes of the truth.  [H,W,C], [H,W]"""
+  costs = []
+  for pixels in _classes(logits, mask):
+    both = sum(p for p, is_truth in pixels if is_truth)
+    costs.append(1 - 2 * both / sum(p + is_truth for p, is_truth in pixels))
+  return np.mean(costs) if costs else 0.0
+
+
+def lovasz_softmax(logits, mask):
+  """Mean of the Lovasz extensions of 1 - IoU over the classes of the truth.  [H,W,C], [H,W]
+
+  Berman et al. 2018, definition 2: errors from the largest on, each times what its pixel adds to
+  the Jaccard loss of the set of wrong pixels.
+  """
+  costs = []
+  for pixels in _classes(logits, mask):
+    truth = {i for i, (_, is_truth) in enumerate(pixels) if is_truth}
+    errors = [1 - p if is_truth else p for p, is_truth in pixels]
+    wrong, jaccard_loss, cost = set(), 0.0, 0.0
+    for i in sorted(range(len(pixels)), key=lambda i, e=errors: -e[i]):
+      wrong, before = wrong | {i}, jaccard_loss
+      jaccard_loss = 1 - len(truth - wrong) / len(truth | wrong)
+      cost += errors[i] * (jaccard_loss - before)
+    costs.append(cost)
+  return np.mean(costs) if costs else 0.0
+
+
 def confusion_matrix(mask, prediction, num_classes):
   """Counts of (truth, prediction), pixel by pixel.  -> int[C,C]"""
   counts = np.zeros((num_classes, num_classes), int)

@@ -12,12 +12,14 @@ from scipy import ndimage
 
 from jaxseg import VOID, UserError, models, optim, parallel, train_state
 from jaxseg.augment import Augmentation
+from jaxseg.losses import LOSSES
 from jaxseg.train_step import make_train_step
 
 SIZE, NUM_EXAMPLES, NUM_STEPS = 16, 8, 5
 ONE = jax.sharding.Mesh(np.asarray(jax.devices()[:1]), (parallel.AXIS,))
 ALL = parallel.make_mesh()
 RUNS = {"one": (ONE, "jit"), "jit": (ALL, "jit"), "pmap": (ALL, "pmap")}
+FACTORS = {"cross_entropy": 1.0, "focal": 0.5, "dice": 0.3, "lovasz": 0.4}
 MOVING = Augmentation(
   flip=True, scale=(0.7, 1.4), border="void", brightness=0.2, contrast=(0.7, 1.3)
 )
@@ -67,6 +69,7 @@ def make_run(run, norm=True, dropout=0.5, augmentation=MOVING):
   step = make_train_step(
     model,
     optimizer,
+    losses=FACTORS,
     class_weights=jnp.array([1.0, 2.0]),
     augmentation=augmentation,
     border_weight=10.0,
@@ -194,6 +197,10 @@ def test_state_is_donated_and_stays_whole_on_all_devices(run):
   for x in jax.tree.leaves((after, metrics)):
     assert x.is_fully_replicated and len(x.sharding.device_set) == mesh.size
   assert not key.is_deleted()
+
+
+def test_all_losses_are_compared():
+  assert FACTORS.keys() == LOSSES.keys()
 
 
 def test_unknown_strategy_is_refused():

@@ -28,6 +28,7 @@ def make(
   weights=(1.0, 1.0),
   augmentation=STILL,
   border=(0.0, 5.0),
+  losses=(("cross_entropy", 1.0),),
   num_logits=2,
   **words,
 ):
@@ -40,6 +41,7 @@ def make(
   step = make_train_step(
     model,
     optimizer,
+    losses=dict(losses),
     class_weights=jnp.array(weights),
     augmentation=augmentation,
     border_weight=border[0],

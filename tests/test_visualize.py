@@ -173,13 +173,19 @@ def test_curves_are_labelled(tmp_path, monkeypatch):
   curves(tmp_path / "x.png", [line(1.0, "train", loss=1.0)])
   test = line(1.0, "test", loss=1.0, miou=0.5, pixel_accuracy=0.5)
   curves(tmp_path / "x.png", [line(1.0, "train", loss=1.0), test])
+  parts = {"loss/cross_entropy": 0.25, "loss/dice": 0.75}
+  curves(tmp_path / "x.png", [line(1.0, "train", loss=1.0, **parts), test])
   labels = [
     [text.get_text() for text in axis.get_legend().get_texts()] if axis.get_legend() else None
     for figure in figures
     for axis in figure.axes
   ]
   both = ["pixel accuracy, test", "mean IoU, test"]
-  assert labels == [["train"], None, ["train", "test"], both]
+  left = ["train", "cross-entropy, test"]
+  summed = ["train", "cross-entropy, train", "dice, train", "cross-entropy, test"]
+  assert labels == [["train"], None, left, both, summed, both]
+  drawn = {x.get_label(): x.get_ydata() for x in figures[-1].axes[0].lines}
+  assert (drawn["train"], drawn["cross-entropy, train"], drawn["dice, train"]) == (1, 0.25, 0.75)
   for figure in figures:
     visualize.plt.close(figure)
 

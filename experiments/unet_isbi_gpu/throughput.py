@@ -67,6 +67,7 @@ def training_rate(model, size, batch_size, repeats):
     make_train_step(
       model,
       optimizer,
+      losses={"cross_entropy": 1.0},
       class_weights=jnp.ones(2),
       augmentation=augmentation,
       border_weight=10.0,
