@@ -61,6 +61,7 @@ def get_config():
   config.train = train = ConfigDict()
   train.num_epochs = 20.0
   train.batch_size = 16  # of all devices together
+  train.num_micro_batches = 1  # that a batch is cut into, one after the other, to save memory
   train.optimizer = "adam"  # adam, adamw, muon or sgd
   train.learning_rate = 1e-3
   train.schedule = "constant"  # or cosine or poly, down to 0 at the end
@@ -78,7 +79,7 @@ def get_config():
   losses.lovasz = 0.0  # Lovasz-softmax of each image, a surrogate of 1 - IoU
   train.focal_gamma = 2.0  # of focal; 0 is cross-entropy
   train.class_weights = ()  # one factor per class; () = all 1
-  train.balance_classes = False  # times 1 / frequency in the training split
+  train.class_balance = ""  # times inverse_frequency or median_frequency of the training split
   train.border_weight = 0.0  # w0 of U-Net's border weight map; the paper has 10
   train.border_sigma = 5.0  # its fall-off, px
   train.precision = "float32"  # of activations; or bfloat16

@@ -38,7 +38,7 @@ def get_config():
   config.train.optimizer = "sgd"
   config.train.learning_rate = 1e-3
   config.train.momentum = 0.99
-  config.train.balance_classes = True
+  config.train.class_balance = "inverse_frequency"
   config.train.border_weight = 10.0
   config.train.eval_every_epochs = 50.0
   config.train.checkpoint_every_epochs = 50.0

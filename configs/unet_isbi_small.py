@@ -23,7 +23,7 @@ def get_config():
   config.train.optimizer = "muon"
   config.train.learning_rate = 1e-2
   config.train.schedule = "cosine"
-  config.train.balance_classes = False
+  config.train.class_balance = ""
   config.train.border_weight = 0.0
   config.predict.symmetries = "dihedral"
   return config

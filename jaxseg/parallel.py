@@ -84,12 +84,13 @@ def make_mesh():
   return Mesh(np.asarray(jax.devices()), (AXIS,))
 
 
-def check_batch_size(batch_size):
-  """Raises UserError unless every device gets as many examples as the next."""
-  if batch_size % jax.device_count():
+def check_batch_size(batch_size, num_micro_batches=1):
+  """Raises UserError unless every device gets as many examples as the next, of every part."""
+  if batch_size % (jax.device_count() * num_micro_batches):
+    parts = f" times {num_micro_batches} micro-batches" if num_micro_batches > 1 else ""
     raise UserError(
       f"config.train.batch_size is {batch_size}, but has to be a multiple of the "
-      f"{jax.device_count()} devices"
+      f"{jax.device_count()} devices{parts}"
     )
 
 

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import json
 import pathlib
 import signal
 import sys
@@ -29,7 +30,7 @@ from jaxseg.experiment import (
 from jaxseg.losses import PIXEL_LOSSES
 from jaxseg.run_log import RunLog
 from jaxseg.train_step import make_train_step
-from jaxseg.weight_maps import balanced_class_weights
+from jaxseg.weight_maps import CLASS_BALANCES, count_classes
 
 
 def train(config, workdir):
@@ -86,10 +87,12 @@ def train(config, workdir):
     optimizer,
     losses={name: factor for name, factor in settings.losses.items() if factor},
     focal_gamma=settings.focal_gamma,
-    class_weights=class_weights(settings, info.classes, source),
+    class_weights=class_weights(settings, info.classes, source, workdir),
     augmentation=Augmentation(**config.augment),
     border_weight=settings.border_weight,
     border_sigma=settings.border_sigma,
+    num_micro_batches=settings.num_micro_batches,
+    ema_decay=settings.ema_decay,
   )
   train_step = parallel.distribute_step(train_step, mesh, settings.parallel)
   predict = build_predictor(config, model)
@@ -163,7 +166,7 @@ def train(config, workdir):
 
 def is_stalled(scores, patience):
   """Whether the best of the scores is more than `patience` > 0 evaluations old."""
-  return 0 < patience < len(scores) - int(np.argmax(scores))
+  return len(scores) > patience > 0 and len(scores) - int(np.argmax(scores)) > patience
 
 
 def check_settings(config):
@@ -201,6 +204,12 @@ def check_settings(config):
     "augment.elastic_grid": (2, config.augment.elastic_grid, 64),
     "train.momentum": (0, config.train.momentum, 1),
     "train.border_weight": (0, config.train.border_weight, 1e6),
+    "train.warmup_epochs": (0, config.train.warmup_epochs, config.train.num_epochs),
+    "train.poly_power": (0, config.train.poly_power, 10),
+    "train.weight_decay": (0, config.train.weight_decay, 1),
+    "train.ema_decay": (0, config.train.ema_decay, 0.999999),
+    "train.patience": (0, config.train.patience, 2**31),
+    "train.num_micro_batches": (1, config.train.num_micro_batches, config.train.batch_size),
     "train.focal_gamma": (0, config.train.focal_gamma, 10),
     **{f"train.losses.{name}": (0, x, 1e6) for name, x in config.train.losses.items()},
   }
@@ -214,26 +223,42 @@ def check_settings(config):
   losses = {name for name, factor in config.train.losses.items() if factor}
   if not losses:
     raise UserError(f"config.train.losses are all 0; set one of {', '.join(config.train.losses)}")
-  for key in ("class_weights", "balance_classes", "border_weight"):
+  for key in ("class_weights", "class_balance", "border_weight"):
     if config.train[key] and not losses & set(PIXEL_LOSSES):
       raise UserError(
         f"config.train.{key} is {config.train[key]}, but weighs only {' and '.join(PIXEL_LOSSES)}, "
         "whose config.train.losses are 0; set one of them"
       )
-  parallel.check_batch_size(config.train.batch_size)
+  balances = ", ".join(CLASS_BALANCES)
+  if config.train.class_balance and config.train.class_balance not in CLASS_BALANCES:
+    raise UserError(
+      f"unknown config.train.class_balance {config.train.class_balance!r}; there are {balances}"
+    )
+  parallel.check_batch_size(config.train.batch_size, config.train.num_micro_batches)
 
 
-def class_weights(settings, classes, source):
-  """f32[C], the product of what the config gives and, if it asks for that, 1 / frequency."""
+def class_weights(settings, classes, source, workdir):
+  """f32[C], the product of what the config gives and what the data's frequencies ask for.
+
+  Pixels are counted once and kept in the work directory, in class_counts.json.
+  """
   weights = settings.class_weights or (1.0,) * len(classes)
   if len(weights) != len(classes):
     raise UserError(
       f"config.train.class_weights has {len(weights)} numbers for the {len(classes)} classes "
       f"{', '.join(classes)}"
     )
-  if settings.balance_classes:
-    counts = sum(np.bincount(example["mask"].ravel(), minlength=256) for example in source)
-    weights = np.multiply(weights, balanced_class_weights(counts[: len(classes)]))
+  if settings.class_balance:
+    counts = None
+    if jax.process_index() == 0:
+      path = pathlib.Path(workdir) / "class_counts.json"
+      if not path.exists():
+        masks = tqdm((x["mask"] for x in source), "pixels of each class", len(source), leave=False)
+        workdirs.write_json(path, count_classes(masks, classes))
+      counts = json.loads(path.read_text())
+    counts = parallel.json_from_main(counts)
+    arguments = (list(counts[name].values()) for name in ("pixels", "pixels_of_their_images"))
+    weights = np.multiply(weights, CLASS_BALANCES[settings.class_balance](*arguments))
   return jnp.array(weights, jnp.float32)
 
 

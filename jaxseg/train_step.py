@@ -13,6 +13,7 @@ from jaxseg import VOID, weight_maps
 from jaxseg.augment import OUTSIDE, augment
 from jaxseg.losses import class_logits, class_weight_map, loss_count, loss_sum
 from jaxseg.ops import center_crop
+from jaxseg.train_state import update_ema
 
 AUGMENT, DROPOUT = 0, 1  # streams of randomness of an example
 
@@ -33,6 +34,8 @@ def make_train_step(
   focal_gamma=2.0,
   border_weight=0.0,
   border_sigma=5.0,
+  num_micro_batches=1,
+  ema_decay=0.0,
 ):
   """Builds `train_step(state, batch, key, axis_name=None) -> (state, metrics)`.
 
@@ -49,6 +52,9 @@ def make_train_step(
     augmentation: augment.Augmentation.
     border_weight, border_sigma: w0 and sigma of `weight_maps.border_weight`, which is added to the
       class weight; with w0 > 0 batches need instances.
+    num_micro_batches: parts of a batch that go through the network one after the other, for a
+      gradient that is that of the whole; batch normalisation sees each part for itself.
+    ema_decay: > 0 keeps a running mean of the weights, see `train_state.update_ema`.
   Returns:
     A function of state; batch {"image": u8[b,S,S,D], "mask": u8[b,S,S], "index": i32[b],
     "instances": i32[b,S,S]}; the root key, the same at every step; and the name of the mapped
@@ -81,12 +87,13 @@ def make_train_step(
     counts = total({name: loss_count(name, mask, weight) for name in losses})
     counts = jax.tree.map(lambda n: jnp.maximum(n, 1e-12), counts)  # all may be VOID
 
-    def local_loss(params):
+    def local_loss(params, batch_stats, examples):
+      image, mask, weight, keys = examples
       logits, updates = model.apply(
-        {"params": params, "batch_stats": state.batch_stats},
+        {"params": params, "batch_stats": batch_stats},
         image,
         train=True,
-        keys=example_keys(key, DROPOUT, batch["index"]),
+        keys=keys,
         mutable=["batch_stats"],
       )
       logits = class_logits(logits)
@@ -97,9 +104,26 @@ def make_train_step(
       loss = sum(factor * parts[name] for name, factor in losses.items())
       return loss, (parts, updates.get("batch_stats", {}))
 
-    gradient = jax.value_and_grad(local_loss, has_aux=True)
-    (loss, (parts, batch_stats)), grads = gradient(state.params)
-    loss, parts, grads = total((loss, parts, grads))
+    def add_gradient(carry, examples):
+      batch_stats, sums = carry
+      (loss, (parts, batch_stats)), grads = jax.value_and_grad(local_loss, has_aux=True)(
+        state.params, batch_stats, examples
+      )
+      return (batch_stats, jax.tree.map(jnp.add, sums, (loss, parts, grads))), None
+
+    def micro_batches(x):  # each with examples of all devices
+      return x.reshape(-1, num_micro_batches, *x.shape[1:]).swapaxes(0, 1)
+
+    examples = image, mask, weight, example_keys(key, DROPOUT, batch["index"])
+    zero = jnp.zeros(())
+    start = zero, dict.fromkeys(losses, zero), jax.tree.map(jnp.zeros_like, state.params)
+    carry = (state.batch_stats, start)
+    if num_micro_batches == 1:
+      carry, _ = add_gradient(carry, examples)
+    else:
+      carry, _ = jax.lax.scan(add_gradient, carry, jax.tree.map(micro_batches, examples))
+    batch_stats, sums = carry
+    loss, parts, grads = total(sums)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     metrics = {
       "loss": loss,
@@ -114,6 +138,6 @@ def make_train_step(
       batch_stats=batch_stats,
       opt_state=opt_state,
     )
-    return state, metrics
+    return (update_ema(state, ema_decay) if ema_decay else state), metrics
 
   return train_step

@@ -90,17 +90,51 @@ def border_weight(instances, *, w0=10.0, sigma=5.0):
   return jnp.where((instances == NO_CELL) & (second <= radius), weight, 0.0)
 
 
-def balanced_class_weights(counts):
+def count_classes(masks, classes):
+  """Pixels of every class, and of all images that have the class; VOID is in neither.
+
+  Args:
+    masks: u8[H,W] each.  classes: names.
+  Returns:
+    {"pixels", "pixels_of_their_images": {class: int}}
+  """
+  pixels, of_images = np.zeros((2, len(classes)), np.int64)
+  for mask in masks:
+    counts = np.bincount(mask.ravel(), minlength=256)[: len(classes)]
+    pixels += counts
+    of_images += np.where(counts > 0, counts.sum(), 0)
+  found = {"pixels": pixels, "pixels_of_their_images": of_images}
+  return {name: dict(zip(classes, x.tolist(), strict=True)) for name, x in found.items()}
+
+
+def inverse_frequency(pixels, pixels_of_their_images=None):
   """w_c of U-Net's equation 2: inverse to the frequency of a class, 1 in the mean over pixels.
 
   Args:
-    counts: int[C], pixels of each class in the training data.
+    pixels: int[C], of each class in the training data.
   Returns:
     f64[C]; 1 for a class that does not occur.
   """
-  counts = np.asarray(counts, np.float64)
-  present = counts > 0
-  frequency = counts[present] / counts.sum()
-  weights = np.ones(len(counts))
-  weights[present] = 1 / (present.sum() * frequency)
+  pixels = np.asarray(pixels, np.float64)
+  present = pixels > 0
+  weights = np.ones(len(pixels))
+  weights[present] = pixels.sum() / (present.sum() * pixels[present])
   return weights
+
+
+def median_frequency(pixels, pixels_of_their_images):
+  """Median of all frequencies / frequency of the class, each within the images that have the class.
+
+  Eigen and Fergus (2015), section 6.3.2, as SegNet takes it.
+
+  Args:
+    pixels, pixels_of_their_images: int[C], see `count_classes`.
+  Returns:
+    f64[C]; 1 for a class that does not occur.
+  """
+  present = np.asarray(pixels) > 0
+  frequency = np.divide(pixels, pixels_of_their_images, out=np.ones(len(present)), where=present)
+  return np.where(present, np.median(frequency[present]) / frequency, 1.0)
+
+
+CLASS_BALANCES = {"inverse_frequency": inverse_frequency, "median_frequency": median_frequency}

@@ -63,7 +63,7 @@ def make_model(run, norm, dropout):
 
 
 @functools.cache
-def make_run(run, norm=True, dropout=0.5, augmentation=MOVING):
+def make_run(run, norm=True, dropout=0.5, augmentation=MOVING, parts=1):
   """(step on devices, first state on the host)."""
   model, optimizer = make_model(run, norm, dropout), optim.make_optimizer("sgd", 0.3)
   step = make_train_step(
@@ -74,6 +74,7 @@ def make_run(run, norm=True, dropout=0.5, augmentation=MOVING):
     augmentation=augmentation,
     border_weight=10.0,
     border_sigma=2.0,
+    num_micro_batches=parts,
   )
   chex.clear_trace_counter()
   step = parallel.distribute_step(chex.assert_max_traces(step, n=1), *RUNS[run])
@@ -119,6 +120,18 @@ def test_eight_devices_are_one(run):
     assert min(jax.tree.leaves(moved)) > 1e-3
 
 
+@pytest.mark.parametrize("run", ["jit", "pmap"])
+def test_eight_devices_accumulate_as_one(run):
+  """Without normalisation, whose statistics depend on which examples are in a part."""
+  batch = jax.tree.map(lambda *x: np.concatenate(x), *BATCHES[:2])
+  batch["index"] = np.arange(len(batch["index"]), dtype=np.int32)
+  words = {"norm": False, "augmentation": Augmentation()}
+  expected, losses = take_steps("one", [batch], **words)
+  state, got = take_steps(run, [batch], **words, parts=2)
+  np.testing.assert_allclose(got, losses, rtol=1e-6)
+  assert largest_difference(expected.params, state.params) < 1e-5
+
+
 @pytest.mark.parametrize(
   "name, encoder", [("unet", ""), *(("encoder_unet", encoder) for encoder in models.ENCODERS)]
 )
@@ -151,7 +164,7 @@ def test_every_batch_norm_looks_at_all_devices(name, encoder):
   program = str(jax.make_jaxpr(forward)(variables, image))
   paths, _ = zip(*jax.tree_util.tree_leaves_with_path(variables["batch_stats"]), strict=True)
   num_norms = sum(path[-1].key == "mean" for path in paths)
-  assert program.count("psum[") == num_norms > 10
+  assert program.count("psum[") == num_norms > 3
 
 
 def test_mean_of_the_devices_means_would_not_do():

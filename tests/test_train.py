@@ -246,7 +246,7 @@ def test_best_checkpoint_outlives_worse_ones(tmp_path, monkeypatch):
 def test_numbers_that_are_not_finite(tmp_path, monkeypatch, eval_every, what):
   """The fifth update throws the parameters away; the loss of step 5 itself is still good."""
 
-  def explosion(*_):
+  def explosion(*_, **__):
     return lambda count: jnp.where(count < 4, 1e-2, jnp.nan)
 
   config = tiny.make_config(8, eval_every=eval_every, checkpoint_every=2)
@@ -268,7 +268,9 @@ def test_numbers_that_are_not_finite(tmp_path, monkeypatch, eval_every, what):
 
 
 def test_not_finite_before_any_checkpoint(tmp_path, monkeypatch):
-  monkeypatch.setattr(optim, "schedule", lambda *_: lambda count: jnp.where(count < 4, 1e-2, 3e38))
+  monkeypatch.setattr(
+    optim, "schedule", lambda *_, **__: lambda count: jnp.where(count < 4, 1e-2, 3e38)
+  )
   message = error_of(tiny.make_config(8), tmp_path)
   assert "at step 6" in message and "no checkpoint was made yet" in message
   assert checkpoints(tmp_path) == []
@@ -379,20 +381,25 @@ def test_free_keys_may_change_on_the_way(tmp_path, monkeypatch):
   assert json.loads((tmp_path / "config.json").read_text())["data"]["num_threads"] == 0
 
 
-def test_class_weights():
+def test_class_weights(tmp_path):
   """Balanced, 5 pixels of class 0 and 15 of class 1 weigh 20 / (2 * 5) and 20 / (2 * 15)."""
   mask = np.repeat(np.array([0, 1, VOID], np.uint8), (5, 15, 7)).reshape(3, 9)
   source = [{"mask": mask[:2]}, {"mask": mask[2:]}]
 
-  def get(given, balance):
-    settings = config_dict.ConfigDict({"class_weights": given, "balance_classes": balance})
-    return train_module.class_weights(settings, ("a", "b"), source)
+  def get(given, balance, source=source):
+    settings = config_dict.ConfigDict({"class_weights": given, "class_balance": balance})
+    return train_module.class_weights(settings, ("a", "b"), source, tmp_path)
 
-  assert get((), False).dtype == jnp.float32
-  np.testing.assert_array_equal(get((), False), [1, 1])
-  np.testing.assert_array_equal(get((0.5, 2), False), [0.5, 2])
-  np.testing.assert_allclose(get((), True), [2, 2 / 3], rtol=1e-6)
-  np.testing.assert_allclose(get((0.5, 2), True), [1, 4 / 3], rtol=1e-6)
+  assert get((), "").dtype == jnp.float32
+  np.testing.assert_array_equal(get((), ""), [1, 1])
+  np.testing.assert_array_equal(get((0.5, 2), ""), [0.5, 2])
+  assert not list(tmp_path.iterdir())
+  np.testing.assert_allclose(get((), "inverse_frequency"), [2, 2 / 3], rtol=1e-6)
+  # From here on nothing is counted. Frequencies 5/18 (of the first image) and 15/20.
+  np.testing.assert_allclose(get((0.5, 2), "inverse_frequency", None), [1, 4 / 3], rtol=1e-6)
+  median = (5 / 18 + 15 / 20) / 2
+  expected = [median * 18 / 5, median * 20 / 15]
+  np.testing.assert_allclose(get((), "median_frequency", None), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("damage", ["missing", "text", "cut", "another network"])
@@ -427,6 +434,26 @@ def test_weight_files_that_do_not_fit(tmp_path, monkeypatch, damage):
   assert str(path) in message
   assert ("another network" in message and "conv9/kernel" in message) == (damage[:3] == "ano")
   assert not workdirs.read_metrics(tmp_path / "workdir")
+
+
+def test_patience(tmp_path, monkeypatch, capsys):
+  """Three evaluations without a better score after the second, also across a stop; for good."""
+  found = iter([0.3, 0.5, 0.4, 0.45, 0.1, 0.9])
+  evaluate = train_module.evaluate_split
+
+  def scripted(*arguments):
+    result, samples = evaluate(*arguments)
+    return {**result, "miou": next(found)}, samples
+
+  monkeypatch.setattr(train_module, "evaluate_split", scripted)
+  config = tiny.make_config(12, eval_every=1, train__patience=3)
+  stop_after(monkeypatch, 3)
+  assert train(config, tmp_path) is False
+  assert train(config, tmp_path) is True
+  assert checkpoints(tmp_path) == [2, 5, 6]  # step 4, the stopped one, was not scored
+  assert "no better mean IoU in 3 evaluations: ended at step 6" in capsys.readouterr().err
+  assert train(config, tmp_path) is True and next(found) == 0.9
+  assert checkpoints(tmp_path) == [2, 5, 6]
 
 
 def test_start_from_another_run(straight, tmp_path, capsys):

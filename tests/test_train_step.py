@@ -30,6 +30,8 @@ def make(
   border=(0.0, 5.0),
   losses=(("cross_entropy", 1.0),),
   num_logits=2,
+  parts=1,
+  ema=0.0,
   **words,
 ):
   """(network, state, jitted step), compiled once for all tests that ask for the same."""
@@ -46,10 +48,12 @@ def make(
     augmentation=augmentation,
     border_weight=border[0],
     border_sigma=border[1],
+    num_micro_batches=parts,
+    ema_decay=ema,
   )
   chex.clear_trace_counter()
   step = quick_jit(chex.assert_max_traces(step, n=1))
-  return model, train_state.create(init(), optimizer), step
+  return model, train_state.create(init(), optimizer, ema=ema > 0), step
 
 
 def make_batch(num_examples=4, seed=0, size=SIZE):
@@ -217,3 +221,45 @@ def test_no_two_streams_or_examples_share_a_key():
   index = np.arange(6, dtype=np.int32)
   keys = [jax.random.key_data(example_keys(KEY, s, index)) for s in (AUGMENT, DROPOUT)]
   assert len(np.unique(np.concatenate(keys), axis=0)) == 12
+
+
+ALL_LOSSES = (("cross_entropy", 1.0), ("focal", 0.5), ("dice", 0.3), ("lovasz", 0.7))
+
+
+@pytest.mark.parametrize("losses", [ALL_LOSSES[:1], ALL_LOSSES], ids=["one", "all"])
+def test_accumulated_gradients_are_those_of_the_batch(losses):
+  """Four times 4 = 16, with uneven VOID, weights, augmentation and dropout; no normalisation."""
+  words = {"losses": losses, "weights": (0.5, 3.0), "augmentation": MOVING, "dropout": 0.5}
+  batch = make_batch(16)
+  _, state, step = make(**words)
+  whole, metrics = step(state, batch, KEY)
+  _, _, step = make(**words, parts=4)
+  accumulated, metrics_in_parts = step(state, batch, KEY)
+  chex.assert_trees_all_close(accumulated.params, whole.params, atol=1e-6, rtol=0)
+  chex.assert_trees_all_close(metrics_in_parts, metrics, rtol=1e-6)
+  moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), whole.params, state.params)
+  assert min(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_every_part_moves_the_batch_statistics():
+  """One after the other: with momentum 0.9, two parts of the same examples reach 1 - 0.9^2."""
+  batch = make_batch(4)
+  twice = jax.tree.map(lambda x: np.repeat(x, 2, axis=0), batch)  # part 0, part 1, part 0 ...
+  _, state, step = make(norm=True)
+  once, _ = step(state, batch, KEY)
+  _, _, step = make(norm=True, parts=2)
+  accumulated, _ = step(state, twice, KEY)
+  moved = jax.tree.map(jnp.subtract, once.batch_stats, state.batch_stats)
+  expected = jax.tree.map(lambda a, d: a + 1.9 * d, state.batch_stats, moved)
+  chex.assert_trees_all_close(accumulated.batch_stats, expected, atol=1e-5)
+
+
+def test_running_mean_follows_the_step():
+  """After the first step, d = min(0.5, 2 / 11): the mean moves 9 / 11 of the way."""
+  _, state, step = make(norm=True, ema=0.5)
+  after, _ = step(state, make_batch(), KEY)
+  for name in ("params", "batch_stats"):
+    expected = jax.tree.map(
+      lambda a, b: a + 9 / 11 * (b - a), getattr(state, name), getattr(after, name)
+    )
+    chex.assert_trees_all_close(after.ema[name], expected, atol=1e-6)

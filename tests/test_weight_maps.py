@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from jaxseg import weight_maps
+from jaxseg import VOID, weight_maps
 from jaxseg.data.cells import generate_cells
 
 
@@ -112,7 +112,29 @@ def test_isbi_slices(data_dir):
     ([2**40, 3 * 2**40], [2, 2 / 3]),
   ],
 )
-def test_balanced_class_weights(counts, expected):
-  weights = weight_maps.balanced_class_weights(counts)
+def test_inverse_frequency(counts, expected):
+  weights = weight_maps.inverse_frequency(counts)
   np.testing.assert_allclose(weights, expected, rtol=1e-12)
   assert np.average(weights, weights=counts) == pytest.approx(1, rel=1e-12)
+
+
+def test_count_classes():
+  masks = [np.uint8([[0, 0, 1], [VOID, 0, 0]]), np.uint8([[2, 0, VOID]]), np.uint8([[1, 1, 1]])]
+  assert weight_maps.count_classes(masks, ("a", "b", "c", "none")) == {
+    "pixels": {"a": 5, "b": 4, "c": 1, "none": 0},
+    "pixels_of_their_images": {"a": 7, "b": 8, "c": 2, "none": 0},
+  }
+
+
+@pytest.mark.parametrize(
+  "pixels, of_images, expected",
+  [
+    # Frequencies 5/10, 3/20, 1/4: the median is 1/4. Of an even number, the middle of two.
+    ([5, 3, 1], [10, 20, 4], [0.5, 5 / 3, 1]),
+    ([5, 0, 1], [10, 0, 4], [0.75, 1, 1.5]),
+    ([7], [7], [1]),
+  ],
+)
+def test_median_frequency(pixels, of_images, expected):
+  weights = weight_maps.median_frequency(pixels, of_images)
+  np.testing.assert_allclose(weights, expected, rtol=1e-12)

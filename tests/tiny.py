@@ -61,6 +61,7 @@ def make_config(num_steps, *, eval_every=1000, checkpoint_every=1000, **changes)
     "model.dropout": 0.2,
     "train.batch_size": 8,
     "train.learning_rate": 1e-2,
+    "train.ema_decay": 0.9,
     "train.log_every_steps": 1,
     "eval.num_samples": 0,
   }

@@ -15,7 +15,7 @@ from PIL import Image
 from jaxseg.augment import Augmentation, augment
 from jaxseg.data.datasets import connected_components
 from jaxseg.visualize import colour_instances
-from jaxseg.weight_maps import balanced_class_weights, border_weight
+from jaxseg.weight_maps import border_weight, inverse_frequency
 
 HERE = pathlib.Path(__file__).parent
 CROP = np.s_[:256, :256]  # what is shown of a slice
@@ -24,7 +24,7 @@ CROP = np.s_[:256, :256]  # what is shown of a slice
 def draw_weight_map(image, mask, path):
   """As figure 3 of the paper: image, cells, weight."""
   instances = connected_components(mask)
-  weight = balanced_class_weights(np.bincount(mask.ravel()))[mask]
+  weight = inverse_frequency(np.bincount(mask.ravel()))[mask]
   weight += np.asarray(jax.jit(border_weight)(instances))
   figure, axes = plt.subplots(1, 3, figsize=(10.4, 3.5), layout="constrained")
   axes[0].imshow(image[CROP], cmap="gray")
