@@ -89,8 +89,8 @@ def lovasz_softmax(logits, mask):
   num_classes = logits.shape[-1]
   valid, truth = (mask != VOID).ravel(), _truth(mask, num_classes).reshape(-1, num_classes).T
   probs = jax.nn.softmax(logits).reshape(-1, num_classes).T  # [C,H*W]
-  errors = jnp.where(valid, jnp.where(truth, 1 - probs, probs), 0.0)
-  # VOID comes last, when all of the class is counted: its weight is 0.
+  errors = jnp.where(truth, 1 - probs, probs)
+  # VOID comes last, when all of the class is counted, and so weighs exactly 0.
   order = jnp.argsort(jnp.where(valid, -errors, 1.0), axis=1)
   errors, truth = (jnp.take_along_axis(x, order, axis=1) for x in (errors, truth))
   size = jnp.sum(truth, axis=1, keepdims=True)

@@ -14,6 +14,7 @@ from configs import default
 from jaxseg import models, workdirs
 from jaxseg.data import datasets
 from jaxseg.experiment import build_model
+from jaxseg.losses import LOSSES
 
 ROOT = pathlib.Path(__file__).parents[1]
 NAMES = sorted(file.stem for file in (ROOT / "configs").glob("*.py"))
@@ -40,6 +41,10 @@ def test_keys_are_those_of_default_and_locked(name):
   # Every call makes a new one: a flag that changes one run must not reach the next.
   config.train.batch_size += 1
   assert load(name)[1].train.batch_size == config.train.batch_size - 1
+
+
+def test_every_loss_has_a_factor():
+  assert list(default.get_config().train.losses) == list(LOSSES)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "default"])

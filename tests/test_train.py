@@ -226,6 +226,21 @@ def test_the_loss_falls(tmp_path):
   assert result["loss"] < 0.6 * losses[0] and result["pixel_accuracy"] > 0.9
 
 
+def test_a_sum_of_losses(tmp_path):
+  config = tiny.make_config(
+    30, train__log_every_steps=10, train__losses__dice=1.0, train__losses__cross_entropy=0.5
+  )
+  assert train(config, tmp_path) is True
+  lines = read_lines(tmp_path, "train")
+  for line in lines:
+    assert [name for name in line if "/" in name] == ["loss/cross_entropy", "loss/dice"]
+    expected = 0.5 * line["loss/cross_entropy"] + line["loss/dice"]
+    assert line["loss"] == pytest.approx(expected, rel=1e-6)
+  assert lines[-1]["loss/dice"] < 0.6 * lines[0]["loss/dice"]
+  (result,) = read_lines(tmp_path, "test")
+  assert result["pixel_accuracy"] > 0.9
+
+
 def test_best_checkpoint_outlives_worse_ones(tmp_path, monkeypatch):
   scores = iter([0.2, 0.9, 0.3, 0.4, 0.5])
 
@@ -330,6 +345,9 @@ def test_an_image_that_cannot_be_decoded(tmp_path, monkeypatch):
     ("augment.border", "black", "config.augment.border 'black' mirror void"),
     ("augment.rotation", 270.0, "config.augment.rotation 270.0 180"),
     ("train.border_weight", -1.0, "config.train.border_weight -1.0 0"),
+    ("train.losses.dice", -0.5, "config.train.losses.dice -0.5 0"),
+    ("train.losses.cross_entropy", 0.0, "config.train.losses all cross_entropy focal dice lovasz"),
+    ("train.focal_gamma", -1.0, "config.train.focal_gamma -1.0 0 10"),
     ("data.num_folds", 21, "config.data.num_folds 21 20"),
     ("predict.symmetries", "all", "config.predict.symmetries 'all' flip dihedral"),
     ("eval.batch_size", 0, "config.eval.batch_size positive"),
@@ -344,6 +362,19 @@ def test_settings_that_cannot_be(tmp_path, monkeypatch, key, value, words):
   for word in words.split():
     assert word in message, message
   assert not (tmp_path / "workdir").exists()
+
+
+@pytest.mark.parametrize(
+  "key, value",
+  [("class_weights", (1.0, 2.0, 3.0)), ("balance_classes", True), ("border_weight", 10.0)],
+)
+def test_weights_that_no_loss_would_use(key, value):
+  losses = {"train__losses__cross_entropy": 0.0, "train__losses__dice": 1.0}
+  config = tiny.make_config(3, **losses, **{f"train__{key}": value})
+  with pytest.raises(UserError, match=f"config.train.{key} is .*cross_entropy and focal"):
+    train_module.check_settings(config)
+  config.train.losses.focal = 0.1
+  train_module.check_settings(config)
 
 
 def test_sizes_that_valid_convolutions_do_not_take(tmp_path):

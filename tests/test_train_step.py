@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import reference
 from scipy import ndimage
 
 from jaxseg import VOID, models, optim, train_state
 from jaxseg.augment import Augmentation, augment
+from jaxseg.losses import IMAGE_LOSSES, LOSSES, class_logits, focal
 from jaxseg.train_step import AUGMENT, DROPOUT, example_keys, make_train_step
 
 KEY = jax.random.key(5)
@@ -29,6 +31,7 @@ def make(
   augmentation=STILL,
   border=(0.0, 5.0),
   losses=(("cross_entropy", 1.0),),
+  gamma=2.0,
   num_logits=2,
   parts=1,
   ema=0.0,
@@ -44,6 +47,7 @@ def make(
     model,
     optimizer,
     losses=dict(losses),
+    focal_gamma=gamma,
     class_weights=jnp.array(weights),
     augmentation=augmentation,
     border_weight=border[0],
@@ -161,10 +165,64 @@ def test_loss_and_gradient_are_those_of_the_weighted_mean(words):
   assert after.step == 1
 
 
-@pytest.mark.parametrize("label", [VOID, 0])
-def test_nothing_to_learn_from_changes_nothing(label):
-  _, state, step = make(weights=(0.0, 1.0))  # neither VOID nor class 0 weighs anything
-  batch = make_batch()
+FACTORS = {"cross_entropy": 0.5, "focal": 2.0, "dice": 1.5, "lovasz": 3.0}
+ALL = {
+  "losses": tuple(FACTORS.items()),
+  "gamma": 1.5,
+  "weights": (0.5, 3.0),
+  "num_logits": 1,
+  "padding": "valid",
+}
+
+
+def test_sum_of_losses():
+  """Each is a mean over what is not VOID in the whole batch, times its factor."""
+  batch = make_batch(size=24)
+  model, state, step = make(**ALL)
+  after, metrics = step(state, batch, KEY)
+  mask = batch["mask"][:, 8:-8, 8:-8]
+  assert (mask[-1] == VOID).all()
+  label = np.where(mask == VOID, 0, mask)
+  weight = np.array(ALL["weights"], np.float32)[label] * (mask != VOID)
+
+  def expected(params):
+    image = batch["image"] / np.float32(255)
+    logits = class_logits(model.apply({"params": params}, image, train=True))
+    pixels = {"cross_entropy": LOSSES["cross_entropy"], "focal": lambda *x: focal(*x, gamma=1.5)}
+    parts = {name: (weight * f(logits, mask)).sum() / weight.sum() for name, f in pixels.items()}
+    for name, loss in IMAGE_LOSSES.items():
+      parts[name] = jax.vmap(loss)(logits[:3], mask[:3]).mean()
+    return sum(FACTORS[name] * part for name, part in parts.items()), logits
+
+  (loss, logits), grads = quick_jit(jax.value_and_grad(expected, has_aux=True))(state.params)
+  np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+  expected_params = jax.tree.map(lambda p, g: p - g, state.params, grads)
+  chex.assert_trees_all_close(after.params, expected_params, rtol=1e-5, atol=1e-6)
+  assert optax.global_norm(grads) > 0.1
+
+  ce, focal_costs = reference.cross_entropy(logits, mask), reference.focal(logits, mask, 1.5)
+  twins = {
+    "cross_entropy": (weight * ce).sum() / weight.sum(),
+    "focal": (weight * focal_costs).sum() / weight.sum(),
+    "dice": np.mean([reference.soft_dice(logits[i], mask[i]) for i in range(3)]),
+    "lovasz": np.mean([reference.lovasz_softmax(logits[i], mask[i]) for i in range(3)]),
+  }
+  parts = {name[5:]: value for name, value in metrics.items() if name.startswith("loss/")}
+  assert parts.keys() == twins.keys() == LOSSES.keys()
+  chex.assert_trees_all_close(parts, twins, rtol=1e-5)
+  total = sum(FACTORS[name] * twin for name, twin in twins.items())
+  np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "label, size, words",
+  # Neither VOID nor class 0 weighs anything.
+  [(VOID, SIZE, {"weights": (0.0, 1.0)}), (0, SIZE, {"weights": (0.0, 1.0)}), (VOID, 24, ALL)],
+  ids=["VOID", "weight 0", "VOID, all losses"],
+)
+def test_nothing_to_learn_from_changes_nothing(label, size, words):
+  _, state, step = make(**words)
+  batch = make_batch(size=size)
   batch["mask"] = np.full_like(batch["mask"], label)
   after, metrics = step(state, batch, KEY)
   assert (metrics["loss"], metrics["grad_norm"]) == (0, 0)
