@@ -92,6 +92,7 @@ def test_files_of_a_work_directory(trained):
     *("config.json", "metrics.jsonl", "evaluation.json", "checkpoints", "plots")
   }
   assert sorted(path.name for path in (workdir / "plots").iterdir()) == [
+    "confusion.png",
     "curves.png",
     "predictions_000004.png",
     "predictions_000008.png",
@@ -117,7 +118,11 @@ def test_evaluations(trained):
   lines = read_lines(workdir, "test")
   assert [line["step"] for line in lines] == [4, 8]
   result = read_json((workdir / "evaluation.json").read_text())
-  assert {**result, "epoch": 8 * 8 / 20} == lines[-1]
+  # Curves need neither intervals nor the confusion matrix.
+  lists = {name for name, value in result.items() if isinstance(value, list)}
+  assert {"confusion", "miou_interval"} <= lists
+  kept = {name: value for name, value in result.items() if name not in lists}
+  assert {**kept, "epoch": 8 * 8 / 20} == lines[-1]
   assert result["num_images"] == 9
   assert list(result["iou"]) == ["sky", "road", "nowhere"]
   # A class that is not in the data is None, or 0 if a pixel was taken for it.
