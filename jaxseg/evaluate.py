@@ -16,7 +16,7 @@ BOUNDARY_TOLERANCE = 0.0075  # of the image's diagonal, as in the SegNet paper
 
 
 def evaluate(predict, examples, classes, *, instances=False, boundaries=False, sample_at=()):
-  """Runs every example once.
+  """Runs every example once and scores the predictions.
 
   Args:
     predict: function of examples that yields (example, f32[H,W,C] probabilities); see `predict`.

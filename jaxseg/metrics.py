@@ -61,7 +61,7 @@ def _mean(x):
 
 
 def boundary_f1(mask, prediction, tolerance):
-  """How well boundaries are met (Csurka et al. 2013, section 3.2; BF in the SegNet paper).
+  """How well boundaries are met (Csurka et al. 2013; BF in the SegNet paper).
 
   A boundary pixel of a class is a pixel of it with a 4-neighbour of another. Precision is the part
   of the predicted boundary pixels of a class that have a true one of the same class within
