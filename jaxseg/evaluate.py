@@ -1,18 +1,22 @@
 """Scores of a network on a whole split, at the native size of every mask."""
 
+import math
+
 import numpy as np
 
 from jaxseg import VOID, UserError
 from jaxseg.data.datasets import connected_components
 from jaxseg.instance_metrics import instance_scores
-from jaxseg.metrics import confusion_matrix, scores
-from jaxseg.parallel import sum_over_processes
+from jaxseg.metrics import bootstrap_intervals, boundary_f1, class_pixels, confusion_matrix, scores
+from jaxseg.parallel import rows_of_processes, sum_over_processes
 
 INSTANCE_SCORES = ("v_rand", "v_info", "warping_error")
+CLASS_SCORES = ("iou", "dice", "accuracy")
+BOUNDARY_TOLERANCE = 0.0075  # of the image's diagonal, as in the SegNet paper
 
 
-def evaluate(predict, examples, classes, *, instances=False, sample_at=()):
-  """Runs every example once and adds up one confusion matrix.
+def evaluate(predict, examples, classes, *, instances=False, boundaries=False, sample_at=()):
+  """Runs every example once and scores the predictions.
 
   Args:
     predict: function of examples that yields (example, f32[H,W,C] probabilities); see `predict`.
@@ -20,58 +24,68 @@ def evaluate(predict, examples, classes, *, instances=False, sample_at=()):
     classes: names.
     instances: adds the means over images of INSTANCE_SCORES, see `instance_metrics`; the true
       instances are the example's, if it has any, or the connected components of its mask.
+    boundaries: adds the mean over images of "boundary_f1", see `metrics`.
     sample_at: positions of the examples to return with their predictions.
   Returns:
-    ({"loss", "pixel_accuracy", "miou": float, "iou", "dice": {class: float or None},
-    "num_images": int}, the same in all processes; the loss is the mean cross-entropy per pixel;
-    [(image u8[H,W,D], mask u8[H,W], prediction u8[H,W])] of this process)
+    ({"loss", "pixel_accuracy", "mean_accuracy", "miou", "fw_iou": float, CLASS_SCORES: {class:
+    float or None}, NAME_interval: [low, high] of each score that is one number, if there are two
+    images, "num_images": int, "confusion": C lists of C int}, the same in all processes; the loss
+    is the mean cross-entropy per pixel; [(image u8[H,W,D], mask u8[H,W], prediction u8[H,W])] of
+    this process)
   Raises:
     UserError: a probability that is not finite, or no pixel with a label; in all processes.
   """
-  counts = np.zeros((len(classes), len(classes)), np.int64)
-  num_images, num_bad, loss_sum, samples = 0, 0, 0.0, []
-  instance_sums = np.zeros((2, len(INSTANCE_SCORES)))  # of scores, and how many are not NaN
-  for example, probs in predict(examples):
+  names = ["loss"]  # of what is a mean over pixels or images
+  names += INSTANCE_SCORES if instances else ()
+  names += ("boundary_f1",) if boundaries else ()
+  confusion = np.zeros((len(classes), len(classes)), np.int64)
+  rows, samples = [], []  # of each image, sums and what they are divided by
+  for i, (example, probs) in enumerate(predict(examples)):
     mask, labels = example["mask"], probs.argmax(-1).astype(np.uint8)
-    counts += confusion_matrix(mask, labels, len(classes))
-    valid = mask != VOID
-    truth = np.take_along_axis(probs[valid], mask[valid][:, None], axis=-1)
-    if np.isfinite(probs).all():
-      loss_sum -= float(np.log(np.maximum(truth, 1e-30)).sum())
-    else:
-      num_bad += 1
-    if instances:
-      found = np.array(score_instances(example, labels))
-      instance_sums += np.nan_to_num(found), np.isfinite(found)
-    if num_images in sample_at:
+    counts = confusion_matrix(mask, labels, len(classes))
+    confusion += counts
+    values = score_instances(example, labels) if instances else []
+    if boundaries:
+      values.append(boundary_f1(mask, labels, BOUNDARY_TOLERANCE * math.hypot(*mask.shape)))
+    parts = [cross_entropy_sum(mask, probs), *np.nan_to_num(values)]
+    wholes = [counts.sum(), *np.isfinite(values)]
+    rows.append(np.concatenate([parts, wholes, *class_pixels(counts)]))
+    if i in sample_at:
       samples.append((example["image"], mask, labels))
-    num_images += 1
-  # Fractions travel as integers of 2^-20, so that one exact sum serves all.
-  fractions = np.round(np.array([loss_sum, *instance_sums.ravel()]) * 2**20)
-  totals = np.array([num_images, num_bad, *fractions, *counts.ravel()], np.int64)
-  num_images, num_bad, *rest = sum_over_processes(totals)
-  loss_sum, *instance_sums = np.array(rest[: len(fractions)]) / 2**20
-  counts = rest[len(fractions) :]
+  cuts = np.cumsum([len(names)] * 2 + [len(classes)] * 3)
+  rows = np.array(rows, np.float64).reshape(-1, cuts[-1])
+  rows, confusion = rows_of_processes(rows), sum_over_processes(confusion)
+  num_bad = np.isnan(rows[:, 0]).sum()
   if num_bad:
     raise UserError(
-      f"the network's output is not finite for {num_bad} of {num_images} images; train again with "
+      f"the network's output is not finite for {num_bad} of {len(rows)} images; train again with "
       "a lower config.train.learning_rate"
     )
-  counts = np.array(counts).reshape(len(classes), len(classes))
-  if not counts.any():
+  if not confusion.any():
     raise UserError(
-      f"no pixel of the {num_images} images has a label; correct config.data.eval_split"
+      f"no pixel of the {len(rows)} images has a label; correct config.data.eval_split"
     )
-  result = scores(counts)
-  for score in ("iou", "dice"):
-    values = zip(classes, result[score], strict=True)
-    result[score] = {name: None if np.isnan(value) else float(value) for name, value in values}
-  if instances:
-    sums, nums = np.reshape(instance_sums, (2, -1))
-    means = zip(INSTANCE_SCORES, sums, nums, strict=True)
-    result |= {name: float(total / n) if n else None for name, total, n in means}
-  loss = float(loss_sum) / int(counts.sum())
-  return {**result, "loss": loss, "num_images": int(num_images)}, samples
+
+  def score(sums):
+    parts, wholes, *pixels = np.split(sums, cuts[:-1], axis=-1)
+    with np.errstate(invalid="ignore"):  # 0 / 0
+      means = dict(zip(names, np.moveaxis(parts / wholes, -1, 0), strict=True))
+    return means | scores(*pixels)
+
+  result = {name: readable(value, classes) for name, value in score(rows.sum(0)).items()}
+  numbers = [name for name in result if name not in CLASS_SCORES]
+  intervals = bootstrap_intervals(rows, lambda sums: {n: score(sums)[n] for n in numbers})
+  result |= {f"{name}_interval": interval for name, interval in intervals.items()}
+  return {**result, "num_images": len(rows), "confusion": confusion.tolist()}, samples
+
+
+def cross_entropy_sum(mask, probs):
+  """Over the pixels of an image that are not VOID; NaN if any probability is not finite."""
+  if not np.isfinite(probs).all():
+    return math.nan
+  valid = mask != VOID
+  truth = np.take_along_axis(probs[valid], mask[valid][:, None], axis=-1)
+  return -np.log(np.maximum(truth, 1e-30)).sum(dtype=np.float64)
 
 
 def score_instances(example, labels):
@@ -81,3 +95,28 @@ def score_instances(example, labels):
   valid = mask != VOID
   found = instance_scores(truth, connected_components(np.where(valid, labels, 0)), valid)
   return [found[name] for name in INSTANCE_SCORES]
+
+
+def readable(value, classes):
+  """A score as JSON has it: a number or {class: number}, None for NaN."""
+  if np.ndim(value):
+    return {name: readable(x, ()) for name, x in zip(classes, value, strict=True)}
+  return None if np.isnan(value) else float(value)
+
+
+def score_table(result):
+  """Text for people of what `evaluate` returns: classes, then the scores that are one number."""
+  pixels = np.sum(result["confusion"], axis=1)
+  heads, width = ("IoU", "Dice", "accuracy", "pixels"), max(map(len, (*result["iou"], "class")))
+  lines = [f"{'class':{width}}" + "".join(f"{head:>10}" for head in heads)]
+  for name, share in zip(result["iou"], pixels / pixels.sum(), strict=True):
+    values = [result[score][name] for score in CLASS_SCORES]
+    cells = ["-" if value is None else f"{value:.4f}" for value in values]
+    lines.append(f"{name:{width}}" + "".join(f"{cell:>10}" for cell in [*cells, f"{share:.2%}"]))
+  lines.append("")
+  for name, value in result.items():
+    if isinstance(value, float):
+      interval = result.get(f"{name}_interval")
+      sure = "  95% interval {:.4f} to {:.4f}".format(*interval) if interval else ""
+      lines.append(f"{name:14} {value:.4f}{sure}")
+  return "\n".join([*lines, f"{'num_images':14} {result['num_images']}"])

@@ -3,6 +3,7 @@
 import functools
 import json
 import pathlib
+import sys
 
 import jax
 import numpy as np
@@ -12,10 +13,10 @@ from jaxseg import checkpoint, models, parallel, workdirs
 from jaxseg.data import datasets
 from jaxseg.data.folder import FolderFormat
 from jaxseg.data.input_pipeline import eval_examples
-from jaxseg.evaluate import evaluate
+from jaxseg.evaluate import evaluate, score_table
 from jaxseg.predict import make_predictor
 from jaxseg.predict_files import list_images, predict_files
-from jaxseg.visualize import prediction_sheet
+from jaxseg.visualize import plot_confusion, prediction_sheet
 
 
 def open_split(config, role):
@@ -102,24 +103,27 @@ def evaluate_split(predict, source, info, config):
     eval_examples(source, process=process, num_threads=config.data.num_threads),
     info.classes,
     instances=config.eval.instances,
+    boundaries=config.eval.boundary_f1,
     sample_at={i * share // wanted for i in range(wanted)},
   )
 
 
 def report(workdir, split, step, info, result, samples):
-  """Writes evaluation.json and the sheet of predictions.
+  """Writes evaluation.json and, if there are samples, their sheet and the confusion matrix.
 
   Returns:
-    the path of the sheet, or None if there are no samples.
+    the path of the sheet, or None.
   """
   workdirs.write_json(
     pathlib.Path(workdir) / "evaluation.json", {"split": split, "step": step, **result}
   )
   if not samples:
     return None
-  sheet = pathlib.Path(workdir) / "plots" / f"predictions_{step:06d}.png"
+  plots = pathlib.Path(workdir) / "plots"
+  sheet = plots / f"predictions_{step:06d}.png"
   title = f"step {step}: mean IoU {result['miou']:.3f}, {split}"
   prediction_sheet(sheet, samples, info.classes, info.palette, title)
+  plot_confusion(plots / "confusion.png", result["confusion"], info.classes, title)
   return sheet
 
 
@@ -140,13 +144,15 @@ def restore_predictor(config, workdir):
 
 
 def evaluate_workdir(config, workdir):
-  """Scores the best checkpoint on config.data.eval_split; writes evaluation.json and a sheet."""
+  """Scores the best checkpoint on config.data.eval_split; see `report`."""
   predict, step, info = restore_predictor(config, workdir)
   _, source = open_split(config, "eval")
   result, samples = evaluate_split(predict, source, info, config)
   if jax.process_index() == 0:
     report(workdir, eval_name(config), step, info, result, samples)
-    print(json.dumps({"step": step, **result}, indent=2))
+    numbers = {name: value for name, value in result.items() if name != "confusion"}
+    print(json.dumps({"step": step, **numbers}, indent=2))
+    print(score_table(result), file=sys.stderr)
 
 
 def predict_folder(config, workdir, source, output):

@@ -171,11 +171,30 @@ def json_from_main(value):
 
 def sum_over_processes(x):
   """Integer sum of a host array over all processes.  i64[...] -> i64[...]"""
-  if jax.process_count() == 1:
-    return x
+  return x if jax.process_count() == 1 else _gather(x).sum(axis=0)
+
+
+def rows_of_processes(rows):
+  """The rows of all processes in the order in which examples are dealt: one each, in turn.
+
+  Args:
+    rows: f64[n,...] of this process; the first processes may have one more than the others.
+  Returns:
+    f64[N,...], the same in all processes.
+  """
+  num_processes = jax.process_count()
+  if num_processes == 1:
+    return rows
+  num_rows = int(sum_over_processes(np.array([len(rows)]))[0])
+  padded = np.zeros((-(-num_rows // num_processes), *rows.shape[1:]), rows.dtype)
+  padded[: len(rows)] = rows
+  return _gather(padded).swapaxes(0, 1).reshape(-1, *rows.shape[1:])[:num_rows]
+
+
+def _gather(x):
+  """What every process has, 64-bit numbers in arrays of one shape.  [...] -> [P,...]"""
   from jax.experimental import multihost_utils
 
-  # Two halves of 32 bits: the gathering may run without 64-bit integers.
-  halves = np.stack([x >> 31, x & 0x7FFFFFFF]).astype(np.int32)
-  gathered = multihost_utils.process_allgather(halves).astype(np.int64).sum(axis=0)
-  return (gathered[0] << 31) + gathered[1]
+  # As words of 32 bits: the gathering may run without 64-bit numbers.
+  words = np.ascontiguousarray(x).view(np.int32)
+  return np.ascontiguousarray(multihost_utils.process_allgather(words)).view(x.dtype)

@@ -150,6 +150,8 @@ def train(config, workdir):
         if is_main:
           split = eval_name(config)
           sheet = report(workdir, split, step, info, result, samples)
+          # Curves need neither intervals nor the confusion matrix.
+          result = {name: x for name, x in result.items() if not isinstance(x, list)}
           log.write({**line, "split": split, **result}, sheet)
       if saving and is_main:
         progress = {"data": batches.get_state(), "scores": scores}

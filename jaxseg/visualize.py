@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 VOID_COLOUR = (255, 255, 255)
 MAX_OVERLAY = 4096  # px
+MAX_NUMBERED = 25  # classes; with more, a confusion matrix has no numbers in it
 
 
 def full_palette(palette):
@@ -136,6 +137,38 @@ def curves(path, metrics):
     axis.grid(alpha=0.3, which="both")
     if axis.lines:
       axis.legend()
+  _save(figure, path)
+
+
+def plot_confusion(path, counts, classes, title):
+  """Where the pixels of each true class went, in percent of its row.
+
+  Args:
+    counts: int[C,C], rows are the truth.
+  """
+  counts = np.asarray(counts)
+  pixels, num_classes = counts.sum(1), len(classes)
+  parts = np.divide(counts, pixels[:, None], where=pixels[:, None] > 0, out=0.0 * counts)
+  is_small = num_classes <= MAX_NUMBERED
+  size, font = (0.5, {}) if is_small else (0.12, {"fontsize": 6})  # of a cell, inches
+  side, margin = size * num_classes, 0.2 * size * max(map(len, classes)) + 1.4
+  figure, axis = plt.subplots(figsize=(side + margin + 1, side + margin), layout="constrained")
+  picture = axis.imshow(100 * parts, cmap="Blues", vmin=0, vmax=100)
+  ticks = range(num_classes)
+  axis.set_xticks(ticks, classes, rotation=90, **font)
+  axis.set_yticks(ticks, classes, **font)
+  axis.set(xlabel="prediction, % of the true pixels", ylabel="truth")
+  sums = axis.secondary_yaxis("right")
+  sums.set_yticks(ticks, [f"{n:,}" for n in pixels], **font)
+  sums.set_ylabel("true pixels", labelpad=10)
+  if is_small:
+    for i, j in np.ndindex(parts.shape):
+      colour = "white" if parts[i, j] > 0.5 else "black"
+      text = f"{100 * parts[i, j]:.1f}" if counts[i, j] else ""
+      axis.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
+  else:
+    figure.colorbar(picture, shrink=0.5)
+  figure.suptitle(title)
   _save(figure, path)
 
 

@@ -20,6 +20,7 @@ FREE_KEYS = (
   "eval.batch_size",
   "eval.num_samples",
   "eval.instances",
+  "eval.boundary_f1",
   "predict.tile",
   "predict.symmetries",
   "parallel.coordinator",

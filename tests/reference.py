@@ -175,6 +175,43 @@ def iou(mask, prediction, label):
   return len(truth & found) / len(truth | found) if truth | found else math.nan
 
 
+def boundary_f1(mask, prediction, tolerance):
+  """Mean over the classes of the truth of the F1 of boundaries, set by set; NaN without any."""
+
+  def boundary(labels, label):
+    points = set()
+    for i, j in np.ndindex(*labels.shape):
+      for k, m in (i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1):
+        if 0 <= k < labels.shape[0] and 0 <= m < labels.shape[1]:
+          if labels[i, j] == label and labels[k, m] not in (label, VOID):
+            points.add((i, j))
+    return points
+
+  def near(points, others):
+    return sum(any(math.dist(a, b) <= tolerance for b in others) for a in points) / len(points)
+
+  shown, found = np.where(mask == VOID, VOID, prediction), []
+  for label in sorted(set(mask.ravel().tolist()) - {VOID}):
+    truth, predicted = boundary(mask, label), boundary(shown, label)
+    if truth and predicted:
+      precision, recall = near(predicted, truth), near(truth, predicted)
+      either = precision + recall > 0
+      found.append(2 * precision * recall / (precision + recall) if either else 0)
+    elif truth or predicted:
+      found.append(0)
+  return sum(found) / len(found) if found else math.nan
+
+
+def resampled(rows, num_resamples, seed):
+  """Sums of rows drawn with replacement, one row after the other.  [N,K] -> list of [K]"""
+  rng, sums = np.random.default_rng(seed), []
+  for times in rng.multinomial(len(rows), [1 / len(rows)] * len(rows), size=num_resamples):
+    drawn = [row for row, number in zip(rows, times, strict=True) for _ in range(number)]
+    assert len(drawn) == len(rows)
+    sums.append([sum(column) for column in zip(*drawn, strict=True)])
+  return sums
+
+
 def batch_norm(x, params, stats):
   """Inference: running statistics, epsilon 1e-3."""
   return (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-3) * params["scale"] + params["bias"]

@@ -9,7 +9,7 @@ import pytest
 
 from jaxseg import VOID, UserError
 from jaxseg import evaluate as evaluate_module
-from jaxseg.evaluate import evaluate
+from jaxseg.evaluate import evaluate, score_table
 
 CLASSES = ("sky", "road", "car")
 SHAPES = ((5, 9), (16, 4), (1, 1), (12, 12), (7, 30))
@@ -35,8 +35,9 @@ def predict(examples):
 
 
 def twin(examples, num_classes):
-  """Pixel by pixel: (accuracy, IoU and Dice of each class or None, loss)."""
+  """Pixel by pixel: (pixel accuracy; IoU, Dice, accuracy of each class or None; loss; pairs)."""
   hits, truths, guesses = ([0] * num_classes for _ in range(3))
+  pairs = [[0] * num_classes for _ in range(num_classes)]
   loss = num_pixels = 0
   for example in examples:
     for row in range(example["mask"].shape[0]):
@@ -49,30 +50,43 @@ def twin(examples, num_classes):
         truths[label] += 1
         guesses[guess] += 1
         hits[label] += label == guess
+        pairs[label][guess] += 1
         loss -= math.log(probs[label])
         num_pixels += 1
   unions = [truths[c] + guesses[c] - hits[c] for c in range(num_classes)]
   iou = [hits[c] / unions[c] if unions[c] else None for c in range(num_classes)]
   dice = [2 * hits[c] / (truths[c] + guesses[c]) if unions[c] else None for c in range(num_classes)]
-  return sum(hits) / num_pixels, iou, dice, loss / num_pixels
+  accuracy = [hits[c] / truths[c] if truths[c] else None for c in range(num_classes)]
+  return sum(hits) / num_pixels, (iou, dice, accuracy), loss / num_pixels, pairs
+
+
+NUMBERS = ("loss", "pixel_accuracy", "mean_accuracy", "miou", "fw_iou")
+INTERVALS = {f"{name}_interval" for name in NUMBERS}
 
 
 @pytest.mark.parametrize("num_labels", [3, 2])
 def test_scores_equal_the_twin(num_labels):
   examples = make_data(num_labels)
   result, samples = evaluate(predict, iter(examples), CLASSES)
-  accuracy, iou, dice, loss = twin(examples, 3)
-  assert set(result) == {"pixel_accuracy", "miou", "iou", "dice", "loss", "num_images"}
+  pixel_accuracy, class_scores, loss, pairs = twin(examples, 3)
+  assert set(result) == {
+    *(*NUMBERS, *INTERVALS, "iou", "dice", "accuracy", "num_images", "confusion")
+  }
   assert result["num_images"] == len(SHAPES)
-  assert result["pixel_accuracy"] == pytest.approx(accuracy, abs=1e-12)
-  for score, values in ("iou", iou), ("dice", dice):
+  assert result["confusion"] == pairs
+  assert result["pixel_accuracy"] == pytest.approx(pixel_accuracy, abs=1e-12)
+  for score, values in zip(("iou", "dice", "accuracy"), class_scores, strict=True):
     assert list(result[score]) == list(CLASSES)
     for name, value in zip(CLASSES, values, strict=True):
       assert result[score][name] == (None if value is None else pytest.approx(value, abs=1e-12))
-  present = [value for value in iou if value is not None]
-  assert len(present) == num_labels  # a class that is nowhere stays out of the mean
-  assert result["miou"] == pytest.approx(sum(present) / len(present), abs=1e-12)
+  for score, values in ("miou", class_scores[0]), ("mean_accuracy", class_scores[2]):
+    present = [value for value in values if value is not None]
+    assert len(present) == num_labels  # a class that is nowhere stays out of the mean
+    assert result[score] == pytest.approx(sum(present) / len(present), abs=1e-12)
   assert result["loss"] == pytest.approx(loss, abs=1e-5)
+  for name in NUMBERS:
+    low, high = result[f"{name}_interval"]
+    assert low < result[name] < high
   assert samples == []
   json.dumps(result, allow_nan=False)
 
@@ -88,11 +102,16 @@ def test_what_is_predicted_on_void_does_not_matter():
 def test_pixels_count_the_same_in_small_and_large_images():
   """One image, and the same pixels as two images of different size."""
   (whole,) = make_data()[4:]
+  one, two = (evaluate(predict, x, CLASSES)[0] for x in ([whole], [whole, whole]))
+  assert not INTERVALS & set(one)  # nothing is known about how images differ
+  assert {name: x for name, x in two.items() if name in INTERVALS} == {
+    f"{name}_interval": pytest.approx([one[name]] * 2) for name in NUMBERS
+  }
   parts = [{k: v[:, cut] for k, v in whole.items()} for cut in (np.s_[:3], np.s_[3:])]
-  one, two = (evaluate(predict, x, CLASSES)[0] for x in ([whole], parts))
+  two, _ = evaluate(predict, parts, CLASSES)
   assert (one.pop("num_images"), two.pop("num_images")) == (1, 2)
   assert one.pop("loss") == pytest.approx(two.pop("loss"), abs=1e-6)
-  assert one == two
+  assert one == {name: x for name, x in two.items() if name not in INTERVALS}
 
 
 def test_perfect_and_certain_but_wrong():
@@ -101,12 +120,11 @@ def test_perfect_and_certain_but_wrong():
   example = {"image": mask[..., None], "mask": mask, "probs": right}
   result, _ = evaluate(predict, [example], CLASSES)
   assert result == {
-    "pixel_accuracy": 1.0,
-    "miou": 1.0,
-    "iou": dict.fromkeys(CLASSES, 1.0),
-    "dice": dict.fromkeys(CLASSES, 1.0),
+    **dict.fromkeys(("pixel_accuracy", "mean_accuracy", "miou", "fw_iou"), 1.0),
+    **{score: dict.fromkeys(CLASSES, 1.0) for score in ("iou", "dice", "accuracy")},
     "loss": 0.0,
     "num_images": 1,
+    "confusion": np.eye(3).tolist(),
   }
   result, _ = evaluate(predict, [{**example, "probs": np.roll(right, 1, axis=-1)}], CLASSES)
   assert result["miou"] == result["pixel_accuracy"] == 0
@@ -175,24 +193,60 @@ def test_instance_scores_are_means_over_images(examples, expected):
   json.dumps(result, allow_nan=False)
 
 
+def test_boundary_f1_is_a_mean_over_images():
+  """0.75% of the diagonal: 0.76 px of 100 x 20 px, 1.04 of 120 x 70, for a step moved by 1 px."""
+
+  def step(shape, column):
+    labels = np.zeros(shape, np.uint8)
+    labels[:, column:] = 1
+    return labels
+
+  def moved(shape):
+    truth, found = step(shape, 9), step(shape, 10)
+    return {"image": truth[..., None], "mask": truth, "probs": np.eye(3, dtype=np.float32)[found]}
+
+  small, large = moved((100, 20)), moved((120, 70))
+  even = {**small, "mask": step((100, 20), 20), "probs": small["probs"][:, :1].repeat(20, axis=1)}
+  for examples, expected in ([small], 0), ([large, small, large], 2 / 3), ([even, large], 1):
+    result, _ = evaluate(predict, examples, CLASSES, boundaries=True)
+    assert result["boundary_f1"] == pytest.approx(expected)
+  assert evaluate(predict, [even], CLASSES, boundaries=True)[0]["boundary_f1"] is None
+
+
 @pytest.mark.parametrize(
-  "examples, classes, instances",
+  "examples, classes, more",
   [(make_data(), CLASSES, False), ([RIGHT, NO_CELL, MERGED, MERGED, RIGHT], CELLS, True)],
   ids=["pixels", "instances"],
 )
-def test_processes_add_up(monkeypatch, examples, classes, instances):
-  """Shares of two processes, whose sums meet, give what one process gives."""
-  run = functools.partial(evaluate, predict, classes=classes, instances=instances)
-  (expected, _), sent = run(examples), []
-  monkeypatch.setattr(evaluate_module, "sum_over_processes", lambda x: sent.append(x) or x)
+def test_two_processes_are_one(monkeypatch, examples, classes, more):
+  """Each has every other example; what they send to each other is put together."""
+  run = functools.partial(evaluate, predict, classes=classes, instances=more, boundaries=more)
+  (expected, _), sent = run(examples), {"rows": [], "sums": []}
+  monkeypatch.setattr(evaluate_module, "rows_of_processes", lambda x: sent["rows"].append(x) or x)
+  monkeypatch.setattr(evaluate_module, "sum_over_processes", lambda x: sent["sums"].append(x) or x)
   for number in (0, 1):
     run(examples[number::2])
-  assert all(np.issubdtype(x.dtype, np.integer) for x in sent)
-  monkeypatch.setattr(evaluate_module, "sum_over_processes", lambda x: sent[0] + sent[1])
-  result, _ = run(examples[:1])
-  for name in ("loss", *(evaluate_module.INSTANCE_SCORES if instances else ())):
-    assert result.pop(name) == pytest.approx(expected.pop(name), abs=1e-6)
-  assert result == expected
+  rows = [sent["rows"][i % 2][i // 2] for i in range(len(examples))]
+  monkeypatch.setattr(evaluate_module, "rows_of_processes", lambda x: np.array(rows))
+  monkeypatch.setattr(evaluate_module, "sum_over_processes", lambda x: sum(sent["sums"]))
+  for share in examples[:1], []:  # the second process may have none
+    assert run(share)[0] == expected
+
+
+def test_table():
+  examples = make_data(2)
+  result, _ = evaluate(predict, examples, CLASSES, boundaries=True)
+  head, *lines = score_table(result).splitlines()
+  assert head.split() == ["class", "IoU", "Dice", "accuracy", "pixels"]
+  assert len({len(line) for line in (head, *lines[:3])}) == 1  # aligned
+  share = sum((x["mask"] == 0).sum() for x in examples)
+  share /= sum((x["mask"] != VOID).sum() for x in examples)
+  numbers = [f"{result[score]['sky']:.4f}" for score in ("iou", "dice", "accuracy")]
+  assert lines[0].split() == ["sky", *numbers, f"{share:.2%}"]
+  assert lines[2].split() == ["car", "-", "-", "-", "0.00%"]
+  assert f"miou           {result['miou']:.4f}  95% interval" in score_table(result)
+  names = ["loss", "boundary_f1", *NUMBERS[1:], "num_images"]
+  assert [line.split()[0] for line in lines[4:]] == names
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -21,6 +21,7 @@ from jaxseg import (
   workdirs,
 )
 from jaxseg.data import datasets
+from jaxseg.evaluate import score_table
 from jaxseg.predict import make_predictor
 from jaxseg.train import train
 
@@ -75,8 +76,9 @@ def test_evaluate_reproduces_the_scores_of_training(trained, best, capsys):
   result = json.loads((workdir / "evaluation.json").read_text())
   assert (result["step"], result["split"]) == (best["step"], "test")
   assert_same_scores(result, best)
-  printed = json.loads(capsys.readouterr().out)
-  assert printed == {k: v for k, v in result.items() if k != "split"}
+  out, err = capsys.readouterr()
+  assert json.loads(out) == {k: v for k, v in result.items() if k not in ("split", "confusion")}
+  assert score_table(result) in err
   sheet = workdir / "plots" / f"predictions_{best['step']:06d}.png"
   assert Image.open(sheet).size[0] == 750
 
@@ -196,9 +198,9 @@ def certain(examples):
 )
 def test_samples_are_spread_over_the_split(wanted, positions):
   _, source = tiny.load_photos("test", "", 32, 0)
-  config = tiny.make_config(1, eval__num_samples=wanted)
+  config = tiny.make_config(1, eval__num_samples=wanted, eval__boundary_f1=True)
   result, samples = experiment.evaluate_split(certain, source, tiny.INFO, config)
-  assert result["num_images"] == 9
+  assert result["num_images"] == 9 and result["boundary_f1"] == 0  # no boundary is predicted
   masks = np.concatenate([source[i]["mask"].ravel() for i in range(9)])
   assert result["pixel_accuracy"] == pytest.approx((masks == 0).sum() / (masks != VOID).sum())
   assert len(samples) == len(positions)
@@ -209,7 +211,7 @@ def test_samples_are_spread_over_the_split(wanted, positions):
 
 
 def test_report(tmp_path):
-  result = {"miou": 0.5, "iou": {"sky": 0.5, "road": None}, "loss": 1.0}
+  result = {"miou": 0.5, "iou": {"sky": 0.5}, "confusion": [[3, 0, 1], [0, 2, 0], [0, 0, 0]]}
   assert experiment.report(tmp_path, "test", 7, tiny.INFO, result, []) is None
   written = json.loads((tmp_path / "evaluation.json").read_text())
   assert written == {"split": "test", "step": 7, **result}
@@ -218,3 +220,4 @@ def test_report(tmp_path):
   sample = (np.zeros((9, 9, 3), np.uint8), mask, mask)
   sheet = experiment.report(tmp_path, "test", 7, tiny.INFO, result, [sample])
   assert sheet == tmp_path / "plots" / "predictions_000007.png" and sheet.is_file()
+  assert (tmp_path / "plots" / "confusion.png").is_file()

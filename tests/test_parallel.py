@@ -255,26 +255,41 @@ def test_batch_size_has_to_fit_the_devices():
 def test_one_process_keeps_what_it_has():
   counts = np.array([3, 2**40, -5])
   np.testing.assert_array_equal(parallel.sum_over_processes(counts), counts)
+  np.testing.assert_array_equal(parallel.rows_of_processes(counts), counts)
   assert parallel.json_from_main({"a": [1]}) == {"a": [1]}
   chex.assert_trees_all_equal(parallel.from_main({"a": counts}), {"a": counts})
 
 
-def test_sum_over_processes_is_exact(monkeypatch):
-  """Two processes whose exchange, like the real one, has integers of 32 bits only."""
-  mine = np.array([3, 2**40 + 7, 2**31 - 1, 2**31, -5, -(2**45) - 1, 0])
-  others = np.array([0, 2**41 + 2**31 - 1, 1, 2**31, 4, 17, 0])
-
-  def halves(x):
-    sent.append(x)
-    other = np.stack([others >> 31, others & 0x7FFFFFFF])
-    return np.stack([np.asarray(jnp.asarray(x)), other])
-
-  sent = []
+def exchange(monkeypatch, *others):
+  """Processes that send these arrays, one a call; as in the real one, 32 bits of them arrive."""
+  queue = list(others)
   monkeypatch.setattr(jax, "process_count", lambda: 2)
-  monkeypatch.setattr(multihost_utils, "process_allgather", halves)
+
+  def gather(x):
+    return np.asarray(jnp.stack([x, queue.pop(0).view(np.int32)]))
+
+  monkeypatch.setattr(multihost_utils, "process_allgather", gather)
+
+
+def test_sum_over_processes_is_exact(monkeypatch):
+  mine = np.array([[3, 2**40 + 7, 2**31 - 1, 2**31], [-5, -(2**45) - 1, 0, 2**62]])
+  others = np.array([[0, 2**41 + 2**31 - 1, 1, 2**31], [4, 17, 0, -1]])
+  exchange(monkeypatch, others)
   total = parallel.sum_over_processes(mine)
-  assert sent[0].dtype == np.int32 and total.dtype == np.int64
+  assert total.dtype == np.int64
   np.testing.assert_array_equal(total, mine + others)
+
+
+@pytest.mark.parametrize("num_rows", [7, 6, 1])
+def test_rows_of_processes_are_in_order(monkeypatch, num_rows):
+  """Examples 0, 2, 4 ... of one process, 1, 3, 5 ... of the other; bit for bit, NaN as well."""
+  rows = np.random.default_rng(0).normal(0, 1e9, (num_rows, 3))
+  rows[-1, 1] = np.nan
+  mine, others = rows[0::2], rows[1::2]
+  padded = np.zeros_like(mine)
+  padded[: len(others)] = others
+  exchange(monkeypatch, np.array([len(others)]), padded)
+  np.testing.assert_array_equal(parallel.rows_of_processes(mine), rows)
 
 
 TORCHRUN = {"MASTER_ADDR": "host", "MASTER_PORT": "29500", "WORLD_SIZE": "4", "RANK": "3"}

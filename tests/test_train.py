@@ -92,6 +92,7 @@ def test_files_of_a_work_directory(trained):
     *("config.json", "metrics.jsonl", "evaluation.json", "checkpoints", "plots")
   }
   assert sorted(path.name for path in (workdir / "plots").iterdir()) == [
+    "confusion.png",
     "curves.png",
     "predictions_000004.png",
     "predictions_000008.png",
@@ -117,7 +118,11 @@ def test_evaluations(trained):
   lines = read_lines(workdir, "test")
   assert [line["step"] for line in lines] == [4, 8]
   result = read_json((workdir / "evaluation.json").read_text())
-  assert {**result, "epoch": 8 * 8 / 20} == lines[-1]
+  # Curves need neither intervals nor the confusion matrix.
+  lists = {name for name, value in result.items() if isinstance(value, list)}
+  assert {"confusion", "miou_interval"} <= lists
+  kept = {name: value for name, value in result.items() if name not in lists}
+  assert {**kept, "epoch": 8 * 8 / 20} == lines[-1]
   assert result["num_images"] == 9
   assert list(result["iou"]) == ["sky", "road", "nowhere"]
   # A class that is not in the data is None, or 0 if a pixel was taken for it.
@@ -366,7 +371,7 @@ def test_settings_that_cannot_be(tmp_path, monkeypatch, key, value, words):
 
 @pytest.mark.parametrize(
   "key, value",
-  [("class_weights", (1.0, 2.0, 3.0)), ("balance_classes", True), ("border_weight", 10.0)],
+  [("class_weights", (1.0, 2.0, 3.0)), ("class_balance", "median_frequency"), ("border_weight", 10.0)],
 )
 def test_weights_that_no_loss_would_use(key, value):
   losses = {"train__losses__cross_entropy": 0.0, "train__losses__dice": 1.0}

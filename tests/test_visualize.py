@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from jaxseg import VOID, visualize
-from jaxseg.visualize import curves, overlay, prediction_sheet, save_label_map
+from jaxseg.visualize import curves, overlay, plot_confusion, prediction_sheet, save_label_map
 
 PALETTE = ((10, 20, 30), (250, 100, 0), (0, 0, 200))
 CLASSES = ("sky", "road", "a rather long name of a class")
@@ -207,6 +207,35 @@ def test_ticks_of_the_loss(tmp_path, monkeypatch, losses, labels):
   visualize.plt.close(figure)
 
 
+def confusion_figure(monkeypatch, counts, classes):
+  figures = []
+  monkeypatch.setattr(visualize, "_save", lambda figure, path: figures.append(figure))
+  plot_confusion("x.png", counts, classes, "title")
+  (figure,) = figures
+  visualize.plt.close(figure)
+  return figure.axes[0]
+
+
+def test_confusion_is_in_percent_of_the_truth(monkeypatch):
+  axis = confusion_figure(monkeypatch, [[1500, 500, 0], [1, 2, 5], [0, 0, 0]], CLASSES)
+  shown = [[75, 25, 0], [12.5, 25, 62.5], [0, 0, 0]]  # the last class is not in the truth
+  np.testing.assert_allclose(axis.images[0].get_array(), shown)
+  texts = {text.get_position(): text.get_text() for text in axis.texts if text.get_text()}
+  assert texts == {(0, 0): "75.0", (1, 0): "25.0", (0, 1): "12.5", (1, 1): "25.0", (2, 1): "62.5"}
+  for ticks in axis.get_xticklabels(), axis.get_yticklabels():
+    assert [text.get_text() for text in ticks] == list(CLASSES)
+  assert "prediction" in axis.get_xlabel() and axis.get_ylabel() == "truth"
+  (sums,) = axis.child_axes
+  assert [text.get_text() for text in sums.get_yticklabels()] == ["2,000", "8", "0"]
+
+
+def test_confusion_of_many_classes_has_no_numbers(monkeypatch):
+  for num_classes, numbered in (25, True), (26, False):
+    names = [f"class {i}" for i in range(num_classes)]
+    axis = confusion_figure(monkeypatch, np.eye(num_classes, dtype=int), names)
+    assert bool(axis.texts) is numbered
+
+
 def test_instances_have_colours_of_their_own():
   instances = np.arange(40, dtype=np.int32).reshape(5, 8)
   colours = visualize.colour_instances(instances)
@@ -224,4 +253,5 @@ def test_figures_are_closed(tmp_path):
     curves(tmp_path / "x.png", [line(1.0, "train", loss=1.0)])
     mask = np.zeros((4, 4), np.uint8)
     prediction_sheet(tmp_path / "y.png", [(mask[..., None], mask, mask)], CLASSES, PALETTE, "")
+    plot_confusion(tmp_path / "z.png", np.eye(3, dtype=int), CLASSES, "")
   assert plt.get_fignums() == []
