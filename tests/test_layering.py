@@ -24,7 +24,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.data.input_pipeline", "jaxseg.evaluate"), 3),
   "jaxseg.models": 3,
   "jaxseg.experiment": 4,
-  "jaxseg.train": 5,
+  **dict.fromkeys(("jaxseg.train", "jaxseg.check_data"), 5),
   "jaxseg.main": 6,
 }
 CORE_NAMES = ("ops", "losses", "metrics", "augment", "weight_maps", "optim", "train_state",
