@@ -1,9 +1,7 @@
 """Reads a whole data set before anyone trains on it, and tells all that is wrong with it."""
 
 import collections
-import dataclasses
 import functools
-import hashlib
 import pathlib
 import textwrap
 
@@ -13,16 +11,8 @@ from tqdm import tqdm
 
 from jaxseg import VOID, UserError
 from jaxseg.data.datasets import Subset
-from jaxseg.data.decode import (
-  Encoded,
-  decode_image,
-  describe_file,
-  few,
-  mask_fault,
-  place,
-  read_mask,
-  size_fault,
-)
+from jaxseg.data.decode import few, mask_fault
+from jaxseg.data.examine import Finding, examine
 from jaxseg.data.input_pipeline import Mapped, eval_examples
 from jaxseg.experiment import build_model, eval_name, open_split
 from jaxseg.visualize import data_sheet
@@ -31,114 +21,6 @@ from jaxseg.workdirs import make_folder
 MAX_FILES = 5  # that are named for each kind of finding
 DARK = 32  # a brightest value below this in all images: 13 bits or fewer, read as 16
 MAX_SIDE = 1024  # px, of pictures on the sheet
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-  """Something that is wrong.
-
-  Attributes:
-    severity: "error", training would stop at it; "warning", it would not.
-    kind: heading under which the like are listed.
-    file: what it is about; "" for a whole split.
-    text: one line with the remedy.
-  """
-
-  severity: str
-  kind: str
-  file: str
-  text: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Example:
-  """What the check keeps of an example; the pixels go.
-
-  Attributes:
-    index: in its source.  file: what errors call it.
-    findings: tuple of Finding, of this example alone.
-    size: (width, height) of the image, px; None if that cannot be read, as in what follows.
-    formats: {"image", "mask": see `decode.describe_file`}.
-    digest: of the image's pixels and shape; b"" if they are all the same.
-    brightest: largest value of the image, 0..255.
-    values: of the mask, as stored, sorted.
-    fault: what is wrong with them alone, see `decode.mask_fault`.
-    counts: i64[C+1], pixels of each class and of VOID.
-  """
-
-  index: int
-  file: str
-  findings: tuple
-  size: tuple | None
-  formats: dict
-  digest: bytes
-  brightest: int
-  values: list
-  fault: str
-  counts: np.ndarray
-
-
-def examine(source, num_classes, index):
-  """Reads an example in parts, so that a bad one is found out in all its parts.
-
-  Args:
-    source: as `datasets.load` returns it.  num_classes: C.
-  Returns:
-    Example; it has errors, in `findings` or as `fault`, just if source[index] raises UserError.
-  """
-  findings, formats = [], {}
-
-  def attempt(kind, name, function, *arguments, **options):
-    try:
-      return function(*arguments, **options)
-    except UserError as error:
-      text = str(error).removeprefix(f"{name}: ")
-      findings.append(Finding("error", kind, name, text))
-
-  records, i = source, index
-  while isinstance(records, Subset):
-    records, i = records.source, records.indices[i]
-  image = stored = None
-  if isinstance(records, Encoded):
-    record, labels = records.records[i], records.labels
-    file, page = place(record)
-    names = {"image": file, "mask": f"mask of {file}"}
-    options = {"page": page, "value_range": records.value_range}
-    image = attempt("images that cannot be read", file, decode_image, record["image"], file,
-                    records.channels, **options)  # fmt: skip
-    read = attempt("masks that cannot be read", names["mask"], read_mask, record["mask"],
-                   names["mask"], page=page)  # fmt: skip
-    stored = read and read[0]
-    for part, array in ("image", image), ("mask", stored):
-      if array is not None:
-        formats[part] = describe_file(record[part], names[part])
-  else:
-    file, labels = f"example {i}", {label: label for label in range(num_classes)}
-    example = attempt("examples that cannot be read", file, records.__getitem__, i)
-    if example:
-      image, stored, file = example["image"], example["mask"], example["name"]
-  if image is not None and stored is not None and (fault := size_fault(image, stored)):
-    findings.append(Finding("error", "images and masks of different sizes", file, fault))
-  values, fault, counts = [], "", np.zeros(num_classes + 1, np.int64)
-  if stored is not None:
-    values, nums = (x.tolist() for x in np.unique(stored, return_counts=True))
-    fault = mask_fault(values, labels, formats.get("mask", "").split(" ")[0])
-    known = {VOID: VOID, **labels}
-    for value, num in zip(values, nums, strict=True):
-      if value in known:
-        counts[min(known[value], num_classes)] += num
-  size, digest, brightest = None, b"", 0
-  if image is not None:
-    size, brightest = image.shape[1::-1], int(image.max())
-    if (image.min((0, 1)) < image.max((0, 1))).any():
-      pixels = np.ascontiguousarray(image)
-      digest = hashlib.blake2b(pixels, digest_size=16, key=str(image.shape).encode()).digest()
-    else:
-      text = "all pixels are the same: look at it, and at config.data.value_range"
-      findings.append(Finding("warning", "images of a single colour", file, text))
-  return Example(
-    index, file, tuple(findings), size, formats, digest, brightest, values, fault, counts
-  )
 
 
 def find(splits, classes, labels, window):
@@ -157,11 +39,10 @@ def find(splits, classes, labels, window):
   for role, part in splits.items():
     findings += find_missing_classes(role, part, classes)
   findings += find_same_images(splits)
-  for example in examples:
+  for example in splits.get("train", ()):
     if not example.fault and example.values and not example.counts[:-1].any():
       text = "all of it is void, so nothing is learnt from it: correct it or leave it out"
       findings.append(Finding("warning", "masks without a label", f"mask of {example.file}", text))
-  for example in splits.get("train", ()):
     if example.size and min(example.size) < window:
       text = f"training takes windows of {window} px; around these images they are void"
       findings.append(Finding("warning", "small images", example.file, text))
@@ -177,17 +58,16 @@ def find(splits, classes, labels, window):
 
 def find_wrong_values(examples, labels):
   """Masks with values that have no meaning; what all masks hold together tells the remedy."""
-  wrong = [example for example in examples if example.fault]
-  unknown = [example for example in wrong if not {VOID, *labels}.issuperset(example.values)]
+  values = sorted({value for example in examples for value in example.values})
   findings = []
-  for kind, some, basis in (
-    ("masks with values that are no class", unknown, examples),
-    ("masks of 0 and 255", [example for example in wrong if example not in unknown], wrong),
-  ):
-    values = sorted({value for example in basis for value in example.values})
-    for example in some:
+  for example in examples:
+    if not example.fault:
+      continue
+    kind, text = "masks of 0 and 255", example.fault
+    if not {VOID, *labels}.issuperset(example.values):
+      kind = "masks with values that are no class"
       text = mask_fault(values, labels, example.formats.get("mask", "").split(" ")[0])
-      findings.append(Finding("error", kind, f"mask of {example.file}", text or example.fault))
+    findings.append(Finding("error", kind, f"mask of {example.file}", text))
   return findings
 
 
@@ -315,6 +195,7 @@ def check_data(config, workdir):
       findings.append(Finding("error", kind, str(file), text))
     if not source:
       continue
+    window = data.image_size - 2 * build_model(config, info).margin if data.fit == "crop" else 0
     splits[role] = examples = read_all(role, source, len(info.classes), data.num_threads)
     print("\n".join([*summary(f"{role}: {name}", examples, info.classes), ""]))
     chosen = choose_samples(examples, source, config.eval.num_samples)
@@ -322,9 +203,6 @@ def check_data(config, workdir):
     whole = source.source if isinstance(source, Subset) else source
     labels = getattr(whole, "labels", {label: label for label in range(len(info.classes))})
   if splits:
-    window = 0
-    if data.fit == "crop":
-      window = data.image_size - 2 * build_model(config, info).margin
     findings += find(splits, info.classes, labels, window)
   findings = list(dict.fromkeys(findings))  # both splits may be folds of one
   print("".join(f"{line}\n" for line in listing(findings)), end="")
