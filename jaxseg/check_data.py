@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from jaxseg import VOID, UserError
 from jaxseg.data.datasets import Subset
-from jaxseg.data.decode import few, mask_fault
+from jaxseg.data.decode import MANY, few, mask_fault
 from jaxseg.data.examine import Finding, examine
 from jaxseg.data.input_pipeline import Mapped, eval_examples
 from jaxseg.experiment import build_model, eval_name, open_split
@@ -58,7 +58,8 @@ def find(splits, classes, labels, window):
 
 def find_wrong_values(examples, labels):
   """Masks with values that have no meaning; what all masks hold together tells the remedy."""
-  values = sorted({value for example in examples for value in example.values})
+  clean = [example for example in examples if len(example.values) <= len(labels) + MANY]
+  values = sorted({value for example in clean for value in example.values})
   findings = []
   for example in examples:
     if not example.fault:
@@ -66,7 +67,8 @@ def find_wrong_values(examples, labels):
     kind, text = "masks of 0 and 255", example.fault
     if not {VOID, *labels}.issuperset(example.values):
       kind = "masks with values that are no class"
-      text = mask_fault(values, labels, example.formats.get("mask", "").split(" ")[0])
+      if len(example.values) <= len(labels) + MANY:
+        text = mask_fault(values, labels, example.formats.get("mask", "").split(" ")[0])
     findings.append(Finding("error", kind, f"mask of {example.file}", text))
   return findings
 
@@ -120,8 +122,8 @@ def summary(title, examples, classes):
     small, middle, large = (
       "{} x {}".format(*ordered[i]) for i in (0, len(ordered) // 2, len(ordered) - 1)
     )
-    text = f"{small} to {large}, median {middle}, {len(sizes)} different"
-    lines.append(f"  size    {text if len(sizes) > 1 else f'all {small}'} px")
+    text = f"{small} to {large} px, median {middle}, {len(sizes)} different"
+    lines.append(f"  size    {text if len(sizes) > 1 else f'all {small} px'}")
   for part in ("image", "mask"):
     formats = collections.Counter(x.formats[part] for x in examples if part in x.formats)
     if formats:

@@ -279,6 +279,9 @@ def test_a_folder_without_a_fault(root, tmp_path, capsys):
   save(image(root, 2), NOISE[2, :10, :15])
   save(mask(root, 2), 0 * MASK[:10, :15])
   Image.fromarray(NOISE[2, :10, :15]).convert("L").save(image(root, 2))
+  # The bytes of another image in another shape are another image.
+  save(image(root, 1, "val"), NOISE[0].reshape(16, 12, 3))
+  save(mask(root, 1, "val"), MASK.T)
   config = make_config(root)
   config.eval.num_samples = 2
   assert check_data(config, tmp_path / "run") == []
@@ -286,7 +289,7 @@ def test_a_folder_without_a_fault(root, tmp_path, capsys):
   lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
   assert lines[: lines.index("")] == [
     "train: train, 3 images",
-    "size 15 x 10 to 16 x 12, median 16 x 12, 2 different px",
+    "size 15 x 10 to 16 x 12 px, median 16 x 12, 2 different",
     "image PNG RGB 8 bit (2), PNG grey 8 bit (1)",
     "mask PNG grey 8 bit (3)",
     "class pixels share images",
@@ -295,11 +298,14 @@ def test_a_folder_without_a_fault(root, tmp_path, capsys):
     "c 128 23.97% 2",
     "void 11 2.06% 1",
   ]
-  assert "eval: val, 2 images" in lines and "size all 16 x 12 px" in lines
+  assert (
+    "eval: val, 2 images" in lines
+    and "size 16 x 12 to 12 x 16 px, median 12 x 16, 2 different" in lines
+  )
   assert lines[-2:] == ["errors: 0, warnings: 0", f"samples: {tmp_path}/run/plots/data.png"]
-  # Four rows of pictures, each 250 x 187.5 px and a line of text.
+  # Four rows of pictures, three of 250 x 187.5 px and one 250 px high, each with a line of text.
   size = Image.open(tmp_path / "run/plots/data.png").size
-  assert size == (750, pytest.approx(4 * 187.5 + 80 + 4 * 20, abs=1))
+  assert size == (750, pytest.approx(3 * 187.5 + 250 + 80 + 4 * 20, abs=1))
 
 
 def test_samples_are_good_ones_with_their_own_mask(root, tmp_path, monkeypatch):
@@ -308,14 +314,15 @@ def test_samples_are_good_ones_with_their_own_mask(root, tmp_path, monkeypatch):
     "jaxseg.check_data.data_sheet", lambda path, samples, *_: sheets.append(samples)
   )
   cut_image(root)
+  save(mask(root, 1, "val"), MASK + 5)
   save(image(root, 0), np.repeat(np.repeat(NOISE[0], 100, 0), 100, 1))
   save(mask(root, 0), np.repeat(np.repeat(MASK, 100, 0), 100, 1))
   config = make_config(root)
   config.eval.num_samples = 4
   check_data(config, tmp_path / "run")
   (samples,) = sheets
-  names = ["train: train0.png", "train: train2.png", "eval: val0.png", "eval: val1.png"]
-  assert [" ".join(name.split()) for name, *_ in samples] == names
+  names = ["train: train0.png", "train: train2.png", "eval: val0.png"]
+  assert [name for name, *_ in samples] == names
   # 1600 x 1200 pixels are too many: every second one is shown.
   assert samples[0][1].shape == (600, 800, 3) and samples[0][2].shape == (600, 800)
   np.testing.assert_array_equal(samples[1][1], NOISE[2])
@@ -351,6 +358,15 @@ def test_many_files_are_counted():
     "",
     "errors: 7 (training would stop at them), warnings: 1,234",
   ]
+
+
+def test_one_bad_mask_does_not_hide_the_remedy_of_the_others(root, tmp_path):
+  off_by_one(root)
+  save(mask(root, 1), np.arange(192, dtype=np.uint8).reshape(12, 16))
+  texts = {finding.file: finding.text for finding in check_data(make_config(root), tmp_path)}
+  bad = texts.pop(f"mask of {image(root, 1)}")
+  assert "interpolation" in bad and "count from 1" not in bad
+  assert len(texts) == 4 and all("count from 1" in text for text in texts.values())
 
 
 # Of every data set: splits and the number of their images.

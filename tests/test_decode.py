@@ -342,6 +342,7 @@ def test_fault_of_several_masks():
   assert mask_fault([0, 2, 255], labels, "PNG") == ""
   fault = mask_fault([1, 2, 7, *range(20, 60)], labels, "PNG")
   assert fault.startswith("label 7 (and 20, 21, 22, ") and "29, ... (40 values)) is not" in fault
+  assert "interpolation" in fault and "void_values" not in fault
   assert "mask_values=(1,2,3)" in mask_fault([1, 2, 3], labels, "PNG")
   assert mask_fault([1, 2, 3], labels, "JPEG").endswith("save masks as PNG")
 

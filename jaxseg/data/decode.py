@@ -15,6 +15,7 @@ from jaxseg import VOID, UserError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 BITS_PER_SAMPLE = 258  # tag of a TIFF
 CHANNELS = {"1": "grey", "L": "grey", "I": "grey", "F": "grey", "P": "palette"}  # others: by letter
+MANY = 20  # values more than classes: interpolation or instances, no labels
 BITS = {"1": 1, "I": 32, "F": 32}  # of Pillow's modes; else 8, unless the file says otherwise
 
 # Slides exceed the default. Without a limit, damaged headers take all memory and get us killed.
@@ -143,6 +144,8 @@ def _remedy(value, values, labels, file_format):
   num_classes = len(set(labels.values()) - {VOID})
   if file_format == "JPEG":
     return "JPEG changes labels: save masks as PNG"
+  if len(values) > num_classes + MANY:
+    return "so many values come from resizing with interpolation, or number instances: save classes"
   if len(values) == num_classes == 2:
     a, b = values
     return f"if {a} and {b} are the classes, set config.data.mask_values=({a},{b})"
