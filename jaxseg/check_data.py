@@ -46,7 +46,7 @@ def find(splits, classes, labels, window):
     if example.size and min(example.size) < window:
       text = f"training takes windows of {window} px; around these images they are void"
       findings.append(Finding("warning", "small images", example.file, text))
-  brightest = max((example.brightest for example in examples), default=DARK)
+  brightest = max((example.brightest for example in examples if example.size), default=DARK)
   if brightest < DARK:
     text = (
       f"no pixel of any image is brighter than {brightest} of 255: set config.data.value_range to "

@@ -118,6 +118,12 @@ def cut_image(root):
   image(root, 1).write_bytes(image(root, 1).read_bytes()[:200])
 
 
+def no_image_at_all(root):
+  for split, count in SIZES.items():
+    for i in range(count):
+      image(root, i, split).write_text("<html>404</html>")
+
+
 def text_as_mask(root):
   mask(root, 0, "val").write_text("<html>404</html>")
 
@@ -216,6 +222,8 @@ FAULTS = [
   (no_files, {}, "error", "folders without images", "images", "val/images .png"),
   (sizes_differ, {}, "error", "images and masks of different sizes", "train2.png", "16x12 12x16"),
   (cut_image, {}, "error", "images that cannot be read", "train1.png", "decoded"),
+  (no_image_at_all, {}, "error", "images that cannot be read",
+   "train0.png train1.png train2.png val0.png val1.png", "decoded"),
   (text_as_mask, {}, "error", "masks that cannot be read", "val0.png", "decoded"),
   (broken_tiff, {}, "error", "files that cannot be read", "train1.tif", "decoded"),
   (floats, {}, "error", "images that cannot be read", "train1.tif", "config.data.value_range"),
