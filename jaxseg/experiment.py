@@ -19,8 +19,11 @@ from jaxseg.predict_files import list_images, predict_files
 from jaxseg.visualize import plot_confusion, prediction_sheet
 
 
-def open_split(config, role):
-  """(DatasetInfo, source) of what a config trains on ("train") or is scored on ("eval")."""
+def open_split(config, role, problems=None):
+  """(DatasetInfo, source) of what a config trains on ("train") or is scored on ("eval").
+
+  `problems` takes those of files, see `folder.open_folder`.
+  """
   data = config.data
   splits = {"train": data.train_split, "eval": data.eval_split}
   folded = data.num_folds > 0
@@ -31,6 +34,7 @@ def open_split(config, role):
     image_size=data.image_size,
     seed=data.seed,
     folder=folder_format(config),
+    problems=problems,
   )
   if folded:
     kept, held_out = datasets.fold_indices(len(source), data.num_folds, data.fold)

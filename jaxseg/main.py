@@ -1,6 +1,6 @@
 """The command line of jaxseg.
 
-python -m jaxseg.main --config=configs/unet_pets.py [--mode=train|evaluate|predict]
+python -m jaxseg.main --config=configs/unet_pets.py [--mode=train|evaluate|predict|check_data]
   [--workdir=DIR] [--config.KEY=VALUE ...] [--input=FILE|DIR --output=DIR]
 """
 
@@ -14,10 +14,12 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from jaxseg import UserError, experiment, parallel
+from jaxseg.check_data import check_data
 from jaxseg.train import train
 
+MODES = ("train", "evaluate", "predict", "check_data")
 CONFIG = config_flags.DEFINE_config_file("config", help_string="a file of configs/")
-MODE = flags.DEFINE_enum("mode", "train", ("train", "evaluate", "predict"), "what to do")
+MODE = flags.DEFINE_enum("mode", "train", MODES, "what to do")
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run; default: runs/NAME OF THE CONFIG")
 INPUT = flags.DEFINE_string("input", "", "predict: an image, or a folder of images")
 OUTPUT = flags.DEFINE_string("output", "", "predict: folder for label maps and overlays")
@@ -70,6 +72,8 @@ def run(arguments):
     experiment.predict_folder(config, workdir, INPUT.value, OUTPUT.value)
   elif MODE.value == "evaluate":
     experiment.evaluate_workdir(config, workdir)
+  elif MODE.value == "check_data":
+    return int(any(finding.severity == "error" for finding in check_data(config, workdir)))
   elif not train(config, workdir):
     print("stopped after a checkpoint; the same command goes on from there", file=sys.stderr)
     return 143

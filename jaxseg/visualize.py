@@ -74,31 +74,61 @@ def prediction_sheet(path, samples, classes, palette, title):
     samples: list of (image u8[H,W,D], mask u8[H,W], prediction u8[H,W]).
     classes: their names, for the legend.
   """
-  heights = [2.5 * min(mask.shape[0] / mask.shape[1], 1) for _, mask, _ in samples]  # inches
+  # VOID pixels are not scored, so the sheet does not show what was predicted there.
+  rows = [
+    (
+      np.broadcast_to(image, (*mask.shape, 3)),
+      colour_labels(mask, palette),
+      colour_labels(np.where(mask == VOID, VOID, prediction), palette),
+    )
+    for image, mask, prediction in samples
+  ]
+  if any((mask == VOID).any() for _, mask, _ in samples):
+    classes, palette = (*classes, "not scored"), (*palette, VOID_COLOUR)
+  _sheet(path, rows, ("input", "truth", "prediction"), classes, palette, title)
+
+
+def data_sheet(path, samples, classes, palette, title):
+  """A row per example: image, mask, one over the other.
+
+  Args:
+    samples: list of (name, image u8[H,W,D], mask u8[H,W]).
+    classes: their names, for the legend.
+  """
+  rows = [
+    (
+      np.broadcast_to(image, (*mask.shape, 3)),
+      colour_labels(mask, palette),
+      overlay(image, mask, palette),
+    )
+    for _, image, mask in samples
+  ]
+  if any((mask == VOID).any() for _, _, mask in samples):
+    classes, palette = (*classes, "void"), (*palette, VOID_COLOUR)
+  names = [name for name, _, _ in samples]
+  _sheet(path, rows, ("image", "mask", "overlay"), classes, palette, title, names)
+
+
+def _sheet(path, rows, columns, classes, palette, title, names=()):
+  """Rows of pictures u8[H,W,3] under the headings `columns`, each over its name, and a legend."""
+  heights = [2.5 * min(row[0].shape[0] / row[0].shape[1], 1) for row in rows]  # inches
   figure, axes = plt.subplots(
-    len(samples),
-    3,
-    figsize=(7.5, sum(heights) + 0.8),
+    len(rows),
+    len(columns),
+    figsize=(2.5 * len(columns), sum(heights) + 0.8 + 0.2 * len(names)),
     height_ratios=heights,
     squeeze=False,
     layout="constrained",
   )
-  for axis_row, (image, mask, prediction) in zip(axes, samples, strict=True):
-    # VOID pixels are not scored, so the sheet does not show what was predicted there.
-    shown = np.where(mask == VOID, VOID, prediction)
-    images = (
-      np.broadcast_to(image, (*mask.shape, 3)),
-      colour_labels(mask, palette),
-      colour_labels(shown, palette),
-    )
-    for axis, picture in zip(axis_row, images, strict=True):
+  for axis_row, row in zip(axes, rows, strict=True):
+    for axis, picture in zip(axis_row, row, strict=True):
       axis.imshow(picture, interpolation="nearest")
       axis.set(xticks=[], yticks=[])
       axis.spines[:].set_color("lightgrey")  # shows where an image ends that is VOID there
-  for axis, name in zip(axes[0], ("input", "truth", "prediction"), strict=True):
+  for axis, name in zip(axes[0], columns, strict=True):
     axis.set_title(name)
-  if any((mask == VOID).any() for _, mask, _ in samples):
-    classes, palette = (*classes, "not scored"), (*palette, VOID_COLOUR)
+  for axis, name in zip(axes[:, 0], names, strict=False):
+    axis.set_xlabel(name, fontsize=7, loc="left")
   _legend(figure, classes, palette)
   figure.suptitle(title)
   _save(figure, path)

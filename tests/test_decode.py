@@ -11,7 +11,15 @@ import pytest
 from PIL import Image
 
 from jaxseg import VOID, UserError
-from jaxseg.data.decode import Encoded, decode_image, decode_mask, num_pages, resize_image
+from jaxseg.data.decode import (
+  Encoded,
+  decode_image,
+  decode_mask,
+  describe_file,
+  mask_fault,
+  num_pages,
+  resize_image,
+)
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 GREY = RGB[..., 0]
@@ -327,6 +335,48 @@ def test_remedies(stored, num_classes, remedy):
   assert f"config.data.{remedy}" in error_of(
     decode_mask, data, "m", {i: i for i in range(num_classes)}
   ).replace(", void_values", ", config.data.void_values")
+
+
+def test_fault_of_several_masks():
+  labels = {0: 0, 1: 1, 2: 2}
+  assert mask_fault([0, 2, 255], labels, "PNG") == ""
+  fault = mask_fault([1, 2, 7, *range(20, 60)], labels, "PNG")
+  assert fault.startswith("label 7 (and 20, 21, 22, ") and "29, ... (40 values)) is not" in fault
+  assert "interpolation" in fault and "void_values" not in fault
+  assert "mask_values=(1,2,3)" in mask_fault([1, 2, 3], labels, "PNG")
+  assert mask_fault([1, 2, 3], labels, "JPEG").endswith("save masks as PNG")
+
+
+@pytest.mark.parametrize(
+  "array, mode, file_format, options, expected",
+  [
+    (RGB, "RGB", "PNG", {}, "PNG RGB 8 bit"),
+    (RGB, "RGBA", "PNG", {}, "PNG RGBA 8 bit"),
+    (RGB, "L", "JPEG", {}, "JPEG grey 8 bit"),
+    (RGB, "CMYK", "JPEG", {}, "JPEG CMYK 8 bit"),
+    (RGB, "P", "BMP", {}, "BMP palette 8 bit"),
+    (RGB, "1", "PNG", {}, "PNG grey 1 bit"),
+    (RGB, "1", "TIFF", {}, "TIFF grey 1 bit"),
+    (RGB[..., 0].astype(np.uint16), None, "PNG", {}, "PNG grey 16 bit"),
+    (RGB[..., 0].astype(np.uint16), None, "TIFF", {"compression": "tiff_lzw"}, "TIFF grey 16 bit"),
+    (RGB[..., 0].astype(np.int32), None, "TIFF", {}, "TIFF grey 32 bit"),
+    (RGB[..., 0].astype(np.float32), None, "TIFF", {}, "TIFF grey 32 bit"),
+  ],
+)
+def test_description_of_a_file(tmp_path, array, mode, file_format, options, expected):
+  picture = Image.fromarray(array)
+  picture = picture.convert(mode) if mode else picture
+  picture.save(tmp_path / "x", file_format, **options)
+  assert describe_file(tmp_path / "x", "x") == expected
+  assert describe_file((tmp_path / "x").read_bytes(), "x") == expected
+
+
+def test_description_of_16_bit_colours_and_of_damage():
+  rows = np.zeros((2, 3), np.uint16)
+  assert describe_file(png(rows, bits=16, colour=0), "x") == "PNG grey 16 bit"
+  deep = png(np.zeros((2, 9), np.uint16), bits=16, colour=2)
+  assert describe_file(deep, "x") == "PNG RGB 16 bit"
+  assert error_of(describe_file, b"no image", "x.png").startswith("x.png: cannot be decoded")
 
 
 def test_void_on_purpose_and_masks_in_jpeg():

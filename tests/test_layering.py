@@ -22,10 +22,10 @@ RANKS = {
   **dict.fromkeys(("jaxseg.models.mobilenet_v2", "jaxseg.models.vgg"), 2),
   **dict.fromkeys(("jaxseg.models.unet", "jaxseg.models.fcn"), 2),
   **dict.fromkeys(("jaxseg.data.datasets", "jaxseg.train_step"), 2),
-  **dict.fromkeys(("jaxseg.data.input_pipeline", "jaxseg.evaluate"), 3),
+  **dict.fromkeys(("jaxseg.data.input_pipeline", "jaxseg.data.examine", "jaxseg.evaluate"), 3),
   "jaxseg.models": 3,
   "jaxseg.experiment": 4,
-  "jaxseg.train": 5,
+  **dict.fromkeys(("jaxseg.train", "jaxseg.check_data"), 5),
   "jaxseg.main": 6,
 }
 CORE_NAMES = ("ops", "losses", "metrics", "augment", "weight_maps", "optim", "train_state",

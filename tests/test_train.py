@@ -371,7 +371,11 @@ def test_settings_that_cannot_be(tmp_path, monkeypatch, key, value, words):
 
 @pytest.mark.parametrize(
   "key, value",
-  [("class_weights", (1.0, 2.0, 3.0)), ("class_balance", "median_frequency"), ("border_weight", 10.0)],
+  [
+    ("class_weights", (1.0, 2.0, 3.0)),
+    ("class_balance", "median_frequency"),
+    ("border_weight", 10.0),
+  ],
 )
 def test_weights_that_no_loss_would_use(key, value):
   losses = {"train__losses__cross_entropy": 0.0, "train__losses__dice": 1.0}

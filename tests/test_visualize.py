@@ -5,7 +5,14 @@ import pytest
 from PIL import Image
 
 from jaxseg import VOID, visualize
-from jaxseg.visualize import curves, overlay, plot_confusion, prediction_sheet, save_label_map
+from jaxseg.visualize import (
+  curves,
+  data_sheet,
+  overlay,
+  plot_confusion,
+  prediction_sheet,
+  save_label_map,
+)
 
 PALETTE = ((10, 20, 30), (250, 100, 0), (0, 0, 200))
 CLASSES = ("sky", "road", "a rather long name of a class")
@@ -107,6 +114,22 @@ def test_sheet(tmp_path, labels):
   prediction_sheet(path, [(grey, labels * 0, samples[0][2])] * 2, CLASSES, PALETTE, "no void")
   blue_without_void = has_colour(np.array_split(pixels(path)[60:-60], 3, axis=1)[2], PALETTE[2])
   assert blue / blue_without_void == pytest.approx(1 - 8 / 187, abs=0.01)
+
+
+def test_data_sheet(tmp_path, labels):
+  """The image in the left third, its labels in the middle, and both on the right."""
+  grey = np.full((11, 17, 1), 75, np.uint8)
+  path = tmp_path / "plots" / "sheet.png"
+  data_sheet(path, [("a.png", grey, labels), ("b.png", grey, labels)], CLASSES, PALETTE, "title")
+  left, middle, right = np.array_split(pixels(path)[60:-60], 3, axis=1)
+  assert has_colour(left, (75, 75, 75)) > 10_000 and has_colour(left, PALETTE[2]) == 0
+  assert all(has_colour(middle, colour) > 1000 for colour in PALETTE)
+  assert has_colour(middle, (75, 75, 75)) == 0
+  # Random labels are all edges, but for the inside of the block that is void.
+  assert has_colour(right, np.round(0.55 * 75 + 0.45 * 255)) > 500
+  height = pixels(path).shape[0]
+  data_sheet(path, [("a.png", grey, labels * 0)], CLASSES, PALETTE, "title")
+  assert height - pixels(path).shape[0] == pytest.approx(250 * 11 / 17 + 20, abs=1)
 
 
 @pytest.mark.parametrize("shapes", [[(16, 16)], [(10, 40), (40, 9), (30, 30), (5, 5), (20, 40)]])

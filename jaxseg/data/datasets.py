@@ -115,21 +115,21 @@ def _load_pets(split, data_dir, image_size, seed):
   return PETS, Encoded(open_pets(data_dir, split), PETS.channels, PETS_LABELS)
 
 
-def _load_folder(split, data_dir, image_size, seed, folder):
-  return open_folder(data_dir, split, folder)
+def _load_folder(split, data_dir, image_size, seed, folder, problems):
+  return open_folder(data_dir, split, folder, problems)
 
 
 DATASETS = {"cells": _load_cells, "oxford_iiit_pet": _load_pets, "folder": _load_folder}
 
 
-def load(name, split, *, data_dir="", image_size=128, seed=0, folder=None):
+def load(name, split, *, data_dir="", image_size=128, seed=0, folder=None, problems=None):
   """Opens a split of a data set.
 
   Args:
     name: key of DATASETS.  split: a name that the data set knows.
     data_dir: folder of data that are read from disk; "" for the data set's own default.
     image_size: height and width of generated images.  seed: of generated images.
-    folder: FolderFormat of the data set "folder".
+    folder: FolderFormat of the data set "folder".  problems: of its files, see `open_folder`.
   Returns:
     (DatasetInfo, source)
   Raises:
@@ -139,5 +139,5 @@ def load(name, split, *, data_dir="", image_size=128, seed=0, folder=None):
     raise UserError(f"unknown config.data.name {name!r}; there are {', '.join(DATASETS)}")
   if data_dir and not pathlib.Path(data_dir).expanduser().is_dir():
     raise UserError(f"no folder {data_dir}: create it or correct config.data.data_dir")
-  options = {"folder": folder} if name == "folder" else {}
+  options = {"folder": folder, "problems": problems} if name == "folder" else {}
   return DATASETS[name](split, data_dir, image_size, seed, **options)

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import io
 import pathlib
+import re
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -13,6 +14,9 @@ from jaxseg import VOID, UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 BITS_PER_SAMPLE = 258  # tag of a TIFF
+CHANNELS = {"1": "grey", "L": "grey", "I": "grey", "F": "grey", "P": "palette"}  # others: by letter
+MANY = 20  # values more than classes: interpolation or instances, no labels
+BITS = {"1": 1, "I": 32, "F": 32}  # of Pillow's modes; else 8, unless the file says otherwise
 
 # Slides exceed the default. Without a limit, damaged headers take all memory and get us killed.
 Image.MAX_IMAGE_PIXELS = 1 << 30  # a warning; twice as many are an error
@@ -76,6 +80,22 @@ def decode_mask(data, name, labels, *, page=0):
   Raises:
     UserError: it cannot be decoded, has colours, or holds a value that is not in `labels`.
   """
+  stored, file_format = read_mask(data, name, page=page)
+  values = np.unique(stored)
+  fault = mask_fault(values.tolist(), labels, file_format)
+  if fault:
+    raise UserError(f"{name}: {fault}")
+  known = {VOID: VOID, **labels}
+  table = np.array([known[value] for value in values.tolist()], np.uint8)
+  return table[np.searchsorted(values, stored)]
+
+
+def read_mask(data, name, *, page=0):
+  """An encoded label map -> (values as stored, [H,W] of any number type; format of the file).
+
+  Raises:
+    UserError: it cannot be decoded, or has colours.
+  """
   image = _open(data, name, page, exact=True)
   # Whoever writes a GIF may renumber its palette: there the colour counts, elsewhere the index.
   array = np.asarray(image.convert("RGB") if image.format == "GIF" else image)
@@ -89,22 +109,34 @@ def decode_mask(data, name, labels, *, page=0):
         "save it as grey values"
       )
     array = colours[..., 0]
-  stored = np.unique(array)
-  values, known = stored.tolist(), {VOID: VOID, **labels}
+  return array, image.format
+
+
+def mask_fault(values, labels, file_format):
+  """What is wrong with the values that a mask, or several, hold, and the remedy; "" if nothing.
+
+  Args:
+    values: sorted list.  labels: see `decode_mask`.  file_format: of the mask.
+  """
+  known = {VOID: VOID, **labels}
   wrong = [value for value in values if value not in known]
   if wrong:
-    raise UserError(
-      f"{name}: label {wrong[0]} is not a class; known are {sorted(known)}; "
-      + _remedy(wrong[0], values, labels, image.format)
-    )
+    more = f" (and {few(wrong[1:])})" if wrong[1:] else ""
+    remedy = _remedy(wrong[0], values, labels, file_format)
+    return f"label {wrong[0]}{more} is not a class; known are {sorted(known)}; {remedy}"
   if VOID in values and VOID not in labels and set(values) <= {0, VOID} and set(labels) == {0, 1}:
     # Void is all that could be learnt from: no error would come, and no network either.
-    raise UserError(
-      f"{name}: of 0, 1 and {VOID} (void) it holds {' and '.join(map(str, values))}: set "
+    return (
+      f"of 0, 1 and {VOID} (void) it holds {' and '.join(map(str, values))}: set "
       f"config.data.mask_values=(0,{VOID}) if {VOID} is a class, void_values=({VOID},) if not"
     )
-  table = np.array([known[value] for value in values], np.uint8)
-  return table[np.searchsorted(stored, array)]
+  return ""
+
+
+def few(values, limit=10):
+  """The first of some values in words: "1, 2, 3, ... (40 values)"."""
+  more = f", ... ({len(values)} values)" if len(values) > limit else ""
+  return ", ".join(map(str, values[:limit])) + more
 
 
 def _remedy(value, values, labels, file_format):
@@ -112,6 +144,8 @@ def _remedy(value, values, labels, file_format):
   num_classes = len(set(labels.values()) - {VOID})
   if file_format == "JPEG":
     return "JPEG changes labels: save masks as PNG"
+  if len(values) > num_classes + MANY:
+    return "so many values come from resizing with interpolation, or number instances: save classes"
   if len(values) == num_classes == 2:
     a, b = values
     return f"if {a} and {b} are the classes, set config.data.mask_values=({a},{b})"
@@ -131,6 +165,20 @@ def num_pages(path):
     return 1
   with _decoding(path), Image.open(path) as image:
     return getattr(image, "n_frames", 1)  # some other format by the name of TIFF has none
+
+
+def describe_file(data, name):
+  """Format, channels and depth by the header of a file, as in "PNG grey 16 bit".
+
+  Raises:
+    UserError: it is damaged.
+  """
+  with _decoding(name), Image.open(_file(data)) as image:
+    bands = "".join(image.getbands())
+    stored = re.findall(r";(\d+)", str([tile.args for tile in image.tile]))  # "I;16B", "P;4"
+    tagged = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, ())
+    bits = max(map(int, [*stored, *tagged]), default=BITS.get(image.mode, 8))
+    return f"{image.format} {CHANNELS.get(bands, bands)} {bits} bit"
 
 
 def resize_image(image, size):
@@ -153,10 +201,13 @@ def _decoding(name):
     raise UserError(f"{name}: cannot be decoded ({reason})") from error
 
 
+def _file(data):
+  return io.BytesIO(data) if isinstance(data, bytes) else data
+
+
 def _open(data, name, page, exact):
   """A loaded page.  exact: whether all bits of a colour matter."""
-  file = io.BytesIO(data) if isinstance(data, bytes) else data
-  with _decoding(name), Image.open(file) as image:
+  with _decoding(name), Image.open(_file(data)) as image:
     if page:
       image.seek(page)
     is_deep = max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))) > 8
@@ -192,12 +243,22 @@ class Encoded(collections.abc.Sequence):
 
   def __getitem__(self, i):
     record = self.records[i]
-    where, page = record.get("where", record["name"]), record.get("page", 0)
+    where, page = place(record)
     image = decode_image(
       record["image"], where, self.channels, page=page, value_range=self.value_range
     )
     mask = decode_mask(record["mask"], f"mask of {where}", self.labels, page=page)
-    if mask.shape != image.shape[:2]:
-      sizes = ["x".join(map(str, x.shape[1::-1])) for x in (image, mask)]
-      raise UserError(f"{where}: the image is {sizes[0]} and its mask {sizes[1]} pixels")
+    if fault := size_fault(image, mask):
+      raise UserError(f"{where}: {fault}")
     return {"image": image, "mask": mask, "name": record["name"]}
+
+
+def place(record):
+  """(what errors call it, page) of a record of `Encoded`."""
+  return record.get("where", record["name"]), record.get("page", 0)
+
+
+def size_fault(image, mask):
+  """What is wrong if an image [H,W,D] and its mask [h,w] differ in size; "" if they do not."""
+  sizes = ["x".join(map(str, x.shape[1::-1])) for x in (image, mask)]
+  return f"the image is {sizes[0]} and its mask {sizes[1]} pixels" if len(set(sizes)) > 1 else ""

@@ -46,12 +46,14 @@ def default_palette(num_classes):
   return ((0, 0, 0), *COLOURS, *more)[:num_classes]
 
 
-def open_folder(data_dir, split, fmt):
+def open_folder(data_dir, split, fmt, problems=None):
   """Opens a split of a folder; only the headers of TIFFs are read.
 
   Args:
     data_dir: path.  split: name of a subfolder; "" or "all" for data_dir itself.
     fmt: FolderFormat.
+    problems: a list to which all is added that hinders files from pairing, see `_pairs`; they are
+      then left out. None: an error.
   Returns:
     (DatasetInfo, source), in the natural order of the names: 2.png before 10.png.
   Raises:
@@ -70,6 +72,11 @@ def open_folder(data_dir, split, fmt):
         f"no folder {folder / part}: put it there, or correct config.data.data_dir or the split "
         f"(there are {', '.join(found) or 'none'}; all is images/ and masks/ in data_dir itself)"
       )
+  pairs, found = _pairs(folder)
+  if problems is not None:
+    problems += found
+  elif found:
+    raise UserError(found[0][-1])
   records = [
     {
       "image": image,
@@ -78,7 +85,7 @@ def open_folder(data_dir, split, fmt):
       "name": image.name + (f" page {page + 1}" if pages > 1 else ""),
       "where": str(image) + (f" page {page + 1}" if pages > 1 else ""),
     }
-    for image, mask, pages in _pairs(folder)
+    for image, mask, pages in pairs
     for page in range(pages)
   ]
   palette = fmt.palette or default_palette(len(fmt.classes))
@@ -125,40 +132,60 @@ def _labels(fmt):
 
 
 def _pairs(folder):
-  """[(image, mask, number of pages)] in natural order."""
-  images, masks = (_files(folder / part) for part in ("images", "masks"))
+  """Images and masks of a folder that belong together, and whatever hinders others from that.
+
+  Returns:
+    ([(image, mask, number of pages)] in natural order,
+     [(kind of problem, file, what to tell the user)])
+  """
+  problems = []
+  images, masks = (_files(folder / part, problems) for part in ("images", "masks"))
+  pages = {path: _num_pages(path, problems) for path in (*images.values(), *masks.values())}
   if len(images) == len(masks) == 1:
     # A volume and its labels need no common name: ISBI 2012 has train-volume and train-labels.
     (image,), (mask,) = images.values(), masks.values()
-    if min(num_pages(image), num_pages(mask)) > 1:
+    if min(pages[image], pages[mask]) > 1:
       masks = {image.stem: mask}
-  for some, others, part in ((images, masks, "masks"), (masks, images, "images")):
+  for some, others, part, kind in (
+    (images, masks, "masks", "images without a mask"),
+    (masks, images, "images", "masks without an image"),
+  ):
     alone = [path for stem, path in some.items() if stem not in others]
-    if alone:
-      raise UserError(
-        f"{alone[0]} has no file of that name in {folder / part} ({len(alone)} of {len(some)} have "
-        "none): add or remove"
-      )
+    text = f"has no file of that name in {folder / part} ({len(alone)} of {len(some)} have none)"
+    problems += [(kind, path, f"{path} {text}: add or remove") for path in alone if others]
   pairs = []
-  for stem in sorted(images, key=_natural):
+  for stem in sorted(images.keys() & masks.keys(), key=_natural):
     image, mask = images[stem], masks[stem]
-    pages, mask_pages = num_pages(image), num_pages(mask)
-    if pages != mask_pages:
-      raise UserError(f"{image} has {pages} pages and {mask} {mask_pages}: there must be as many")
-    pairs.append((image, mask, pages))
-  return pairs
+    if pages[image] == pages[mask]:
+      pairs.append((image, mask, pages[image]))
+    elif pages[image] and pages[mask]:
+      text = f"{image} has {pages[image]} pages and {mask} {pages[mask]}: there must be as many"
+      problems.append(("volumes of different lengths", image, text))
+  return pairs, problems
 
 
-def _files(folder):
+def _num_pages(path, problems):
+  """See `num_pages`; 0 for a damaged file."""
+  try:
+    return num_pages(path)
+  except UserError as error:
+    problems.append(("files that cannot be read", path, str(error)))
+    return 0
+
+
+def _files(folder, problems):
   """{name without suffix: path} of the images in a folder."""
   files = {}
   for path in sorted(folder.iterdir()):
     if path.suffix.lower() in SUFFIXES and path.name[0] != "." and path.is_file():
       if path.stem in files:
-        raise UserError(f"{files[path.stem]} and {path.name} have one name: keep one of them")
-      files[path.stem] = path
+        text = f"{files[path.stem]} and {path.name} have one name: keep one of them"
+        problems.append(("files of one name", path, text))
+      else:
+        files[path.stem] = path
   if not files:
-    raise UserError(f"no images in {folder}: none of its files ends in {', '.join(SUFFIXES)}")
+    text = f"no images in {folder}: none of its files ends in {', '.join(SUFFIXES)}"
+    problems.append(("folders without images", folder, text))
   return files
 
 

@@ -1,0 +1,126 @@
+"""What there is to know, and to find fault with, in one example of a data set."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+from jaxseg import VOID, UserError
+from jaxseg.data.datasets import Subset
+from jaxseg.data.decode import (
+  Encoded,
+  decode_image,
+  describe_file,
+  mask_fault,
+  place,
+  read_mask,
+  size_fault,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+  """Something that is wrong.
+
+  Attributes:
+    severity: "error", training would stop at it; "warning", it would not.
+    kind: heading under which the like are listed.
+    file: what it is about; "" for a whole split.
+    text: one line with the remedy.
+  """
+
+  severity: str
+  kind: str
+  file: str
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """What the check keeps of an example; the pixels go.
+
+  Attributes:
+    index: in its source.  file: what errors call it.
+    findings: tuple of Finding, of this example alone.
+    size: (width, height) of the image, px; None if that cannot be read, as in what follows.
+    formats: {"image", "mask": see `decode.describe_file`}.
+    digest: of the image's pixels and shape; b"" if they are all the same.
+    brightest: largest value of the image, 0..255.
+    values: of the mask, as stored, sorted.
+    fault: what is wrong with them alone, see `decode.mask_fault`.
+    counts: i64[C+1], pixels of each class and of VOID.
+  """
+
+  index: int
+  file: str
+  findings: tuple
+  size: tuple | None
+  formats: dict
+  digest: bytes
+  brightest: int
+  values: list
+  fault: str
+  counts: np.ndarray
+
+
+def examine(source, num_classes, index):
+  """Reads an example in parts, so that a bad one is found out in all its parts.
+
+  Args:
+    source: as `datasets.load` returns it.  num_classes: C.
+  Returns:
+    Example; it has errors, in `findings` or as `fault`, just if source[index] raises UserError.
+  """
+  findings, formats = [], {}
+
+  def attempt(kind, name, function, *arguments, **options):
+    try:
+      return function(*arguments, **options)
+    except UserError as error:
+      text = str(error).removeprefix(f"{name}: ")
+      findings.append(Finding("error", kind, name, text))
+
+  records, i = source, index
+  while isinstance(records, Subset):
+    records, i = records.source, records.indices[i]
+  image = stored = None
+  if isinstance(records, Encoded):
+    record, labels = records.records[i], records.labels
+    file, page = place(record)
+    names = {"image": file, "mask": f"mask of {file}"}
+    options = {"page": page, "value_range": records.value_range}
+    image = attempt("images that cannot be read", file, decode_image, record["image"], file,
+                    records.channels, **options)  # fmt: skip
+    read = attempt("masks that cannot be read", names["mask"], read_mask, record["mask"],
+                   names["mask"], page=page)  # fmt: skip
+    stored = read and read[0]
+    for part, array in ("image", image), ("mask", stored):
+      if array is not None:
+        formats[part] = describe_file(record[part], names[part])
+  else:
+    file, labels = f"example {i}", {label: label for label in range(num_classes)}
+    example = attempt("examples that cannot be read", file, records.__getitem__, i)
+    if example:
+      image, stored, file = example["image"], example["mask"], example["name"]
+  if image is not None and stored is not None and (fault := size_fault(image, stored)):
+    findings.append(Finding("error", "images and masks of different sizes", file, fault))
+  values, fault, counts = [], "", np.zeros(num_classes + 1, np.int64)
+  if stored is not None:
+    values, nums = (x.tolist() for x in np.unique(stored, return_counts=True))
+    fault = mask_fault(values, labels, formats.get("mask", "").split(" ")[0])
+    known = {VOID: VOID, **labels}
+    for value, num in zip(values, nums, strict=True):
+      if value in known:
+        counts[min(known[value], num_classes)] += num
+  size, digest, brightest = None, b"", 0
+  if image is not None:
+    size, brightest = image.shape[1::-1], int(image.max())
+    if (image.min((0, 1)) < image.max((0, 1))).any():
+      pixels = np.ascontiguousarray(image)
+      digest = hashlib.blake2b(pixels, digest_size=16, key=str(image.shape).encode()).digest()
+    else:
+      text = "all pixels are the same: look at it, and at config.data.value_range"
+      findings.append(Finding("warning", "images of a single colour", file, text))
+  return Example(
+    index, file, tuple(findings), size, formats, digest, brightest, values, fault, counts
+  )

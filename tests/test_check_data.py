@@ -1,0 +1,444 @@
+"""The check of a data set: every fault that can be planted, and that training agrees."""
+
+import sys
+
+import numpy as np
+import pytest
+import tiny
+from absl import flags
+from absl.testing import flagsaver
+from PIL import Image
+
+from configs import default
+from jaxseg import UserError, main
+from jaxseg.check_data import check_data, listing
+from jaxseg.data import datasets
+from jaxseg.data.examine import Finding
+from jaxseg.data.input_pipeline import Mapped, eval_examples, train_batches
+from jaxseg.evaluate import evaluate
+from jaxseg.experiment import open_split
+
+SIZES = {"train": 3, "val": 2}
+NOISE = np.random.default_rng(0).integers(0, 256, (9, 12, 16, 3), dtype=np.uint8)
+MASK = np.arange(12 * 16, dtype=np.uint8).reshape(12, 16) % 3  # 64 pixels of each class
+
+
+def save(path, *arrays, **options):
+  first, *rest = [Image.fromarray(array) for array in arrays]
+  first.save(path, **options, **({"save_all": True, "append_images": rest} if rest else {}))
+
+
+def image(root, i=0, split="train"):
+  return root / split / "images" / f"{split}{i}.png"
+
+
+def mask(root, i=0, split="train"):
+  return root / split / "masks" / f"{split}{i}.png"
+
+
+def all_masks(root):
+  return [mask(root, i, split) for split, count in SIZES.items() for i in range(count)]
+
+
+@pytest.fixture
+def root(tmp_path):
+  """A folder without a fault."""
+  number = iter(range(9))
+  for split, count in SIZES.items():
+    for part in ("images", "masks"):
+      (tmp_path / "data" / split / part).mkdir(parents=True)
+    for i in range(count):
+      save(image(tmp_path / "data", i, split), NOISE[next(number)])
+      save(mask(tmp_path / "data", i, split), MASK)
+  return tmp_path / "data"
+
+
+def make_config(root, **changes):
+  """Of the folder; changes are other keys of config.data."""
+  config = default.get_config()
+  config.data.name, config.data.data_dir = "folder", str(root)
+  config.data.eval_split = "val"
+  config.data.classes = ("a", "b", "c")
+  config.data.image_size = 8
+  config.data.fit = "crop"
+  config.data.num_threads = 0
+  config.eval.num_samples = 0
+  for key, value in changes.items():
+    config.data[key] = value
+  return config
+
+
+def training_error(config):
+  """What training and scoring raise when they come to the bad example, or ""."""
+  try:
+    sources = {role: open_split(config, role)[1] for role in ("train", "eval")}
+    for _ in eval_examples(sources["train"], num_threads=0):
+      pass
+    data = config.data
+    next(train_batches(sources["train"], size=data.image_size, fit=data.fit, batch_size=2, seed=0,
+                       num_threads=0))  # fmt: skip
+    uniform = np.full(len(config.data.classes), 1 / len(config.data.classes), np.float32)
+
+    def predict(examples):
+      for example in examples:
+        yield example, np.broadcast_to(uniform, (*example["mask"].shape, len(uniform)))
+
+    evaluate(predict, eval_examples(sources["eval"], num_threads=0), config.data.classes)
+  except UserError as error:
+    return str(error)
+  return ""
+
+
+def no_mask(root):
+  mask(root, 1).unlink()
+
+
+def no_image(root):
+  image(root, 1, "val").unlink()
+
+
+def one_name(root):
+  save(image(root).with_suffix(".tif"), NOISE[8])
+
+
+def no_split(root):
+  (root / "val").rename(root / "test")
+
+
+def no_files(root):
+  for i in range(SIZES["val"]):
+    image(root, i, "val").unlink()
+
+
+def sizes_differ(root):
+  save(mask(root, 2), MASK.T)
+
+
+def cut_image(root):
+  image(root, 1).write_bytes(image(root, 1).read_bytes()[:200])
+
+
+def no_image_at_all(root):
+  for split, count in SIZES.items():
+    for i in range(count):
+      image(root, i, split).write_text("<html>404</html>")
+
+
+def text_as_mask(root):
+  mask(root, 0, "val").write_text("<html>404</html>")
+
+
+def broken_tiff(root):
+  image(root, 1).unlink()
+  image(root, 1).with_suffix(".tif").write_bytes(b"II*\0 and no more")
+
+
+def floats(root):
+  image(root, 1).unlink()
+  save(image(root, 1).with_suffix(".tif"), NOISE[1, ..., 0].astype(np.float32))
+
+
+def colours(root):
+  save(mask(root, 1), NOISE[1])
+
+
+def stray_values(root):
+  for i, value in ((0, 7), (2, 9)):
+    array = MASK.copy()
+    array[3, 4] = value
+    save(mask(root, i), array)
+
+
+def off_by_one(root):
+  for path in all_masks(root):
+    save(path, MASK + 1)
+
+
+def zero_and_255(root):
+  for path in all_masks(root):
+    save(path, 255 * (MASK > 0).astype(np.uint8))
+
+
+def jpeg_masks(root):
+  mask(root, 1).unlink()
+  save(mask(root, 1).with_suffix(".jpg"), 90 * MASK)
+
+
+def pages_differ(root):
+  for path, count in ((image(root, 1), 3), (mask(root, 1), 2)):
+    path.unlink()
+    save(path.with_suffix(".tif"), *[MASK] * count)
+
+
+def void_scores(root):
+  for i in range(SIZES["val"]):
+    save(mask(root, i, "val"), np.full_like(MASK, 255))
+
+
+def void_mask(root):
+  save(mask(root, 1), np.full_like(MASK, 255))
+
+
+def twice(root):
+  save(image(root, 2), NOISE[0], optimize=True)  # other bytes of the same pixels
+
+
+def leak(root):
+  save(image(root, 1, "val"), NOISE[2])
+
+
+def small(root):
+  for path in image(root, 1), mask(root, 1):
+    save(path, np.asarray(Image.open(path))[:7])
+
+
+def single_colour(root):
+  for path in image(root, 0), image(root, 1):
+    save(path, np.full_like(NOISE[0], 77))
+
+
+def dark(root):
+  for i, (split, number) in enumerate(((s, i) for s, n in SIZES.items() for i in range(n))):
+    save(image(root, number, split), NOISE[i, ..., 0].astype(np.uint16) * 16)  # 12 bits
+
+
+def nothing(root):
+  pass
+
+
+def absent(root):
+  for i in range(SIZES["train"]):
+    save(mask(root, i), np.minimum(MASK, 1))
+
+
+TWO = {"classes": ("a", "b")}
+FOLDS = {"num_folds": 2, "fold": 1}
+# What is planted, changes to config.data, severity, kind, files, what the remedy names.
+FAULTS = [
+  (no_mask, {}, "error", "images without a mask", "train1.png", "masks (1 of 3 add"),
+  (no_image, {}, "error", "masks without an image", "val1.png", "images (1 of 2 add"),
+  (one_name, {}, "error", "files of one name", "train0.tif", "train0.png keep"),
+  (no_split, {}, "error", "splits that cannot be opened", "", "val/images test"),
+  (no_files, {}, "error", "folders without images", "images", "val/images .png"),
+  (sizes_differ, {}, "error", "images and masks of different sizes", "train2.png", "16x12 12x16"),
+  (cut_image, {}, "error", "images that cannot be read", "train1.png", "decoded"),
+  (no_image_at_all, {}, "error", "images that cannot be read",
+   "train0.png train1.png train2.png val0.png val1.png", "decoded"),
+  (text_as_mask, {}, "error", "masks that cannot be read", "val0.png", "decoded"),
+  (broken_tiff, {}, "error", "files that cannot be read", "train1.tif", "decoded"),
+  (floats, {}, "error", "images that cannot be read", "train1.tif", "config.data.value_range"),
+  (colours, {}, "error", "masks that cannot be read", "train1.png", "colours grey"),
+  (stray_values, {}, "error", "masks with values that are no class", "train0.png train2.png",
+   "7 9 config.data.void_values"),
+  (off_by_one, {}, "error", "masks with values that are no class",
+   "train0.png train1.png train2.png val0.png val1.png",
+   "count from 1 config.data.mask_values=(1,2,3)"),
+  (zero_and_255, TWO, "error", "masks of 0 and 255",
+   "train0.png train1.png train2.png val0.png val1.png", "config.data.mask_values=(0,255)"),
+  (zero_and_255, {}, "warning", "classes that do not occur", "", "b, c: 0, 255 mask_values"),
+  (jpeg_masks, {}, "error", "masks with values that are no class", "train1.png", "JPEG PNG"),
+  (pages_differ, {}, "error", "volumes of different lengths", "train1.tif", "3 2 pages"),
+  (void_scores, {}, "error", "no labels", "", "255"),
+  (void_mask, {}, "warning", "masks without a label", "train1.png", "void"),
+  (twice, {}, "warning", "duplicates in the train split", "train2.png=train0.png", "keep"),
+  (leak, {}, "warning", "images in both splits", "val1.png=train2.png", "one split"),
+  (twice, {**FOLDS, "fold": 0}, "warning", "images in both splits", "train0.png=train2.png", ""),
+  (small, {}, "warning", "small images", "train1.png", "8 px"),
+  (single_colour, {}, "warning", "images of a single colour", "train0.png train1.png",
+   "config.data.value_range"),
+  (dark, {}, "warning", "dark images", "", "15 config.data.value_range"),
+  (absent, {}, "warning", "classes that do not occur", "", "c: train 0, 1"),
+  (nothing, {"eval_split": "train"}, "warning", "one split for both", "", "config.data.eval_split"),
+  (nothing, {"classes": ("a", "a", "c")}, "error", "splits that cannot be opened", "",
+   "config.data.classes"),
+  (nothing, {"num_folds": 9}, "error", "splits that cannot be opened", "", "config.data.num_folds"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("plant, changes, severity, kind, files, words", FAULTS)
+def test_faults(root, tmp_path, capsys, plant, changes, severity, kind, files, words):
+  plant(root)
+  config = make_config(root, **changes)
+  findings = check_data(config, tmp_path / "run")
+  found = [finding for finding in findings if finding.kind == kind]
+  assert found, findings
+  assert {finding.severity for finding in found} == {severity}
+  named = ["=".join(part.split("/")[-1] for part in f.file.split(" = ")) for f in found if f.file]
+  assert sorted(named) == files.split()
+  for finding in found:
+    assert "\n" not in finding.text
+    assert all(word in finding.text for word in words.split()), finding.text
+  # Nothing else is wrong, and training says the same.
+  assert {finding.kind for finding in findings} == {kind}
+  message = training_error(config)
+  assert bool(message) == (severity == "error"), message
+  assert not message or not named or any(name in message for name in named)
+  out = capsys.readouterr().out
+  assert f"{severity}: {kind}" in out
+  counts = {name: sum(x.severity == name for x in findings) for name in ("error", "warning")}
+  assert f"errors: {counts['error']}" in out and f"warnings: {counts['warning']}" in out
+
+
+def test_a_folder_without_a_fault(root, tmp_path, capsys):
+  """Every number of the report, counted by hand; 11 of 192 pixels are void."""
+  array = MASK.copy()
+  array.ravel()[:33:3] = 255  # where it was class 0
+  save(mask(root, 1), array)
+  save(image(root, 2), NOISE[2, :10, :15])
+  save(mask(root, 2), 0 * MASK[:10, :15])
+  Image.fromarray(NOISE[2, :10, :15]).convert("L").save(image(root, 2))
+  # The bytes of another image in another shape are another image.
+  save(image(root, 1, "val"), NOISE[0].reshape(16, 12, 3))
+  save(mask(root, 1, "val"), MASK.T)
+  config = make_config(root)
+  config.eval.num_samples = 2
+  assert check_data(config, tmp_path / "run") == []
+  assert training_error(config) == ""
+  lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+  assert lines[: lines.index("")] == [
+    "train: train, 3 images",
+    "size 15 x 10 to 16 x 12 px, median 16 x 12, 2 different",
+    "image PNG RGB 8 bit (2), PNG grey 8 bit (1)",
+    "mask PNG grey 8 bit (3)",
+    "class pixels share images",
+    "a 267 50.00% 3",  # 64 + 53 + 150 of 192 + 192 + 150
+    "b 128 23.97% 2",
+    "c 128 23.97% 2",
+    "void 11 2.06% 1",
+  ]
+  assert (
+    "eval: val, 2 images" in lines
+    and "size 16 x 12 to 12 x 16 px, median 12 x 16, 2 different" in lines
+  )
+  assert lines[-2:] == ["errors: 0, warnings: 0", f"samples: {tmp_path}/run/plots/data.png"]
+  # Four rows of pictures, three of 250 x 187.5 px and one 250 px high, each with a line of text.
+  size = Image.open(tmp_path / "run/plots/data.png").size
+  assert size == (750, pytest.approx(3 * 187.5 + 250 + 80 + 4 * 20, abs=1))
+
+
+def test_samples_are_good_ones_with_their_own_mask(root, tmp_path, monkeypatch):
+  sheets = []
+  monkeypatch.setattr(
+    "jaxseg.check_data.data_sheet", lambda path, samples, *_: sheets.append(samples)
+  )
+  cut_image(root)
+  save(mask(root, 1, "val"), MASK + 5)
+  save(image(root, 0), np.repeat(np.repeat(NOISE[0], 100, 0), 100, 1))
+  save(mask(root, 0), np.repeat(np.repeat(MASK, 100, 0), 100, 1))
+  config = make_config(root)
+  config.eval.num_samples = 4
+  check_data(config, tmp_path / "run")
+  (samples,) = sheets
+  names = ["train: train0.png", "train: train2.png", "eval: val0.png"]
+  assert [name for name, *_ in samples] == names
+  # 1600 x 1200 pixels are too many: every second one is shown.
+  assert samples[0][1].shape == (600, 800, 3) and samples[0][2].shape == (600, 800)
+  np.testing.assert_array_equal(samples[1][1], NOISE[2])
+  np.testing.assert_array_equal(samples[1][2], MASK)
+
+
+def test_volumes_count_pages(root, tmp_path, capsys):
+  for part, arrays in ("images", NOISE[5:9]), ("masks", [MASK] * 4):
+    for i in range(SIZES["train"]):
+      (root / "train" / part / f"train{i}.png").unlink()
+    save(root / "train" / part / "v.tif", *arrays)
+  assert check_data(make_config(root), tmp_path) == []
+  out = capsys.readouterr().out
+  assert "train: train, 4 images" in out and "TIFF RGB 8 bit (4)" in out
+  bad = [MASK, MASK + 5, MASK, MASK]
+  save(root / "train/masks/v.tif", *bad)
+  (finding,) = check_data(make_config(root), tmp_path)
+  assert finding.file == f"mask of {root}/train/images/v.tif page 2"
+
+
+def test_many_files_are_counted():
+  alike = [Finding("warning", "kind", f"file{i}", "do this") for i in range(1234)]
+  unlike = [Finding("error", "other", f"x{i}", f"is {i}: mend it") for i in range(7)]
+  assert listing([*alike, *unlike]) == [
+    "error: other (7)",
+    *[f"    x{i}: is {i}: mend it" for i in range(5)],
+    "    and 2 more",
+    "",
+    "warning: kind (1234)",
+    "  do this",
+    *[f"    file{i}" for i in range(5)],
+    "    and 1,229 more",
+    "",
+    "errors: 7 (training would stop at them), warnings: 1,234",
+  ]
+
+
+def test_one_bad_mask_does_not_hide_the_remedy_of_the_others(root, tmp_path):
+  off_by_one(root)
+  save(mask(root, 1), np.arange(192, dtype=np.uint8).reshape(12, 16))
+  texts = {finding.file: finding.text for finding in check_data(make_config(root), tmp_path)}
+  bad = texts.pop(f"mask of {image(root, 1)}")
+  assert "interpolation" in bad and "count from 1" not in bad
+  assert len(texts) == 4 and all("count from 1" in text for text in texts.values())
+
+
+# Of every data set: splits and the number of their images.
+SPLITS = {
+  "cells": {"train": 3, "test": 2},
+  "oxford_iiit_pet": {"train[:4]": 4, "test[:3]": 3},
+  "folder": {"train without fold 1 of 2": 15, "fold 1 of 2": 15},
+}
+
+
+@pytest.mark.parametrize("name", datasets.DATASETS)
+def test_every_data_set(name, request, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(datasets, "CELLS_SPLITS", SPLITS["cells"])
+  place = {"cells": "", "oxford_iiit_pet": "tfds", "folder": "isbi2012"}[name]
+  folder = request.getfixturevalue("data_dir") / place if place else ""
+  train, test = SPLITS[name]
+  changes = {"train_split": train, "eval_split": test}
+  if name == "folder":
+    changes = {**FOLDS, "classes": ("membrane", "cell"), "mask_values": (0, 255)}
+  config = make_config(folder, name=name, image_size=64, **changes)
+  assert check_data(config, tmp_path) == []
+  out = capsys.readouterr().out
+  for split, count in SPLITS[name].items():
+    assert f": {split}, {count} images" in out
+
+
+def test_encoded_examples_and_sources_that_read_themselves(tmp_path, monkeypatch, capsys):
+  """Data sets that somebody adds: bytes instead of files, or no `Encoded` at all."""
+
+  def load(split, *_):
+    info, source = tiny.load_photos(split, "", 32, 0)
+    source.records[1]["image"] = b"no image"
+    return info, source
+
+  def load_lazily(split, *_):
+    info, source = load(split)
+    return info, Mapped(range(len(source)), source.__getitem__)
+
+  for loader, file in (load, "train1.png"), (load_lazily, "example 1"):
+    monkeypatch.setitem(datasets.DATASETS, "photos", loader)
+    config = make_config("", name="photos", eval_split="test", image_size=16)
+    errors = [f for f in check_data(config, tmp_path) if f.severity == "error"]
+    assert [f.file for f in errors][0] == file and "cannot be decoded" in errors[0].text
+    assert len(errors) == 2  # one in each split
+    assert "train: train, 20 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("plant, status", [(nothing, 0), (twice, 0), (cut_image, 1)])
+def test_command(root, tmp_path, monkeypatch, capsys, plant, status):
+  plant(root)
+  argv = [
+    "main.py",
+    "--config=configs/default.py",
+    "--mode=check_data",
+    "--config.data.name=folder",
+    f"--config.data.data_dir={root}",
+    "--config.data.eval_split=val",
+    "--config.data.classes='a','b','c'",
+    "--config.data.image_size=8",
+    f"--workdir={tmp_path}/run",
+  ]
+  monkeypatch.setattr(sys, "argv", argv)
+  with flagsaver.flagsaver():
+    flags.FLAGS.unparse_flags()
+    assert main.run(argv) == status
+  assert f"samples: {tmp_path}/run/plots/data.png" in capsys.readouterr().out
+  assert [path.name for path in (tmp_path / "run").iterdir()] == ["plots"]
