@@ -206,7 +206,7 @@ def check_settings(config):
     "augment.elastic_grid": (2, config.augment.elastic_grid, 64),
     "train.momentum": (0, config.train.momentum, 1),
     "train.border_weight": (0, config.train.border_weight, 1e6),
-    "train.warmup_epochs": (0, config.train.warmup_epochs, config.train.num_epochs),
+    "train.warmup_epochs": (0, config.train.warmup_epochs, 1e9),
     "train.poly_power": (0, config.train.poly_power, 10),
     "train.weight_decay": (0, config.train.weight_decay, 1),
     "train.ema_decay": (0, config.train.ema_decay, 0.999999),
