@@ -8,7 +8,7 @@ from PIL import Image
 
 from jaxseg import UserError
 from jaxseg.data.decode import SUFFIXES, decode_image, num_pages
-from jaxseg.visualize import overlay, save_label_map
+from jaxseg.visualize import legend, overlay, save_label_map
 from jaxseg.workdirs import make_folder
 
 
@@ -54,6 +54,8 @@ def output_names(pages):
 def predict_files(predict, files, output, info, progress=lambda iterable, **_: iterable):
   """Writes output/NAME.png, the label map, and output/overlays/NAME.png for each image.
 
+  The overlays' colours are in output/overlays/legend.png, unless an image has that name.
+
   A TIFF of several pages gives NAME_000.png, NAME_001.png, ...; overlays of large images are
   smaller, see `visualize.overlay`.
 
@@ -71,6 +73,8 @@ def predict_files(predict, files, output, info, progress=lambda iterable, **_: i
       if path.resolve() in inputs:
         raise UserError(f"{path} is an input and would be overwritten; correct --output")
   make_folder(output / "overlays", "--output")
+  if "legend.png" not in names:
+    legend(output / "overlays" / "legend.png", info.classes, info.palette)
 
   def examples():
     for (file, page, tag), name in zip(pages, names, strict=True):

@@ -109,6 +109,13 @@ def data_sheet(path, samples, classes, palette, title):
   _sheet(path, rows, ("image", "mask", "overlay"), classes, palette, title, names)
 
 
+def legend(path, classes, palette):
+  """Names and colours of the classes on their own, for pictures that have no room for them."""
+  figure = plt.figure(figsize=(2.5, 0.3 + 0.23 * len(classes)))
+  figure.legend(handles=_patches(classes, palette), loc="center", frameon=False)
+  _save(figure, path)
+
+
 def _sheet(path, rows, columns, classes, palette, title, names=()):
   """Rows of pictures u8[H,W,3] under the headings `columns`, each over its name, and a legend."""
   heights = [2.5 * min(row[0].shape[0] / row[0].shape[1], 1) for row in rows]  # inches
@@ -202,11 +209,15 @@ def plot_confusion(path, counts, classes, title):
   _save(figure, path)
 
 
-def _legend(figure, classes, palette):
-  handles = [
+def _patches(classes, palette):
+  return [
     matplotlib.patches.Patch(facecolor=np.array(colour) / 255, edgecolor="black", label=name)
     for name, colour in zip(classes, palette, strict=True)
   ]
+
+
+def _legend(figure, classes, palette):
+  handles = _patches(classes, palette)
   figure.legend(handles=handles, loc="outside lower center", ncols=min(len(classes), 6))
 
 

@@ -94,7 +94,7 @@ def test_predict_files(folder, tmp_path):
   assert shown == [{"total": 5, "unit": "image"}]
   names = ["alpha.png", "grey.png", "palette.png", "photo.png", "wide.png"]
   assert sorted(p.name for p in output.iterdir()) == sorted([*names, "overlays"])
-  assert sorted(p.name for p in (output / "overlays").iterdir()) == names
+  assert sorted(p.name for p in (output / "overlays").iterdir()) == sorted([*names, "legend.png"])
   sizes = set()
   for file in files:
     picture = Image.open(file).convert("RGB")
@@ -125,7 +125,9 @@ def test_pages_become_files(tmp_path):
   predict_files(predict, list_images(tmp_path), tmp_path / "out", GREY)
   expected = {"single": pages[1], **{f"stack_00{i}": page for i, page in enumerate(pages)}}
   assert sorted(p.stem for p in (tmp_path / "out").glob("*.png")) == sorted(expected)
-  assert sorted(p.stem for p in (tmp_path / "out" / "overlays").iterdir()) == sorted(expected)
+  assert sorted(p.stem for p in (tmp_path / "out" / "overlays").iterdir()) == sorted(
+    [*expected, "legend"]
+  )
   for name, page in expected.items():
     labels = np.asarray(Image.open(tmp_path / "out" / f"{name}.png"))
     np.testing.assert_array_equal(labels, page > 500)
