@@ -46,8 +46,9 @@ def get_config():
 
   config.model = model = ConfigDict()
   model.name = "unet"  # unet, encoder_unet, fcn32s, fcn16s or fcn8s
-  model.encoder = ""  # of all but unet: mobilenet_v2 or vgg16
-  model.pretrained = ""  # of the encoder: "" none, "imagenet" download once, or a .h5 file
+  model.encoder = ""  # of all but unet: mobilenet_v2, vgg16, resnet50, resnet101 or xception65
+  model.output_stride = 32  # of the encoder: 8 or 16 keep more places, by dilated convolutions
+  model.pretrained = ""  # of the encoder: "" none, "imagenet" download once, or a weight file
   model.freeze_encoder = True  # if pretrained: no gradient, batch statistics stand still
   model.init_from = ""  # work directory of another run, whose arrays are taken where they fit
   model.widths = ()  # channels of the levels, in fcn of fc1 and fc2; () = the model's own

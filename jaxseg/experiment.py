@@ -73,6 +73,7 @@ def build_model(config, info):
     model.name,
     models.num_logits(model.head, info.classes),
     encoder=model.encoder,
+    output_stride=model.output_stride,
     widths=model.widths,
     patch=model.patch,
     padding=model.padding,

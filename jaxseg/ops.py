@@ -25,6 +25,17 @@ def max_pool_2x2(x):
   return jnp.maximum(top, bottom)
 
 
+def max_pool_3x3(x):
+  """Largest value of 3x3 windows, stride 2, as ResNet.  [B,H,W,D] -> [B,ceil(H/2),ceil(W/2),D]
+
+  The first window is centred on the first pixel; what is outside does not count. Ties: as above,
+  columns before rows.
+  """
+  x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+  x = jnp.maximum(jnp.maximum(x[:, :, :-2:2], x[:, :, 1:-1:2]), x[:, :, 2::2])
+  return jnp.maximum(jnp.maximum(x[:, :-2:2], x[:, 1:-1:2]), x[:, 2::2])
+
+
 def interleave_2x2(phases):
   """Four phases to one image of twice the size.
 
@@ -108,92 +119,99 @@ def up_conv_3x3(parts, kernel):
   return interleave_2x2(((even_even, even_odd), (odd_even, tap(1, 1))))
 
 
-def _same_padding(size, kernel, stride):
-  total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+def _same_padding(size, span, stride):
+  total = max((-(-size // stride) - 1) * stride + span - size, 0)
   return total // 2, total - total // 2
 
 
-def _pad_same(x, k, stride):
-  rows, cols = (_same_padding(n, k, stride) for n in x.shape[1:3])
-  return jnp.pad(x, ((0, 0), rows, cols, (0, 0)))
-
-
-def _shifted_sum(xp, kernel, stride, h, w):
-  """Sum over the taps of strided windows of the padded `xp`, h x w results."""
-  k = kernel.shape[0]
-  rows, cols = stride * (h - 1) + 1, stride * (w - 1) + 1
-  return sum(
-    xp[:, i : i + rows : stride, j : j + cols : stride] * kernel[i, j]
-    for i in range(k)
-    for j in range(k)
-  )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def depthwise_conv(x, kernel, stride=1):
-  """Depthwise convolution with "same" padding as shifted multiply-adds.
+def depthwise_conv(x, kernel, stride=1, dilation=1, padding="same"):
+  """Depthwise convolution as shifted multiply-adds.
 
   XLA runs the same thing as a grouped convolution about fifty times slower on CPU.
 
   Args:
-    x: [B,H,W,C].  kernel: [k,k,C], k odd.  stride: 1 or 2.
+    x: [B,H,W,C].  kernel: [k,k,C], k odd.
+    stride: 1 or 2.  dilation: px from one tap to the next ("rate" in DeepLab).
+    padding: zeros around the image, "same" as in TensorFlow, where a strided window may begin on
+      the first pixel; "symmetric", as many on each side, so that the first is centred on it.
   Returns:
     [B,ceil(H/stride),ceil(W/stride),C]
   """
+  reach = dilation * (kernel.shape[0] - 1)
+  if padding == "symmetric":
+    pads = ((reach // 2, reach // 2),) * 2
+  else:
+    pads = tuple(_same_padding(n, reach + 1, stride) for n in x.shape[1:3])
+  return _depthwise_conv(x, kernel, stride, dilation, pads)
+
+
+def _pad(x, pads):
+  return jnp.pad(x, ((0, 0), *pads, (0, 0)))
+
+
+def _windows(xp, k, stride, dilation, h, w):
+  """What each of the k x k taps sees of the padded `xp`, in rows: [B,h,w,C] each."""
+  rows, cols = stride * (h - 1) + 1, stride * (w - 1) + 1
+  starts = range(0, k * dilation, dilation)
+  return [xp[:, i : i + rows : stride, j : j + cols : stride] for i in starts for j in starts]
+
+
+def _weighted_sum(windows, kernel):
+  return sum(x * tap for x, tap in zip(windows, kernel.reshape(-1, kernel.shape[2]), strict=True))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _depthwise_conv(x, kernel, stride, dilation, pads):
   h, w = (-(-n // stride) for n in x.shape[1:3])
-  return _shifted_sum(_pad_same(x, kernel.shape[0], stride), kernel, stride, h, w)
+  return _weighted_sum(_windows(_pad(x, pads), kernel.shape[0], stride, dilation, h, w), kernel)
 
 
-def _depthwise_fwd(x, kernel, stride):
-  return depthwise_conv(x, kernel, stride), (x, kernel)
+def _depthwise_fwd(x, kernel, stride, dilation, pads):
+  return _depthwise_conv(x, kernel, stride, dilation, pads), (x, kernel)
 
 
-def _depthwise_bwd(stride, residuals, g):
+def _depthwise_bwd(stride, dilation, pads, residuals, g):
   x, kernel = residuals
   k = kernel.shape[0]
   b, h, w, c = x.shape
   # Gradient of the image: the flipped kernel over the gradient with stride - 1 zeros between.
-  pads = [(0, 0, 0)]
-  for n in (h, w):
-    low = k - 1 - _same_padding(n, k, stride)[0]
+  edges = [(0, 0, 0)]
+  for n, (before, _) in zip((h, w), pads, strict=True):
     spread = stride * (-(-n // stride) - 1) + 1
-    pads.append((low, n + k - 1 - low - spread, stride - 1))
-  spread_g = lax.pad(g, jnp.zeros((), g.dtype), [*pads, (0, 0, 0)])
-  dx = _shifted_sum(spread_g, kernel[::-1, ::-1], 1, h, w)
+    edges.append((dilation * (k - 1) - before, n + before - spread, stride - 1))
+  spread_g = lax.pad(g, jnp.zeros((), g.dtype), [*edges, (0, 0, 0)])
+  dx = _weighted_sum(_windows(spread_g, k, 1, dilation, h, w), kernel[::-1, ::-1])
+  form = {"k": k, "stride": stride, "dilation": dilation}
   dk = lax.platform_dependent(
-    _pad_same(x, k, stride),
+    _pad(x, pads),
     g,
-    cpu=functools.partial(_kernel_gradient_by_rows, k=k, stride=stride),
-    default=functools.partial(_kernel_gradient, k=k, stride=stride),
+    cpu=functools.partial(_kernel_gradient_by_rows, **form),
+    default=functools.partial(_kernel_gradient, **form),
   )
   return dx, dk.astype(kernel.dtype)
 
 
-def _windows(xp, k, stride, h, w):
-  rows, cols = stride * (h - 1) + 1, stride * (w - 1) + 1
-  return [xp[:, i : i + rows : stride, j : j + cols : stride] for i in range(k) for j in range(k)]
-
-
-def _kernel_gradient(xp, g, *, k, stride):
+def _kernel_gradient(xp, g, *, k, stride, dilation):
   """f32[k,k,C]: each tap's window times the gradient, summed; nine full reductions."""
   _, h, w, c = g.shape
-  sums = [jnp.sum(x * g, axis=(0, 1, 2), dtype=jnp.float32) for x in _windows(xp, k, stride, h, w)]
+  windows = _windows(xp, k, stride, dilation, h, w)
+  sums = [jnp.sum(x * g, axis=(0, 1, 2), dtype=jnp.float32) for x in windows]
   return jnp.stack(sums).reshape(k, k, c)
 
 
-def _kernel_gradient_by_rows(xp, g, *, k, stride):
+def _kernel_gradient_by_rows(xp, g, *, k, stride, dilation):
   """The same, one image row at a time: what nine reductions read stays in a CPU's cache."""
   _, h, w, c = g.shape
 
   def add_row(total, i):
-    rows = lax.dynamic_slice_in_dim(xp, stride * i, k, axis=1)
     row = lax.dynamic_slice_in_dim(g, i, 1, axis=1)
-    return total + _kernel_gradient(rows, row, k=k, stride=stride), None
+    rows = lax.dynamic_slice_in_dim(xp, stride * i, dilation * (k - 1) + 1, axis=1)
+    return total + _kernel_gradient(rows, row, k=k, stride=stride, dilation=dilation), None
 
   return lax.scan(add_row, jnp.zeros((k, k, c), jnp.float32), jnp.arange(h))[0]
 
 
-depthwise_conv.defvjp(_depthwise_fwd, _depthwise_bwd)
+_depthwise_conv.defvjp(_depthwise_fwd, _depthwise_bwd)
 
 
 def sampling_matrix(positions, size, width=1.0):

@@ -29,8 +29,8 @@ FREE_KEYS = (
 )
 # Only these have to agree for a trained network to be scored or used.
 MODEL_KEYS = ("data.name", "data.image_size", "data.fit", "model.name", "model.encoder",
-              "model.widths", "model.patch", "model.padding", "model.head", "model.norm",
-              "model.up", "data.value_range")  # fmt: skip
+              "model.output_stride", "model.widths", "model.patch", "model.padding", "model.head",
+              "model.norm", "model.up", "data.value_range")  # fmt: skip
 
 
 def flatten(config, prefix=""):

@@ -17,9 +17,11 @@ RANKS = {
   **dict.fromkeys(("jaxseg.instance_metrics", "jaxseg.tiles"), 0),
   **dict.fromkeys(("jaxseg.visualize", "jaxseg.workdirs"), 0),
   **dict.fromkeys(("jaxseg.data.folder", "jaxseg.augment", "jaxseg.checkpoint"), 1),
+  "jaxseg.models.torch_files": 0,
   **dict.fromkeys(("jaxseg.models.layers", "jaxseg.models.pretrained"), 1),
   **dict.fromkeys(("jaxseg.run_log", "jaxseg.predict", "jaxseg.predict_files"), 1),
   **dict.fromkeys(("jaxseg.models.mobilenet_v2", "jaxseg.models.vgg"), 2),
+  **dict.fromkeys(("jaxseg.models.resnet", "jaxseg.models.xception"), 2),
   **dict.fromkeys(("jaxseg.models.unet", "jaxseg.models.fcn"), 2),
   **dict.fromkeys(("jaxseg.data.datasets", "jaxseg.train_step"), 2),
   **dict.fromkeys(("jaxseg.data.input_pipeline", "jaxseg.data.examine", "jaxseg.evaluate"), 3),
@@ -31,9 +33,13 @@ RANKS = {
 CORE_NAMES = ("ops", "losses", "metrics", "augment", "weight_maps", "optim", "train_state",
               "train_step", "parallel", "models")  # fmt: skip
 LIGHT = {"jax", "flax", "optax", "chex", "numpy"}
-EXTRA = {"jaxseg.models.pretrained": {"h5py", "pooch"}}  # and imports them when they are needed
-HEAVY = ("h5py", "pooch", "grain", "tensorflow_datasets", "ml_collections", "orbax", "matplotlib",
-         "PIL", "scipy.ndimage", "tensorboardX", "tqdm", "requests")  # fmt: skip
+# Imported when they are needed.
+EXTRA = {
+  "jaxseg.models.pretrained": {"h5py", "pooch"},
+  "jaxseg.models.torch_files": {"safetensors"},
+}
+HEAVY = ("h5py", "pooch", "safetensors", "grain", "tensorflow_datasets", "ml_collections", "orbax",
+         "matplotlib", "PIL", "scipy.ndimage", "tensorboardX", "tqdm", "requests")  # fmt: skip
 
 
 def module_files():
@@ -92,9 +98,9 @@ sys.meta_path.insert(0, Missing())
 for module in {CORE}:
   __import__(module)
 from jaxseg import models
-model = models.build("encoder_unet", 2, encoder="mobilenet_v2", widths=(), patch=1, padding="same",
-                     norm=True, dropout=0.0, up="transposed", freeze_encoder=True,
-                     precision="float32", axis_name=None)
+model = models.build("encoder_unet", 2, encoder="mobilenet_v2", output_stride=32, widths=(),
+                     patch=1, padding="same", norm=True, dropout=0.0, up="transposed",
+                     freeze_encoder=True, precision="float32", axis_name=None)
 print(len(models.abstract_variables(model, 3)["params"]))
 """
   done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)

@@ -21,6 +21,7 @@ from jaxseg.models.vgg import VGG16
 
 WORDS = {
   "encoder": "",
+  "output_stride": 32,
   "widths": (),
   "patch": 1,
   "padding": "same",

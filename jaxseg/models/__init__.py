@@ -1,5 +1,7 @@
 """The networks by name, and how to build and initialise them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -8,12 +10,21 @@ from jaxseg import UserError
 from jaxseg.models import pretrained as weights
 from jaxseg.models.fcn import FCN
 from jaxseg.models.mobilenet_v2 import MobileNetV2
+from jaxseg.models.resnet import ResNet
 from jaxseg.models.unet import EncoderUNet, UNet
 from jaxseg.models.vgg import VGG16
+from jaxseg.models.xception import Xception65
 
 MODELS = {"unet": UNet, "encoder_unet": EncoderUNet, "fcn32s": FCN, "fcn16s": FCN, "fcn8s": FCN}
 FINAL_STRIDES = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8}
-ENCODERS = {"mobilenet_v2": MobileNetV2, "vgg16": VGG16}
+ENCODERS = {
+  "mobilenet_v2": MobileNetV2,
+  "vgg16": VGG16,
+  "resnet50": functools.partial(ResNet, 50),
+  "resnet101": functools.partial(ResNet, 101),
+  "xception65": Xception65,
+}
+OUTPUT_STRIDES = (8, 16, 32)
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 UPS = ("transposed", "resize")
 PATCHES = (1, 2)
@@ -47,6 +58,7 @@ def build(
   num_classes,
   *,
   encoder,
+  output_stride,
   widths,
   patch,
   padding,
@@ -62,6 +74,7 @@ def build(
   Args:
     name: key of MODELS.  num_classes: channels of the logits, see `num_logits`.
     encoder: key of ENCODERS, for models that have one.
+    output_stride: of the encoder, one of OUTPUT_STRIDES; these networks all need 32.
     widths: channels of the levels, () for the model's own.
     patch, padding, norm, dropout, up, freeze_encoder: see the models.
     precision: key of PRECISIONS, the type of activations; parameters are float32.
@@ -86,6 +99,9 @@ def build(
   if patch > 1 and model is not UNet:
     raise UserError(f"config.model.patch {patch} is for unet; set it to 1")
   _look_up(PADDINGS, padding, "config.model.padding")
+  _look_up(OUTPUT_STRIDES, output_stride, "config.model.output_stride")
+  if output_stride != 32 and model in (UNet, EncoderUNet, FCN):
+    raise UserError(f"config.model.output_stride {output_stride} does not fit {name}; set it to 32")
   if model is UNet:
     if padding == "valid" and up != "transposed":
       raise UserError(
@@ -94,6 +110,8 @@ def build(
     return UNet(patch=patch, padding=padding, norm=norm, **common)
   encoder = _look_up(ENCODERS, encoder, "config.model.encoder")
   words = {"axis_name": axis_name, "dtype": dtype}
+  if encoder is not VGG16:  # whose stages are FCN's and U-Net's
+    words["output_stride"] = output_stride
   if padding == "valid":
     if (model, encoder) != (FCN, VGG16):
       raise UserError("config.model.padding valid is for unet, and for FCN on vgg16; use same")
@@ -132,12 +150,17 @@ def load_encoder(variables, encoder, pretrained):
 
   Args:
     variables: of a network with an encoder.  encoder: the module.
-    pretrained: "imagenet" (downloaded once) or the path of a Keras HDF5 file.
+    pretrained: "imagenet" (downloaded once) or the path of a weight file.
   Raises:
     UserError: no network, no such file, damaged, or of another network.
   """
+  if pretrained == "imagenet" and encoder.imagenet is None:
+    raise UserError(
+      f"no download is known for {type(encoder).__name__}: give the path of a weight file as "
+      "config.model.pretrained; the README names some"
+    )
   path = weights.fetch(encoder.imagenet) if pretrained == "imagenet" else pretrained
-  tensors = weights.read_keras_h5(path)
+  tensors = weights.read_weights(path)
   in_file, top = {key.split("/")[0] for key in tensors}, {}
   for layer in encoder.classifier:
     if layer in variables["params"] and layer in in_file:

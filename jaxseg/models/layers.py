@@ -9,7 +9,27 @@ import jax.numpy as jnp
 from jaxseg import ops
 
 
-def batch_norm(name, *, train, axis_name, dtype, scale_init=nn.initializers.ones):
+def place_strides(strides, output_stride):
+  """Turns the strides of a chain of layers beyond `output_stride` into dilations ("atrous").
+
+  A layer that loses its stride computes all the places between those that it would have kept; what
+  follows skips these places by its dilation.
+
+  Returns:
+    [(stride, dilation)] of the layers, whose strides multiply to at most `output_stride`.
+  """
+  placed, total, dilation = [], 1, 1
+  for stride in strides:
+    if total * stride <= output_stride:
+      placed.append((stride, dilation))
+      total *= stride
+    else:
+      placed.append((1, dilation))
+      dilation *= stride
+  return placed
+
+
+def batch_norm(name, *, train, axis_name, dtype, scale_init=nn.initializers.ones, epsilon=1e-3):
   """Batch normalisation with statistics over the global batch.
 
   Under `jit` with a sharded batch they are global by themselves, under `pmap` through
@@ -19,7 +39,7 @@ def batch_norm(name, *, train, axis_name, dtype, scale_init=nn.initializers.ones
   return nn.BatchNorm(
     use_running_average=not train,
     momentum=0.9,
-    epsilon=1e-3,
+    epsilon=epsilon,
     axis_name=axis_name,
     dtype=dtype,
     scale_init=scale_init,
@@ -83,9 +103,14 @@ class Conv1x1(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-  """3x3 depthwise convolution, "same" padding, no bias.  [B,H,W,C] -> [B,H/stride,W/stride,C]"""
+  """3x3 depthwise convolution, no bias.  [B,H,W,C] -> [B,H/stride,W/stride,C], rounded up
+
+  See `ops.depthwise_conv` for dilation and padding.
+  """
 
   stride: int = 1
+  dilation: int = 1
+  padding: str = "same"
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -95,7 +120,8 @@ class DepthwiseConv(nn.Module):
     c = x.shape[-1]
     init = nn.initializers.normal((2 / (9 * c + 9)) ** 0.5)
     kernel = self.param("kernel", init, (3, 3, c))
-    return ops.depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+    x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+    return ops.depthwise_conv(x, kernel, self.stride, self.dilation, self.padding)
 
 
 class UpConv2x2(nn.Module):

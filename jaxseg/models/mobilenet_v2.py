@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxseg.models.layers import Conv1x1, DepthwiseConv, batch_norm
+from jaxseg.models.layers import Conv1x1, DepthwiseConv, batch_norm, place_strides
 from jaxseg.models.pretrained import Download
 
 # (expansion, output channels, stride) of each block, table 2 of the paper at width 1.
@@ -30,19 +30,27 @@ IMAGENET = Download(
 
 
 class MobileNetV2(nn.Module):
-  """f32[B,H,W,3] in [0, 1] -> named stages {name: [B,H/s,W/s,C]}; H, W divisible by 32.
+  """f32[B,H,W,3] in [0, 1] -> named stages {name: [B,ceil(H/s),ceil(W/s),C]}.
 
   Each `block_K_expand_relu` is the expanded, still unstrided input of the block that halves the
   size; `block_16_project` is that layer's output before its normalisation, as the TensorFlow
   segmentation tutorial taps it. `train` lets batch statistics follow the data.
+
+  With the same weights, the coarsest stage of output stride s holds that of 32: every (32/s)-th
+  value each way. Padding is TensorFlow's, so of sizes 32k + 1 (513) these begin with the first; of
+  sizes 32k, whose windows begin on the first pixel, with the (32/s - 1)-th.
+
+  Attributes:
+    output_stride: 8, 16 or 32, the largest; see `layers.place_strides`.
   """
 
+  output_stride: int = 32
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
-  stride = 32
   reach = 245  # px, how far the coarsest stage looks: (k - 1) / 2 of each kernel times its stride
-  # From fine to coarse: strides 2, 4, 8, 16, 32 with 96, 144, 192, 576, 320 channels.
+  # From fine to coarse: strides 2, 4, 8, 16, 32 (at most output_stride) with 96, 144, 192, 576, 320
+  # channels.
   stages = (
     "block_1_expand_relu",
     "block_3_expand_relu",
@@ -54,6 +62,10 @@ class MobileNetV2(nn.Module):
   classifier = ()  # fully connected layers that a network may have as convolutions
   # What follows block_16_project in the classifier; no stage needs it.
   unused_layers = ("block_16_project_BN", "Conv_1", "Conv_1_bn", "predictions")
+
+  @property
+  def stride(self):
+    return self.output_stride
 
   @nn.compact
   def __call__(self, image, *, train):
@@ -70,20 +82,21 @@ class MobileNetV2(nn.Module):
     x = nn.Conv(32, (3, 3), 2, name="Conv1", **common)(x)
     x = nn.relu6(norm(x, "bn_Conv1"))
     stages = {}
-    for i, (expansion, features, stride) in enumerate(BLOCKS):
+    (_, *placed) = place_strides((2, *(stride for _, _, stride in BLOCKS)), self.output_stride)
+    for i, (expansion, features, block_stride) in enumerate(BLOCKS):
       prefix = f"block_{i}" if i else "expanded_conv"
       block_input = x
       if i:
         x = pointwise(expansion * x.shape[-1], name=f"{prefix}_expand")(x)
         x = nn.relu6(norm(x, f"{prefix}_expand_BN"))
         stages[f"{prefix}_expand_relu"] = x
-      x = DepthwiseConv(stride, dtype=self.dtype, name=f"{prefix}_depthwise")(x)
+      x = DepthwiseConv(*placed[i], dtype=self.dtype, name=f"{prefix}_depthwise")(x)
       x = nn.relu6(norm(x, f"{prefix}_depthwise_BN"))
       x = pointwise(features, name=f"{prefix}_project")(x)
       stages[f"{prefix}_project"] = x
       if i == len(BLOCKS) - 1:
         break
-      if stride == 1 and block_input.shape[-1] == features:
+      if block_stride == 1 and block_input.shape[-1] == features:
         # A zero scale starts the block as the identity (Goyal et al. 2017, section 5.1).
         x = block_input + norm(x, f"{prefix}_project_BN", nn.initializers.zeros)
       else:

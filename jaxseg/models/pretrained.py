@@ -2,10 +2,12 @@
 
 import dataclasses
 import pathlib
+import sys
 
 import numpy as np
 
 from jaxseg import UserError
+from jaxseg.models.torch_files import read_pth, read_safetensors
 
 # Keras' names of a layer's weights: collection and name in Flax.
 KERAS_NAMES = {
@@ -21,7 +23,10 @@ KERAS_NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Download:
-  """A weight file on the internet: where it is, and its hash as ALGORITHM:HEXADECIMAL."""
+  """A weight file on the internet: where it is, and its hash as ALGORITHM:HEXADECIMAL.
+
+  The first digits of the hash will do, where no more of it is published.
+  """
 
   url: str
   hash: str
@@ -37,13 +42,43 @@ def fetch(download, cache_dir=None):
 
   folder = pathlib.Path(cache_dir or pooch.os_cache("jaxseg"))
   file_name = download.url.rsplit("/", 1)[1]
+  algorithm, digits = download.hash.split(":")
+  path = folder / file_name
+
+  def is_good():
+    return pooch.file_hash(str(path), alg=algorithm).startswith(digits)
+
   try:
-    return pooch.retrieve(download.url, download.hash, file_name, folder, progressbar=True)
+    if not path.is_file() or not is_good():
+      path.unlink(missing_ok=True)
+      print(f"downloading {download.url} to {folder}", file=sys.stderr)
+      pooch.get_logger().setLevel("WARNING")  # it says to pass it a hash, but knows whole ones only
+      pooch.retrieve(download.url, None, file_name, folder, progressbar=True)
+      if not is_good():
+        path.unlink()
+        raise ValueError("another hash than published")
+    return str(path)
   except (OSError, ValueError) as error:  # requests' errors are OSErrors; ValueError is the hash
     raise UserError(
       f"could not download {download.url} ({type(error).__name__}: no network, or a changed file): "
       f"copy it to {folder}, or give the path of a weight file as config.model.pretrained"
     ) from error
+
+
+def read_weights(path):
+  """Tensors of a weight file, of the kind that its suffix says.
+
+  Returns:
+    {"layer/weight": f32 np.ndarray} in the names and layouts of Keras, e.g. "Conv1/kernel".
+  Raises:
+    UserError: missing, damaged, or of an unknown kind.
+  """
+  if not pathlib.Path(path).is_file():
+    raise UserError(f"no weight file {path}; correct config.model.pretrained")
+  suffix = pathlib.Path(path).suffix
+  if suffix not in READERS:
+    raise UserError(f"{path}: the suffix of a weight file is one of {', '.join(READERS)}")
+  return READERS[suffix](path)
 
 
 def read_keras_h5(path):
@@ -54,12 +89,10 @@ def read_keras_h5(path):
   Returns:
     {"layer/weight": f32 np.ndarray}, e.g. "Conv1/kernel"; ":0" is taken off the names.
   Raises:
-    UserError: missing, damaged, or another kind of file.
+    UserError: damaged, or another kind of file.
   """
   import h5py
 
-  if not pathlib.Path(path).is_file():
-    raise UserError(f"no weight file {path}; correct config.model.pretrained")
   try:
     with h5py.File(path, "r") as file:
       root = file if "layer_names" in file.attrs else file.get("model_weights", {})
@@ -91,7 +124,7 @@ def load_keras(variables, tensors, *, leave, source):
 
   Args:
     variables: {"params": {layer: {weight: array}}, "batch_stats": ...}, arrays or their shapes.
-    tensors: what `read_keras_h5` returns.
+    tensors: what `read_weights` returns.
     leave: layers of the file that the module does not have.  source: what errors call the file.
   Returns:
     variables of the same structure, f32 numpy arrays.
@@ -124,3 +157,12 @@ def load_keras(variables, tensors, *, leave, source):
       for weight in weights.keys() - result[collection][layer].keys():
         raise UserError(f"{source} is of another network: it lacks {weight} of {layer}")
   return result
+
+
+READERS = {
+  ".h5": read_keras_h5,
+  ".safetensors": read_safetensors,
+  ".pth": read_pth,
+  ".pt": read_pth,
+  ".bin": read_pth,  # pytorch_model.bin
+}

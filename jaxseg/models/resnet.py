@@ -1,0 +1,112 @@
+"""ResNet-50 and 101 (He et al. 2016) as encoders; layers are named as in torchvision.
+
+Of "layer3.0.conv1" the dots become underscores. Bottleneck blocks stride in their 3x3 convolution
+(v1.5), not in the first 1x1 as in the paper: so the public weights were trained.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxseg import ops
+from jaxseg.models.layers import Conv1x1, batch_norm, place_strides
+from jaxseg.models.pretrained import Download
+
+NUM_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # of layer1 to layer4, table 1 of the paper
+WIDTHS = (64, 128, 256, 512)  # of the 3x3 convolutions; outputs have four times as many channels
+# Of ImageNet's red, green and blue.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# torchvision's first weights (IMAGENET1K_V1); a file's name begins its SHA-256.
+IMAGENET = {
+  50: Download("https://download.pytorch.org/models/resnet50-0676ba61.pth", "sha256:0676ba61"),
+  101: Download("https://download.pytorch.org/models/resnet101-63fe2227.pth", "sha256:63fe2227"),
+}
+
+
+class ResNet(nn.Module):
+  """f32[B,H,W,3] in [0, 1] -> named stages {name: [B,ceil(H/s),ceil(W/s),C]}.
+
+  With the same weights, the coarsest stage of output stride s holds that of 32: every (32/s)-th
+  value each way from the first on, for any size, because all padding is symmetric.
+
+  Attributes:
+    depth: 50 or 101.
+    output_stride: 8, 16 or 32, the largest; see `layers.place_strides`.
+  """
+
+  depth: int = 50
+  output_stride: int = 32
+  axis_name: str | None = None
+  dtype: Any = jnp.float32
+
+  # From fine to coarse: strides 2, 4, 8, 16, 32 (at most output_stride) with 64, 256, 512, 1024,
+  # 2048 channels.
+  stages = ("stem", "layer1", "layer2", "layer3", "layer4")
+  classifier = ()  # fully connected layers that a network may have as convolutions
+  unused_layers = ("fc",)
+
+  @property
+  def stride(self):
+    return self.output_stride
+
+  @property
+  def reach(self):
+    """How far the coarsest stage looks, px: (k - 1) / 2 of each kernel times its stride."""
+    # The first 3x3 convolution of layer2, 3 and 4 still sees the stride before it.
+    first, *rest = (
+      stride * num for num, stride in zip(NUM_BLOCKS[self.depth], (4, 8, 16, 32), strict=True)
+    )
+    return 3 + 2 + first + sum(rest) - (4 + 8 + 16)
+
+  @property
+  def imagenet(self):
+    return IMAGENET[self.depth]
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    def norm(x, name, scale_init=nn.initializers.ones):
+      options = {"train": train, "axis_name": self.axis_name, "dtype": self.dtype}
+      return batch_norm(name, scale_init=scale_init, epsilon=1e-5, **options)(x)
+
+    def conv(x, features, size, stride, dilation, name):
+      if size == 1:
+        x = x[:, ::stride, ::stride]
+        return Conv1x1(features, use_bias=False, dtype=self.dtype, name=name)(x)
+      return nn.Conv(
+        features,
+        (size, size),
+        stride,
+        padding=dilation * (size // 2),
+        kernel_dilation=dilation,
+        use_bias=False,
+        kernel_init=nn.initializers.he_normal(),
+        dtype=self.dtype,
+        name=name,
+      )(x)
+
+    def bottleneck(x, width, stride, dilation, name):
+      y = nn.relu(norm(conv(x, width, 1, 1, 1, f"{name}_conv1"), f"{name}_bn1"))
+      y = nn.relu(norm(conv(y, width, 3, stride, dilation, f"{name}_conv2"), f"{name}_bn2"))
+      # A zero scale starts the block as its shortcut (Goyal et al. 2017, section 5.1).
+      y = conv(y, 4 * width, 1, 1, 1, f"{name}_conv3")
+      y = norm(y, f"{name}_bn3", nn.initializers.zeros)
+      if name.endswith("_0"):
+        x = conv(x, 4 * width, 1, stride, 1, f"{name}_downsample_0")
+        x = norm(x, f"{name}_downsample_1")
+      return nn.relu(x + y)
+
+    x = ((image - jnp.array(MEAN)) / jnp.array(STD)).astype(self.dtype)
+    x = nn.relu(norm(conv(x, 64, 7, 2, 1, "conv1"), "bn1"))
+    stages = {"stem": x}
+    x = ops.max_pool_3x3(x)
+    strides = [2, 2]  # conv1 and the pooling
+    for i, num in enumerate(NUM_BLOCKS[self.depth]):
+      strides += [2 if i else 1] + [1] * (num - 1)
+    placed = iter(place_strides(strides, self.output_stride)[2:])
+    for i, (num, width) in enumerate(zip(NUM_BLOCKS[self.depth], WIDTHS, strict=True), start=1):
+      for j in range(num):
+        x = bottleneck(x, width, *next(placed), f"layer{i}_{j}")
+      stages[f"layer{i}"] = x
+    return stages
