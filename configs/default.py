@@ -45,18 +45,20 @@ def get_config():
   augment.contrast = (1.0, 1.0)  # range of the factor
 
   config.model = model = ConfigDict()
-  model.name = "unet"  # unet, encoder_unet, fcn32s, fcn16s or fcn8s
+  model.name = "unet"  # unet, encoder_unet, fcn32s, fcn16s, fcn8s, deeplabv3 or deeplabv3plus
   model.encoder = ""  # of all but unet: mobilenet_v2, vgg16, resnet50, resnet101 or xception65
   model.output_stride = 32  # of the encoder: 8 or 16 keep more places, by dilated convolutions
   model.pretrained = ""  # of the encoder: "" none, "imagenet" download once, or a weight file
   model.freeze_encoder = True  # if pretrained: no gradient, batch statistics stand still
+  model.freeze_norm = False  # only the batch statistics of the encoder stand still
   model.init_from = ""  # work directory of another run, whose arrays are taken where they fit
-  model.widths = ()  # channels of the levels, in fcn of fc1 and fc2; () = the model's own
+  model.widths = ()  # channels of levels; fcn: of fc1, fc2; deeplab: of ASPP, low level; () = own
   model.padding = "same"  # or valid, as published: unpadded in unet, 100 px of zeros in fcn
   model.patch = 1  # 2 in unet: half the resolution inside, a quarter of the cost
   model.head = "softmax"  # or sigmoid: one logit, for two classes
   model.norm = True  # batch normalisation in unet
-  model.dropout = 0.0  # rate at the end of the contracting path, in fcn behind fc1 and fc2
+  model.separable = True  # in deeplab: depthwise and 1x1 convolutions in ASPP and decoder
+  model.dropout = 0.0  # rate: end of the contracting path; in fcn behind fc1, fc2; behind ASPP
   model.up = "transposed"  # transposed convolution; or resize, in unet followed by a convolution
 
   config.train = train = ConfigDict()
@@ -96,6 +98,7 @@ def get_config():
   evaluation.boundary_f1 = False  # 6 ms for 480 x 360 px, 11 classes; 18 s for 10,000 x 10,000, 2
 
   config.predict = predict = ConfigDict()  # in evaluation as well
+  predict.output_stride = 0  # of deeplab's encoder, other than in training; 0 = the same
   predict.tile = 0  # with fit = crop, largest side that the network sees, px; 0 = the whole image
   predict.symmetries = "none"  # average over views: flip (2) or dihedral (8, square tiles or not)
 

@@ -78,9 +78,11 @@ def build_model(config, info):
     patch=model.patch,
     padding=model.padding,
     norm=model.norm,
+    separable=model.separable,
     dropout=model.dropout,
     up=model.up,
     freeze_encoder=is_frozen(config),
+    freeze_norm=model.freeze_norm,
     precision=config.train.precision,
     axis_name=parallel.AXIS if config.train.parallel == "pmap" else None,
   )
@@ -88,6 +90,8 @@ def build_model(config, info):
 
 def build_predictor(config, model):
   """See `predict.make_predictor`."""
+  if output_stride := config.predict.output_stride:
+    model = models.at_output_stride(model, output_stride)
   return make_predictor(
     model,
     fit=config.data.fit,

@@ -21,6 +21,7 @@ FREE_KEYS = (
   "eval.num_samples",
   "eval.instances",
   "eval.boundary_f1",
+  "predict.output_stride",
   "predict.tile",
   "predict.symmetries",
   "parallel.coordinator",
@@ -30,7 +31,7 @@ FREE_KEYS = (
 # Only these have to agree for a trained network to be scored or used.
 MODEL_KEYS = ("data.name", "data.image_size", "data.fit", "model.name", "model.encoder",
               "model.output_stride", "model.widths", "model.patch", "model.padding", "model.head",
-              "model.norm", "model.up", "data.value_range")  # fmt: skip
+              "model.norm", "model.separable", "model.up", "data.value_range")  # fmt: skip
 
 
 def flatten(config, prefix=""):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import reference
 
-from jaxseg.models.fcn import FCN, interpolation_kernel
-from jaxseg.models.layers import Dropout
+from jaxseg.models.fcn import FCN
+from jaxseg.models.layers import Dropout, interpolation_kernel
 from jaxseg.models.mobilenet_v2 import MobileNetV2
 from jaxseg.models.vgg import VGG16
 

@@ -22,7 +22,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.run_log", "jaxseg.predict", "jaxseg.predict_files"), 1),
   **dict.fromkeys(("jaxseg.models.mobilenet_v2", "jaxseg.models.vgg"), 2),
   **dict.fromkeys(("jaxseg.models.resnet", "jaxseg.models.xception"), 2),
-  **dict.fromkeys(("jaxseg.models.unet", "jaxseg.models.fcn"), 2),
+  **dict.fromkeys(("jaxseg.models.unet", "jaxseg.models.fcn", "jaxseg.models.deeplab"), 2),
   **dict.fromkeys(("jaxseg.data.datasets", "jaxseg.train_step"), 2),
   **dict.fromkeys(("jaxseg.data.input_pipeline", "jaxseg.data.examine", "jaxseg.evaluate"), 3),
   "jaxseg.models": 3,
@@ -99,8 +99,9 @@ for module in {CORE}:
   __import__(module)
 from jaxseg import models
 model = models.build("encoder_unet", 2, encoder="mobilenet_v2", output_stride=32, widths=(),
-                     patch=1, padding="same", norm=True, dropout=0.0, up="transposed",
-                     freeze_encoder=True, precision="float32", axis_name=None)
+                     patch=1, padding="same", norm=True, separable=True, dropout=0.0,
+                     up="transposed", freeze_encoder=True, freeze_norm=False,
+                     precision="float32", axis_name=None)
 print(len(models.abstract_variables(model, 3)["params"]))
 """
   done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)

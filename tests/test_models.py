@@ -13,6 +13,7 @@ import pytest
 import reference
 
 from jaxseg import UserError, models
+from jaxseg.models.deeplab import DeepLab
 from jaxseg.models.fcn import FCN
 from jaxseg.models.mobilenet_v2 import MobileNetV2
 from jaxseg.models.pretrained import Download
@@ -26,9 +27,11 @@ WORDS = {
   "patch": 1,
   "padding": "same",
   "norm": True,
+  "separable": True,
   "dropout": 0.0,
   "up": "transposed",
   "freeze_encoder": False,
+  "freeze_norm": False,
   "precision": "float32",
   "axis_name": None,
 }
@@ -38,6 +41,10 @@ ROWS = {
   "unet": (UNet, {"widths": (2, 3, 4)}),
   "encoder_unet": (EncoderUNet, {"encoder": "mobilenet_v2", "widths": (5, 4, 3, 2)}),
   **{name: (FCN, {"encoder": "vgg16", "widths": (3, 4)}) for name in ("fcn32s", "fcn16s", "fcn8s")},
+  **{
+    name: (DeepLab, {"encoder": "mobilenet_v2", "widths": (4, 3)})
+    for name in ("deeplabv3", "deeplabv3plus")
+  },
 }
 ENCODER_ROWS = {"mobilenet_v2": (MobileNetV2, 4), "vgg16": (VGG16, 4)}  # (class, up-blocks)
 
@@ -128,6 +135,31 @@ def test_unknown_words(name, words, message):
 def test_valid_is_for_published_networks(name, words, message):
   with pytest.raises(UserError, match=f"config.model.padding {message}"):
     build(name, padding="valid", **words)
+
+
+@pytest.mark.parametrize("name, decoder", [("deeplabv3", False), ("deeplabv3plus", True)])
+def test_deeplab_by_name(name, decoder):
+  model = build(name, output_stride=16, separable=False)
+  assert (model.decoder, model.separable, model.encoder.output_stride) == (decoder, False, 16)
+  assert build(name).separable
+  for encoder in models.ENCODERS:
+    if encoder == "vgg16":
+      with pytest.raises(UserError, match="vgg16 has no output_stride"):
+        build(name, encoder=encoder)
+    else:
+      assert build(name, encoder=encoder, output_stride=8).encoder.stride == 8
+
+
+def test_at_output_stride():
+  """The same parameters; the rates and the stride follow."""
+  model = build("deeplabv3plus", output_stride=16)
+  dense = models.at_output_stride(model, 8)
+  assert (model.stride, dense.stride) == (16, 8) and dense.clone(encoder=model.encoder) == model
+  assert models.abstract_variables(dense, 3) == models.abstract_variables(model, 3)
+  with pytest.raises(UserError, match="output_stride 8 is for deeplab; set it to 0"):
+    models.at_output_stride(build("unet"), 8)
+  with pytest.raises(UserError, match="config.predict.output_stride 4; there are 8, 16, 32"):
+    models.at_output_stride(model, 4)
 
 
 @pytest.mark.parametrize("name, stride", [("fcn32s", 32), ("fcn16s", 16), ("fcn8s", 8)])

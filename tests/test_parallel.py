@@ -55,9 +55,11 @@ def make_model(run, norm, dropout):
     patch=1,
     padding="same",
     norm=norm,
+    separable=True,
     dropout=dropout,
     up="transposed",
     freeze_encoder=False,
+    freeze_norm=False,
     precision="float32",
     axis_name=parallel.AXIS if run == "pmap" else None,
   )
@@ -147,9 +149,11 @@ def test_every_batch_norm_looks_at_all_devices(name, encoder):
     patch=1,
     padding="same",
     norm=True,
+    separable=True,
     dropout=0.0,
     up="transposed",
     freeze_encoder=False,
+    freeze_norm=False,
     precision="float32",
     axis_name=parallel.AXIS,
   )

@@ -40,6 +40,7 @@ def make(
   """(network, state, jitted step), compiled once for all tests that ask for the same."""
   words = {"padding": "same", "norm": False, "dropout": 0.0, "precision": "float32", **words}
   shape = {"encoder": "", "output_stride": 32, "widths": (4, 8), "patch": 1, "up": "transposed"}
+  shape |= {"separable": True, "freeze_norm": False}
   model = models.build("unet", num_logits, freeze_encoder=False, axis_name=None, **shape, **words)
   optimizer = optim.make_optimizer(optimizer, rate)
   init = quick_jit(lambda: models.init(model, 1, 0))

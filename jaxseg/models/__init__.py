@@ -8,6 +8,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxseg import UserError
 from jaxseg.models import pretrained as weights
+from jaxseg.models.deeplab import DeepLab
 from jaxseg.models.fcn import FCN
 from jaxseg.models.mobilenet_v2 import MobileNetV2
 from jaxseg.models.resnet import ResNet
@@ -15,7 +16,12 @@ from jaxseg.models.unet import EncoderUNet, UNet
 from jaxseg.models.vgg import VGG16
 from jaxseg.models.xception import Xception65
 
-MODELS = {"unet": UNet, "encoder_unet": EncoderUNet, "fcn32s": FCN, "fcn16s": FCN, "fcn8s": FCN}
+MODELS = {
+  "unet": UNet,
+  "encoder_unet": EncoderUNet,
+  **dict.fromkeys(("fcn32s", "fcn16s", "fcn8s"), FCN),
+  **dict.fromkeys(("deeplabv3", "deeplabv3plus"), DeepLab),
+}
 FINAL_STRIDES = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8}
 ENCODERS = {
   "mobilenet_v2": MobileNetV2,
@@ -63,9 +69,11 @@ def build(
   patch,
   padding,
   norm,
+  separable,
   dropout,
   up,
   freeze_encoder,
+  freeze_norm,
   precision,
   axis_name,
 ):
@@ -74,9 +82,10 @@ def build(
   Args:
     name: key of MODELS.  num_classes: channels of the logits, see `num_logits`.
     encoder: key of ENCODERS, for models that have one.
-    output_stride: of the encoder, one of OUTPUT_STRIDES; these networks all need 32.
+    output_stride: of the encoder, one of OUTPUT_STRIDES; other than 32 for DeepLab alone.
     widths: channels of the levels, () for the model's own.
-    patch, padding, norm, dropout, up, freeze_encoder: see the models.
+    patch, padding, norm, separable, dropout, up: see the models.
+    freeze_encoder, freeze_norm: see the models with an encoder.
     precision: key of PRECISIONS, the type of activations; parameters are float32.
     axis_name: the mapped axis under `pmap`, else None.
   Returns:
@@ -100,7 +109,7 @@ def build(
     raise UserError(f"config.model.patch {patch} is for unet; set it to 1")
   _look_up(PADDINGS, padding, "config.model.padding")
   _look_up(OUTPUT_STRIDES, output_stride, "config.model.output_stride")
-  if output_stride != 32 and model in (UNet, EncoderUNet, FCN):
+  if output_stride != 32 and model is not DeepLab:
     raise UserError(f"config.model.output_stride {output_stride} does not fit {name}; set it to 32")
   if model is UNet:
     if padding == "valid" and up != "transposed":
@@ -110,16 +119,33 @@ def build(
     return UNet(patch=patch, padding=padding, norm=norm, **common)
   encoder = _look_up(ENCODERS, encoder, "config.model.encoder")
   words = {"axis_name": axis_name, "dtype": dtype}
-  if encoder is not VGG16:  # whose stages are FCN's and U-Net's
+  if encoder is not VGG16:
     words["output_stride"] = output_stride
+  elif model is DeepLab:
+    raise UserError("config.model.encoder vgg16 has no output_stride, which deeplab needs")
   if padding == "valid":
     if (model, encoder) != (FCN, VGG16):
       raise UserError("config.model.padding valid is for unet, and for FCN on vgg16; use same")
     words["pad"] = 99  # and one more by the first convolution, the paper's 100
   common |= {"encoder": encoder(**words), "freeze_encoder": freeze_encoder}
+  common["freeze_norm"] = freeze_norm
   if model is FCN:
     return FCN(final_stride=FINAL_STRIDES[name], padding=padding, **common)
+  if model is DeepLab:
+    return DeepLab(decoder=name == "deeplabv3plus", separable=separable, **common)
   return EncoderUNet(**common)
+
+
+def at_output_stride(model, output_stride):
+  """A DeepLab of the same parameters whose encoder has another output stride.
+
+  Raises:
+    UserError: it is another network, or the output stride is none of OUTPUT_STRIDES.
+  """
+  _look_up(OUTPUT_STRIDES, output_stride, "config.predict.output_stride")
+  if not isinstance(model, DeepLab):
+    raise UserError(f"config.predict.output_stride {output_stride} is for deeplab; set it to 0")
+  return model.clone(encoder=model.encoder.clone(output_stride=output_stride))
 
 
 def abstract_variables(model, channels):

@@ -6,46 +6,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxseg import ops
-from jaxseg.models.layers import Conv1x1, Dropout
+from jaxseg.models.layers import Conv1x1, Dropout, UpScore
 
 # With 100 px of padding: where in the scores of a stage (cells, by stride) and in the enlarged map
 # (px, by its last stride) the part begins that belongs to the map from below and to the image.
 SKIP_CROPS = {16: 5, 8: 9}
 IMAGE_CROPS = {32: 19, 16: 27, 8: 31}
-
-
-def interpolation_kernel(size, stride):
-  """Kernel along one axis of the transposed convolution that interpolates.  f32[size]
-
-  Of 2s px at stride s it is linear; of s px, where windows do not overlap, it can only repeat the
-  nearest value.
-  """
-  if size == stride:
-    return np.ones(size, np.float32)
-  return (1 - np.abs(np.arange(size) - (size - 1) / 2) / stride).astype(np.float32)
-
-
-class UpScore(nn.Module):
-  """Enlarges score maps by a transposed convolution without bias that starts as interpolation.
-
-  [B,H,W,C] -> [B,(H-1)*factor+size,(W-1)*factor+size,C]; `learned`, or a constant kernel.
-  """
-
-  factor: int
-  size: int
-  learned: bool = True
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x):
-    shape = (self.size, self.size, x.shape[-1], x.shape[-1])
-    line = interpolation_kernel(self.size, self.factor)
-    start = line[:, None, None, None] * line[:, None, None] * jnp.eye(shape[-1])
-    kernel = self.param("kernel", lambda _: start) if self.learned else start
-    return ops.up_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.factor)
 
 
 class FCN(nn.Module):
@@ -57,6 +25,7 @@ class FCN(nn.Module):
 
   Attributes:
     encoder: module with `stages` (names, from fine to coarse, strides 2, 4, ..., 32).
+    freeze_encoder, freeze_norm: see `unet.EncoderUNet`.
     final_stride: 32, 16 or 8, of the last enlargement: the smaller, the more stages are added.
     widths: channels of fc1 (7x7) and fc2 (1x1); () leaves both out.
     padding: "same", as it is taught: every map keeps its size, the image is mirrored up to a
@@ -71,6 +40,7 @@ class FCN(nn.Module):
   encoder: nn.Module
   final_stride: int = 8
   freeze_encoder: bool = False
+  freeze_norm: bool = False
   widths: Sequence[int] = (4096, 4096)
   padding: str = "same"
   up: str = "transposed"
@@ -99,7 +69,7 @@ class FCN(nn.Module):
     valid, (h, w) = self.padding == "valid", image.shape[1:3]
     if not valid:
       image = ops.pad_to_multiple(image, self.stride)
-    stages = self.encoder(image, train=train and not self.freeze_encoder)
+    stages = self.encoder(image, train=train and not (self.freeze_encoder or self.freeze_norm))
     if self.freeze_encoder:
       stages = jax.lax.stop_gradient(stages)
 

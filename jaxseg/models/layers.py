@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxseg import ops
 
@@ -53,12 +54,14 @@ class Conv3x3(nn.Module):
   The parts are convolved one by one, each with its rows of the kernel, and never concatenated: on
   CPU, XLA needs twice as long for one convolution of 32 channels as for two of 16.
 
-  `padding` "same": h, w = H, W.  "valid": h, w = H - 2, W - 2.  `gain` scales the random start.
+  `padding` "same": h, w = H, W.  "valid": h, w = H - 2, W - 2.  `dilation`: px from one tap to the
+  next.  `gain` scales the random start.
   """
 
   features: int
   padding: str = "same"
   use_bias: bool = True
+  dilation: int = 1
   gain: float = 1.0
   dtype: Any = jnp.float32
 
@@ -76,6 +79,7 @@ class Conv3x3(nn.Module):
         rows,
         (1, 1),
         self.padding.upper(),
+        rhs_dilation=(self.dilation, self.dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
       )
     if self.use_bias:
@@ -170,6 +174,37 @@ class UpConv3x3(nn.Module):
     if self.use_bias:
       y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
     return y
+
+
+def interpolation_kernel(size, stride):
+  """Kernel along one axis of the transposed convolution that interpolates.  f32[size]
+
+  Of 2s px at stride s it is linear; of s px, where windows do not overlap, it can only repeat the
+  nearest value.
+  """
+  if size == stride:
+    return np.ones(size, np.float32)
+  return (1 - np.abs(np.arange(size) - (size - 1) / 2) / stride).astype(np.float32)
+
+
+class UpScore(nn.Module):
+  """Enlarges score maps by a transposed convolution without bias that starts as interpolation.
+
+  [B,H,W,C] -> [B,(H-1)*factor+size,(W-1)*factor+size,C]; `learned`, or a constant kernel.
+  """
+
+  factor: int
+  size: int
+  learned: bool = True
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    shape = (self.size, self.size, x.shape[-1], x.shape[-1])
+    line = interpolation_kernel(self.size, self.factor)
+    start = line[:, None, None, None] * line[:, None, None] * jnp.eye(shape[-1])
+    kernel = self.param("kernel", lambda _: start) if self.learned else start
+    return ops.up_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.factor)
 
 
 class Dropout(nn.Module):

@@ -140,6 +140,7 @@ class EncoderUNet(nn.Module):
     encoder: module with `stages` (names, from fine to coarse, each of half the size of the one
       before, the first of half the image's) and `stride`.
     freeze_encoder: the encoder gets no gradient and its batch statistics stand still.
+    freeze_norm: its batch statistics alone stand still.
     widths: channels of the up-blocks from the coarsest; one fewer than there are stages.
     up: "transposed" or "resize", see `layers.UpConv3x3`.
     dropout: rate on the coarsest stage.
@@ -148,6 +149,7 @@ class EncoderUNet(nn.Module):
   num_classes: int
   encoder: nn.Module
   freeze_encoder: bool = False
+  freeze_norm: bool = False
   widths: Sequence[int] = (512, 256, 128, 64)
   up: str = "transposed"
   dropout: float = 0.0
@@ -174,7 +176,7 @@ class EncoderUNet(nn.Module):
   def __call__(self, image, *, train, keys=None):
     h, w = image.shape[1:3]
     image = ops.pad_to_multiple(image, self.stride)
-    stages = self.encoder(image, train=train and not self.freeze_encoder)
+    stages = self.encoder(image, train=train and not (self.freeze_encoder or self.freeze_norm))
     if self.freeze_encoder:
       stages = jax.lax.stop_gradient(stages)
     *skips, x = (stages[name] for name in self.encoder.stages)

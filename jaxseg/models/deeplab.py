@@ -1,0 +1,165 @@
+"""DeepLabv3 (Chen et al. 2017) and DeepLabv3+ (Chen et al. 2018)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxseg import ops
+from jaxseg.models.layers import (
+  Conv1x1,
+  Conv3x3,
+  DepthwiseConv,
+  Dropout,
+  UpScore,
+  batch_norm,
+)
+
+RATES = (6, 12, 18)  # of the atrous convolutions at output stride 16
+
+
+def resize(x, size):
+  """Bilinear, pixel centres at half positions.  [B,h,w,C] -> [B,H,W,C] for size (H, W)"""
+  return jax.image.resize(x, (x.shape[0], *size, x.shape[3]), "bilinear").astype(x.dtype)
+
+
+class ConvNormRelu(nn.Module):
+  """Convolution, batch normalisation, ReLU.  [B,H,W,C] -> [B,H,W,features]
+
+  Attributes:
+    size: 1 or 3.  rate: of the 3x3 convolution, px between its taps.
+    separable: a 3x3 is a depthwise convolution, normalisation, ReLU, and a 1x1 (as in DeepLabv3+).
+  """
+
+  features: int
+  size: int = 3
+  rate: int = 1
+  separable: bool = False
+  axis_name: str | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, *parts, train):
+    def norm_relu(x, name):
+      norm = batch_norm(name, train=train, axis_name=self.axis_name, dtype=self.dtype)
+      return nn.relu(norm(x))
+
+    common = {"use_bias": False, "dtype": self.dtype}
+    if self.size == 1:
+      x = Conv1x1(self.features, name="conv", **common)(*parts)
+    elif self.separable:
+      x = jnp.concatenate(parts, axis=-1)
+      x = DepthwiseConv(dilation=self.rate, dtype=self.dtype, name="depthwise")(x)
+      x = Conv1x1(self.features, name="pointwise", **common)(norm_relu(x, "depthwise_norm"))
+    else:
+      x = Conv3x3(self.features, dilation=self.rate, name="conv", **common)(*parts)
+    return norm_relu(x, "norm")
+
+
+class ASPP(nn.Module):
+  """Atrous spatial pyramid pooling with image pooling (Chen et al. 2017, section 3.3).
+
+  A 1x1 convolution, 3x3 convolutions at `rates` and the mean of the whole map, each normalised,
+  side by side into a last 1x1 convolution.  [B,h,w,C] -> [B,h,w,features]
+  """
+
+  features: int
+  rates: Sequence[int]
+  separable: bool = False
+  axis_name: str | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    common = {"axis_name": self.axis_name, "dtype": self.dtype}
+    mean = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32).astype(x.dtype)
+    mean = ConvNormRelu(self.features, 1, name="image", **common)(mean, train=train)
+    branches = [
+      jnp.broadcast_to(mean, (*x.shape[:3], self.features)),
+      ConvNormRelu(self.features, 1, name="pixel", **common)(x, train=train),
+    ]
+    for i, rate in enumerate(self.rates):
+      branch = ConvNormRelu(self.features, 3, rate, self.separable, name=f"atrous{i}", **common)
+      branches.append(branch(x, train=train))
+    x = jnp.concatenate(branches, axis=-1)
+    return ConvNormRelu(self.features, 1, name="project", **common)(x, train=train)
+
+
+class DeepLab(nn.Module):
+  """DeepLabv3+, or DeepLabv3 without `decoder`.
+
+  f32[B,H,W,3] in [0, 1] -> f32[B,H,W,num_classes] logits, for any H and W: the image is mirrored
+  up to a multiple of the encoder's stride and the logits are cut back.
+
+  Attributes:
+    encoder: module with `stages` (names from fine to coarse, the second of stride 4), `stride` and
+      `output_stride`, which may change between training and use: the rates follow it.
+    freeze_encoder, freeze_norm: see `unet.EncoderUNet`.
+    widths: channels of ASPP and decoder, and of the reduced low-level stage.
+    separable: atrous separable convolutions in ASPP and decoder.
+    decoder: merge the stage of stride 4 (2018), or enlarge the logits of ASPP at once (2017).
+    up: "resize", bilinear, as published; "transposed", learned, of the logits to the image.
+    dropout: rate behind ASPP.
+  """
+
+  num_classes: int
+  encoder: nn.Module
+  freeze_encoder: bool = False
+  freeze_norm: bool = False
+  widths: Sequence[int] = (256, 48)
+  separable: bool = True
+  decoder: bool = True
+  up: str = "resize"
+  dropout: float = 0.0
+  axis_name: str | None = None
+  dtype: Any = jnp.float32
+
+  # What `predict` asks every network for; see UNet.
+  margin = 0
+
+  @property
+  def stride(self):
+    return self.encoder.stride
+
+  @property
+  def context(self):
+    # Atrous convolutions look 18 * 16 px to each side at any output stride, the decoder's two and
+    # the enlargements less than 64 px. The image pooling sees each window for itself.
+    reach = self.encoder.reach + 16 * RATES[-1] + 64
+    return reach + -reach % self.stride
+
+  def input_size(self, size):
+    return size + -size % self.stride
+
+  @nn.compact
+  def __call__(self, image, *, train, keys=None):
+    h, w = image.shape[1:3]
+    image = ops.pad_to_multiple(image, self.stride)
+    stages = self.encoder(image, train=train and not (self.freeze_encoder or self.freeze_norm))
+    if self.freeze_encoder:
+      stages = jax.lax.stop_gradient(stages)
+    width, low_width = self.widths
+    common = {"axis_name": self.axis_name, "dtype": self.dtype}
+    rates = [rate * 16 // self.encoder.output_stride for rate in RATES]
+    x = stages[self.encoder.stages[-1]]
+    x = ASPP(width, rates, self.separable, name="aspp", **common)(x, train=train)
+    x = Dropout(self.dropout)(x, keys if train else None)
+    if self.decoder:
+      low = stages[self.encoder.stages[1]]
+      low = ConvNormRelu(low_width, 1, name="low_level", **common)(low, train=train)
+      parts = [resize(x, low.shape[1:3]), low]
+      for i in (1, 2):
+        conv = ConvNormRelu(width, 3, 1, self.separable, name=f"decoder{i}", **common)
+        parts = [conv(*parts, train=train)]
+      x = parts[0]
+    init = nn.initializers.normal(0.01)
+    x = Conv1x1(self.num_classes, kernel_init=init, dtype=self.dtype, name="head")(x)
+    factor = image.shape[1] // x.shape[1]
+    if self.up == "transposed":
+      x = UpScore(factor, 2 * factor, dtype=self.dtype, name="up")(x)
+      x = ops.center_crop(x, image.shape[1:3])
+    else:
+      x = resize(x.astype(jnp.float32), image.shape[1:3])
+    return x[:, :h, :w].astype(jnp.float32)

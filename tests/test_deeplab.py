@@ -1,0 +1,249 @@
+"""DeepLab against NumPy, arithmetic and its own geometry."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from jaxseg.models.deeplab import ASPP, ConvNormRelu, DeepLab
+from jaxseg.models.layers import UpScore
+from jaxseg.models.mobilenet_v2 import MobileNetV2
+from jaxseg.models.resnet import ResNet
+
+
+def normal(*shape, seed=0):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def count(tree):
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def abstract(model):
+  image = np.zeros((1, 64, 64, 3), np.float32)
+  return jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
+
+
+def logits(model, variables, image):
+  return np.asarray(jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, image))
+
+
+class TinyEncoder(nn.Module):
+  """Stages of strides 2, 4, ... up to the output stride, of one convolution each."""
+
+  output_stride: int = 16
+  stages = ("half", "quarter", "eighth", "coarse")
+  reach = 15
+
+  @property
+  def stride(self):
+    return self.output_stride
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    x, stages, total = image, {}, 1
+    for i, name in enumerate(self.stages):
+      stride = 2 if total < self.output_stride else 1
+      total *= stride
+      x = nn.Conv(4 + i, (3, 3), stride, name=name)(x)
+      stages[name] = x = nn.relu(x)
+    return stages
+
+
+# The pyramid
+
+
+def unit(x, variables, name, *, rate=1, separable=False):
+  """ConvNormRelu in NumPy."""
+  params, stats = (variables[c][name] for c in ("params", "batch_stats"))
+
+  def norm_relu(x, layer):
+    return np.maximum(reference.batch_norm(x, params[layer], stats[layer]), 0)
+
+  if "depthwise" in params:
+    kernel = params["depthwise"]["kernel"]
+    wide = np.zeros((2 * rate + 1, 2 * rate + 1, kernel.shape[2]))
+    wide[::rate, ::rate] = kernel  # zeros between the taps: that is what atrous means
+    x = norm_relu(reference.depthwise_conv(x, wide), "depthwise_norm")
+    return norm_relu(reference.conv(x, params["pointwise"]["kernel"]), "norm")
+  kernel = params["conv"]["kernel"]
+  wide = kernel
+  if kernel.shape[0] == 3:
+    wide = np.zeros((2 * rate + 1, 2 * rate + 1, *kernel.shape[2:]))
+    wide[::rate, ::rate] = kernel
+  return norm_relu(reference.conv(x, wide), "norm")
+
+
+@pytest.mark.parametrize("separable", [False, True])
+@pytest.mark.parametrize("size", [33, 65, 129, 513])
+def test_aspp_equals_numpy(size, separable):
+  """On the maps of images of these sizes, at output stride 16: 3, 5, 9 and 33 px."""
+  side, rates = (size - 1) // 16 + 1, (6, 12, 18)
+  x, model = normal(1, side, side, 3), ASPP(4, rates, separable)
+  variables = jax.eval_shape(lambda: model.init(jax.random.key(0), x, train=False))
+  rng = np.random.default_rng(0)
+  variables = jax.tree_util.tree_map_with_path(
+    lambda path, x: reference.random_weight(rng, path[-1].key, x.shape), variables
+  )
+  mean = unit(x.mean((1, 2), keepdims=True), variables, "image")
+  branches = [np.broadcast_to(mean, (1, side, side, 4)), unit(x, variables, "pixel")]
+  branches += [unit(x, variables, f"atrous{i}", rate=rate) for i, rate in enumerate(rates)]
+  expected = unit(np.concatenate(branches, -1), variables, "project")
+  assert 0.1 < expected.std() < 10
+  ours = jax.jit(lambda v: model.apply(v, x, train=False))(variables)
+  np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("separable", [False, True])
+def test_atrous_consistency(separable):
+  """At twice the rate on a map of twice the density, every second value is the same."""
+  x, model = normal(2, 17, 25, 4), ConvNormRelu(5, 3, 3, separable)
+  variables = jax.jit(lambda: model.init(jax.random.key(0), x, train=False))()
+  dense = ConvNormRelu(5, 3, 6, separable)
+  coarse, fine = (
+    jax.jit(lambda v, x, m=m: m.apply(v, x, train=False))(variables, y)
+    for m, y in ((model, x[:, ::2, ::2]), (dense, x))
+  )
+  np.testing.assert_allclose(fine[:, ::2, ::2], coarse, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "output_stride, rates", [(8, (12, 24, 36)), (16, (6, 12, 18)), (32, (3, 6, 9))]
+)
+def test_rates_follow_the_output_stride(output_stride, rates):
+  model, found = DeepLab(3, TinyEncoder(output_stride), widths=(4, 3)), []
+
+  def note(call, args, words, context):
+    if isinstance(context.module, ConvNormRelu) and "atrous" in context.module.name:
+      found.append(context.module.rate)
+    return call(*args, **words)
+
+  with nn.intercept_methods(note):
+    abstract(model)
+  assert tuple(found) == rates
+
+
+# The network
+
+
+def unit_size(inputs, outputs, size, separable=False):
+  """Parameters of a convolution without bias and its normalisation."""
+  if size == 3 and separable:
+    return 9 * inputs + 2 * inputs + inputs * outputs + 2 * outputs
+  return size**2 * inputs * outputs + 2 * outputs
+
+
+def aspp_size(inputs, separable):
+  pyramid = 2 * unit_size(inputs, 256, 1) + 3 * unit_size(inputs, 256, 3, separable)
+  return pyramid + unit_size(5 * 256, 256, 1)
+
+
+def test_parameters_of_deeplabv3_on_resnet50():
+  """torchvision's deeplabv3_resnet50 has 39,638,869, with one more 3x3 convolution in its head."""
+  model = DeepLab(21, ResNet(50, output_stride=8), decoder=False, separable=False)
+  assert count(abstract(model)["params"]) == 39_638_869 - unit_size(256, 256, 3)
+  assert 39_638_869 == (
+    23_508_032 + aspp_size(2048, False) + unit_size(256, 256, 3) + 256 * 21 + 21
+  )
+
+
+@pytest.mark.parametrize(
+  "encoder, high, low, encoder_size, public, theirs_high, theirs_low, theirs_encoder",
+  [
+    (ResNet(50, output_stride=16), 2048, 256, 23_508_032, 26_678_099, 2048, 256, 23_508_032),
+    # Public: the last 1x1 convolution to 1280 channels, and the projection of stride 4.
+    (MobileNetV2(output_stride=16), 320, 144, 1_811_072, 4_379_027, 1280, 24, 2_223_872),
+  ],
+)
+def test_parameters_of_deeplabv3plus(
+  encoder, high, low, encoder_size, public, theirs_high, theirs_low, theirs_encoder
+):
+  """Against segmentation_models.pytorch 0.6, 3 classes, difference by difference.
+
+  Theirs: no normalisation between depthwise and pointwise convolution, one more separable
+  convolution behind the pyramid and one fewer in the decoder.
+  """
+  params = abstract(DeepLab(3, encoder))["params"]
+  decoder = unit_size(low, 48, 1) + unit_size(304, 256, 3, True) + unit_size(256, 256, 3, True)
+  head = 256 * 3 + 3
+  assert count(params["encoder"]) == encoder_size
+  assert count(params) == encoder_size + aspp_size(high, True) + decoder + head
+  theirs = theirs_encoder + aspp_size(theirs_high, True) + unit_size(theirs_low, 48, 1)
+  theirs += unit_size(256, 256, 3, True) + unit_size(304, 256, 3, True) + head
+  theirs -= 2 * (3 * theirs_high + 256 + 304)
+  assert theirs == public
+
+
+@pytest.mark.parametrize("up", ["resize", "transposed"])
+@pytest.mark.parametrize("decoder", [True, False])
+def test_any_size(decoder, up):
+  model = DeepLab(5, TinyEncoder(), widths=(4, 3), decoder=decoder, up=up)
+  for h, w in (33, 57), (1, 1), (513, 100):
+    x = np.zeros((2, h, w, 3), np.float32)
+    y = jax.eval_shape(lambda x=x: model.init_with_output(jax.random.key(0), x, train=False)[0])
+    assert (y.shape, y.dtype) == ((2, h, w, 5), jnp.float32)
+
+
+@pytest.mark.parametrize("up", ["resize", "transposed"])
+def test_constant_scores_stay_constant(up):
+  model = DeepLab(3, TinyEncoder(), widths=(4, 3), decoder=False, up=up)
+  x, variables = np.zeros((1, 64, 96, 3), np.float32), reference.random_variables(model, 3, size=64)
+  params = variables["params"]
+  params["head"] = {"kernel": np.zeros((1, 1, 4, 3), "f4"), "bias": np.float32([1, -2, 3])}
+  if up == "transposed":
+    params["up"] = {"kernel": UpScore(16, 32).init(jax.random.key(0), x)["params"]["kernel"]}
+  y = logits(model, variables, x)
+  inner = y if up == "resize" else y[:, 8:-8, 8:-8]  # kernels hang over the edge
+  np.testing.assert_allclose(inner, np.broadcast_to([1, -2, 3], inner.shape), atol=1e-5)
+
+
+def gradient(model, variables, x):
+  weights = normal(*x.shape[:3], model.num_classes, seed=5)
+
+  def total(params):
+    y, updates = model.apply(
+      {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
+    )
+    return jnp.sum(y * weights), updates["batch_stats"]
+
+  return jax.jit(jax.grad(total, has_aux=True))(variables["params"])
+
+
+def test_every_part_gets_gradient_unless_frozen():
+  x = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
+  model = DeepLab(3, TinyEncoder(), widths=(4, 3))
+  variables = reference.random_variables(model, 3, size=64)
+  grads, _ = gradient(model, variables, x)
+  assert all(np.any(g) for g in jax.tree.leaves(grads))
+  frozen, _ = gradient(model.clone(freeze_encoder=True), variables, x)
+  assert not any(np.any(g) for g in jax.tree.leaves(frozen["encoder"]))
+  assert np.any(frozen["aspp"]["project"]["conv"]["kernel"])
+
+
+def test_dropout_behind_the_pyramid():
+  """By example, in training with keys."""
+  model = DeepLab(3, TinyEncoder(), widths=(8, 3), dropout=0.5, decoder=False)
+  x = np.broadcast_to(np.random.default_rng(0).random((1, 32, 32, 3), "f4"), (3, 32, 32, 3))
+  variables = reference.random_variables(model, 3)
+  keys = jax.random.split(jax.random.key(0), 3)
+  run = jax.jit(lambda k: model.apply(variables, x, train=True, keys=k, mutable=["batch_stats"])[0])
+  y, order = np.asarray(run(keys)), np.array([2, 0, 1])
+  assert len({row.tobytes() for row in y}) == 3
+  np.testing.assert_allclose(run(keys[order]), y[order], atol=1e-5)
+
+
+def test_context_without_image_pooling():
+  """A window sees the whole image's logits but for `context` px, and the mean of its map."""
+  model = DeepLab(2, TinyEncoder(), widths=(16, 8))
+  assert model.context == 368 and model.stride == 16  # 15 + 288 + 64 = 367
+  variables = reference.random_variables(model, 3, size=64)
+  variables["params"]["aspp"]["image"] = jax.tree.map(
+    np.zeros_like, variables["params"]["aspp"]["image"]
+  )
+  side = 2 * 368 + 3 * 16
+  x = np.random.default_rng(0).random((1, side, 32, 3), np.float32)
+  whole, window = logits(model, variables, x), logits(model, variables, x[:, 16:])
+  near = np.abs(whole[:, 16:] - window)
+  assert near[:, 368:].max() < 1e-5 * whole.std() < near[:, :200].max()
