@@ -1,6 +1,9 @@
 """U-Net from scratch on CamVid, small enough for two CPU cores.
 
 python -m jaxseg.main --config=configs/unet_camvid_small.py --config.data.data_dir=DIR
+
+DIR as for configs/unet_camvid.py. Mean IoU 0.461, pixel accuracy 0.875 on val (one run); 22 min on
+2 CPU cores shared with other work. experiments/camvid has more.
 """
 
 from configs import unet_camvid
@@ -10,7 +13,7 @@ def get_config():
   config = unet_camvid.get_config()
   config.model.patch = 2
   config.model.widths = (24, 48, 96, 192)
-  config.train.num_epochs = 10.0
+  config.train.num_epochs = 8.0
   config.train.batch_size = 4
   config.train.learning_rate = 1e-2
   config.train.weight_decay = 0.0
