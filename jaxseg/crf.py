@@ -14,7 +14,6 @@ from jaxseg import UserError
 
 MIN_PROB = 1e-30  # below this a class is as good as impossible, but its logarithm stays finite
 PAIRS = 1 << 24  # of pixels, whose kernel the exact path holds at once: 64 MiB
-MAX_PIXELS = 1 << 24  # that the lattice takes: about 5 GiB
 BLOCK = 1 << 17  # pixels for which the lattice is built at once
 # The lattice is finer than that of Adams et al. (2010) by this factor and blurred twice, with a
 # rim of empty vertices around the occupied ones: half of the error of theirs, for 1.3 times the
@@ -60,7 +59,7 @@ def dense_crf(
   Returns:
     f32[H,W,C], of NumPy unless `exact`.
   Raises:
-    UserError: not `exact`, and more than MAX_PIXELS, or sigmas too small for the lattice's keys.
+    UserError: not `exact`, and sigmas that are too small for the keys of the lattice.
   """
   spatial, bilateral = (spatial_weight, spatial_sigma), (bilateral_sigma, color_sigma)
   find = _exact_mean_field if exact else _lattice_mean_field
@@ -125,11 +124,6 @@ def _lattice_mean_field(
 ):
   probs = np.asarray(probs, np.float32)
   h, w, num_classes = probs.shape
-  if h * w > MAX_PIXELS:
-    raise UserError(
-      f"the dense CRF takes {MAX_PIXELS:,} px or fewer, and the image has {h * w:,} ({h} x {w}); "
-      "set config.crf.num_iterations to 0"
-    )
   kernels = []
   if num_iterations and spatial_weight:
     kernels.append(_separable_filter(h, w, spatial_sigma, spatial_weight))
@@ -210,7 +204,10 @@ def _lattice_filter(points, weight):
   low = np.minimum(ends, 0).sum(0) - 4 * (d + 1)
   spans = np.ceil(np.maximum(ends, 0).sum(0) + 4 * (d + 1) - low)
   if np.prod(spans) > 2.0**62:
-    raise UserError("config.crf.bilateral_sigma or config.crf.color_sigma is too small")
+    raise UserError(
+      "config.crf.bilateral_sigma or config.crf.color_sigma is too small for an image of this "
+      "size; enlarge it"
+    )
   radix = np.cumprod([1, *spans[:-1]]).astype(np.int64)
   steps = radix.sum() - (d + 1) * np.append(radix, 0)  # +1 in all coordinates, -d in one
 
