@@ -16,8 +16,7 @@ MIN_PROB = 1e-30  # below this a class is as good as impossible, but its logarit
 PAIRS = 1 << 24  # of pixels, whose kernel the exact path holds at once: 64 MiB
 BLOCK = 1 << 17  # pixels for which the lattice is built at once
 # The lattice is finer than that of Adams et al. (2010) by this factor and blurred twice, with a
-# rim of empty vertices around the occupied ones: half of the error of theirs, for 1.3 times the
-# cost.
+# rim of empty vertices around the occupied ones: a third of the error in the marginals.
 REFINEMENT = 1.2
 REACH = 5  # sigmas, beyond which the spatial kernel of the fast path is cut; there it is 4e-6
 
