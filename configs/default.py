@@ -102,6 +102,15 @@ def get_config():
   predict.tile = 0  # with fit = crop, largest side that the network sees, px; 0 = the whole image
   predict.symmetries = "none"  # average over views: flip (2) or dihedral (8, square tiles or not)
 
+  config.crf = crf = ConfigDict()  # dense CRF on probabilities, in prediction and evaluation
+  crf.num_iterations = 0  # of mean field; 10 is usual, 0 is no CRF; 0.8 s for 480 x 360, 12 classes
+  crf.spatial_weight = 3.0  # of neighbours, whatever their colour
+  crf.spatial_sigma = 3.0  # how near they are, px
+  crf.bilateral_weight = 10.0  # of near pixels of similar colour
+  crf.bilateral_sigma = 80.0  # how near, px
+  crf.color_sigma = 13.0  # how similar, in 8-bit steps
+  crf.exact = False  # True: all pairs of pixels, for accelerators and small images
+
   config.parallel = parallel = ConfigDict()  # several processes; Slurm, TPU pods and torchrun
   parallel.coordinator = ""  # variables need none of this. Else HOST:PORT of process 0,
   parallel.num_processes = 0  # how many there are,

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxseg import UserError
+from jaxseg.crf import dense_crf
 from jaxseg.data.decode import resize_image
 from jaxseg.losses import class_logits
 from jaxseg.ops import sampling_matrix
@@ -18,6 +19,7 @@ from jaxseg.tiles import Span, split_axis, window_side
 # Sizes are rounded up to these, so that a folder of many sizes compiles few programs.
 INPUT_STEP, OUTPUT_STEP = 64, 256
 MAX_OUTPUT = 1024  # px; a larger square of probabilities is not enlarged at once
+MAX_CRF_PIXELS = 1 << 24  # about 5 GiB with 2 classes, 7 with 12
 # Whether to transpose, and whether to turn upside down and left to right: all combinations of them.
 SYMMETRIES = {
   "none": ((False,), ((False, False),)),
@@ -145,6 +147,45 @@ def make_predictor(model, *, fit, size, batch_size, tile=0, symmetries="none"):
           result = None
 
   return predict
+
+
+def with_crf(predict, *, num_iterations, exact, **kernels):
+  """Lets the predictions of `make_predictor` go through a dense CRF, whole images one by one.
+
+  Tiles and views of an image are put together before, and `reduce` gets the whole.
+
+  Args:
+    predict: see `make_predictor`.
+    num_iterations, exact, kernels: of `crf.dense_crf`; 0 iterations leave `predict` as it is.
+  Returns:
+    a function like `predict`; it raises UserError for an image of more than MAX_CRF_PIXELS.
+  Raises:
+    UserError: a number that is out of range.
+  """
+  for name, value in {"num_iterations": num_iterations, **kernels}.items():
+    if value < 0 or (value == 0 and name.endswith("sigma")):
+      bound = "above 0" if name.endswith("sigma") else "0 or more"
+      raise UserError(f"config.crf.{name} is {value}, but has to be {bound}")
+  if not num_iterations:
+    return predict
+  options = {"num_iterations": num_iterations, "exact": exact, **kernels}
+
+  def small(examples):
+    for example in examples:
+      h, w = example["image"].shape[:2]
+      if h * w > MAX_CRF_PIXELS:
+        raise UserError(
+          f"the dense CRF takes images of up to {MAX_CRF_PIXELS:,} px, and one has {w} x {h}; "
+          "set config.crf.num_iterations to 0"
+        )
+      yield example
+
+  def refine(variables, examples, reduce=None, progress=no_progress):
+    for example, probs in predict(variables, small(examples), progress=progress):
+      probs = np.asarray(dense_crf(probs, example["image"], **options))
+      yield example, reduce(probs) if reduce else probs
+
+  return refine
 
 
 def mean_log_probs(network, image, symmetries):

@@ -161,6 +161,41 @@ def lovasz_softmax(logits, mask):
   return np.mean(costs) if costs else 0.0
 
 
+def dense_crf(probs, image, num_iterations, spatial, bilateral):
+  """Mean field of a CRF with Potts costs over all pairs of pixels, kernels normalised.
+
+  Args:
+    probs: [H,W,C].  image: [H,W,D].
+    spatial: (weight, sigma).  bilateral: (weight, sigma of places, sigma of colours).
+  Returns:
+    f64[H,W,C]
+  """
+  h, w, num_classes = probs.shape
+  places, num = list(np.ndindex(h, w)), h * w
+  kernels = np.zeros((2, num, num))
+  for i, j in np.ndindex(num, num):
+    away = math.dist(places[i], places[j])
+    color = math.dist(image[places[i]].astype(float), image[places[j]].astype(float))
+    kernels[0, i, j] = math.exp(-(away**2) / (2 * spatial[1] ** 2))
+    kernels[1, i, j] = math.exp(
+      -(away**2) / (2 * bilateral[1] ** 2) - color**2 / (2 * bilateral[2] ** 2)
+    )
+  degrees = kernels.sum(2)
+  pairs = np.zeros((num, num))
+  for (weight, *_), kernel, degree in zip((spatial, bilateral), kernels, degrees, strict=True):
+    for i, j in np.ndindex(num, num):
+      pairs[i, j] += weight * kernel[i, j] / math.sqrt(degree[i] * degree[j])
+  probs = np.asarray(probs, float).reshape(num, num_classes)
+  q = probs
+  for _ in range(num_iterations):
+    rows = []
+    for i in range(num):
+      costs = pairs[i] @ (1 - q)  # Potts: every other label costs
+      rows.append([probs[i, c] * math.exp(-costs[c]) for c in range(num_classes)])
+    q = np.array([[x / sum(row) for x in row] for row in rows])
+  return q.reshape(h, w, num_classes)
+
+
 def confusion_matrix(mask, prediction, num_classes):
   """Counts of (truth, prediction), pixel by pixel.  -> int[C,C]"""
   counts = np.zeros((num_classes, num_classes), int)

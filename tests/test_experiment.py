@@ -20,6 +20,7 @@ from jaxseg import (
   train_state,
   workdirs,
 )
+from jaxseg.crf import dense_crf
 from jaxseg.data import datasets
 from jaxseg.evaluate import score_table
 from jaxseg.predict import make_predictor
@@ -132,6 +133,24 @@ def test_predict_folder(trained, tmp_path, capsys):
     np.testing.assert_array_equal(np.asarray(labels.convert("RGB")), colours)
     assert Image.open(output / "overlays" / f"{name}.png").size == labels.size
   assert len(list(output.iterdir())) == 5
+
+
+def test_crf_in_evaluation_and_prediction(trained, best, tmp_path, capsys):
+  """It may be switched on for a work directory that was trained without."""
+  workdir, config = trained
+  config = changed(config, crf__num_iterations=3, crf__color_sigma=30.0)
+  experiment.evaluate_workdir(config, workdir)
+  result = json.loads((workdir / "evaluation.json").read_text())
+  assert result["loss"] != best["loss"]
+  _, source = tiny.load_photos("test", "", 32, 0)
+  Image.fromarray(source[0]["image"]).save(tmp_path / "a.png")
+  experiment.predict_folder(config, workdir, tmp_path / "a.png", tmp_path / "out")
+  predict, _, _ = experiment.restore_predictor(changed(config, crf__num_iterations=0), workdir)
+  ((_, probs),) = predict([source[0]])
+  expected = dense_crf(probs, source[0]["image"], num_iterations=3, color_sigma=30.0).argmax(-1)
+  assert (expected != probs.argmax(-1)).any()
+  np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "a.png")), expected)
+  capsys.readouterr()
 
 
 def error_of(function, *arguments):

@@ -14,7 +14,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.data.cells", "jaxseg.data.decode", "jaxseg.data.pets"), 0),
   **dict.fromkeys(("jaxseg.ops", "jaxseg.losses", "jaxseg.metrics", "jaxseg.optim"), 0),
   **dict.fromkeys(("jaxseg.train_state", "jaxseg.parallel", "jaxseg.weight_maps"), 0),
-  **dict.fromkeys(("jaxseg.instance_metrics", "jaxseg.tiles"), 0),
+  **dict.fromkeys(("jaxseg.instance_metrics", "jaxseg.tiles", "jaxseg.crf"), 0),
   **dict.fromkeys(("jaxseg.visualize", "jaxseg.workdirs"), 0),
   **dict.fromkeys(("jaxseg.data.folder", "jaxseg.augment", "jaxseg.checkpoint"), 1),
   "jaxseg.models.torch_files": 0,
@@ -31,12 +31,13 @@ RANKS = {
   "jaxseg.main": 6,
 }
 CORE_NAMES = ("ops", "losses", "metrics", "augment", "weight_maps", "optim", "train_state",
-              "train_step", "parallel", "models")  # fmt: skip
+              "train_step", "parallel", "models", "crf")  # fmt: skip
 LIGHT = {"jax", "flax", "optax", "chex", "numpy"}
 # Imported when they are needed.
 EXTRA = {
   "jaxseg.models.pretrained": {"h5py", "pooch"},
   "jaxseg.models.torch_files": {"safetensors"},
+  "jaxseg.crf": {"scipy"},  # which JAX itself needs
 }
 HEAVY = ("h5py", "pooch", "safetensors", "grain", "tensorflow_datasets", "ml_collections", "orbax",
          "matplotlib", "PIL", "scipy.ndimage", "tensorboardX", "tqdm", "requests")  # fmt: skip

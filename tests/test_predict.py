@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from jaxseg import UserError, predict
+from jaxseg.crf import dense_crf
 from jaxseg.models.unet import UNet
-from jaxseg.predict import make_predictor
+from jaxseg.predict import make_predictor, with_crf
 
 SIZES = ((33, 57), (40, 40), (33, 57), (64, 20), (1, 5), (10, 70), (50, 64))  # height, width
 
@@ -367,3 +368,59 @@ def test_what_cannot_be_is_said_before_anything_runs(valid_unet, options, words)
   assert "\n" not in str(error.value)
   for word in words:
     assert word in str(error.value)
+
+
+CRF = {"num_iterations": 2, "spatial_weight": 1.0, "spatial_sigma": 2.0, "bilateral_weight": 2.0,
+       "bilateral_sigma": 20.0, "color_sigma": 50.0, "exact": False}  # fmt: skip
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_crf_runs_once_on_the_whole_image(unet, exact):
+  """Behind tiles and views, and `reduce` comes after it."""
+  model, variables = unet
+  examples = examples_of([(70, 45), (33, 57)])
+  options = CRF | {"exact": exact}
+  network = make_predictor(model, fit="crop", size=32, batch_size=8, tile=40, symmetries="flip")
+  refined = with_crf(network, **options)
+  shapes = []
+
+  def top(probs):
+    shapes.append(probs.shape)
+    return probs.argmax(-1)
+
+  plain, probs, labels = (
+    list(f(variables, iter(examples), **keywords))
+    for f, keywords in ((network, {}), (refined, {}), (refined, {"reduce": top}))
+  )
+  for example, (_, before), (given, after), (_, label) in zip(
+    examples, plain, probs, labels, strict=True
+  ):
+    assert given is example and isinstance(after, np.ndarray)
+    np.testing.assert_array_equal(after, dense_crf(before, example["image"], **options))
+    np.testing.assert_array_equal(label, after.argmax(-1))
+    assert np.abs(after - before).max() > 0.01
+  assert shapes == [(70, 45, 3), (33, 57, 3)]
+
+
+def test_no_crf(unet):
+  network = make_predictor(unet[0], fit="crop", size=32, batch_size=8)
+  assert with_crf(network, **CRF | {"num_iterations": 0}) is network
+
+
+def test_image_that_is_too_large_for_the_crf(monkeypatch):
+  monkeypatch.setattr(predict, "MAX_CRF_PIXELS", 1500)
+  model = Pixelwise()
+  network = make_predictor(model, fit="crop", size=16, batch_size=1)
+  assert len(list(with_crf(network, **CRF)(PARAMS, examples_of([(30, 50)])))) == 1
+  with pytest.raises(UserError, match="51 x 30.*config.crf.num_iterations") as error:
+    list(with_crf(network, **CRF)(PARAMS, examples_of([(30, 51)])))
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "key, value", [("num_iterations", -1), ("spatial_weight", -0.5), ("color_sigma", 0.0)]
+)
+def test_numbers_of_a_crf_that_make_no_sense(key, value):
+  with pytest.raises(UserError, match=f"config.crf.{key} is {value}") as error:
+    with_crf(None, **CRF | {key: value})
+  assert "\n" not in str(error.value)

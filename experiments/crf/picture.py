@@ -1,0 +1,42 @@
+"""Draws crf.png: image, truth, the network's labels, and those behind a dense CRF.
+
+python experiments/crf/picture.py WORKDIR POSITION [POSITION ...] [--NAME=VALUE ...]
+
+Positions are of the evaluation split, NAME and VALUE of config.crf.
+"""
+
+import json
+import pathlib
+import sys
+
+import numpy as np
+from PIL import Image
+
+from configs import default
+from jaxseg import VOID, experiment
+from jaxseg.crf import dense_crf
+from jaxseg.visualize import overlay
+
+HERE = pathlib.Path(__file__).parent
+
+
+def main():
+  workdir, *rest = sys.argv[1:]
+  positions = [int(x) for x in rest if not x.startswith("--")]
+  options = dict(x[2:].split("=") for x in rest if x.startswith("--"))
+  config = default.get_config().unlock()
+  config.update(json.loads((pathlib.Path(workdir) / "config.json").read_text()))
+  predict, _, info = experiment.restore_predictor(config, workdir)
+  _, source = experiment.open_split(config, "eval")
+  rows = []
+  for example, probs in predict(source[i] for i in positions):
+    image, mask = example["image"], example["mask"]
+    refined = dense_crf(probs, image, **{name: float(x) for name, x in options.items()})
+    labels = [mask, *(x.argmax(-1).astype(np.uint8) for x in (probs, refined))]
+    labels = [np.where(mask == VOID, VOID, x).astype(np.uint8) for x in labels]
+    rows.append(np.concatenate([image, *(overlay(image, x, info.palette) for x in labels)], axis=1))
+  Image.fromarray(np.concatenate(rows)).save(HERE / "crf.png")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,66 @@
+"""Mean IoU and boundary F1 of a trained network for a grid of dense-CRF parameters.
+
+python experiments/crf/tune.py --config=configs/fcn8s_camvid.py --workdir=DIR
+  --config.data.eval_split=val --spatial_weight=1,3 --bilateral_weight=5,10 --color_sigma=5,10,20
+
+All combinations of the lists; a parameter without a list is that of the config. Choose on a split
+that is not the one whose score is reported. The network sees every image once. Prints a table, the
+best mean IoU first, and writes crf.json into the work directory.
+"""
+
+import functools
+import itertools
+import json
+import pathlib
+import sys
+
+import numpy as np
+from absl import flags
+
+from jaxseg import UserError, experiment, main, workdirs
+from jaxseg.crf import dense_crf
+from jaxseg.evaluate import evaluate
+
+PARAMETERS = ("spatial_weight", "spatial_sigma", "bilateral_weight", "bilateral_sigma",
+              "color_sigma")  # fmt: skip
+LISTS = {name: flags.DEFINE_list(name, [], "values to try") for name in PARAMETERS}
+NUM_IMAGES = flags.DEFINE_integer("num_images", 0, "of the split, evenly spread; 0: all")
+
+
+def refined(saved, crf):
+  """(example, probabilities) pairs, behind a CRF unless there is none."""
+  for example, probs in saved:
+    yield example, np.asarray(dense_crf(probs, example["image"], **crf)) if crf else probs
+
+
+def run(arguments):
+  config = main.parse(arguments)
+  options = config.crf.to_dict() | {"num_iterations": config.crf.num_iterations or 10}
+  config.crf.num_iterations = 0
+  workdir = pathlib.Path(main.WORKDIR.value)
+  predict, step, info = experiment.restore_predictor(config, workdir)
+  _, source = experiment.open_split(config, "eval")
+  num_images = min(NUM_IMAGES.value or len(source), len(source))
+  chosen = [source[i * len(source) // num_images] for i in range(num_images)]
+  saved = list(predict(chosen))
+  values = [[float(x) for x in LISTS[name].value] or [options[name]] for name in PARAMETERS]
+  settings = [dict(zip(PARAMETERS, row, strict=True)) for row in itertools.product(*values)]
+  rows = []
+  for setting in [None, *settings]:
+    refine = functools.partial(refined, crf=options | setting if setting else None)
+    result, _ = evaluate(refine, saved, info.classes, boundaries=True)
+    row = {name: result[name] for name in ("miou", "boundary_f1", "pixel_accuracy")}
+    rows.append({"crf": setting, **row})
+    print("  ".join(f"{x:.4f}" for x in row.values()), setting or "no CRF", flush=True)
+  rows.sort(key=lambda row: -row["miou"])
+  workdirs.write_json(
+    workdir / "crf.json", {"step": step, "split": experiment.eval_name(config), "rows": rows}
+  )
+  print("\nbest:", json.dumps(rows[0]))
+
+
+if __name__ == "__main__":
+  try:
+    run(sys.argv)
+  except UserError as error:
+    sys.exit(f"error: {error}")
