@@ -46,10 +46,12 @@ def same_padding(size, kernel, stride):
   return max(needed - size, 0) // 2
 
 
-def _taps(shape, size, stride):
+def _taps(shape, size, stride, padding="same"):
   """(output, tap, input) as (row, column) each, for every tap that does not fall on the padding."""
   h, w = shape
-  top, left = same_padding(h, size, stride), same_padding(w, size, stride)
+  top, left = (
+    size // 2 if padding == "symmetric" else same_padding(n, size, stride) for n in shape
+  )
   for i, j in np.ndindex(math.ceil(h / stride), math.ceil(w / stride)):
     for k, m in np.ndindex(size, size):
       row, col = stride * i + k - top, stride * j + m - left
@@ -66,12 +68,29 @@ def conv(x, kernel, stride=1):
   return out
 
 
-def depthwise_conv(x, kernel, stride=1):
-  """Each channel with its own kernel, "same" padding.  [B,H,W,C], [k,k,C] -> [B,...,C]"""
+def depthwise_conv(x, kernel, stride=1, dilation=1, padding="same"):
+  """Each channel with its own kernel, [k,k,C].  [B,H,W,C] -> [B,ceil(H/stride),...,C]
+
+  The taps of a dilated kernel are that far apart; "symmetric" centres the first window on the first
+  pixel.
+  """
+  size = kernel.shape[0]
+  spread = np.zeros((dilation * (size - 1) + 1,) * 2 + kernel.shape[2:])
+  spread[::dilation, ::dilation] = kernel
   b, h, w, c = x.shape
   out = np.zeros((b, math.ceil(h / stride), math.ceil(w / stride), c))
-  for (i, j), tap, (row, col) in _taps((h, w), kernel.shape[0], stride):
-    out[:, i, j] += np.asarray(x[:, row, col], float) * kernel[tap]
+  for (i, j), tap, (row, col) in _taps((h, w), len(spread), stride, padding):
+    out[:, i, j] += np.asarray(x[:, row, col], float) * spread[tap]
+  return out
+
+
+def max_pool_3x3(x):
+  """Largest of 3x3 windows around every second pixel, of what lies in the image."""
+  b, h, w, d = x.shape
+  out = np.empty((b, math.ceil(h / 2), math.ceil(w / 2), d))
+  for n, i, j, c in np.ndindex(*out.shape):
+    rows, cols = range(2 * i - 1, 2 * i + 2), range(2 * j - 1, 2 * j + 2)
+    out[n, i, j, c] = max(x[n, k, m, c] for k in rows for m in cols if 0 <= k < h and 0 <= m < w)
   return out
 
 
@@ -323,12 +342,8 @@ def random_variables(model, channels, seed=0, size=32):
   )
 
 
-def largest_gap(fine, coarse, offset=0):
-  """How far a coarse map is from every n-th value of a fine one; n from the sizes.
-
-  Arrays [B,H,W,C]; the first value is at `offset` of the fine map, both ways.
-  """
-  factor = round(fine.shape[1] / coarse.shape[1])
+def largest_gap(fine, coarse, factor, offset=0):
+  """How far a coarse map [B,h,w,C] is from every `factor`-th value of a fine one, from `offset`."""
   kept = np.asarray(fine)[:, offset::factor, offset::factor]
   assert factor > 1 and kept.shape == coarse.shape, (fine.shape, coarse.shape)
   return np.abs(kept - coarse).max()

@@ -111,12 +111,28 @@ def test_conv_1x1():
   assert shapes(layers.Conv1x1(6, use_bias=False), x) == {"kernel": (1, 1, 4, 6)}
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_depthwise_conv(stride):
+def test_place_strides():
+  """Five layers that halve, and one that does not, at DeepLab's output strides."""
+  strides = (2, 2, 2, 1, 2, 2)
+  places = {
+    32: [(2, 1), (2, 1), (2, 1), (1, 1), (2, 1), (2, 1)],
+    16: [(2, 1), (2, 1), (2, 1), (1, 1), (2, 1), (1, 1)],
+    # The layer that loses its stride still sees neighbours, those behind it every second value.
+    8: [(2, 1), (2, 1), (2, 1), (1, 1), (1, 1), (1, 2)],
+  }
+  for output_stride, expected in places.items():
+    assert layers.place_strides(strides, output_stride) == expected
+  assert layers.place_strides((2, 2, 1, 1), 2) == [(2, 1), (1, 1), (1, 2), (1, 2)]
+
+
+@pytest.mark.parametrize(
+  "form", [(1,), (2,), (1, 3), (2, 2, "symmetric")], ids=lambda form: "-".join(map(str, form))
+)
+def test_depthwise_conv(form):
   x, kernel = normal(2, 7, 6, 4), normal(3, 3, 4, seed=1)
-  module = layers.DepthwiseConv(stride)
+  module = layers.DepthwiseConv(*form)
   assert shapes(module, x) == {"kernel": (3, 3, 4)}
-  expected = reference.depthwise_conv(x, kernel, stride)
+  expected = reference.depthwise_conv(x, kernel, *form)
   chex.assert_trees_all_close(apply(module, {"kernel": kernel}, x), expected, atol=1e-5)
 
 

@@ -133,6 +133,37 @@ def test_stages(h, w):
   assert encoder.stride == 32
 
 
+@pytest.mark.parametrize("size", [64, 65])
+def test_output_strides(size):
+  """With the same weights, 8 and 16 subsampled are 32, up to the edges.
+
+  Of 65 px every "same" padding is symmetric, and windows are centred on the first pixel; of 64 each
+  strided one begins there, so that it is centred on the last of the places that it stands for.
+  """
+  variables = reference.random_variables(MobileNetV2(), 3)
+  image = np.random.default_rng(1).random((1, size, size, 3), np.float32)
+
+  def run(output_stride):
+    encoder = MobileNetV2(output_stride)
+    # Compiled without optimisation, which would take longer than the network.
+    options = {"xla_backend_optimization_level": 0}
+    apply = jax.jit(lambda v, x: encoder.apply(v, x, train=False), compiler_options=options)
+    return encoder, apply(variables, image)
+
+  _, coarse = run(32)
+  for stride in 16, 8:
+    encoder, stages = run(stride)
+    assert encoder.stride == stride
+    for name, (full_stride, channels) in STAGES.items():
+      factor = full_stride // stride
+      if factor <= 1:
+        np.testing.assert_allclose(stages[name], coarse[name], atol=1e-5)
+      else:
+        assert stages[name].shape == (1, -(-size // stride), -(-size // stride), channels)
+        offset = 0 if size % 2 else factor - 1
+        assert reference.largest_gap(stages[name], coarse[name], factor, offset) < 1e-4, name
+
+
 def test_training_updates_all_statistics():
   """`train` reaches every normalisation."""
   encoder, image = MobileNetV2(), np.random.default_rng(0).random((2, 32, 32, 3), np.float32)

@@ -17,8 +17,10 @@ from jaxseg.models.deeplab import DeepLab
 from jaxseg.models.fcn import FCN
 from jaxseg.models.mobilenet_v2 import MobileNetV2
 from jaxseg.models.pretrained import Download
+from jaxseg.models.resnet import ResNet
 from jaxseg.models.unet import EncoderUNet, UNet
 from jaxseg.models.vgg import VGG16
+from jaxseg.models.xception import Xception65
 
 WORDS = {
   "encoder": "",
@@ -46,7 +48,14 @@ ROWS = {
     for name in ("deeplabv3", "deeplabv3plus")
   },
 }
-ENCODER_ROWS = {"mobilenet_v2": (MobileNetV2, 4), "vgg16": (VGG16, 4)}  # (class, up-blocks)
+# (class, up-blocks, fields that the name stands for)
+ENCODER_ROWS = {
+  "mobilenet_v2": (MobileNetV2, 4, {}),
+  "vgg16": (VGG16, 4, {}),
+  "resnet50": (ResNet, 4, {"depth": 50}),
+  "resnet101": (ResNet, 4, {"depth": 101}),
+  "xception65": (Xception65, 4, {}),
+}
 
 
 def build(name, num_classes=3, **words):
@@ -55,7 +64,7 @@ def build(name, num_classes=3, **words):
 
 def test_every_entry_has_a_row():
   assert {name: row[0] for name, row in ROWS.items()} == models.MODELS
-  assert {name: row[0] for name, row in ENCODER_ROWS.items()} == models.ENCODERS
+  assert ENCODER_ROWS.keys() == models.ENCODERS.keys()
 
 
 @pytest.mark.parametrize("precision", models.PRECISIONS)
@@ -76,9 +85,10 @@ def test_build(name, up, precision):
 @pytest.mark.parametrize("name", models.ENCODERS)
 def test_encoder(name):
   """What a decoder relies on: stages by name, each half the size of the one before."""
-  _, num_blocks = ENCODER_ROWS[name]
+  kind, num_blocks, fields = ENCODER_ROWS[name]
   model = build("encoder_unet", encoder=name, widths=(2,) * num_blocks)
   encoder = model.encoder
+  assert isinstance(encoder, kind) and fields.items() <= vars(encoder).items()
   assert len(encoder.stages) == num_blocks + 1 and encoder.stride == 2 ** len(encoder.stages)
   variables = models.abstract_variables(model, 3)
   variables = {name: tree.get("encoder", {}) for name, tree in variables.items()}
@@ -117,6 +127,7 @@ def test_words_reach_the_model(name):
     ("unet", {"precision": "float16"}, "config.train.precision 'float16'; .*float32, bfloat16"),
     ("encoder_unet", {"encoder": ""}, "config.model.encoder ''; there are mobilenet_v2"),
     ("encoder_unet", {"encoder": "vgg"}, "config.model.encoder 'vgg'"),
+    ("encoder_unet", {"output_stride": 4}, "config.model.output_stride 4; there are 8, 16, 32"),
   ],
 )
 def test_unknown_words(name, words, message):
@@ -160,6 +171,15 @@ def test_at_output_stride():
     models.at_output_stride(build("unet"), 8)
   with pytest.raises(UserError, match="config.predict.output_stride 4; there are 8, 16, 32"):
     models.at_output_stride(model, 4)
+
+
+@pytest.mark.parametrize("name", [name for name in models.MODELS if "deeplab" not in name])
+def test_halving_needs_every_stride(name):
+  for stride in 8, 16:
+    with pytest.raises(
+      UserError, match=f"config.model.output_stride {stride} .*{name}; set it to 32"
+    ):
+      build(name, output_stride=stride)
 
 
 @pytest.mark.parametrize("name, stride", [("fcn32s", 32), ("fcn16s", 16), ("fcn8s", 8)])

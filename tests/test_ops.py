@@ -50,14 +50,25 @@ class Values(chex.TestCase):
       chex.assert_trees_all_close(whole, expected, atol=1e-5)
 
   @chex.variants(with_jit=True, without_jit=True)
-  @parameterized.parameters(1, 2)
-  def test_depthwise_conv(self, stride):
-    depthwise_conv = self.variant(ops.depthwise_conv, static_argnums=2)
+  def test_max_pool_3x3(self):
+    for h, w in (6, 5), (7, 4), (1, 2):
+      x = normal(2, h, w, 3) - 5.0  # below zero: padding with zeros anywhere would show
+      chex.assert_trees_all_equal(
+        self.variant(ops.max_pool_3x3)(x), reference.max_pool_3x3(x).astype(np.float32)
+      )
+
+  @chex.variants(with_jit=True, without_jit=True)
+  @parameterized.parameters(
+    (1,), (2,), (1, 3), (2, 2), (2, 1, "symmetric"), (2, 2, "symmetric"), (1, 9)
+  )
+  def test_depthwise_conv(self, *form):
+    """Stride, dilation and padding; a dilation larger than the image leaves the middle tap."""
+    depthwise_conv = self.variant(ops.depthwise_conv, static_argnums=(2, 3, 4))
     kernel = normal(3, 3, 4, seed=1)
     for h, w in (4, 6), (7, 5):
       x = normal(2, h, w, 4)
-      expected = reference.depthwise_conv(x, kernel, stride)
-      chex.assert_trees_all_close(depthwise_conv(x, kernel, stride), expected, atol=1e-5)
+      expected = reference.depthwise_conv(x, kernel, *form)
+      chex.assert_trees_all_close(depthwise_conv(x, kernel, *form), expected, atol=1e-5)
 
   @chex.variants(with_jit=True, without_jit=True)
   def test_pad_to_multiple(self):
@@ -95,6 +106,18 @@ def test_max_pool_gradient_of_ties_adds_up():
   np.testing.assert_array_equal(gradient.reshape(2, 4, 2, 4, 2, 3).sum((2, 4)), 1.0)
   largest = reference.max_pool_2x2(x).repeat(2, 1).repeat(2, 2)
   assert (gradient[x < largest] == 0).all() and (gradient[x == largest] > 0).all()
+
+
+def test_max_pool_3x3_gradient():
+  """All to the largest; a tie is shared, and nothing is lost to the padding."""
+  rng = np.random.default_rng(0)
+  x = rng.permutation(2 * 7 * 6).reshape(2, 7, 6, 1).astype(np.float32)
+  gradient = np.asarray(jax.grad(lambda x: ops.max_pool_3x3(x).sum())(x))
+  pooled = reference.max_pool_3x3(x).ravel()
+  expected = [(pooled == value).sum() for value in x.ravel()]  # all values differ
+  np.testing.assert_array_equal(gradient.ravel(), expected)
+  ties = jax.grad(lambda x: ops.max_pool_3x3(x).sum())(jnp.zeros((1, 8, 8, 2)))
+  assert ties.sum() == 2 * 4 * 4 and (np.asarray(ties)[:, :7, :7] > 0).all()
 
 
 def keras_up_conv(x, kernel, *, strides=2, **options):
@@ -191,39 +214,45 @@ def test_up_conv_3x3_with_a_part_without_gradient():
   assert (products(False), products(True)) == (6, 5)
 
 
-def grouped_conv(x, kernel, stride):
+def grouped_conv(x, kernel, stride, dilation, padding):
   """XLA's depthwise convolution."""
-  c = x.shape[-1]
+  c, reach = x.shape[-1], dilation * (kernel.shape[0] // 2)
+  pads = [(reach, reach)] * 2 if padding == "symmetric" else "SAME"
   return lax.conv_general_dilated(
-    x, kernel[:, :, None], (stride, stride), "SAME", feature_group_count=c,
-    dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest",
+    x, kernel[:, :, None], (stride, stride), pads, rhs_dilation=(dilation, dilation),
+    feature_group_count=c, dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest",
   )  # fmt: skip
 
 
+FORMS = [(1, 1, "same"), (2, 1, "same"), (1, 2, "same"), (1, 6, "same"), (2, 3, "same"),
+         (2, 1, "symmetric"), (2, 2, "symmetric")]  # fmt: skip
+
+
 @pytest.mark.parametrize("kernel_size", [3, 5])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_depthwise_conv_equals_grouped_convolution(stride, kernel_size):
+@pytest.mark.parametrize("stride, dilation, padding", FORMS)
+def test_depthwise_conv_equals_grouped_convolution(stride, dilation, padding, kernel_size):
   """Values and both gradients, at even, odd and tiny sizes."""
-  kernel = normal(kernel_size, kernel_size, 3, seed=1)
-  ours, theirs = (lambda *args, f=f: f(*args, stride) for f in (ops.depthwise_conv, grouped_conv))
+  kernel, form = normal(kernel_size, kernel_size, 3, seed=1), (stride, dilation, padding)
+  ours, theirs = (lambda *args, f=f: f(*args, *form) for f in (ops.depthwise_conv, grouped_conv))
   for h, w in [(8, 6), (7, 5), (1, 2)] if kernel_size == 3 else [(7, 6)]:
     x, g = normal(2, h, w, 3), normal(2, -(-h // stride), -(-w // stride), 3, seed=2)
     results = jax.jit(lambda *args: pull_both(ours, theirs, args[:2], args[2]))(x, kernel, g)
     chex.assert_trees_all_close(*results, atol=1e-4)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_depthwise_kernel_gradients(stride):
+@pytest.mark.parametrize("stride, dilation", [(1, 1), (2, 1), (1, 3), (2, 2)])
+def test_depthwise_kernel_gradients(stride, dilation):
   """Both forms, only one of which a machine runs, against the convolution with single taps."""
   x, g = normal(2, 7, 6, 3), normal(2, -(-7 // stride), -(-6 // stride), 3, seed=1)
   expected = np.zeros((3, 3, 3))
   for k, m in np.ndindex(3, 3):  # linear in the kernel: one tap at a time
     tap = np.zeros((3, 3, 3))
     tap[k, m] = 1.0
-    expected[k, m] = (reference.depthwise_conv(x, tap, stride) * g).sum((0, 1, 2))
-  padded = ops._pad_same(x, 3, stride)
+    output = reference.depthwise_conv(x, tap, stride, dilation, "symmetric")
+    expected[k, m] = (output * g).sum((0, 1, 2))
+  padded, words = ops._pad(x, ((dilation, dilation),) * 2), {"stride": stride, "dilation": dilation}
   for form in ops._kernel_gradient, ops._kernel_gradient_by_rows:
-    chex.assert_trees_all_close(form(padded, g, k=3, stride=stride), expected, atol=1e-5)
+    chex.assert_trees_all_close(form(padded, g, k=3, **words), expected, atol=1e-5)
 
 
 def test_depthwise_check_grads():
@@ -247,6 +276,7 @@ def test_operations_keep_bfloat16():
 
   image = (1, 4, 4, 2)
   assert types(ops.max_pool_2x2, image) == {jnp.dtype(jnp.bfloat16)}
+  assert types(ops.max_pool_3x3, image) == {jnp.dtype(jnp.bfloat16)}
   assert types(ops.depthwise_conv, image, (3, 3, 2)) == {jnp.dtype(jnp.bfloat16)}
   assert types(up_conv_2x2, image, (2, 2, 2, 3)) == {jnp.dtype(jnp.bfloat16)}
   assert types(lambda x, k: ops.up_conv_3x3([x], k), image, (3, 3, 2, 3)) == {
@@ -258,7 +288,7 @@ def test_depthwise_kernel_gradient_sums_in_float32():
   """A sum in bfloat16 would stop counting at 256."""
   x = jnp.ones((1, 32, 32, 1), jnp.bfloat16)
   for form in ops._kernel_gradient, ops._kernel_gradient_by_rows:
-    counts = form(ops._pad_same(x, 3, 1), x, k=3, stride=1)[..., 0]
+    counts = form(ops._pad(x, ((1, 1), (1, 1))), x, k=3, stride=1, dilation=1)[..., 0]
     np.testing.assert_array_equal(counts, [[961, 992, 961], [992, 1024, 992], [961, 992, 961]])
 
 

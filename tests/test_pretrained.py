@@ -14,7 +14,7 @@ import pytest
 import reference
 
 from jaxseg import UserError
-from jaxseg.models.pretrained import Download, fetch, load_keras, read_keras_h5
+from jaxseg.models.pretrained import Download, fetch, load_keras, read_keras_h5, read_weights
 
 
 def normal(*shape, seed=0):
@@ -49,7 +49,7 @@ def shapes(variables=VARIABLES):
 
 
 def load(path, leave=()):
-  return load_keras(shapes(), read_keras_h5(path), leave=leave, source=path)
+  return load_keras(shapes(), read_weights(path), leave=leave, source=path)
 
 
 def assert_equal(loaded, expected=VARIABLES):
@@ -159,7 +159,7 @@ def test_vgg_file(tmp_path):
 
 def test_missing_file(tmp_path):
   for path in tmp_path / "typo.h5", tmp_path:  # a folder is no file
-    message = error_line(read_keras_h5, path)
+    message = error_line(read_weights, path)
     assert str(path) in message and "config.model.pretrained" in message
 
 
@@ -275,6 +275,17 @@ def test_md5(server, tmp_path):
   fetch(publish(server, tmp_path, b"weights", known_hash), tmp_path / "cache")
   with pytest.raises(UserError):
     fetch(publish(server, tmp_path, b"other", known_hash), tmp_path / "other")
+
+
+def test_first_digits_of_a_hash(server, tmp_path):
+  """What PyTorch publishes, in the names of its files."""
+  digits = hashlib.sha256(b"weights").hexdigest()[:8]
+  path = fetch(publish(server, tmp_path, b"weights", f"sha256:{digits}"), tmp_path / "cache")
+  assert open(path, "rb").read() == b"weights"
+  other = "0" if digits[0] != "0" else "1"
+  download = publish(server, tmp_path, b"weights", f"sha256:{other}{digits[1:]}")
+  assert download.url in error_line(fetch, download, tmp_path / "cache")
+  assert not list((tmp_path / "cache").iterdir())
 
 
 def test_default_folder_is_the_users_cache(server, tmp_path, monkeypatch):

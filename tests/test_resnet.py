@@ -48,8 +48,8 @@ def run(encoder, variables, image):
 
 def test_equals_torchvision(variables, state_and_stages):
   ours = run(ResNet(50), variables, make_torch_encoders.make_image())
-  assert tuple(ours) == ResNet.stages
-  for name, expected in zip(ours, state_and_stages[1], strict=True):
+  assert ours.keys() == set(ResNet.stages)
+  for name, expected in zip(ResNet.stages, state_and_stages[1], strict=True):
     # Not dead, or the comparison would say little.
     assert 0.1 < expected.std() < 10 and (expected == 0).mean() < 0.9, name
     values = make_torch_encoders.some(np.asarray(ours[name]))
@@ -65,7 +65,8 @@ def test_output_strides(variables):
       if 2**i <= stride:
         np.testing.assert_allclose(stages[name], coarse[name], atol=1e-5)
       else:
-        assert reference.largest_gap(stages[name], coarse[name]) < 1e-4, name
+        gap = reference.largest_gap(stages[name], coarse[name], 2**i // stride)
+        assert gap < 1e-4, name
     # The places between are no copies.
     assert np.std(stages["layer4"][:, 1::2] - stages["layer4"][:, :-1:2]) > 0.1
 
@@ -85,17 +86,16 @@ def test_number_of_parameters(depth, blocks):
   assert total + 2048 * 1000 + 1000 == {50: 25_557_032, 101: 44_549_160}[depth]
 
 
-@pytest.mark.parametrize("output_stride", [8, 16, 32])
-@pytest.mark.parametrize("h, w", [(32, 64), (225, 301), (1, 33)])
+@pytest.mark.parametrize("h, w, output_stride", [(32, 64, 32), (225, 301, 16), (1, 33, 8)])
 def test_stages(h, w, output_stride):
   encoder = ResNet(50, output_stride)
   image = np.zeros((2, h, w, 3), np.float32)
   stages = jax.eval_shape(lambda v: encoder.apply(v, image, train=False), abstract(encoder))
   strides = [min(2**i, output_stride) for i in range(1, 6)]
-  assert [(name, x.shape) for name, x in stages.items()] == [
-    (name, (2, -(-h // s), -(-w // s), c))
+  assert {name: x.shape for name, x in stages.items()} == {
+    name: (2, -(-h // s), -(-w // s), c)
     for name, s, c in zip(encoder.stages, strides, CHANNELS, strict=True)
-  ]
+  }
   assert encoder.stride == output_stride
 
 

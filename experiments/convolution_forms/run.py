@@ -18,12 +18,13 @@ from jaxseg import ops
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-def grouped(x, kernel):
+def grouped(x, kernel, dilation=1):
   return lax.conv_general_dilated(
     x,
     kernel[:, :, None],
     (1, 1),
     "SAME",
+    rhs_dilation=(dilation, dilation),
     feature_group_count=x.shape[-1],
     dimension_numbers=LAYOUT,
   )
@@ -33,9 +34,40 @@ def transposed(x, kernel):
   return lax.conv_transpose(x, kernel[::-1, ::-1], (2, 2), "SAME")
 
 
+def dilated(x, kernel, rate=4):
+  return lax.conv_general_dilated(
+    x, kernel, (1, 1), "SAME", rhs_dilation=(rate, rate), dimension_numbers=LAYOUT
+  )
+
+
+def space_to_batch(x, kernel, rate=4):
+  """The same as a plain convolution of rate^2 images, each of every rate-th pixel."""
+  b, h, w, c = x.shape
+  x = jnp.pad(x, ((0, 0), (0, -h % rate), (0, -w % rate), (0, 0)))
+  rows, cols = (n // rate for n in x.shape[1:3])
+  x = x.reshape(b, rows, rate, cols, rate, c).transpose(2, 4, 0, 1, 3, 5)
+  x = x.reshape(-1, rows, cols, c)
+  y = lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=LAYOUT)
+  y = y.reshape(rate, rate, b, rows, cols, -1).transpose(2, 3, 0, 4, 1, 5)
+  return y.reshape(b, rate * rows, rate * cols, -1)[:, :h, :w]
+
+
 # name: (our form, XLA's, image shape, kernel shape or None)
 CASES = {
   "depthwise 3x3, 4x64x64x128": (ops.depthwise_conv, grouped, (4, 64, 64, 128), (3, 3, 128)),
+  "depthwise 3x3 rate 6, 4x64x64x128": (
+    functools.partial(ops.depthwise_conv, dilation=6),
+    functools.partial(grouped, dilation=6),
+    (4, 64, 64, 128),
+    (3, 3, 128),
+  ),
+  # Not ours: what the encoders would use if it were faster.
+  "space-to-batch for 3x3 rate 4, 2x33x33x256 -> 256": (
+    space_to_batch,
+    dilated,
+    (2, 33, 33, 256),
+    (3, 3, 256, 256),
+  ),
   "transposed 3x3 stride 2, 16x16x16x448 -> 128": (
     lambda x, kernel: ops.up_conv_3x3([x], kernel),
     transposed,
