@@ -100,6 +100,7 @@ def get_config():
   config.predict = predict = ConfigDict()  # in evaluation as well
   predict.output_stride = 0  # of deeplab's encoder, other than in training; 0 = the same
   predict.tile = 0  # with fit = crop, largest side that the network sees, px; 0 = the whole image
+  predict.scales = (1.0,)  # average over sizes of the image, with fit = crop: (0.75, 1.0, 1.25)
   predict.symmetries = "none"  # average over views: flip (2) or dihedral (8, square tiles or not)
 
   config.crf = crf = ConfigDict()  # dense CRF on probabilities, in prediction and evaluation

@@ -14,7 +14,7 @@ from jaxseg.data import datasets
 from jaxseg.data.folder import FolderFormat
 from jaxseg.data.input_pipeline import eval_examples
 from jaxseg.evaluate import evaluate, score_table
-from jaxseg.predict import make_predictor, with_crf
+from jaxseg.predict import make_predictor, with_crf, with_scales
 from jaxseg.predict_files import list_images, predict_files
 from jaxseg.visualize import plot_confusion, prediction_sheet
 
@@ -89,7 +89,7 @@ def build_model(config, info):
 
 
 def build_predictor(config, model):
-  """See `predict.make_predictor` and `predict.with_crf`."""
+  """See `make_predictor`, `with_scales` and `with_crf` in `predict`."""
   if output_stride := config.predict.output_stride:
     model = models.at_output_stride(model, output_stride)
   predict = make_predictor(
@@ -100,6 +100,7 @@ def build_predictor(config, model):
     tile=config.predict.tile,
     symmetries=config.predict.symmetries,
   )
+  predict = with_scales(predict, fit=config.data.fit, scales=config.predict.scales)
   return with_crf(predict, **config.crf)
 
 

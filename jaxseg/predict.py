@@ -1,5 +1,6 @@
 """From images of any size to class probabilities of the same size."""
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -19,7 +20,7 @@ from jaxseg.tiles import Span, split_axis, window_side
 # Sizes are rounded up to these, so that a folder of many sizes compiles few programs.
 INPUT_STEP, OUTPUT_STEP = 64, 256
 MAX_OUTPUT = 1024  # px; a larger square of probabilities is not enlarged at once
-MAX_CRF_PIXELS = 1 << 24  # about 5 GiB with 2 classes, 7 with 12
+MAX_WHOLE = 1 << 24  # px of an image that is handled as a whole; in a CRF of 12 classes 7 GiB
 # Whether to transpose, and whether to turn upside down and left to right: all combinations of them.
 SYMMETRIES = {
   "none": ((False,), ((False, False),)),
@@ -149,6 +150,68 @@ def make_predictor(model, *, fit, size, batch_size, tile=0, symmetries="none"):
   return predict
 
 
+def _whole(examples, key, off):
+  """The examples; raises UserError for an image of more than MAX_WHOLE px."""
+  for example in examples:
+    h, w = example["image"].shape[:2]
+    if h * w > MAX_WHOLE:
+      raise UserError(
+        f"config.{key} is for images of up to {MAX_WHOLE:,} px, one has {w} x {h}; set it to {off}"
+      )
+    yield example
+
+
+def with_scales(predict, *, fit, scales):
+  """Averages the probabilities of `make_predictor` over sizes of the image.
+
+  Chen et al. (2018) take 0.5 to 1.75 times the image's. Each size has its tiles and its views.
+
+  Args:
+    predict: see `make_predictor`.  fit: "crop"; the sizes of "resize" do not follow the image.
+    scales: factors; (1.0,) leaves `predict` as it is.
+  Returns:
+    a function like `predict`; it raises UserError for an image of more than MAX_WHOLE px.
+  Raises:
+    UserError: no scale, one that is not positive, or fit is not "crop".
+  """
+  if not scales or min(scales) <= 0:
+    raise UserError(f"config.predict.scales is {scales}, but has to be one or more numbers above 0")
+  if tuple(scales) == (1.0,):
+    return predict
+  if fit != "crop":
+    raise UserError(f"config.predict.scales {scales} needs config.data.fit crop; set it to (1.0,)")
+
+  def average(variables, examples, reduce=None, progress=no_progress):
+    waiting = collections.deque()  # the network's batches run ahead of what is put together here
+
+    def views():
+      for example in _whole(examples, "predict.scales", "(1.0,)"):
+        waiting.append(example)
+        for scale in scales:
+          shape = [max(1, round(scale * n)) for n in example["image"].shape[:2]]
+          yield {"image": np.round(resample(example["image"], shape)).astype(np.uint8)}
+
+    outputs = predict(variables, views(), progress=progress)
+    while group := list(itertools.islice(outputs, len(scales))):
+      example = waiting.popleft()
+      shape = example["image"].shape[:2]
+      probs = sum(resample(probs, shape) for _, probs in group) / len(scales)
+      yield example, reduce(probs) if reduce else probs
+
+  return average
+
+
+def resample(x, shape):
+  """Bilinear interpolation to another size, antialiased.  [H,W,D] -> f32[h,w,D]"""
+  if x.shape[:2] == tuple(shape):
+    return np.asarray(x, np.float32)
+  rows, cols = (
+    np.asarray(sampling_matrix((np.arange(m) + 0.5) * (n / m) - 0.5, n, n / m), np.float32)
+    for n, m in zip(x.shape, shape, strict=False)
+  )
+  return np.einsum("ih,hwc,jw->ijc", rows, np.asarray(x, np.float32), cols, optimize=True)
+
+
 def with_crf(predict, *, num_iterations, exact, **kernels):
   """Lets the predictions of `make_predictor` go through a dense CRF, whole images one by one.
 
@@ -158,7 +221,7 @@ def with_crf(predict, *, num_iterations, exact, **kernels):
     predict: see `make_predictor`.
     num_iterations, exact, kernels: of `crf.dense_crf`; 0 iterations leave `predict` as it is.
   Returns:
-    a function like `predict`; it raises UserError for an image of more than MAX_CRF_PIXELS.
+    a function like `predict`; it raises UserError for an image of more than MAX_WHOLE px.
   Raises:
     UserError: a number that is out of range.
   """
@@ -170,18 +233,9 @@ def with_crf(predict, *, num_iterations, exact, **kernels):
     return predict
   options = {"num_iterations": num_iterations, "exact": exact, **kernels}
 
-  def small(examples):
-    for example in examples:
-      h, w = example["image"].shape[:2]
-      if h * w > MAX_CRF_PIXELS:
-        raise UserError(
-          f"the dense CRF takes images of up to {MAX_CRF_PIXELS:,} px, and one has {w} x {h}; "
-          "set config.crf.num_iterations to 0"
-        )
-      yield example
-
   def refine(variables, examples, reduce=None, progress=no_progress):
-    for example, probs in predict(variables, small(examples), progress=progress):
+    examples = _whole(examples, "crf.num_iterations", 0)
+    for example, probs in predict(variables, examples, progress=progress):
       probs = np.asarray(dense_crf(probs, example["image"], **options))
       yield example, reduce(probs) if reduce else probs
 

@@ -23,6 +23,7 @@ FREE_KEYS = (
   "eval.boundary_f1",
   "predict.output_stride",
   "predict.tile",
+  "predict.scales",
   "predict.symmetries",
   "crf.num_iterations",
   "crf.spatial_weight",
