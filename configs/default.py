@@ -98,6 +98,10 @@ def get_config():
   predict.tile = 0  # with fit = crop, largest side that the network sees, px; 0 = the whole image
   predict.symmetries = "none"  # average over views: flip (2) or dihedral (8, square tiles or not)
 
+  config.export = export = ConfigDict()
+  export.output = "labels"  # or probs, float32 of each class
+  export.onnx_size = ()  # (height, width) of images: writes an ONNX file for this size, too
+
   config.parallel = parallel = ConfigDict()  # several processes; Slurm, TPU pods and torchrun
   parallel.coordinator = ""  # variables need none of this. Else HOST:PORT of process 0,
   parallel.num_processes = 0  # how many there are,

@@ -23,6 +23,8 @@ FREE_KEYS = (
   "eval.boundary_f1",
   "predict.tile",
   "predict.symmetries",
+  "export.output",
+  "export.onnx_size",
   "parallel.coordinator",
   "parallel.num_processes",
   "parallel.process_id",

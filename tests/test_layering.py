@@ -21,7 +21,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.run_log", "jaxseg.predict", "jaxseg.predict_files"), 1),
   **dict.fromkeys(("jaxseg.models.mobilenet_v2", "jaxseg.models.vgg"), 2),
   **dict.fromkeys(("jaxseg.models.unet", "jaxseg.models.fcn"), 2),
-  **dict.fromkeys(("jaxseg.data.datasets", "jaxseg.train_step"), 2),
+  **dict.fromkeys(("jaxseg.data.datasets", "jaxseg.train_step", "jaxseg.export"), 2),
   **dict.fromkeys(("jaxseg.data.input_pipeline", "jaxseg.data.examine", "jaxseg.evaluate"), 3),
   "jaxseg.models": 3,
   "jaxseg.experiment": 4,
