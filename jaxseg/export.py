@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxseg import UserError, tiles
 from jaxseg.losses import class_logits
-from jaxseg.ops import mirror, sampling_matrix
+from jaxseg.ops import mirror
 from jaxseg.predict import INPUT_STEP, SYMMETRIES, enlarged_probs, mean_log_probs
 
 OUTPUTS = ("labels", "probs")
@@ -101,17 +101,37 @@ def whole_image(model, variables, *, fit, size, symmetries, output):
 
 
 def resize(image, size):
-  """`decode.resize_image` on the device.  f32[B,H,W,D] of 0..255 -> f32[B,size,size,D]
+  """`decode.resize_image` on the device, bit for bit.  f32[B,H,W,D] of 0..255 -> f32[B,size,size,D]
 
   Pillow rounds to 8 bits after each axis, columns first.
   """
-  for axis, product in ((2, "jw,bhwd->bhjd"), (1, "ih,bhwd->biwd")):
-    step = jnp.asarray(image.shape[axis], jnp.float32) / size
-    positions = (jnp.arange(size) + 0.5) * step - 0.5
-    matrix = sampling_matrix(positions, image.shape[axis], step)
-    x = jnp.einsum(product, matrix, image, precision=jax.lax.Precision.HIGHEST)
-    image = jnp.floor(x + 0.5)
+  for axis, product in ((2, "pjw,bhwd->pbhjd"), (1, "pih,bhwd->pbiwd")):
+    weights = pillow_weights(size, image.shape[axis])
+    # Halves of 11 bits: sums over pixels are integers below 2^24, which float32 has exactly.
+    high = jnp.floor(weights / 2**11)
+    parts = jnp.stack([high, weights - high * 2**11])
+    high, low = jnp.einsum(product, parts, image, precision=jax.lax.Precision.HIGHEST)
+    image = jnp.floor((high + jnp.floor(low / 2**11) + 2**10) / 2**11)
   return image
+
+
+def pillow_weights(size, length):
+  """How Pillow weighs the pixels of an axis in resizing it bilinearly, in steps of 2^-22.
+
+  f32[size,length] of integers: a triangle over the distance to the centre, as wide as the step
+  where it shrinks.
+  """
+  pixels = 2 * jnp.arange(length) + 1
+  length = jnp.asarray(length, jnp.int32)
+  centre = (2 * jnp.arange(size)[:, None] + 1) * length
+  distance = jnp.abs(pixels * size - centre)  # in px / (2 size)
+  weight = jnp.maximum(0, 2 * jnp.maximum(length, size) - distance)
+  total = weight.sum(axis=1, keepdims=True)
+  # Rounded float32 may be off by one; the remainder, which is small, survives the overflow.
+  scaled = jnp.round(weight / total * 2.0**22).astype(jnp.int32)
+  remainder = weight * 2**22 - scaled * total
+  correction = (2 * remainder >= total).astype(jnp.int32) - (2 * remainder < -total)
+  return (scaled + correction).astype(jnp.float32)
 
 
 def to_stablehlo(run, channels):
