@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_main import TINY, error_of, jaxseg, trained  # noqa: F401, fixtures
-from test_predict import draw_variables, images_of, probs_of
+from test_predict import draw_variables, images_of, probs_of, squeeze
 
 from jaxseg import UserError, export, models
 from jaxseg.models.unet import UNet
@@ -42,15 +42,14 @@ def export_of(model, variables, *, output="probs", symmetries="none", fit="crop"
   return export.whole_image(model, variables, **options)
 
 
-@pytest.mark.parametrize("shape", [(45, 40), (100, 131), (32, 32), (64, 128), (20, 33), (1, 5)])
+@pytest.mark.parametrize("shape", [(45, 40), (100, 131), (32, 32), (70, 20), (20, 33), (1, 5)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_resize_is_pillows(shape, channels):
+def test_resize_is_pillows_one_axis_after_the_other(shape, channels):
   image = np.random.default_rng(0).integers(0, 256, (2, *shape, channels), dtype=np.uint8)
   found = jax.jit(export.resize, static_argnums=1)(image.astype(np.float32), 32)
   for one, small in zip(image, found, strict=True):
     for c in range(channels):
-      expected = Image.fromarray(one[..., c]).resize((32, 32), Image.Resampling.BILINEAR)
-      np.testing.assert_array_equal(small[..., c], expected)
+      np.testing.assert_array_equal(small[..., c], squeeze(one[..., c], 32))
 
 
 @pytest.mark.parametrize("fit", ["resize", "crop"])
@@ -124,7 +123,7 @@ def test_command_and_a_process_without_jaxseg(jaxseg, trained, tmp_path):  # noq
   for name in images:
     live = np.asarray(Image.open(tmp_path / "live" / f"{name}.png"))
     assert found[name].dtype == np.uint8
-    assert np.mean(found[name][0] == live) > 0.999
+    np.testing.assert_array_equal(found[name][0], live)
 
 
 def test_a_file_that_differs_is_not_written(jaxseg, trained, tmp_path, monkeypatch):  # noqa: F811
@@ -176,7 +175,7 @@ def test_missing_packages_are_named(monkeypatch):
   export.check_options("labels", ())
 
 
-@pytest.mark.parametrize("fit, symmetries", [("crop", "dihedral"), ("resize", "none")])
+@pytest.mark.parametrize("fit, symmetries", [("crop", "flip"), ("resize", "none")])
 def test_onnx_gives_the_same_labels(fit, symmetries):
   reason = "NOT TESTED: ONNX; pip install -e '.[onnx]'"
   pytest.importorskip("jax2onnx", reason=reason)
