@@ -112,6 +112,10 @@ def get_config():
   crf.color_sigma = 13.0  # how similar, in 8-bit steps
   crf.exact = False  # True: all pairs of pixels, for accelerators and small images
 
+  config.export = export = ConfigDict()
+  export.output = "labels"  # or probs, float32 of each class
+  export.onnx_size = ()  # (height, width) of images: writes an ONNX file for this size, too
+
   config.parallel = parallel = ConfigDict()  # several processes; Slurm, TPU pods and torchrun
   parallel.coordinator = ""  # variables need none of this. Else HOST:PORT of process 0,
   parallel.num_processes = 0  # how many there are,

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxseg import checkpoint, models, parallel, workdirs
+from jaxseg import UserError, checkpoint, export, models, parallel, workdirs
 from jaxseg.data import datasets
 from jaxseg.data.folder import FolderFormat
 from jaxseg.data.input_pipeline import eval_examples
@@ -138,8 +138,8 @@ def report(workdir, split, step, info, result, samples):
   return sheet
 
 
-def restore_predictor(config, workdir):
-  """(function of examples to probabilities, step, DatasetInfo) of the best checkpoint."""
+def restore_model(config, workdir):
+  """(model, variables, step, DatasetInfo) of the best checkpoint."""
   is_main = jax.process_index() == 0
   workdirs.check_config(workdir, config.to_dict(), keys=workdirs.MODEL_KEYS)
   found = checkpoint.best_checkpoint(workdir) if is_main else None
@@ -150,7 +150,12 @@ def restore_predictor(config, workdir):
   variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), target)
   if is_main:
     variables = checkpoint.restore_variables(workdir, step, target)
-  variables = parallel.from_main(variables)
+  return model, parallel.from_main(variables), step, info
+
+
+def restore_predictor(config, workdir):
+  """(function of examples to probabilities, step, DatasetInfo) of the best checkpoint."""
+  model, variables, step, info = restore_model(config, workdir)
   return functools.partial(build_predictor(config, model), variables), step, info
 
 
@@ -174,3 +179,61 @@ def predict_folder(config, workdir, source, output):
     return
   predict_files(predict, files, output, info, tqdm)
   print(f"label maps: {output}   overlays: {pathlib.Path(output) / 'overlays'}")
+
+
+def export_workdir(config, workdir, output):
+  """Writes the best checkpoint's whole prediction as files that run without jaxseg; see `export`.
+
+  Raises:
+    UserError: a file disagrees with the network, and is not written.
+  """
+  data, options, output = config.data, config.export, pathlib.Path(output)
+  export.check_options(options.output, options.onnx_size)
+  model, variables, step, info = restore_model(config, workdir)
+  if jax.process_index() > 0:
+    return
+  predict = functools.partial(build_predictor(config, model), variables)
+  run = export.whole_image(
+    model,
+    variables,
+    fit=data.fit,
+    size=data.image_size - 2 * model.margin,
+    symmetries=config.predict.symmetries,
+    output=options.output,
+  )
+  workdirs.make_folder(output, "--output")
+  about = export.describe(info, options.output, options.onnx_size)
+  workdirs.write_json(output / "classes.json", {"step": step, **about})
+  images = sample_images(config, info)
+  stablehlo = export.to_stablehlo(run, info.channels)
+  write_artefact(output / "model.stablehlo", stablehlo, export.load_stablehlo, predict, images)
+  if options.onnx_size:
+    onnx = export.to_onnx(run, options.onnx_size, info.channels)
+    images = [export.fit_size(image, options.onnx_size) for image in images]
+    write_artefact(output / "model.onnx", onnx, export.load_onnx, predict, images)
+
+
+def write_artefact(path, content, load, predict, images):
+  """Writes a file if its labels on some images are those of the network.
+
+  Raises:
+    UserError: more than 1 in 1000 pixels differ; rounding alone changes next to none.
+  """
+  share = export.agreement(load(content), predict, images)
+  text = f"{share:.4%} of the pixels of {len(images)} images have the network's label"
+  if share < 0.999:
+    raise UserError(f"{path} is not written: only {text}; it is a bug, please report it")
+  path.write_bytes(content)
+  print(f"{path}: {len(content) / 2**20:.1f} MiB, {text}")
+
+
+def sample_images(config, info, num_images=3):
+  """Images of the evaluation split, u8[H,W,D]; if it cannot be opened, random ones."""
+  try:
+    _, source = open_split(config, "eval")
+    return [source[i]["image"] for i in range(min(num_images, len(source)))]
+  except UserError:
+    rng = np.random.default_rng(0)
+    size = config.data.image_size
+    blocks = rng.integers(0, 256, (num_images, 8, 12, info.channels), dtype=np.uint8)
+    return list(blocks.repeat(-(-size // 8), axis=1).repeat(-(-size // 8), axis=2))

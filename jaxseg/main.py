@@ -1,7 +1,8 @@
 """The command line of jaxseg.
 
-python -m jaxseg.main --config=configs/unet_pets.py [--mode=train|evaluate|predict|check_data]
-  [--workdir=DIR] [--config.KEY=VALUE ...] [--input=FILE|DIR --output=DIR]
+python -m jaxseg.main --config=configs/unet_pets.py [--workdir=DIR]
+  [--mode=train|evaluate|predict|export|check_data] [--config.KEY=VALUE ...]
+  [--input=FILE|DIR] [--output=DIR]
 """
 
 import os
@@ -17,12 +18,12 @@ from jaxseg import UserError, experiment, parallel
 from jaxseg.check_data import check_data
 from jaxseg.train import train
 
-MODES = ("train", "evaluate", "predict", "check_data")
+MODES = ("train", "evaluate", "predict", "export", "check_data")
 CONFIG = config_flags.DEFINE_config_file("config", help_string="a file of configs/")
 MODE = flags.DEFINE_enum("mode", "train", MODES, "what to do")
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run; default: runs/NAME OF THE CONFIG")
 INPUT = flags.DEFINE_string("input", "", "predict: an image, or a folder of images")
-OUTPUT = flags.DEFINE_string("output", "", "predict: folder for label maps and overlays")
+OUTPUT = flags.DEFINE_string("output", "", "predict, export: folder for what is written")
 
 
 def parse(arguments):
@@ -72,6 +73,8 @@ def run(arguments):
     experiment.predict_folder(config, workdir, INPUT.value, OUTPUT.value)
   elif MODE.value == "evaluate":
     experiment.evaluate_workdir(config, workdir)
+  elif MODE.value == "export":
+    experiment.export_workdir(config, workdir, OUTPUT.value or workdir / "export")
   elif MODE.value == "check_data":
     return int(any(finding.severity == "error" for finding in check_data(config, workdir)))
   elif not train(config, workdir):

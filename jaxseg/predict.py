@@ -130,7 +130,7 @@ def make_predictor(model, *, fit, size, batch_size, tile=0, symmetries="none"):
     h, w = window.example["image"].shape[:2]
     side = min(-(-max(h, w) // OUTPUT_STEP) * OUTPUT_STEP, MAX_OUTPUT)
     for top, left in itertools.product(range(0, h, side), range(0, w, side)):
-      block = np.asarray(enlarged_probs(output, (h, w), (top, left), side))
+      block = np.asarray(enlarged_probs(output, (h, w), (top, left), (side, side)))
       yield slice(top, top + side), slice(left, left + side), block[: h - top, : w - left]
 
   def predict(variables, examples, reduce=None, progress=no_progress):
@@ -273,19 +273,20 @@ def mean_log_probs(network, image, symmetries):
   return jax.nn.logsumexp(total, axis=0) - np.log(len(total))
 
 
-@functools.partial(jax.jit, static_argnames="side")
-def enlarged_probs(log_probs, shape, origin, side):
+@functools.partial(jax.jit, static_argnames="sides")
+def enlarged_probs(log_probs, shape, origin, sides):
   """Part of the probabilities of an image by bilinear interpolation of the logits.
 
   Args:
     log_probs: f32[h,w,C]; logits give the same.
-    shape: (H, W) of the image, px.  origin: (top, left) of the part.  side: of the part, static.
+    shape: (H, W) of the image, px.  origin: (top, left) of the part.
+    sides: its height and width, static.
   Returns:
-    f32[side,side,C]; beyond the image it repeats the edge.
+    f32[*sides,C]; beyond the image it repeats the edge.
   """
   rows, cols = (
     sampling_matrix((jnp.arange(side) + start + 0.5) * (n / total) - 0.5, n)
-    for n, total, start in zip(log_probs.shape[:2], shape, origin, strict=True)
+    for n, total, start, side in zip(log_probs.shape[:2], shape, origin, sides, strict=True)
   )
   return jax.nn.softmax(
     jnp.einsum("ih,hwc,jw->ijc", rows, log_probs, cols, precision=jax.lax.Precision.HIGHEST)

@@ -32,6 +32,8 @@ FREE_KEYS = (
   "crf.bilateral_sigma",
   "crf.color_sigma",
   "crf.exact",
+  "export.output",
+  "export.onnx_size",
   "parallel.coordinator",
   "parallel.num_processes",
   "parallel.process_id",

@@ -186,8 +186,10 @@ def resize_image(image, size):
   if image.shape[:2] == (size, size):
     return image
   picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
-  resized = picture.resize((size, size), Image.Resampling.BILINEAR)
-  return np.asarray(resized).reshape(size, size, image.shape[-1])
+  # In two calls, or the order of the axes, which are rounded one by one, is up to Pillow's version.
+  for shape in ((size, picture.height), (size, size)):
+    picture = picture.resize(shape, Image.Resampling.BILINEAR)
+  return np.asarray(picture).reshape(size, size, image.shape[-1])
 
 
 @contextlib.contextmanager

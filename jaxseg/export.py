@@ -1,0 +1,193 @@
+"""A trained network as one file from which it runs without jaxseg: StableHLO, and ONNX."""
+
+import importlib.util
+import logging
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg import UserError, tiles
+from jaxseg.losses import class_logits
+from jaxseg.ops import mirror
+from jaxseg.predict import INPUT_STEP, SYMMETRIES, enlarged_probs, mean_log_probs
+
+OUTPUTS = ("labels", "probs")
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def check_options(output, onnx_size):
+  """Raises UserError for an unknown output, a size that is none, or packages that are missing."""
+  if output not in OUTPUTS:
+    raise UserError(f"unknown config.export.output {output!r}; there are {', '.join(OUTPUTS)}")
+  if onnx_size and (len(onnx_size) != 2 or min(onnx_size) < 1):
+    raise UserError(f"config.export.onnx_size is {onnx_size}: use height,width in px, or ()")
+  missing = [name for name in ("jax2onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+  if onnx_size and missing:
+    raise UserError(
+      f"config.export.onnx_size needs {missing[0]}: pip install -e '.[onnx]', or set it to ()"
+    )
+
+
+def describe(info, output, onnx_size):
+  """What a user of the files has to know, for JSON.  info: DatasetInfo."""
+  free = ["batch", "height", "width"]
+  return {
+    "classes": list(info.classes),
+    "palette": [list(colour) for colour in info.palette],
+    "input": {
+      "dtype": "uint8",
+      "shape": [*free, info.channels],
+      "channels": "RGB" if info.channels == 3 else "grey",
+      "black": 0,
+      "white": 255,
+      "stored_as_black_and_white": list(info.value_range),  # [] = the full range of the file's type
+    },
+    "output": {
+      "labels": {"dtype": "uint8", "shape": free},
+      "probs": {"dtype": "float32", "shape": [*free, len(info.classes)]},
+    }[output],
+    "model.stablehlo": {"platforms": list(PLATFORMS), "sizes": "any"},
+    **({"model.onnx": {"height": onnx_size[0], "width": onnx_size[1]}} if onnx_size else {}),
+  }
+
+
+def whole_image(model, variables, *, fit, size, symmetries, output):
+  """Builds the function that is exported: what `predict.make_predictor` does, without tiles.
+
+  Its only sizes are those of its argument, which may be symbolic (`jax.export.symbolic_shape`).
+
+  Args:
+    model, fit, size, symmetries: as in `make_predictor`.
+    variables: {"params": ..., "batch_stats": ...}, constants of the function.
+    output: "labels" or "probs".
+  Returns:
+    function u8[B,H,W,D] -> u8[B,H,W] or f32[B,H,W,C]
+  Raises:
+    UserError: a network whose stride does not divide INPUT_STEP.
+  """
+  if fit == "crop" and INPUT_STEP % model.stride:
+    raise UserError(
+      f"this network has a stride of {model.stride} px and cannot be exported for images of any "
+      f"size; use fewer levels in config.model.widths, for a stride of {INPUT_STEP}"
+    )
+
+  def read(length):
+    """Positions along an axis as in `tiles.split_axis`; sizes that JAX sees to be divisible."""
+    step = INPUT_STEP if fit == "crop" else 1
+    whole = model.input_size(-(-length // step) * step + 2 * model.margin)
+    return mirror(jnp.arange(whole) - model.margin, length).astype(jnp.int32)
+
+  def network(image):
+    return class_logits(model.apply(variables, image, train=False))
+
+  def run(image):
+    h, w = image.shape[1:3]
+    x = image.astype(jnp.float32)
+    if fit == "resize":
+      x = resize(x, size)
+    x = x[:, read(x.shape[1])][:, :, read(x.shape[2])] / 255.0
+    log_probs = mean_log_probs(network, x, SYMMETRIES[symmetries])
+    if fit == "crop":
+      log_probs = log_probs[:, :h, :w]
+      probs = jnp.exp(log_probs)
+    else:
+      log_probs = log_probs[:, :size, :size]
+      probs = jax.vmap(lambda x: enlarged_probs(x, (h, w), (0, 0), (h, w)))(log_probs)
+    return probs if output == "probs" else probs.argmax(-1).astype(jnp.uint8)
+
+  return run
+
+
+def resize(image, size):
+  """`decode.resize_image` on the device, bit for bit.  f32[B,H,W,D] of 0..255 -> f32[B,size,size,D]
+
+  Pillow rounds to 8 bits after each axis, columns first.
+  """
+  for axis, product in ((2, "pjw,bhwd->pbhjd"), (1, "pih,bhwd->pbiwd")):
+    weights = pillow_weights(size, image.shape[axis])
+    # Halves of 11 bits: sums over pixels are integers below 2^24, which float32 has exactly.
+    high = jnp.floor(weights / 2**11)
+    parts = jnp.stack([high, weights - high * 2**11])
+    high, low = jnp.einsum(product, parts, image, precision=jax.lax.Precision.HIGHEST)
+    image = jnp.floor((high + jnp.floor(low / 2**11) + 2**10) / 2**11)
+  return image
+
+
+def pillow_weights(size, length):
+  """How Pillow weighs the pixels of an axis in resizing it bilinearly, in steps of 2^-22.
+
+  f32[size,length] of integers: a triangle over the distance to the centre, as wide as the step
+  where it shrinks.
+  """
+  pixels = 2 * jnp.arange(length) + 1
+  length = jnp.asarray(length, jnp.int32)
+  centre = (2 * jnp.arange(size)[:, None] + 1) * length
+  distance = jnp.abs(pixels * size - centre)  # in px / (2 size)
+  weight = jnp.maximum(0, 2 * jnp.maximum(length, size) - distance)
+  total = weight.sum(axis=1, keepdims=True)
+  # Rounded float32 may be off by one; the remainder, which is small, survives the overflow.
+  scaled = jnp.round(weight / total * 2.0**22).astype(jnp.int32)
+  remainder = weight * 2**22 - scaled * total
+  correction = (2 * remainder >= total).astype(jnp.int32) - (2 * remainder < -total)
+  return (scaled + correction).astype(jnp.float32)
+
+
+def to_stablehlo(run, channels):
+  """A function u8[B,H,W,D] -> ... for images of any number and size, serialised; bytes."""
+  shape = jax.export.symbolic_shape("b, h, w", constraints=["b >= 1", "h >= 1", "w >= 1"])
+  image = jax.ShapeDtypeStruct((*shape, channels), jnp.uint8)
+  return bytes(jax.export.export(jax.jit(run), platforms=PLATFORMS)(image).serialize())
+
+
+def to_onnx(run, size, channels):
+  """A function u8[B,H,W,D] -> ... for any number of images of one size (H, W) as ONNX; bytes.
+
+  jax2onnx 0.17.1 fails where H and W are symbolic.
+  """
+  import jax2onnx
+
+  (batch,) = jax.export.symbolic_shape("b", constraints=["b >= 1"])
+  image = jax.ShapeDtypeStruct((batch, *size, channels), jnp.uint8)
+  logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # warns of shapes that are free
+  model = jax2onnx.to_onnx(run, [image], input_names=["image"], output_names=["output"])
+  return model.SerializeToString()
+
+
+def load_stablehlo(data):
+  """Function u8[B,H,W,D] -> array of an artefact's bytes."""
+  return jax.jit(jax.export.deserialize(bytearray(data)).call)
+
+
+def load_onnx(data):
+  """Function u8[B,H,W,D] -> array of an ONNX model's bytes."""
+  import onnxruntime
+
+  options = onnxruntime.SessionOptions()
+  options.log_severity_level = 3  # errors; it warns of constants that are not used
+  session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+  return lambda image: session.run(None, {"image": image})[0]
+
+
+def fit_size(image, size):
+  """Cuts or mirrors an image to a size.  u8[H,W,D] -> u8[h,w,D]"""
+  return image[
+    np.ix_(*(tiles.mirror(np.arange(n), m) for n, m in zip(size, image.shape, strict=False)))
+  ]
+
+
+def agreement(call, predict, images):
+  """Share of pixels to which an artefact gives the label of the live network.
+
+  Args:
+    call: function u8[1,H,W,D] -> labels or probabilities.
+    predict: function of examples, see `predict.make_predictor`.  images: list of u8[H,W,D].
+  """
+  equal = total = 0
+  for example, probs in predict({"image": image} for image in images):
+    output = np.asarray(call(example["image"][None]))[0]
+    labels = output if output.ndim == 2 else output.argmax(-1)
+    equal += np.sum(labels == probs.argmax(-1))
+    total += labels.size
+  return float(equal / total)

@@ -1,0 +1,192 @@
+"""Exported networks give the live network's labels, in a Python that has no jaxseg."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from test_main import TINY, error_of, jaxseg, trained  # noqa: F401, fixtures
+from test_predict import draw_variables, images_of, probs_of, squeeze
+
+from jaxseg import UserError, export, models
+from jaxseg.models.unet import UNet
+
+BUILD = {
+  **{"encoder": "", "widths": (4, 8), "patch": 1, "padding": "same", "norm": True, "dropout": 0.0},
+  **{"up": "transposed", "freeze_encoder": False, "precision": "float32", "axis_name": None},
+}
+NARROW = {"encoder": "mobilenet_v2", "widths": (4, 4, 4, 4)}
+LOADER = """
+import sys
+
+class Missing:
+  def find_spec(self, name, path=None, target=None):
+    if name.split(".")[0] in ("jaxseg", "flax"):
+      raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Missing())
+import jax.export
+import numpy as np
+
+call = jax.export.deserialize(bytearray(open(sys.argv[1], "rb").read())).call
+arrays = np.load(sys.argv[2])
+np.savez(sys.argv[3], **{name: call(image) for name, image in arrays.items()})
+"""
+
+
+def export_of(model, variables, *, output="probs", symmetries="none", fit="crop", size=32):
+  options = {"fit": fit, "size": size, "symmetries": symmetries, "output": output}
+  return export.whole_image(model, variables, **options)
+
+
+@pytest.mark.parametrize("shape", [(45, 40), (100, 131), (32, 32), (70, 20), (20, 33), (1, 5)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resize_is_pillows_one_axis_after_the_other(shape, channels):
+  image = np.random.default_rng(0).integers(0, 256, (2, *shape, channels), dtype=np.uint8)
+  found = jax.jit(export.resize, static_argnums=1)(image.astype(np.float32), 32)
+  for one, small in zip(image, found, strict=True):
+    for c in range(channels):
+      np.testing.assert_array_equal(small[..., c], squeeze(one[..., c], 32))
+
+
+@pytest.mark.parametrize("fit", ["resize", "crop"])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("symmetries", ["none", "dihedral"])
+def test_one_artefact_for_all_sizes_and_batches(fit, padding, symmetries):
+  model = UNet(num_classes=3, widths=(4, 8), norm=True, padding=padding)
+  variables = draw_variables(model, 20 if padding == "valid" else 8)
+  run = export_of(model, variables, fit=fit, symmetries=symmetries)
+  call = export.load_stablehlo(export.to_stablehlo(run, 3))
+  for size, batch in (((45, 70), 2), ((20, 33), 1)):
+    images = np.stack(images_of([size] * batch))
+    found = call(images)
+    assert (found.dtype, found.shape) == (np.float32, (batch, *size, 3))
+    for image, probs in zip(images, found, strict=True):
+      live = probs_of(model, variables, image, fit=fit, symmetries=symmetries)
+      assert np.ptp(live[..., 0]) > 0.01
+      np.testing.assert_allclose(probs, live, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "name, options",
+  [
+    ("unet", {"patch": 2}),
+    ("unet", {"up": "resize"}),
+    ("encoder_unet", NARROW),
+    ("encoder_unet", {**NARROW, "encoder": "vgg16", "up": "resize"}),
+    ("fcn8s", {"encoder": "vgg16", "padding": "valid"}),
+    ("fcn16s", {"encoder": "vgg16", "up": "resize"}),
+  ],
+)
+def test_every_network_takes_any_size(name, options):
+  """Tracing alone: a network that needs to know its size stops here."""
+  assert name in models.MODELS
+  model = models.build(name, 3, **{**BUILD, **options})
+  shapes = models.abstract_variables(model, 3)
+  batch, height, width = jax.export.symbolic_shape("b, h, w", constraints=["h >= 1", "w >= 1"])
+  for fit in ("resize", "crop"):
+    image = jax.ShapeDtypeStruct((batch, height, width, 3), np.uint8)
+
+    def run(variables, image, fit=fit):
+      return export_of(model, variables, fit=fit, output="labels")(image)
+
+    traced = jax.export.export(jax.jit(run), platforms=export.PLATFORMS)(shapes, image)
+    assert traced.out_avals[0].shape == (batch, height, width)
+    assert traced.out_avals[0].dtype == np.uint8
+
+
+def test_command_and_a_process_without_jaxseg(jaxseg, trained, tmp_path):  # noqa: F811
+  command = (*TINY, f"--workdir={trained}", "--config.predict.symmetries=flip")
+  status, out, _ = jaxseg(*command, "--mode=export")
+  assert status == 0 and "100.0000%" in out and "3 images" in out
+  about = json.loads((trained / "export" / "classes.json").read_text())
+  assert about["classes"] == ["background", "cell"]
+  assert about["input"]["shape"] == ["batch", "height", "width", 1]
+  assert about["output"] == {"dtype": "uint8", "shape": ["batch", "height", "width"]}
+
+  rng = np.random.default_rng(0)
+  sizes = {"a": (33, 57), "b": (70, 20)}
+  images = {k: rng.integers(0, 256, (1, *size, 1), dtype=np.uint8) for k, size in sizes.items()}
+  np.savez(tmp_path / "in.npz", **images)
+  files = (trained / "export" / "model.stablehlo", tmp_path / "in.npz", tmp_path / "out.npz")
+  done = subprocess.run(
+    [sys.executable, "-c", LOADER, *map(str, files)], cwd=tmp_path, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  for name, image in images.items():
+    Image.fromarray(image[0, ..., 0]).save(tmp_path / f"{name}.png")
+  jaxseg(*command, "--mode=predict", f"--input={tmp_path}", f"--output={tmp_path}/live")
+  found = np.load(files[-1])
+  for name in images:
+    live = np.asarray(Image.open(tmp_path / "live" / f"{name}.png"))
+    assert found[name].dtype == np.uint8
+    np.testing.assert_array_equal(found[name][0], live)
+
+
+def test_a_file_that_differs_is_not_written(jaxseg, trained, tmp_path, monkeypatch):  # noqa: F811
+  monkeypatch.setattr(export, "agreement", lambda *_: 0.99)
+  status, out, err = jaxseg(
+    *TINY, f"--workdir={trained}", "--mode=export", f"--output={tmp_path}/new"
+  )
+  assert status == 1 and out == ""
+  assert err.startswith("error: ") and "99.0000%" in err and err.count("\n") == 1
+  assert not (tmp_path / "new" / "model.stablehlo").exists()
+
+
+def test_agreement_counts_pixels():
+  image = np.arange(20, dtype=np.uint8).reshape(4, 5, 1)
+
+  def predict(examples):
+    for example in examples:
+      yield example, np.eye(2, dtype=np.float32)[example["image"][..., 0] % 2]
+
+  images = [image, image[:2]]  # 20 and 10 pixels
+  assert export.agreement(lambda x: x[..., 0] % 2, predict, images) == 1
+  wrong = export.agreement(lambda x: np.where(x[..., 0] < 3, 9, x[..., 0] % 2), predict, images)
+  assert wrong == 24 / 30
+  assert export.agreement(lambda x: np.eye(2)[x[..., 0] % 2], predict, images) == 1
+
+
+def test_an_image_of_another_size_is_cut_or_mirrored():
+  image = np.arange(6, dtype=np.uint8).reshape(2, 3, 1)
+  assert export.fit_size(image, (3, 2))[..., 0].tolist() == [[0, 1], [3, 4], [3, 4]]
+
+
+def test_mistakes(jaxseg, trained, tmp_path):  # noqa: F811
+  command = (*TINY, "--mode=export")
+  assert "no checkpoint" in error_of(jaxseg, *command, f"--workdir={tmp_path}/none")
+  command += (f"--workdir={trained}",)
+  error = error_of(jaxseg, *command, "--config.export.output=both")
+  assert "config.export.output" in error and "'both'" in error and "labels, probs" in error
+  assert "onnx_size" in error_of(jaxseg, *command, "--config.export.onnx_size=64")
+  (tmp_path / "file").touch()
+  assert "--output" in error_of(jaxseg, *command, f"--output={tmp_path}/file/new")
+  with pytest.raises(UserError, match="stride of 128 px"):
+    export_of(UNet(num_classes=2, widths=(1,) * 8), {})
+
+
+def test_missing_packages_are_named(monkeypatch):
+  monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(UserError, match="jax2onnx"):
+    export.check_options("labels", (64, 64))
+  export.check_options("labels", ())
+
+
+@pytest.mark.parametrize("fit, symmetries", [("crop", "flip"), ("resize", "none")])
+def test_onnx_gives_the_same_labels(fit, symmetries):
+  reason = "NOT TESTED: ONNX; pip install -e '.[onnx]'"
+  pytest.importorskip("jax2onnx", reason=reason)
+  pytest.importorskip("onnxruntime", reason=reason)
+  model = UNet(num_classes=3, widths=(4, 8), norm=True)
+  variables = draw_variables(model)
+  run = export_of(model, variables, fit=fit, symmetries=symmetries)
+  call = export.load_onnx(export.to_onnx(run, (45, 40), 3))
+  images = np.stack(images_of([(45, 40)] * 2))
+  found = call(images)
+  assert found.dtype == np.float32
+  for image, probs in zip(images, found, strict=True):
+    live = probs_of(model, variables, image, fit=fit, symmetries=symmetries)
+    np.testing.assert_allclose(probs, live, atol=1e-4)
