@@ -88,10 +88,15 @@ def build_model(config, info):
   )
 
 
+def model_in_use(config, model):
+  """The network as it predicts: of config.predict.output_stride, if that is set."""
+  output_stride = config.predict.output_stride
+  return models.at_output_stride(model, output_stride) if output_stride else model
+
+
 def build_predictor(config, model):
   """See `make_predictor`, `with_scales` and `with_crf` in `predict`."""
-  if output_stride := config.predict.output_stride:
-    model = models.at_output_stride(model, output_stride)
+  model = model_in_use(config, model)
   predict = make_predictor(
     model,
     fit=config.data.fit,
@@ -189,12 +194,17 @@ def export_workdir(config, workdir, output):
   """
   data, options, output = config.data, config.export, pathlib.Path(output)
   export.check_options(options.output, options.onnx_size)
+  if config.crf.num_iterations or tuple(config.predict.scales) != (1.0,):
+    raise UserError(
+      "a file has neither the dense CRF nor several scales: set config.crf.num_iterations to 0 and "
+      "config.predict.scales to (1.0,)"
+    )
   model, variables, step, info = restore_model(config, workdir)
   if jax.process_index() > 0:
     return
   predict = functools.partial(build_predictor(config, model), variables)
   run = export.whole_image(
-    model,
+    model_in_use(config, model),
     variables,
     fit=data.fit,
     size=data.image_size - 2 * model.margin,

@@ -7,6 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 from test_main import TINY, error_of, jaxseg, trained  # noqa: F401, fixtures
 from test_predict import draw_variables, images_of, probs_of, squeeze
@@ -14,10 +15,7 @@ from test_predict import draw_variables, images_of, probs_of, squeeze
 from jaxseg import UserError, export, models
 from jaxseg.models.unet import UNet
 
-BUILD = {
-  **{"encoder": "", "widths": (4, 8), "patch": 1, "padding": "same", "norm": True, "dropout": 0.0},
-  **{"up": "transposed", "freeze_encoder": False, "precision": "float32", "axis_name": None},
-}
+BUILD = tiny.BUILD | {"widths": (4, 8)}
 NARROW = {"encoder": "mobilenet_v2", "widths": (4, 4, 4, 4)}
 LOADER = """
 import sys

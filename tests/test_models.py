@@ -11,6 +11,7 @@ import numpy as np
 import pooch
 import pytest
 import reference
+import tiny
 
 from jaxseg import UserError, models
 from jaxseg.models.deeplab import DeepLab
@@ -21,22 +22,6 @@ from jaxseg.models.resnet import ResNet
 from jaxseg.models.unet import EncoderUNet, UNet
 from jaxseg.models.vgg import VGG16
 from jaxseg.models.xception import Xception65
-
-WORDS = {
-  "encoder": "",
-  "output_stride": 32,
-  "widths": (),
-  "patch": 1,
-  "padding": "same",
-  "norm": True,
-  "separable": True,
-  "dropout": 0.0,
-  "up": "transposed",
-  "freeze_encoder": False,
-  "freeze_norm": False,
-  "precision": "float32",
-  "axis_name": None,
-}
 
 # A row for every network: (class, words that make it small).
 ROWS = {
@@ -59,7 +44,7 @@ ENCODER_ROWS = {
 
 
 def build(name, num_classes=3, **words):
-  return models.build(name, num_classes, **{**WORDS, **ROWS[name][1], **words})
+  return models.build(name, num_classes, **{**tiny.BUILD, **ROWS[name][1], **words})
 
 
 def test_every_entry_has_a_row():
@@ -132,7 +117,7 @@ def test_words_reach_the_model(name):
 )
 def test_unknown_words(name, words, message):
   with pytest.raises(UserError, match=message):
-    models.build(name, 3, **{**WORDS, **words})
+    models.build(name, 3, **{**tiny.BUILD, **words})
 
 
 @pytest.mark.parametrize(

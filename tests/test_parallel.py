@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from jax.experimental import multihost_utils
 from scipy import ndimage
 
@@ -46,23 +47,9 @@ def first_variables(norm):
 
 
 def make_model(run, norm, dropout):
-  return models.build(
-    "unet",
-    2,
-    encoder="",
-    output_stride=32,
-    widths=(4, 8),
-    patch=1,
-    padding="same",
-    norm=norm,
-    separable=True,
-    dropout=dropout,
-    up="transposed",
-    freeze_encoder=False,
-    freeze_norm=False,
-    precision="float32",
-    axis_name=parallel.AXIS if run == "pmap" else None,
-  )
+  words = {"widths": (4, 8), "norm": norm, "dropout": dropout}
+  words["axis_name"] = parallel.AXIS if run == "pmap" else None
+  return models.build("unet", 2, **tiny.BUILD | words)
 
 
 @functools.cache
@@ -140,23 +127,7 @@ def test_eight_devices_accumulate_as_one(run):
 )
 def test_every_batch_norm_looks_at_all_devices(name, encoder):
   """Under pmap; counted in the program, because compiling large networks takes long."""
-  model = models.build(
-    name,
-    2,
-    encoder=encoder,
-    output_stride=32,
-    widths=(),
-    patch=1,
-    padding="same",
-    norm=True,
-    separable=True,
-    dropout=0.0,
-    up="transposed",
-    freeze_encoder=False,
-    freeze_norm=False,
-    precision="float32",
-    axis_name=parallel.AXIS,
-  )
+  model = models.build(name, 2, **tiny.BUILD | {"encoder": encoder, "axis_name": parallel.AXIS})
   variables = models.abstract_variables(model, 3)
   split, whole = (jax.sharding.PartitionSpec(*axis) for axis in ((parallel.AXIS,), ()))
   forward = jax.shard_map(

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import reference
+import tiny
 from scipy import ndimage
 
 from jaxseg import VOID, models, optim, train_state
@@ -38,10 +39,8 @@ def make(
   **words,
 ):
   """(network, state, jitted step), compiled once for all tests that ask for the same."""
-  words = {"padding": "same", "norm": False, "dropout": 0.0, "precision": "float32", **words}
-  shape = {"encoder": "", "output_stride": 32, "widths": (4, 8), "patch": 1, "up": "transposed"}
-  shape |= {"separable": True, "freeze_norm": False}
-  model = models.build("unet", num_logits, freeze_encoder=False, axis_name=None, **shape, **words)
+  words = {**tiny.BUILD, "widths": (4, 8), "norm": False, **words}
+  model = models.build("unet", num_logits, **words)
   optimizer = optim.make_optimizer(optimizer, rate)
   init = quick_jit(lambda: models.init(model, 1, 0))
   step = make_train_step(
