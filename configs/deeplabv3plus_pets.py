@@ -1,6 +1,10 @@
 """DeepLabv3+ on a pretrained MobileNetV2 with Oxford-IIIT Pets.
 
-python -m jaxseg.main --config=configs/deeplabv3plus_pets.py --config.model.pretrained=imagenet
+python -m jaxseg.main --config=configs/deeplabv3plus_pets.py
+
+On three breeds (300 training, 298 test images, --config.train.batch_size=16): mean IoU 0.732, pixel
+accuracy 0.900, one run; not timed. With output stride 16 and a tenth of the learning rate in the
+encoder 0.714 and 0.892. The whole data set with batch 64 has not been measured.
 """
 
 from configs import unet_pets
@@ -9,7 +13,8 @@ from configs import unet_pets
 def get_config():
   config = unet_pets.get_config()
   config.model.name = "deeplabv3plus"
-  config.model.output_stride = 16
+  config.model.output_stride = 8  # of 128 px, 16 leaves maps of 8 x 8
   config.model.freeze_encoder = False
   config.model.up = "resize"
+  config.train.rate_factors = (("encoder", 0.3),)
   return config
