@@ -24,6 +24,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.models.resnet", "jaxseg.models.xception"), 2),
   **dict.fromkeys(("jaxseg.models.unet", "jaxseg.models.fcn", "jaxseg.models.deeplab"), 2),
   **dict.fromkeys(("jaxseg.data.datasets", "jaxseg.train_step", "jaxseg.export"), 2),
+  "jaxseg.settings": 2,
   **dict.fromkeys(("jaxseg.data.input_pipeline", "jaxseg.data.examine", "jaxseg.evaluate"), 3),
   "jaxseg.models": 3,
   "jaxseg.experiment": 4,

@@ -16,6 +16,7 @@ from jaxseg import VOID, UserError, checkpoint, models, optim, workdirs
 from jaxseg import train as train_module
 from jaxseg.data import datasets
 from jaxseg.run_log import RunLog
+from jaxseg.settings import check_settings
 from jaxseg.train import train
 
 pytestmark = pytest.mark.usefixtures("compilation_cache", "photos")
@@ -381,9 +382,9 @@ def test_weights_that_no_loss_would_use(key, value):
   losses = {"train__losses__cross_entropy": 0.0, "train__losses__dice": 1.0}
   config = tiny.make_config(3, **losses, **{f"train__{key}": value})
   with pytest.raises(UserError, match=f"config.train.{key} is .*cross_entropy and focal"):
-    train_module.check_settings(config)
+    check_settings(config)
   config.train.losses.focal = 0.1
-  train_module.check_settings(config)
+  check_settings(config)
 
 
 def test_sizes_that_valid_convolutions_do_not_take(tmp_path):
