@@ -15,6 +15,7 @@ from jaxseg.models.layers import (
   Dropout,
   UpScore,
   batch_norm,
+  encoder_stages,
 )
 
 RATES = (6, 12, 18)  # of the atrous convolutions at output stride 16
@@ -137,9 +138,7 @@ class DeepLab(nn.Module):
   def __call__(self, image, *, train, keys=None):
     h, w = image.shape[1:3]
     image = ops.pad_to_multiple(image, self.stride)
-    stages = self.encoder(image, train=train and not (self.freeze_encoder or self.freeze_norm))
-    if self.freeze_encoder:
-      stages = jax.lax.stop_gradient(stages)
+    stages = encoder_stages(self, image, train=train)
     width, low_width = self.widths
     common = {"axis_name": self.axis_name, "dtype": self.dtype}
     rates = [rate * 16 // self.encoder.output_stride for rate in RATES]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import ops
-from jaxseg.models.layers import Conv1x1, Dropout, UpScore
+from jaxseg.models.layers import Conv1x1, Dropout, UpScore, encoder_stages
 
 # With 100 px of padding: where in the scores of a stage (cells, by stride) and in the enlarged map
 # (px, by its last stride) the part begins that belongs to the map from below and to the image.
@@ -69,9 +69,7 @@ class FCN(nn.Module):
     valid, (h, w) = self.padding == "valid", image.shape[1:3]
     if not valid:
       image = ops.pad_to_multiple(image, self.stride)
-    stages = self.encoder(image, train=train and not (self.freeze_encoder or self.freeze_norm))
-    if self.freeze_encoder:
-      stages = jax.lax.stop_gradient(stages)
+    stages = encoder_stages(self, image, train=train)
 
     def score(x, name):
       # Zeros (as published): an added stage does not disturb at first what is there.

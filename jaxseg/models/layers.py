@@ -48,6 +48,13 @@ def batch_norm(name, *, train, axis_name, dtype, scale_init=nn.initializers.ones
   )
 
 
+def encoder_stages(model, image, *, train):
+  """{name: [B,h,w,C]} of a network's encoder, as its `freeze_encoder` and `freeze_norm` ask."""
+  frozen = model.freeze_encoder
+  stages = model.encoder(image, train=train and not (frozen or model.freeze_norm))
+  return jax.lax.stop_gradient(stages) if frozen else stages
+
+
 class Conv3x3(nn.Module):
   """3x3 convolution of a channel concatenation.  [B,H,W,C_i], ... -> [B,h,w,features]
 

@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import UserError, ops
-from jaxseg.models.layers import Conv1x1, Conv3x3, Dropout, UpConv2x2, UpConv3x3, batch_norm
+from jaxseg.models.layers import (
+  Conv1x1,
+  Conv3x3,
+  Dropout,
+  UpConv2x2,
+  UpConv3x3,
+  batch_norm,
+  encoder_stages,
+)
 
 
 class UNet(nn.Module):
@@ -176,9 +184,7 @@ class EncoderUNet(nn.Module):
   def __call__(self, image, *, train, keys=None):
     h, w = image.shape[1:3]
     image = ops.pad_to_multiple(image, self.stride)
-    stages = self.encoder(image, train=train and not (self.freeze_encoder or self.freeze_norm))
-    if self.freeze_encoder:
-      stages = jax.lax.stop_gradient(stages)
+    stages = encoder_stages(self, image, train=train)
     *skips, x = (stages[name] for name in self.encoder.stages)
     if len(skips) != len(self.widths):
       raise ValueError(f"{len(skips)} skips need as many decoder widths, got {self.widths}")
