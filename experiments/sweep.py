@@ -2,9 +2,9 @@
 
 python experiments/sweep.py experiments/unet_isbi --seeds=3 -- --config.data.data_dir=DIR
 
-EXPERIMENT/variants.json holds {"config": file of configs/, "variants": {name: [flag, ...]}}; flags
-after -- go to all of them, before their own. Runs that
-EXPERIMENT/results.json has are not repeated.
+EXPERIMENT/variants.json holds {"config": file of configs/, "variants": {name: [flag, ...]}}; a
+--config among the flags of a variant is its file instead. Flags after -- go to all of them, before
+their own. Runs that EXPERIMENT/results.json has are not repeated.
 """
 
 import argparse
@@ -67,8 +67,11 @@ def main():
     for variant in options.variants or plan["variants"]:
       if (variant, seed) not in done:
         workdir = ROOT / "runs" / options.experiment.name / f"{variant.replace(' ', '_')}_{seed}"
-        flags = [f"--config={plan['config']}", f"--config.seed={seed}", *common_flags]
-        result = train(workdir, flags + plan["variants"][variant])
+        own = plan["variants"][variant]
+        named = [flag for flag in own if flag.startswith("--config=")]
+        config = named or [f"--config={plan['config']}"]
+        own = [flag for flag in own if flag not in named]
+        result = train(workdir, [*config, f"--config.seed={seed}", *common_flags, *own])
         rows.append({"variant": variant, "seed": seed, **result})
         results.write_text(json.dumps(rows, indent=2) + "\n")
   print_table(rows)

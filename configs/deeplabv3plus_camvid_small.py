@@ -1,0 +1,24 @@
+"""DeepLabv3+ on a pretrained MobileNetV2 with CamVid, small enough for two CPU cores.
+
+python -m jaxseg.main --config=configs/deeplabv3plus_camvid_small.py --config.data.data_dir=DIR
+
+DIR as for configs/unet_camvid.py. --config.model.name=deeplabv3 leaves the decoder out.
+"""
+
+from configs import deeplabv3plus_camvid
+
+
+def get_config():
+  config = deeplabv3plus_camvid.get_config()
+  config.model.encoder = "mobilenet_v2"
+  config.model.dropout = 0.0
+  config.data.image_size = 256
+  config.train.num_epochs = 15.0
+  config.train.optimizer = "adam"
+  config.train.learning_rate = 1e-3
+  config.train.rate_factors = (("encoder", 0.3),)
+  config.train.weight_decay = 0.0
+  config.train.precision = "float32"
+  config.train.eval_every_epochs = 15.0
+  config.eval.batch_size = 4
+  return config
