@@ -29,6 +29,16 @@ def data_dir():
   return pathlib.Path(folder)
 
 
+@pytest.fixture
+def photos(monkeypatch):
+  """Makes the data set of `tiny` known, as "photos"."""
+  import tiny
+
+  from jaxseg.data import datasets
+
+  monkeypatch.setitem(datasets.DATASETS, "photos", tiny.load_photos)
+
+
 @pytest.fixture(scope="session")
 def compilation_cache(tmp_path_factory):
   """Lets what is compiled twice, also in another process, be compiled once."""

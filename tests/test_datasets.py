@@ -5,18 +5,11 @@ import pickle
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import error_of
 
-from jaxseg import VOID, UserError
+from jaxseg import VOID
 from jaxseg.data import datasets
 from jaxseg.data.folder import FolderFormat
-
-
-def error_of(function, *arguments):
-  with pytest.raises(UserError) as error:
-    function(*arguments)
-  message = str(error.value)
-  assert "\n" not in message and " object at 0x" not in message
-  return message
 
 
 @pytest.mark.parametrize("size", [16, 33, 64])

@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import error_of
 
 from jaxseg import VOID, UserError
 from jaxseg.data.decode import (
@@ -83,14 +84,6 @@ def pages(*arrays, **options):
 
 def three(grey):
   return np.repeat(grey[..., None], 3, axis=-1)
-
-
-def error_of(function, *arguments, **options):
-  with pytest.raises(UserError) as error:
-    function(*arguments, **options)
-  message = str(error.value)
-  assert "\n" not in message and " object at 0x" not in message
-  return message
 
 
 IMAGES = {

@@ -9,10 +9,10 @@ import orbax.checkpoint as ocp
 import pytest
 import tiny
 from PIL import Image
+from tiny import error_of
 
 from jaxseg import (
   VOID,
-  UserError,
   checkpoint,
   experiment,
   models,
@@ -27,12 +27,6 @@ from jaxseg.predict import make_predictor
 from jaxseg.train import train
 
 pytestmark = pytest.mark.usefixtures("photos")
-
-
-@pytest.fixture
-def photos(monkeypatch):
-  """Makes the data set "photos" known."""
-  monkeypatch.setitem(datasets.DATASETS, "photos", tiny.load_photos)
 
 
 @pytest.fixture(scope="module")
@@ -151,13 +145,6 @@ def test_crf_in_evaluation_and_prediction(trained, best, tmp_path, capsys):
   assert (expected != probs.argmax(-1)).any()
   np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "a.png")), expected)
   capsys.readouterr()
-
-
-def error_of(function, *arguments):
-  with pytest.raises(UserError) as error:
-    function(*arguments)
-  assert "\n" not in str(error.value)
-  return str(error.value)
 
 
 def test_work_directory_of_another_network(trained, tmp_path):

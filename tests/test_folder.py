@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
 from jaxseg import VOID, UserError
@@ -32,11 +33,8 @@ def fill(folder, images=("a.jpg",), masks=("a.png",)):
 
 
 def error_of(*arguments, **changes):
-  with pytest.raises(UserError) as error:
-    open_folder(*arguments, FolderFormat(**{"classes": FORMAT.classes, **changes}))
-  message = str(error.value)
-  assert "\n" not in message
-  return message
+  file_format = FolderFormat(**{"classes": FORMAT.classes, **changes})
+  return tiny.error_of(open_folder, *arguments, file_format)
 
 
 @pytest.mark.parametrize(

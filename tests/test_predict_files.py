@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import error_of
 
-from jaxseg import UserError
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.predict_files import list_images, list_pages, output_names, predict_files
 
@@ -23,13 +23,6 @@ def predict(examples, reduce, progress):
 def images_of(sizes, seed=0):
   rng = np.random.default_rng(seed)
   return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
-
-
-def error_of(function, *arguments):
-  with pytest.raises(UserError) as error:
-    function(*arguments)
-  assert "\n" not in str(error.value)
-  return str(error.value)
 
 
 def test_list_images(tmp_path):

@@ -11,21 +11,15 @@ import orbax.checkpoint as ocp
 import pytest
 import tiny
 from ml_collections import config_dict
+from tiny import error_of
 
 from jaxseg import VOID, UserError, checkpoint, models, optim, workdirs
 from jaxseg import train as train_module
 from jaxseg.data import datasets
 from jaxseg.run_log import RunLog
-from jaxseg.settings import check_settings
 from jaxseg.train import train
 
 pytestmark = pytest.mark.usefixtures("compilation_cache", "photos")
-
-
-@pytest.fixture
-def photos(monkeypatch):
-  """Makes the data set "photos" known."""
-  monkeypatch.setitem(datasets.DATASETS, "photos", tiny.load_photos)
 
 
 def saved_state(workdir, step):
@@ -62,13 +56,6 @@ def read_lines(workdir, split, *left_out):
 
 def checkpoints(workdir):
   return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
-
-
-def error_of(config, workdir):
-  with pytest.raises(UserError) as error:
-    train(config, workdir)
-  assert "\n" not in str(error.value)
-  return str(error.value)
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +260,7 @@ def test_numbers_that_are_not_finite(tmp_path, monkeypatch, eval_every, what):
   config = tiny.make_config(8, eval_every=eval_every, checkpoint_every=2)
   with monkeypatch.context() as patch:
     patch.setattr(optim, "schedule", explosion)
-    message = error_of(config, tmp_path)
+    message = error_of(train, config, tmp_path)
   assert what in message and "config.train.learning_rate" in message
   assert checkpoints(tmp_path) == [2, 4]
   read_lines(tmp_path, "test")  # is JSON
@@ -292,7 +279,7 @@ def test_not_finite_before_any_checkpoint(tmp_path, monkeypatch):
   monkeypatch.setattr(
     optim, "schedule", lambda *_, **__: lambda count: jnp.where(count < 4, 1e-2, 3e38)
   )
-  message = error_of(tiny.make_config(8), tmp_path)
+  message = error_of(train, tiny.make_config(8), tmp_path)
   assert "at step 6" in message and "no checkpoint was made yet" in message
   assert checkpoints(tmp_path) == []
 
@@ -306,103 +293,15 @@ def test_an_image_that_cannot_be_decoded(tmp_path, monkeypatch):
 
   monkeypatch.setitem(datasets.DATASETS, "photos", load)
   damaged = "train"
-  message = error_of(tiny.make_config(3), tmp_path / "a")
+  message = error_of(train, tiny.make_config(3), tmp_path / "a")
   assert message.startswith("train7.png: cannot be decoded")
   damaged = "test"
-  message = error_of(tiny.make_config(3), tmp_path / "b")
+  message = error_of(train, tiny.make_config(3), tmp_path / "b")
   assert "test7.png: cannot be decoded" in message
 
 
-@pytest.mark.parametrize(
-  "key, value, words",
-  [
-    ("train.batch_size", 12, "config.train.batch_size is 12 8"),
-    ("train.batch_size", 0, "config.train.batch_size is 0 positive"),
-    ("train.num_epochs", 0.0, "config.train.num_epochs positive"),
-    ("train.num_epochs", float("nan"), "config.train.num_epochs nan finite"),
-    ("train.learning_rate", float("inf"), "config.train.learning_rate inf finite"),
-    ("train.eval_every_epochs", -1.0, "config.train.eval_every_epochs -1.0 positive"),
-    ("train.checkpoint_every_epochs", 0.0, "config.train.checkpoint_every_epochs positive"),
-    ("train.log_every_steps", 0, "config.train.log_every_steps positive"),
-    ("train.class_weights", (1.0, 2.0), "config.train.class_weights 2 3 sky road nowhere"),
-    ("train.optimizer", "adan", "config.train.optimizer 'adan' adamw"),
-    ("train.schedule", "cos", "config.train.schedule 'cos' cosine"),
-    ("train.parallel", "pjit", "config.train.parallel 'pjit' pmap"),
-    ("train.precision", "float64", "config.train.precision 'float64' bfloat16"),
-    ("data.name", "cels", "config.data.name 'cels' cells"),
-    ("data.fit", "stretch", "config.data.fit 'stretch' crop"),
-    ("data.data_dir", "/no/such/folder", "config.data.data_dir /no/such/folder"),
-    ("data.image_size", -32, "config.data.image_size -32 positive"),
-    ("data.num_threads", -1, "config.data.num_threads -1"),
-    ("data.seed", -1, "config.data.seed -1"),
-    ("seed", 2**32, f"config.seed {2**32}"),
-    ("augment.scale", (0.5,), "config.augment.scale (0.5,)"),
-    ("augment.scale", (2.0, 0.5), "config.augment.scale (2.0, 0.5)"),
-    ("augment.scale", (), "config.augment.scale ()"),
-    ("augment.scale", (0.0, 1.0), "config.augment.scale 0.0 positive"),
-    ("augment.contrast", (1.2, 0.8), "config.augment.contrast (1.2, 0.8)"),
-    ("model.name", "unett", "config.model.name 'unett' unet"),
-    ("model.up", "nearest", "config.model.up 'nearest' resize"),
-    ("model.dropout", 1.0, "config.model.dropout 1.0"),
-    ("model.padding", "full", "config.model.padding 'full' same valid"),
-    ("model.head", "tanh", "config.model.head 'tanh' softmax sigmoid"),
-    ("model.patch", 3, "config.model.patch 3 1 2"),
-    ("augment.elastic_grid", 1, "config.augment.elastic_grid 1 2"),
-    ("augment.border", "black", "config.augment.border 'black' mirror void"),
-    ("augment.rotation", 270.0, "config.augment.rotation 270.0 180"),
-    ("train.border_weight", -1.0, "config.train.border_weight -1.0 0"),
-    ("train.losses.dice", -0.5, "config.train.losses.dice -0.5 0"),
-    ("train.losses.cross_entropy", 0.0, "config.train.losses all cross_entropy focal dice lovasz"),
-    ("train.focal_gamma", -1.0, "config.train.focal_gamma -1.0 0 10"),
-    ("data.num_folds", 21, "config.data.num_folds 21 20"),
-    ("predict.symmetries", "all", "config.predict.symmetries 'all' flip dihedral"),
-    ("eval.batch_size", 0, "config.eval.batch_size positive"),
-  ],
-)
-def test_settings_that_cannot_be(tmp_path, monkeypatch, key, value, words):
-  """Each is found before anything is compiled or written."""
-  monkeypatch.setattr(jax, "jit", lambda *_, **__: None)
-  config = tiny.make_config(3)
-  config.update_from_flattened_dict({key: value})
-  message = error_of(config, tmp_path / "workdir")
-  for word in words.split():
-    assert word in message, message
-  assert not (tmp_path / "workdir").exists()
-
-
-@pytest.mark.parametrize(
-  "key, value",
-  [
-    ("class_weights", (1.0, 2.0, 3.0)),
-    ("class_balance", "median_frequency"),
-    ("border_weight", 10.0),
-  ],
-)
-def test_weights_that_no_loss_would_use(key, value):
-  losses = {"train__losses__cross_entropy": 0.0, "train__losses__dice": 1.0}
-  config = tiny.make_config(3, **losses, **{f"train__{key}": value})
-  with pytest.raises(UserError, match=f"config.train.{key} is .*cross_entropy and focal"):
-    check_settings(config)
-  config.train.losses.focal = 0.1
-  check_settings(config)
-
-
-def test_sizes_that_valid_convolutions_do_not_take(tmp_path):
-  config = tiny.make_config(3, model__padding="valid", data__image_size=33)
-  message = error_of(config, tmp_path / "workdir")
-  for word in "33 2 levels 32 34".split():
-    assert word in message, message
-  assert not (tmp_path / "workdir").exists()
-
-
-def test_unknown_split(tmp_path):
-  config = tiny.make_config(3, data__name="cells", data__eval_split="val")
-  message = error_of(config, tmp_path / "workdir")
-  assert "'val'" in message and "train, test" in message
-
-
 def test_work_directory_of_another_config(straight):
-  message = error_of(tiny.make_config(6, train__learning_rate=2e-2), straight)
+  message = error_of(train, tiny.make_config(6, train__learning_rate=2e-2), straight)
   assert str(straight) in message and "--workdir" in message
   assert "there train.learning_rate is 0.01, here 0.02" in message
 
@@ -410,7 +309,7 @@ def test_work_directory_of_another_config(straight):
 def test_work_directory_that_cannot_be_made(tmp_path):
   (tmp_path / "file").touch()  # stops root too, unlike permissions
   for path in (tmp_path / "file", tmp_path / "file" / "run"):
-    message = error_of(tiny.make_config(3), path)
+    message = error_of(train, tiny.make_config(3), path)
     assert str(path) in message and "--workdir" in message
 
 
@@ -471,7 +370,7 @@ def test_weight_files_that_do_not_fit(tmp_path, monkeypatch, damage):
     model__widths=(4, 4, 4, 4),
     model__pretrained=str(path),
   )
-  message = error_of(config, tmp_path / "workdir")
+  message = error_of(train, config, tmp_path / "workdir")
   assert str(path) in message
   assert ("another network" in message and "conv9/kernel" in message) == (damage[:3] == "ano")
   assert not workdirs.read_metrics(tmp_path / "workdir")
@@ -514,7 +413,7 @@ def test_start_from_another_run(straight, tmp_path, capsys):
 
 def test_start_from_what_is_not_there(straight, tmp_path):
   config = tiny.make_config(1, model__init_from=str(tmp_path / "none"))
-  message = error_of(config, tmp_path / "run")
+  message = error_of(train, config, tmp_path / "run")
   assert "none has no checkpoint" in message and "config.model.init_from" in message
   other = {"params": {"conv": {"kernel": np.zeros((1, 2))}}, "batch_stats": {}}
   with pytest.raises(UserError, match=f"nothing in {straight} fits.*config.model.init_from"):

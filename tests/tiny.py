@@ -6,10 +6,11 @@ Runs that share the config's numbers share their compiled programs, which take m
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from configs import default
-from jaxseg import VOID
+from jaxseg import VOID, UserError
 from jaxseg.data import datasets
 
 INFO = datasets.DatasetInfo(
@@ -24,6 +25,15 @@ BUILD = {
   **{"separable": True, "dropout": 0.0, "up": "transposed", "freeze_encoder": False},
   **{"freeze_norm": False, "precision": "float32", "axis_name": None},
 }
+
+
+def error_of(function, *arguments, **options):
+  """The message of the UserError that a call raises: one line that names no Python object."""
+  with pytest.raises(UserError) as error:
+    function(*arguments, **options)
+  message = str(error.value)
+  assert "\n" not in message and " object at 0x" not in message, message
+  return message
 
 
 def encode(array):

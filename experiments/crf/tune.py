@@ -4,8 +4,8 @@ python experiments/crf/tune.py --config=configs/fcn8s_camvid.py --workdir=DIR
   --config.data.eval_split=val --spatial_weight=1,3 --bilateral_weight=5,10 --color_sigma=5,10,20
 
 All combinations of the lists; a parameter without a list is that of the config. Choose on a split
-that is not the one whose score is reported. The network sees every image once. Prints a table, the
-best mean IoU first, and writes crf.json into the work directory.
+that is not the one whose score is reported. The network sees every image once. Prints a line for
+each and the best one, and writes all into crf.json in the work directory, the best first.
 """
 
 import functools
@@ -23,8 +23,10 @@ from jaxseg.evaluate import evaluate
 
 PARAMETERS = ("spatial_weight", "spatial_sigma", "bilateral_weight", "bilateral_sigma",
               "color_sigma")  # fmt: skip
+SCORES = ("miou", "boundary_f1", "pixel_accuracy")
 LISTS = {name: flags.DEFINE_list(name, [], "values to try") for name in PARAMETERS}
 NUM_IMAGES = flags.DEFINE_integer("num_images", 0, "of the split, evenly spread; 0: all")
+BEST = flags.DEFINE_enum("best", "miou", SCORES, "score that counts")
 
 
 def refined(saved, crf):
@@ -49,10 +51,10 @@ def run(arguments):
   for setting in [None, *settings]:
     refine = functools.partial(refined, crf=options | setting if setting else None)
     result, _ = evaluate(refine, saved, info.classes, boundaries=True)
-    row = {name: result[name] for name in ("miou", "boundary_f1", "pixel_accuracy")}
+    row = {name: result[name] for name in SCORES}
     rows.append({"crf": setting, **row})
     print("  ".join(f"{x:.4f}" for x in row.values()), setting or "no CRF", flush=True)
-  rows.sort(key=lambda row: -row["miou"])
+  rows.sort(key=lambda row: -row[BEST.value])
   workdirs.write_json(
     workdir / "crf.json", {"step": step, "split": experiment.eval_name(config), "rows": rows}
   )
