@@ -1,4 +1,4 @@
-"""Draws miou.png: mean IoU on the test images over the epochs, a line per run of the sweep.
+"""Draws miou.png: mean IoU on the test images over the epochs, a line per run of the U-Net.
 
 python experiments/pets_tutorial/curve.py
 """
@@ -18,6 +18,8 @@ def main():
   figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
   for row in json.loads((HERE / "results.json").read_text()):
     variant, seed = row["variant"], row["seed"]
+    if variant not in COLOURS:
+      continue
     path = RUNS / f"{variant.replace(' ', '_')}_{seed}" / "metrics.jsonl"
     lines = map(json.loads, path.read_text().splitlines())
     points = [(x["epoch"], x["miou"]) for x in lines if "miou" in x]
