@@ -115,6 +115,7 @@ def get_config():
   config.export = export = ConfigDict()
   export.output = "labels"  # or probs, float32 of each class
   export.onnx_size = ()  # (height, width) of images: writes an ONNX file for this size, too
+  export.num_images = 3  # of the evaluation split, on which a file is compared with the network
 
   config.parallel = parallel = ConfigDict()  # several processes; Slurm, TPU pods and torchrun
   parallel.coordinator = ""  # variables need none of this. Else HOST:PORT of process 0,

@@ -218,7 +218,8 @@ def _lattice_filter(points, weight):
   parts = [np.unique(corners, return_inverse=True) for corners, _ in parts]
   occupied = np.unique(np.concatenate([keys for keys, _ in parts]))
   rim = [occupied + sign * step for sign, step in itertools.product((1, -1), steps)]
-  vertices = np.unique(np.concatenate([occupied, *rim]))
+  vertices = np.sort(np.concatenate([occupied, *rim]), kind="stable")  # fast for sorted parts
+  vertices = vertices[np.diff(vertices, prepend=vertices[0] - 1) > 0]
   index = [np.searchsorted(vertices, keys).astype(np.int32)[inverse] for keys, inverse in parts]
   index = np.concatenate([x.ravel() for x in index])
   starts = np.arange(0, len(index) + 1, d + 1, dtype=np.int32)

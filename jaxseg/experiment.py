@@ -193,7 +193,7 @@ def export_workdir(config, workdir, output):
     UserError: a file disagrees with the network, and is not written.
   """
   data, options, output = config.data, config.export, pathlib.Path(output)
-  export.check_options(options.output, options.onnx_size)
+  export.check_options(**options)
   if config.crf.num_iterations or tuple(config.predict.scales) != (1.0,):
     raise UserError(
       "a file has neither the dense CRF nor several scales: set config.crf.num_iterations to 0 and "
@@ -237,11 +237,13 @@ def write_artefact(path, content, load, predict, images):
   print(f"{path}: {len(content) / 2**20:.1f} MiB, {text}")
 
 
-def sample_images(config, info, num_images=3):
-  """Images of the evaluation split, u8[H,W,D]; if it cannot be opened, random ones."""
+def sample_images(config, info):
+  """Images from all over the evaluation split, u8[H,W,D]; if it cannot be opened, random ones."""
+  num_images = config.export.num_images
   try:
     _, source = open_split(config, "eval")
-    return [source[i]["image"] for i in range(min(num_images, len(source)))]
+    num_images = min(num_images, len(source))
+    return [source[i * len(source) // num_images]["image"] for i in range(num_images)]
   except UserError:
     rng = np.random.default_rng(0)
     size = config.data.image_size

@@ -17,12 +17,14 @@ OUTPUTS = ("labels", "probs")
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def check_options(output, onnx_size):
-  """Raises UserError for an unknown output, a size that is none, or packages that are missing."""
+def check_options(output, onnx_size, num_images):
+  """Raises UserError for values of config.export that cannot be, or packages that are missing."""
   if output not in OUTPUTS:
     raise UserError(f"unknown config.export.output {output!r}; there are {', '.join(OUTPUTS)}")
   if onnx_size and (len(onnx_size) != 2 or min(onnx_size) < 1):
     raise UserError(f"config.export.onnx_size is {onnx_size}: use height,width in px, or ()")
+  if num_images < 1:
+    raise UserError(f"config.export.num_images is {num_images}, but has to be positive")
   missing = [name for name in ("jax2onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
   if onnx_size and missing:
     raise UserError(

@@ -34,6 +34,7 @@ FREE_KEYS = (
   "crf.exact",
   "export.output",
   "export.onnx_size",
+  "export.num_images",
   "parallel.coordinator",
   "parallel.num_processes",
   "parallel.process_id",

@@ -98,8 +98,8 @@ def test_every_network_takes_any_size(name, options):
 
 def test_command_and_a_process_without_jaxseg(jaxseg, trained, tmp_path):  # noqa: F811
   command = (*TINY, f"--workdir={trained}", "--config.predict.symmetries=flip")
-  status, out, _ = jaxseg(*command, "--mode=export")
-  assert status == 0 and "100.0000%" in out and "3 images" in out
+  status, out, _ = jaxseg(*command, "--mode=export", "--config.export.num_images=2")
+  assert status == 0 and "100.0000%" in out and "2 images" in out
   about = json.loads((trained / "export" / "classes.json").read_text())
   assert about["classes"] == ["background", "cell"]
   assert about["input"]["shape"] == ["batch", "height", "width", 1]
@@ -160,6 +160,7 @@ def test_mistakes(jaxseg, trained, tmp_path):  # noqa: F811
   error = error_of(jaxseg, *command, "--config.export.output=both")
   assert "config.export.output" in error and "'both'" in error and "labels, probs" in error
   assert "onnx_size" in error_of(jaxseg, *command, "--config.export.onnx_size=64")
+  assert "export.num_images is 0" in error_of(jaxseg, *command, "--config.export.num_images=0")
   (tmp_path / "file").touch()
   assert "--output" in error_of(jaxseg, *command, f"--output={tmp_path}/file/new")
   with pytest.raises(UserError, match="stride of 128 px"):
@@ -169,8 +170,8 @@ def test_mistakes(jaxseg, trained, tmp_path):  # noqa: F811
 def test_missing_packages_are_named(monkeypatch):
   monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
   with pytest.raises(UserError, match="jax2onnx"):
-    export.check_options("labels", (64, 64))
-  export.check_options("labels", ())
+    export.check_options("labels", (64, 64), 1)
+  export.check_options("labels", (), 1)
 
 
 @pytest.mark.parametrize("fit, symmetries", [("crop", "flip"), ("resize", "none")])

@@ -9,6 +9,8 @@ from jaxseg import UserError
 from jaxseg.settings import check_settings
 from jaxseg.train import train
 
+pytestmark = pytest.mark.usefixtures("photos")
+
 
 @pytest.mark.parametrize(
   "key, value, words",

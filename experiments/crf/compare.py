@@ -86,6 +86,10 @@ def main():
         exact = np.asarray(dense_crf(probs, image, exact=True))
         row["lattice - exact"] = compare(lattice, exact)
         row["peer - exact"] = compare(peer["marginals"], exact)
+        # Colours as they may have been before they were rounded to 8 bits.
+        noise = np.random.default_rng(0).uniform(-0.5, 0.5, image.shape).astype(np.float32)
+        unrounded = np.asarray(dense_crf(probs, image + noise, exact=True))
+        row["unrounded - exact"] = compare(unrounded, exact)
       rows.append(row)
       print(json.dumps(row, default=float), flush=True)
   (HERE / "results.json").write_text(json.dumps(rows, indent=2, default=float) + "\n")
