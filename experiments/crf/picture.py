@@ -15,7 +15,7 @@ from PIL import Image
 from configs import default
 from jaxseg import VOID, experiment
 from jaxseg.crf import dense_crf
-from jaxseg.visualize import overlay
+from jaxseg.visualize import colour_labels
 
 HERE = pathlib.Path(__file__).parent
 
@@ -34,7 +34,7 @@ def main():
     refined = dense_crf(probs, image, **{name: float(x) for name, x in options.items()})
     labels = [mask, *(x.argmax(-1).astype(np.uint8) for x in (probs, refined))]
     labels = [np.where(mask == VOID, VOID, x).astype(np.uint8) for x in labels]
-    rows.append(np.concatenate([image, *(overlay(image, x, info.palette) for x in labels)], axis=1))
+    rows.append(np.concatenate([image, *(colour_labels(x, info.palette) for x in labels)], axis=1))
   Image.fromarray(np.concatenate(rows)).save(HERE / "crf.png")
 
 
