@@ -77,6 +77,8 @@ def test_one_artefact_for_all_sizes_and_batches(fit, padding, symmetries):
     ("encoder_unet", {**NARROW, "encoder": "vgg16", "up": "resize"}),
     ("fcn8s", {"encoder": "vgg16", "padding": "valid"}),
     ("fcn16s", {"encoder": "vgg16", "up": "resize"}),
+    ("deeplabv3", {"encoder": "mobilenet_v2", "output_stride": 16, "up": "resize"}),
+    ("deeplabv3plus", {"encoder": "resnet50", "output_stride": 8}),
   ],
 )
 def test_every_network_takes_any_size(name, options):
@@ -174,13 +176,26 @@ def test_missing_packages_are_named(monkeypatch):
   export.check_options("labels", (), 1)
 
 
-@pytest.mark.parametrize("fit, symmetries", [("crop", "flip"), ("resize", "none")])
-def test_onnx_gives_the_same_labels(fit, symmetries):
+@pytest.mark.parametrize(
+  "name, options, fit, symmetries",
+  [
+    ("unet", {}, "crop", "flip"),
+    ("unet", {"up": "resize"}, "resize", "none"),
+    ("encoder_unet", NARROW, "crop", "none"),
+    (
+      "deeplabv3plus",
+      {"encoder": "mobilenet_v2", "output_stride": 16, "up": "resize"},
+      "crop",
+      "none",
+    ),
+  ],
+)
+def test_onnx_gives_the_same_labels(name, options, fit, symmetries):
   reason = "NOT TESTED: ONNX; pip install -e '.[onnx]'"
   pytest.importorskip("jax2onnx", reason=reason)
   pytest.importorskip("onnxruntime", reason=reason)
-  model = UNet(num_classes=3, widths=(4, 8), norm=True)
-  variables = draw_variables(model)
+  model = models.build(name, 3, **{**BUILD, **options})
+  variables = draw_variables(model, 64)
   run = export_of(model, variables, fit=fit, symmetries=symmetries)
   call = export.load_onnx(export.to_onnx(run, (45, 40), 3))
   images = np.stack(images_of([(45, 40)] * 2))

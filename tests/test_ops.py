@@ -328,6 +328,16 @@ def test_sampling_matrix_resizes_like_jax_image(n, size):
   )
 
 
+@pytest.mark.parametrize("dtype, atol", [(jnp.float32, 1e-5), (jnp.bfloat16, 0.05)])
+@pytest.mark.parametrize("old, new", [((4, 5), (8, 10)), ((3, 7), (33, 9)), ((1, 6), (4, 6))])
+def test_resize_is_that_of_jax(old, new, dtype, atol):
+  x = normal(2, *old, 3).astype(dtype)
+  found = ops.resize(x, new)
+  assert found.dtype == dtype
+  expected = jax.image.resize(x.astype(jnp.float32), (2, *new, 3), "bilinear")
+  chex.assert_trees_all_close(found.astype(jnp.float32), expected, atol=atol)
+
+
 def test_shrinking_does_not_alias():
   """Stripes of one pixel, taken at every fourth, turn grey instead of black or white."""
   stripes = np.arange(64) % 2.0

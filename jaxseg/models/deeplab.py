@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from jaxseg import ops
@@ -19,11 +18,6 @@ from jaxseg.models.layers import (
 )
 
 RATES = (6, 12, 18)  # of the atrous convolutions at output stride 16
-
-
-def resize(x, size):
-  """Bilinear, pixel centres at half positions.  [B,h,w,C] -> [B,H,W,C] for size (H, W)"""
-  return jax.image.resize(x, (x.shape[0], *size, x.shape[3]), "bilinear").astype(x.dtype)
 
 
 class ConvNormRelu(nn.Module):
@@ -148,7 +142,7 @@ class DeepLab(nn.Module):
     if self.decoder:
       low = stages[self.encoder.stages[1]]
       low = ConvNormRelu(low_width, 1, name="low_level", **common)(low, train=train)
-      parts = [resize(x, low.shape[1:3]), low]
+      parts = [ops.resize(x, low.shape[1:3]), low]
       for i in (1, 2):
         conv = ConvNormRelu(width, 3, 1, self.separable, name=f"decoder{i}", **common)
         parts = [conv(*parts, train=train)]
@@ -160,5 +154,5 @@ class DeepLab(nn.Module):
       x = UpScore(factor, 2 * factor, dtype=self.dtype, name="up")(x)
       x = ops.center_crop(x, image.shape[1:3])
     else:
-      x = resize(x.astype(jnp.float32), image.shape[1:3])
+      x = ops.resize(x.astype(jnp.float32), image.shape[1:3])
     return x[:, :h, :w].astype(jnp.float32)

@@ -78,8 +78,7 @@ class FCN(nn.Module):
 
     def enlarge(x, factor, size, name):
       if self.up == "resize" and not valid:
-        b, rows, cols, c = x.shape
-        return jax.image.resize(x, (b, factor * rows, factor * cols, c), "bilinear")
+        return ops.resize(x, [factor * n for n in x.shape[1:3]])
       y = UpScore(factor, size, self.up == "transposed", self.dtype, name=name)(x)
       return y if valid else ops.center_crop(y, [factor * n for n in x.shape[1:3]])
 

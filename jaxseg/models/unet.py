@@ -115,8 +115,7 @@ class UNet(nn.Module):
       if self.up == "transposed":
         x = UpConv2x2(width, dtype=self.dtype, name=f"up{level}")(x)
       else:
-        b, rows, cols, c = x.shape
-        x = jax.image.resize(x, (b, 2 * rows, 2 * cols, c), "bilinear")
+        x = ops.resize(x, [2 * n for n in x.shape[1:3]])
         x = Conv1x1(width, dtype=self.dtype, name=f"up{level}")(x)
       skip = ops.center_crop(skips[level], x.shape[1:3])
       x = double_conv([skip, x], width, f"merge{level}")
