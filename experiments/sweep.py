@@ -2,9 +2,8 @@
 
 python experiments/sweep.py experiments/unet_isbi --seeds=3 -- --config.data.data_dir=DIR
 
-EXPERIMENT/variants.json holds {"config": file of configs/, "variants": {name: [flag, ...]}}; a
---config among the flags of a variant is its file instead. Flags after -- go to all of them, before
-their own. Runs that EXPERIMENT/results.json has are not repeated.
+EXPERIMENT/variants.json holds {name: ["--config=FILE", flag, ...]}. Flags after -- go to all of
+them, before their own. Runs that EXPERIMENT/results.json has are not repeated.
 """
 
 import argparse
@@ -59,19 +58,16 @@ def main():
   parser.add_argument("--variants", nargs="*", help="default: all")
   end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
   options, common_flags = parser.parse_args(sys.argv[1:end]), sys.argv[end + 1 :]
-  plan = json.loads((options.experiment / "variants.json").read_text())
+  variants = json.loads((options.experiment / "variants.json").read_text())
   results = options.experiment / "results.json"
   rows = json.loads(results.read_text()) if results.exists() else []
   done = {(row["variant"], row["seed"]) for row in rows}
   for seed in range(options.seeds):
-    for variant in options.variants or plan["variants"]:
+    for variant in options.variants or variants:
       if (variant, seed) not in done:
         workdir = ROOT / "runs" / options.experiment.name / f"{variant.replace(' ', '_')}_{seed}"
-        own = plan["variants"][variant]
-        named = [flag for flag in own if flag.startswith("--config=")]
-        config = named or [f"--config={plan['config']}"]
-        own = [flag for flag in own if flag not in named]
-        result = train(workdir, [*config, f"--config.seed={seed}", *common_flags, *own])
+        config, *own = variants[variant]
+        result = train(workdir, [config, f"--config.seed={seed}", *common_flags, *own])
         rows.append({"variant": variant, "seed": seed, **result})
         results.write_text(json.dumps(rows, indent=2) + "\n")
   print_table(rows)
