@@ -12,6 +12,7 @@ import pooch
 import pytest
 import reference
 import tiny
+import weight_files
 
 from jaxseg import UserError, models
 from jaxseg.models.deeplab import DeepLab
@@ -291,7 +292,7 @@ def assert_encoder(loaded, variables, tensors):
 
 def test_load_encoder(model, variables, tmp_path):
   path, tensors = tmp_path / "weights.h5", encoder_tensors(1)
-  reference.write_keras_h5(path, tensors)
+  weight_files.write_keras_h5(path, tensors)
   loaded = models.load_encoder(variables, model.encoder, str(path))
   assert_encoder(loaded, variables, tensors)
 
@@ -299,7 +300,7 @@ def test_load_encoder(model, variables, tmp_path):
 def test_load_encoder_of_another_network(model, variables, tmp_path):
   path, tensors = tmp_path / "weights.h5", encoder_tensors(1)
   narrow = {key: x[..., :-1] if "block_5_project/" in key else x for key, x in tensors.items()}
-  reference.write_keras_h5(path, narrow)
+  weight_files.write_keras_h5(path, narrow)
   with pytest.raises(UserError, match=rf"{path} .*block_5_project/kernel"):
     models.load_encoder(variables, model.encoder, str(path))
 
@@ -307,7 +308,7 @@ def test_load_encoder_of_another_network(model, variables, tmp_path):
 def test_load_encoder_by_name(model, variables, tmp_path, monkeypatch):
   """ "imagenet" is fetched into the user's cache."""
   tensors, file = encoder_tensors(2), tmp_path / "published.h5"
-  reference.write_keras_h5(file, tensors)
+  weight_files.write_keras_h5(file, tensors)
   content = file.read_bytes()
 
   class Handler(http.server.BaseHTTPRequestHandler):

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pooch
 import pytest
-import reference
+import weight_files
 
 from jaxseg import UserError
 from jaxseg.models.pretrained import Download, fetch, load_keras, read_keras_h5, read_weights
@@ -77,7 +77,7 @@ def error_line(function, *args, **options):
 @pytest.mark.parametrize("group", [None, "model_weights"], ids=["weights", "whole_model"])
 def test_layouts(tmp_path, suffix, group):
   path = tmp_path / "weights.h5"
-  reference.write_keras_h5(path, TENSORS, suffix=suffix, group=group)
+  weight_files.write_keras_h5(path, TENSORS, suffix=suffix, group=group)
   assert_equal(load(path))
 
 
@@ -85,7 +85,7 @@ def test_names_of_keras_3(tmp_path):
   """Its depthwise kernels are called kernel; its string attributes are not bytes."""
   path = tmp_path / "weights.h5"
   tensors = {name.replace("depthwise_", ""): tensor for name, tensor in TENSORS.items()}
-  reference.write_keras_h5(path, tensors, suffix="")
+  weight_files.write_keras_h5(path, tensors, suffix="")
   with h5py.File(path, "r+") as file:
     file.attrs["layer_names"] = [name.decode() for name in file.attrs["layer_names"]]
     for layer in file.values():
@@ -149,7 +149,7 @@ def test_vgg_file(tmp_path):
       layer = f"block{block}_conv{i}"
       tensors[f"{layer}/{layer}_W_1"] = normal(3, 3, 3, width)
       tensors[f"{layer}/{layer}_b_1"] = normal(width)
-  reference.write_keras_h5(path, tensors)
+  weight_files.write_keras_h5(path, tensors)
   message = error_line(load, path)
   assert str(path) in message and "another network" in message and "block1_conv1" in message
 
@@ -175,7 +175,7 @@ def test_no_hdf5(tmp_path, content):
 def test_truncated_file(tmp_path):
   """Cut anywhere, as by a broken download."""
   whole, path = tmp_path / "whole.h5", tmp_path / "cut.h5"
-  reference.write_keras_h5(whole, TENSORS)
+  weight_files.write_keras_h5(whole, TENSORS)
   content = whole.read_bytes()
   for size in *range(0, len(content), 97), len(content) - 1:
     path.write_bytes(content[:size])
@@ -186,7 +186,7 @@ def test_truncated_file(tmp_path):
 def test_damaged_bytes(tmp_path):
   """Runs of overwritten bytes: the right weights, or one line; never another exception."""
   whole, path = tmp_path / "whole.h5", tmp_path / "damaged.h5"
-  reference.write_keras_h5(whole, TENSORS)
+  weight_files.write_keras_h5(whole, TENSORS)
   content, rng = bytearray(whole.read_bytes()), np.random.default_rng(0)
   num_errors = 0
   for start in range(0, len(content) - 16, 61):
@@ -210,7 +210,7 @@ def test_other_hdf5_layouts(tmp_path):
   with h5py.File(path, "w") as file:
     file["model_weights"] = normal(3)
   assert f"{path} is HDF5, but not a Keras" in error_line(read_keras_h5, path)
-  reference.write_keras_h5(path, TENSORS)
+  weight_files.write_keras_h5(path, TENSORS)
   with h5py.File(path, "r+") as file:
     del file["bn"].attrs["weight_names"]
   assert str(path) in error_line(read_keras_h5, path)

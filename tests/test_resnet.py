@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 import reference
+import weight_files
 from fixtures import make_torch_encoders
 
 from jaxseg import UserError, models
@@ -26,7 +27,7 @@ def state_and_stages():
 @pytest.fixture(scope="module")
 def weight_file(state_and_stages, tmp_path_factory):
   path = tmp_path_factory.mktemp("resnet") / "resnet50.pth"
-  reference.write_pth(path, state_and_stages[0])
+  weight_files.write_pth(path, state_and_stages[0])
   yield str(path)
   path.unlink()  # 0.1 GB
 

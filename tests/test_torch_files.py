@@ -10,9 +10,9 @@ import zipfile
 
 import numpy as np
 import pytest
-import reference
 import safetensors.numpy
-from reference import ORDERED_DICT, REBUILD_TENSOR, pickled, pickled_state, pickled_tensor
+import weight_files
+from weight_files import ORDERED_DICT, REBUILD_TENSOR, pickled, pickled_state, pickled_tensor
 
 from jaxseg import UserError
 from jaxseg.models.pretrained import read_weights
@@ -57,7 +57,7 @@ def assert_equal(tensors, expected):
 
 
 def write(path, pickle, **members):
-  reference.write_zip(path, {"data.pkl": pickle, **MEMBERS, **members})
+  weight_files.write_zip(path, {"data.pkl": pickle, **MEMBERS, **members})
 
 
 def read(path, pickle, **members):
@@ -87,7 +87,7 @@ def test_names_and_layouts(tmp_path, suffix):
   if suffix == ".safetensors":
     safetensors.numpy.save_file(STATE, path)
   else:
-    reference.write_pth(path, STATE)
+    weight_files.write_pth(path, STATE)
   assert_equal(read_weights(path), TENSORS)
 
 
@@ -311,14 +311,14 @@ def test_little_that_becomes_much(path):
   ):
     error_line(read, path, instructions)
   assert time.monotonic() - begin < 10
-  reference.write_zip(path, {"data.pkl": bytes(10**7), **MEMBERS}, zipfile.ZIP_DEFLATED)
+  weight_files.write_zip(path, {"data.pkl": bytes(10**7), **MEMBERS}, zipfile.ZIP_DEFLATED)
   assert path.stat().st_size < 10**5
   assert "not of torch.save" in error_line(read_pth, path)
 
 
 def test_overlapping_members(path):
   """Many entries of the zip's directory for the same bytes."""
-  reference.write_zip(path, {f"data/{i}": bytes(1000) for i in range(3)} | {"data.pkl": b"}."})
+  weight_files.write_zip(path, {f"data/{i}": bytes(1000) for i in range(3)} | {"data.pkl": b"}."})
   content = path.read_bytes()
   end = content.rindex(b"PK\x05\x06")
   start = content.index(b"PK\x01\x02")
@@ -346,7 +346,7 @@ def test_other_kinds_of_files(path):
     path.write_bytes(content)
     message = error_line(read_pth, path)
     assert str(path) in message and "1.6" in message and "safetensors" in message
-  reference.write_zip(path, {"readme.txt": b"hello"})
+  weight_files.write_zip(path, {"readme.txt": b"hello"})
   assert "no data.pkl" in error_line(read_pth, path)
   state = pickled_state({"fc.weight": pickled_tensor("0", (2, 3), (3, 1))})
   assert "big-endian" in error_line(read, path, state, byteorder=b"big")
@@ -367,7 +367,7 @@ def test_cut_and_overwritten_files(tmp_path, suffix):
   """The right weights, or one line; never another exception."""
   path = tmp_path / f"weights{suffix}"
   if suffix == ".pth":
-    reference.write_pth(path, STATE)
+    weight_files.write_pth(path, STATE)
   else:
     safetensors.numpy.save_file(STATE, path)
   content, rng, num_errors = path.read_bytes(), np.random.default_rng(0), 0
