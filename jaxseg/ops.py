@@ -231,19 +231,20 @@ def sampling_matrix(positions, size, width=1.0):
   return weight / weight.sum(axis=1, keepdims=True)
 
 
+def resizing_matrix(new, old):
+  """Antialiased linear interpolation of an axis, pixel centres at half positions.  f32[new,old]"""
+  step = jnp.float32(old) / new
+  return sampling_matrix((jnp.arange(new) + 0.5) * step - 0.5, old, step)
+
+
 def resize(x, size):
-  """Bilinear enlargement, pixel centres at half positions.  [B,h,w,C] -> [B,H,W,C] for size (H, W)
+  """Bilinear interpolation to another size (H, W), antialiased.  [B,h,w,C] -> [B,H,W,C]
 
   What `jax.image.resize` does, in two products of matrices that are also exported to ONNX.
   """
-
-  def matrix(new, old):
-    step = jnp.float32(old) / new
-    return sampling_matrix((jnp.arange(new) + 0.5) * step - 0.5, old).astype(x.dtype)
-
+  rows, cols = (resizing_matrix(*n).astype(x.dtype) for n in zip(size, x.shape[1:3], strict=True))
   product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
-  x = product("ij,bjkc->bikc", matrix(size[0], x.shape[1]), x)
-  return product("lk,bikc->bilc", matrix(size[1], x.shape[2]), x)
+  return product("lk,bikc->bilc", cols, product("ij,bjkc->bikc", rows, x))
 
 
 def cubic_matrix(positions, size):

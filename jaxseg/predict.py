@@ -14,7 +14,7 @@ from jaxseg import UserError
 from jaxseg.crf import dense_crf
 from jaxseg.data.decode import resize_image
 from jaxseg.losses import class_logits
-from jaxseg.ops import sampling_matrix
+from jaxseg.ops import resizing_matrix, sampling_matrix
 from jaxseg.tiles import Span, split_axis, window_side
 
 # Sizes are rounded up to these, so that a folder of many sizes compiles few programs.
@@ -205,10 +205,7 @@ def resample(x, shape):
   """Bilinear interpolation to another size, antialiased.  [H,W,D] -> f32[h,w,D]"""
   if x.shape[:2] == tuple(shape):
     return np.asarray(x, np.float32)
-  rows, cols = (
-    np.asarray(sampling_matrix((np.arange(m) + 0.5) * (n / m) - 0.5, n, n / m), np.float32)
-    for n, m in zip(x.shape, shape, strict=False)
-  )
+  rows, cols = (np.asarray(resizing_matrix(*n)) for n in zip(shape, x.shape, strict=False))
   return np.einsum("ih,hwc,jw->ijc", rows, np.asarray(x, np.float32), cols, optimize=True)
 
 

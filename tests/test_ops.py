@@ -329,7 +329,9 @@ def test_sampling_matrix_resizes_like_jax_image(n, size):
 
 
 @pytest.mark.parametrize("dtype, atol", [(jnp.float32, 1e-5), (jnp.bfloat16, 0.05)])
-@pytest.mark.parametrize("old, new", [((4, 5), (8, 10)), ((3, 7), (33, 9)), ((1, 6), (4, 6))])
+@pytest.mark.parametrize(
+  "old, new", [((4, 5), (8, 10)), ((3, 7), (33, 9)), ((1, 6), (4, 6)), ((16, 9), (5, 4))]
+)
 def test_resize_is_that_of_jax(old, new, dtype, atol):
   x = normal(2, *old, 3).astype(dtype)
   found = ops.resize(x, new)
