@@ -20,6 +20,7 @@ RANKS = {
   "jaxseg.models.torch_files": 0,
   **dict.fromkeys(("jaxseg.models.layers", "jaxseg.models.pretrained"), 1),
   **dict.fromkeys(("jaxseg.run_log", "jaxseg.predict", "jaxseg.predict_files"), 1),
+  "jaxseg.images": 1,
   **dict.fromkeys(("jaxseg.models.mobilenet_v2", "jaxseg.models.vgg"), 2),
   **dict.fromkeys(("jaxseg.models.resnet", "jaxseg.models.xception"), 2),
   **dict.fromkeys(("jaxseg.models.unet", "jaxseg.models.fcn", "jaxseg.models.deeplab"), 2),

@@ -261,7 +261,7 @@ def test_instances_have_colours_of_their_own():
   assert not visualize.colour_instances(np.zeros((2, 3), np.int32)).any()
 
 
-def test_figures_are_not_pyplot_s(tmp_path):
+def test_pictures_leave_pyplot_alone(tmp_path):
   """Neither the import nor a picture loads pyplot, chooses a backend or changes a setting."""
   program = """
 import sys
