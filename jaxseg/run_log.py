@@ -1,14 +1,14 @@
-"""What a run tells while it trains: progress bar, metrics.jsonl, TensorBoard, curves."""
+"""What a run reports while it trains: progress bar, metrics.jsonl, TensorBoard, pictures."""
 
 import pathlib
 import sys
+import uuid
 
 import numpy as np
 from PIL import Image
 from tensorboardX import SummaryWriter
-from tqdm import tqdm
 
-from jaxseg import workdirs
+from jaxseg import notebook, workdirs
 from jaxseg.visualize import curves
 
 
@@ -20,14 +20,8 @@ class RunLog:
     self._workdir = pathlib.Path(workdir)
     workdirs.forget_metrics_after(workdir, step)
     self._events = SummaryWriter(str(workdir), purge_step=step + 1)
-    # A log file gets a line now and then, a terminal a bar that moves.
-    self._bar = tqdm(
-      initial=step,
-      total=num_steps,
-      unit="step",
-      dynamic_ncols=True,
-      mininterval=0.5 if sys.stderr.isatty() else 10,
-    )
+    self._bar = notebook.progress(initial=step, total=num_steps, unit="step")
+    self._places = {}  # {name of a picture: display_id of its place in a notebook}
 
   def __enter__(self):
     return self
@@ -62,6 +56,16 @@ class RunLog:
       picture = np.asarray(Image.open(sheet).convert("RGB"))
       self._events.add_image(f"{split}/predictions", picture, step, dataformats="HWC")
     if "miou" in line:
-      curves(self._workdir / "plots" / "curves.png", workdirs.read_metrics(self._workdir))
+      path = self._workdir / "plots" / "curves.png"
+      curves(path, workdirs.read_metrics(self._workdir))
       scores = f"mean IoU {line['miou']:.4f}, pixel accuracy {line['pixel_accuracy']:.4f}"
       self._bar.write(f"step {step} ({split}): {scores}, loss {line['loss']:.4f}", file=sys.stderr)
+      self._show("curves", path)
+      if sheet:
+        self._show("predictions", sheet)
+
+  def _show(self, name, path):
+    """Shows a picture in a notebook, in the place of the previous one of that name."""
+    is_new = name not in self._places
+    place = self._places.setdefault(name, uuid.uuid4().hex)
+    notebook.show(path, place, update=not is_new)

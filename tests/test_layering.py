@@ -15,7 +15,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.ops", "jaxseg.losses", "jaxseg.metrics", "jaxseg.optim"), 0),
   **dict.fromkeys(("jaxseg.train_state", "jaxseg.parallel", "jaxseg.weight_maps"), 0),
   **dict.fromkeys(("jaxseg.instance_metrics", "jaxseg.tiles", "jaxseg.crf"), 0),
-  **dict.fromkeys(("jaxseg.visualize", "jaxseg.workdirs"), 0),
+  **dict.fromkeys(("jaxseg.visualize", "jaxseg.workdirs", "jaxseg.notebook"), 0),
   **dict.fromkeys(("jaxseg.data.folder", "jaxseg.augment", "jaxseg.checkpoint"), 1),
   "jaxseg.models.torch_files": 0,
   **dict.fromkeys(("jaxseg.models.layers", "jaxseg.models.pretrained"), 1),

@@ -1,0 +1,42 @@
+"""What differs in a notebook: the progress bar, and pictures that appear below the cell."""
+
+import importlib.util
+import sys
+from os import PathLike
+
+import tqdm
+
+
+def in_notebook() -> bool:
+  """Whether an IPython kernel runs this: Jupyter, Colab, VS Code; not the IPython terminal."""
+  ipython = sys.modules.get("IPython")
+  return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+
+
+def progress(iterable=None, **options) -> tqdm.tqdm:
+  """A progress bar that takes what `tqdm` takes, as a widget where a notebook can show one.
+
+  A terminal gets a text bar that moves, a log file a line every ten seconds.
+  """
+  if in_notebook() and importlib.util.find_spec("ipywidgets"):
+    from tqdm.notebook import tqdm as bar
+  else:
+    bar = tqdm.tqdm
+    moves = sys.stderr.isatty() or in_notebook()
+    options = {"dynamic_ncols": True, "mininterval": 0.5 if moves else 10, **options}
+  return bar(iterable, **options)
+
+
+def show(path: str | PathLike, display_id: str = "", update: bool = False) -> None:
+  """Shows a PNG below the running cell of a notebook; does nothing elsewhere.
+
+  Args:
+    display_id: name of the place where it appears, for later updates.
+    update: replaces the picture in that place instead of adding one.
+  """
+  if not in_notebook():
+    return
+  from IPython.display import Image, display
+
+  place = {"display_id": display_id, "update": update} if display_id else {}
+  display(Image(filename=str(path)), **place)
