@@ -16,7 +16,7 @@ from jaxseg.data import datasets
 from jaxseg.data.examine import Finding
 from jaxseg.data.input_pipeline import Mapped, eval_examples, train_batches
 from jaxseg.evaluate import evaluate
-from jaxseg.experiment import open_split
+from jaxseg.build import open_split
 
 SIZES = {"train": 3, "val": 2}
 NOISE = np.random.default_rng(0).integers(0, 256, (9, 12, 16, 3), dtype=np.uint8)
