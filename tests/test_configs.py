@@ -18,7 +18,7 @@ from jaxseg.losses import LOSSES
 from jaxseg.schema import flatten
 
 ROOT = pathlib.Path(__file__).parents[1]
-NAMES = sorted(file.stem for file in (ROOT / "configs").glob("*.py") if file.stem != "__init__")
+NAMES = sorted(file.stem for file in (ROOT / "configs").glob("[!_]*.py"))
 # Widths of the small variants.
 NARROW = {"unet": "(4,8)", "encoder_unet": "(8,8,8,8)"}
 NARROW |= dict.fromkeys(("fcn32s", "fcn16s", "fcn8s", "deeplabv3", "deeplabv3plus"), "(8,8)")

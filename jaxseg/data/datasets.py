@@ -112,7 +112,14 @@ def _load_cells(split, *, image_size=128, seed=0):
 
 def _load_pets(split, *, data_dir=""):
   # TFDS takes a second to import and serves only this data set.
-  from jaxseg.data.pets import open_pets
+  try:
+    from jaxseg.data.pets import open_pets
+  except ModuleNotFoundError as error:
+    if error.name not in ("tensorflow_datasets", "array_record", "importlib_resources"):
+      raise
+    raise UserError(
+      f"oxford_iiit_pet needs {error.name}: pip install -e '.[pets]' in the checkout of jaxseg"
+    ) from error
 
   return PETS, Encoded(open_pets(data_dir, split), PETS.channels, PETS_LABELS)
 
