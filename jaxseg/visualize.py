@@ -1,61 +1,71 @@
-"""Pictures for people: label maps, overlays, sheets of predictions, training curves."""
+"""Label maps, overlays, sheets of predictions and training curves, as pictures.
+
+Figures are made without pyplot: importing this module chooses no backend, needs no display, and a
+figure is freed when its caller drops it.
+"""
 
 import pathlib
+from collections.abc import Sequence
+from os import PathLike
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from PIL import Image
 
 from jaxseg import VOID
 
-matplotlib.use("Agg")  # files only; no display is needed
-import matplotlib.pyplot as plt  # noqa: E402
-
 VOID_COLOUR = (255, 255, 255)
 MAX_OVERLAY = 4096  # px
-MAX_NUMBERED = 25  # classes; with more, a confusion matrix has no numbers in it
+MAX_NUMBERED = 25  # classes; the confusion matrix of more has no numbers in its cells
+
+Path = str | PathLike
+Palette = Sequence[tuple[int, int, int]]  # an (R, G, B) of 0..255 per class
 
 
-def full_palette(palette):
-  """u8[256,3]: the colours of the classes, white for VOID, grey for labels that do not exist."""
+def full_palette(palette: Palette) -> np.ndarray:
+  """u8[256,3]: the colour of every label; white for VOID, grey for labels without a class."""
   table = np.full((256, 3), 128, np.uint8)
   table[: len(palette)] = palette
   table[VOID] = VOID_COLOUR
   return table
 
 
-def save_label_map(path, labels, palette):
-  """PNG whose pixel values are the labels and whose colours are the palette's.  u8[H,W]"""
+def save_label_map(path: Path, labels: np.ndarray, palette: Palette) -> None:
+  """Writes labels u8[H,W] as a PNG whose pixel values are the labels, coloured by its palette."""
   image = Image.fromarray(labels)
   image.putpalette(full_palette(palette).tobytes())
   image.save(path)
 
 
-def colour_labels(labels, palette):
+def colour_labels(labels: np.ndarray, palette: Palette) -> np.ndarray:
   """u8[H,W] -> u8[H,W,3]"""
   return full_palette(palette)[labels]
 
 
-def colour_instances(instances):
-  """A colour per instance, the same for the same id; black for 0.  i32[H,W] -> u8[H,W,3]"""
+def colour_instances(instances: np.ndarray) -> np.ndarray:
+  """i32[H,W] -> u8[H,W,3]: black for 0, else a random colour that depends on the id alone."""
   palette = np.random.default_rng(3).integers(60, 256, (int(instances.max()) + 1, 3), np.uint8)
   palette[0] = 0
   return palette[instances]
 
 
-def overlay(image, labels, palette, opacity=0.45):
+def overlay(
+  image: np.ndarray, labels: np.ndarray, palette: Palette, opacity: float = 0.45
+) -> np.ndarray:
   """The image tinted by class, with a line of full colour where the class changes.
 
-  Pictures of more than MAX_OVERLAY px a side are subsampled, every second, third, ... pixel.
+  An image with a side above MAX_OVERLAY px is subsampled: every second, third, ... pixel.
 
   Args:
     image: u8[H,W,1] or u8[H,W,3].  labels: u8[H,W].
+    opacity: of the tint; 0 leaves the image as it is, 1 hides it.
   Returns:
-    u8[H,W,3], or u8[h,w,3] of a large image.
+    u8[H,W,3], or u8[h,w,3] for a large image.
   """
   step = -(-max(labels.shape) // MAX_OVERLAY)
   image, labels = image[::step, ::step], labels[::step, ::step]
-  # Whole numbers of 1/256, because floating point takes four times the memory.
+  # In integer steps of 1/256: floating point would take four times the memory.
   alpha = round(256 * opacity)
   picture = (alpha * full_palette(palette).astype(np.uint16) + 128)[labels]
   picture += (256 - alpha) * image.astype(np.uint16)
@@ -67,14 +77,18 @@ def overlay(image, labels, palette, opacity=0.45):
   return picture.astype(np.uint8)
 
 
-def prediction_sheet(path, samples, classes, palette, title):
-  """A row per example: input, truth, prediction.
+def prediction_sheet(
+  path: Path, samples: Sequence[tuple], classes: Sequence[str], palette: Palette, title: str
+) -> Figure:
+  """Draws one row per example: input, truth, prediction.
 
   Args:
     samples: list of (image u8[H,W,D], mask u8[H,W], prediction u8[H,W]).
-    classes: their names, for the legend.
+    classes: names, for the legend.
+  Returns:
+    the figure, which has been written to `path`; all figures here are.
   """
-  # VOID pixels are not scored, so the sheet does not show what was predicted there.
+  # VOID pixels are not scored, so the sheet hides what was predicted there.
   rows = [
     (
       np.broadcast_to(image, (*mask.shape, 3)),
@@ -85,15 +99,17 @@ def prediction_sheet(path, samples, classes, palette, title):
   ]
   if any((mask == VOID).any() for _, mask, _ in samples):
     classes, palette = (*classes, "not scored"), (*palette, VOID_COLOUR)
-  _sheet(path, rows, ("input", "truth", "prediction"), classes, palette, title)
+  return _sheet(path, rows, ("input", "truth", "prediction"), classes, palette, title)
 
 
-def data_sheet(path, samples, classes, palette, title):
-  """A row per example: image, mask, one over the other.
+def data_sheet(
+  path: Path, samples: Sequence[tuple], classes: Sequence[str], palette: Palette, title: str
+) -> Figure:
+  """Draws one row per example: image, mask, and the mask over the image.
 
   Args:
     samples: list of (name, image u8[H,W,D], mask u8[H,W]).
-    classes: their names, for the legend.
+    classes: names, for the legend.
   """
   rows = [
     (
@@ -106,48 +122,44 @@ def data_sheet(path, samples, classes, palette, title):
   if any((mask == VOID).any() for _, _, mask in samples):
     classes, palette = (*classes, "void"), (*palette, VOID_COLOUR)
   names = [name for name, _, _ in samples]
-  _sheet(path, rows, ("image", "mask", "overlay"), classes, palette, title, names)
+  return _sheet(path, rows, ("image", "mask", "overlay"), classes, palette, title, names)
 
 
-def legend(path, classes, palette):
-  """Names and colours of the classes on their own, for pictures that have no room for them."""
-  figure = plt.figure(figsize=(2.5, 0.3 + 0.23 * len(classes)))
+def legend(path: Path, classes: Sequence[str], palette: Palette) -> Figure:
+  """Draws names and colours of the classes alone, for pictures without room for a legend."""
+  figure = Figure(figsize=(2.5, 0.3 + 0.23 * len(classes)))
   figure.legend(handles=_patches(classes, palette), loc="center", frameon=False)
-  _save(figure, path)
+  return _save(figure, path)
 
 
 def _sheet(path, rows, columns, classes, palette, title, names=()):
-  """Rows of pictures u8[H,W,3] under the headings `columns`, each over its name, and a legend."""
+  """Rows of pictures u8[H,W,3] under `columns`, each above its name, and a legend."""
   heights = [2.5 * min(row[0].shape[0] / row[0].shape[1], 1) for row in rows]  # inches
-  figure, axes = plt.subplots(
-    len(rows),
-    len(columns),
-    figsize=(2.5 * len(columns), sum(heights) + 0.8 + 0.2 * len(names)),
-    height_ratios=heights,
-    squeeze=False,
-    layout="constrained",
-  )
+  size = (2.5 * len(columns), sum(heights) + 0.8 + 0.2 * len(names))
+  figure = Figure(figsize=size, layout="constrained")
+  axes = figure.subplots(len(rows), len(columns), height_ratios=heights, squeeze=False)
   for axis_row, row in zip(axes, rows, strict=True):
     for axis, picture in zip(axis_row, row, strict=True):
       axis.imshow(picture, interpolation="nearest")
       axis.set(xticks=[], yticks=[])
-      axis.spines[:].set_color("lightgrey")  # shows where an image ends that is VOID there
+      axis.spines[:].set_color("lightgrey")  # the rim of an image that is VOID there
   for axis, name in zip(axes[0], columns, strict=True):
     axis.set_title(name)
   for axis, name in zip(axes[:, 0], names, strict=False):
     axis.set_xlabel(name, fontsize=7, loc="left")
   _legend(figure, classes, palette)
   figure.suptitle(title)
-  _save(figure, path)
+  return _save(figure, path)
 
 
-def curves(path, metrics):
-  """Loss, and pixel accuracy with mean IoU, over epochs; the parts of a sum of losses are dashed.
+def curves(path: Path, metrics: Sequence[dict]) -> Figure:
+  """Draws the loss, and pixel accuracy with mean IoU, over epochs; parts of a loss are dashed.
 
   Args:
     metrics: lines of metrics.jsonl.
   """
-  figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+  figure = Figure(figsize=(9, 3.5), layout="constrained")
+  left, right = figure.subplots(1, 2)
   series = {
     split: [line for line in metrics if line["split"] == split]
     for split in dict.fromkeys(line["split"] for line in metrics)
@@ -166,7 +178,7 @@ def curves(path, metrics):
   left.set(xlabel="epoch", ylabel="loss", yscale="log")
   left.yaxis.set_major_formatter("{x:g}")
   low, high = left.get_ylim()
-  unlabelled = "79" if high > 5 * low else ""  # 0.7 and 0.9 would touch their neighbours
+  unlabelled = "79" if high > 5 * low else ""  # 0.7 and 0.9 would overlap their neighbours
   left.yaxis.set_minor_formatter(lambda x, _: "" if f"{x:e}"[0] in unlabelled else f"{x:g}")
   right.set(xlabel="epoch", ylim=(None, 1.0))
   for axis in (left, right):
@@ -174,14 +186,14 @@ def curves(path, metrics):
     axis.grid(alpha=0.3, which="both")
     if axis.lines:
       axis.legend()
-  _save(figure, path)
+  return _save(figure, path)
 
 
-def plot_confusion(path, counts, classes, title):
-  """Where the pixels of each true class went, in percent of its row.
+def plot_confusion(path: Path, counts, classes: Sequence[str], title: str) -> Figure:
+  """Draws the confusion matrix in percent of the true pixels, that is, of each row.
 
   Args:
-    counts: int[C,C], rows are the truth.
+    counts: int[C,C]; rows are the truth, columns the prediction.
   """
   counts = np.asarray(counts)
   pixels, num_classes = counts.sum(1), len(classes)
@@ -189,7 +201,8 @@ def plot_confusion(path, counts, classes, title):
   is_small = num_classes <= MAX_NUMBERED
   size, font = (0.5, {}) if is_small else (0.12, {"fontsize": 6})  # of a cell, inches
   side, margin = size * num_classes, 0.2 * size * max(map(len, classes)) + 1.4
-  figure, axis = plt.subplots(figsize=(side + margin + 1, side + margin), layout="constrained")
+  figure = Figure(figsize=(side + margin + 1, side + margin), layout="constrained")
+  axis = figure.subplots()
   picture = axis.imshow(100 * parts, cmap="Blues", vmin=0, vmax=100)
   ticks = range(num_classes)
   axis.set_xticks(ticks, classes, rotation=90, **font)
@@ -206,12 +219,12 @@ def plot_confusion(path, counts, classes, title):
   else:
     figure.colorbar(picture, shrink=0.5)
   figure.suptitle(title)
-  _save(figure, path)
+  return _save(figure, path)
 
 
 def _patches(classes, palette):
   return [
-    matplotlib.patches.Patch(facecolor=np.array(colour) / 255, edgecolor="black", label=name)
+    Patch(facecolor=np.array(colour) / 255, edgecolor="black", label=name)
     for name, colour in zip(classes, palette, strict=True)
   ]
 
@@ -224,4 +237,4 @@ def _legend(figure, classes, palette):
 def _save(figure, path):
   pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path, dpi=100)
-  plt.close(figure)
+  return figure

@@ -1,4 +1,8 @@
-"""Pictures, pixel by pixel where it can be said what a pixel should be."""
+"""Pictures, pixel by pixel where it is known what a pixel should be."""
+
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -190,14 +194,12 @@ def test_curves_go_where_the_numbers_are(tmp_path):
     assert sign * (last - first) > 100  # rows are counted from above
 
 
-def test_curves_are_labelled(tmp_path, monkeypatch):
-  figures = []
-  monkeypatch.setattr(visualize, "_save", lambda figure, path: figures.append(figure))
-  curves(tmp_path / "x.png", [line(1.0, "train", loss=1.0)])
+def test_curves_are_labelled(tmp_path):
+  figures = [curves(tmp_path / "x.png", [line(1.0, "train", loss=1.0)])]
   test = line(1.0, "test", loss=1.0, miou=0.5, pixel_accuracy=0.5)
-  curves(tmp_path / "x.png", [line(1.0, "train", loss=1.0), test])
+  figures.append(curves(tmp_path / "x.png", [line(1.0, "train", loss=1.0), test]))
   parts = {"loss/cross_entropy": 0.25, "loss/dice": 0.75}
-  curves(tmp_path / "x.png", [line(1.0, "train", loss=1.0, **parts), test])
+  figures.append(curves(tmp_path / "x.png", [line(1.0, "train", loss=1.0, **parts), test]))
   labels = [
     [text.get_text() for text in axis.get_legend().get_texts()] if axis.get_legend() else None
     for figure in figures
@@ -209,38 +211,28 @@ def test_curves_are_labelled(tmp_path, monkeypatch):
   assert labels == [["train"], None, left, both, summed, both]
   drawn = {x.get_label(): x.get_ydata() for x in figures[-1].axes[0].lines}
   assert (drawn["train"], drawn["cross-entropy, train"], drawn["dice, train"]) == (1, 0.25, 0.75)
-  for figure in figures:
-    visualize.plt.close(figure)
 
 
 @pytest.mark.parametrize(
   "losses, labels", [((0.84, 0.66), "0.7 0.8"), ((3.0, 0.06), "0.06 0.08 0.1 0.2 0.3 0.5 1 2")]
 )
-def test_ticks_of_the_loss(tmp_path, monkeypatch, losses, labels):
+def test_ticks_of_the_loss(tmp_path, losses, labels):
   """Enough of them in a narrow range, none upon the other in a wide one."""
-  figures = []
-  monkeypatch.setattr(visualize, "_save", lambda figure, path: figures.append(figure))
-  curves(tmp_path / "x.png", [line(float(i), "train", loss=loss) for i, loss in enumerate(losses)])
-  (figure,) = figures
+  metrics = [line(float(i), "train", loss=loss) for i, loss in enumerate(losses)]
+  figure = curves(tmp_path / "x.png", metrics)
   figure.draw_without_rendering()
   ticks = figure.axes[0].yaxis.get_ticklabels(which="both")
   shown = {tick.get_text() for tick in ticks}
   assert set(labels.split()) <= shown
   assert losses[0] < 1 or not shown & {"0.07", "0.09", "0.7", "0.9"}
-  visualize.plt.close(figure)
 
 
-def confusion_figure(monkeypatch, counts, classes):
-  figures = []
-  monkeypatch.setattr(visualize, "_save", lambda figure, path: figures.append(figure))
-  plot_confusion("x.png", counts, classes, "title")
-  (figure,) = figures
-  visualize.plt.close(figure)
-  return figure.axes[0]
+def confusion_axis(tmp_path, counts, classes):
+  return plot_confusion(tmp_path / "x.png", counts, classes, "title").axes[0]
 
 
-def test_confusion_is_in_percent_of_the_truth(monkeypatch):
-  axis = confusion_figure(monkeypatch, [[1500, 500, 0], [1, 2, 5], [0, 0, 0]], CLASSES)
+def test_confusion_is_in_percent_of_the_truth(tmp_path):
+  axis = confusion_axis(tmp_path, [[1500, 500, 0], [1, 2, 5], [0, 0, 0]], CLASSES)
   shown = [[75, 25, 0], [12.5, 25, 62.5], [0, 0, 0]]  # the last class is not in the truth
   np.testing.assert_allclose(axis.images[0].get_array(), shown)
   texts = {text.get_position(): text.get_text() for text in axis.texts if text.get_text()}
@@ -252,10 +244,10 @@ def test_confusion_is_in_percent_of_the_truth(monkeypatch):
   assert [text.get_text() for text in sums.get_yticklabels()] == ["2,000", "8", "0"]
 
 
-def test_confusion_of_many_classes_has_no_numbers(monkeypatch):
+def test_confusion_of_many_classes_has_no_numbers(tmp_path):
   for num_classes, numbered in (25, True), (26, False):
     names = [f"class {i}" for i in range(num_classes)]
-    axis = confusion_figure(monkeypatch, np.eye(num_classes, dtype=int), names)
+    axis = confusion_axis(tmp_path, np.eye(num_classes, dtype=int), names)
     assert bool(axis.texts) is numbered
 
 
@@ -269,12 +261,29 @@ def test_instances_have_colours_of_their_own():
   assert not visualize.colour_instances(np.zeros((2, 3), np.int32)).any()
 
 
-def test_figures_are_closed(tmp_path):
-  import matplotlib.pyplot as plt
+def test_pictures_leave_pyplot_alone(tmp_path):
+  """Neither the import nor a picture loads pyplot, chooses a backend or changes a setting."""
+  program = """
+import sys
+import matplotlib
 
-  for _ in range(3):
-    curves(tmp_path / "x.png", [line(1.0, "train", loss=1.0)])
-    mask = np.zeros((4, 4), np.uint8)
-    prediction_sheet(tmp_path / "y.png", [(mask[..., None], mask, mask)], CLASSES, PALETTE, "")
-    plot_confusion(tmp_path / "z.png", np.eye(3, dtype=int), CLASSES, "")
-  assert plt.get_fignums() == []
+matplotlib.use("svg")
+matplotlib.rcParams["lines.linewidth"] = 7
+before = dict(matplotlib.rcParams)
+import numpy as np
+from jaxseg.visualize import curves, legend, plot_confusion, prediction_sheet
+
+mask, folder = np.zeros((4, 4), np.uint8), sys.argv[1]
+palette = ((1, 2, 3), (4, 5, 6))
+curves(f"{folder}/a.png", [{"epoch": 1.0, "split": "train", "loss": 1.0}])
+prediction_sheet(f"{folder}/b.png", [(mask[..., None], mask, mask)], "ab", palette, "")
+plot_confusion(f"{folder}/c.png", np.eye(2, dtype=int), "ab", "")
+legend(f"{folder}/d.png", "ab", palette)
+assert dict(matplotlib.rcParams) == before
+assert "matplotlib.pyplot" not in sys.modules
+"""
+  root = pathlib.Path(__file__).parents[1]
+  command = [sys.executable, "-c", program, str(tmp_path)]
+  done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png", "c.png", "d.png"]
