@@ -108,6 +108,24 @@ def build_predictor(config: ConfigDict, model: nn.Module) -> collections.abc.Cal
   return with_crf(predict, **config.crf)
 
 
+def network_line(
+  config: ConfigDict, model: nn.Module, info: DatasetInfo, cost: dict[str, int | None]
+) -> str:
+  """A line about the network: parameters, and operations of a forward pass.
+
+  Args:
+    cost: see `models.summary`.
+  """
+  variables = models.abstract_variables(model, info.channels)
+  encoder = variables["params"].get("encoder", {}) if is_frozen(config) else {}
+  number, frozen = cost["num_parameters"], models.num_parameters({"params": encoder})
+  size, flop = config.data.image_size, cost["flop"]
+  name = " on ".join(filter(None, (config.model.name, config.model.encoder)))
+  trained = f" ({number - frozen:,} trained)" if frozen else ""
+  work = f", {flop / 1e9:.2f} GFLOP a forward pass of {size} x {size} px" if flop else ""
+  return f"{name}: {number:,} parameters{trained}{work}"
+
+
 def selected_losses(config: ConfigDict) -> dict[str, tuple[float, losses.Loss]]:
   """{name: (factor, Loss)} of what a config minimises."""
   return losses.select(config.train.losses.to_dict(), focal_gamma=config.train.focal_gamma)

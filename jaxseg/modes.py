@@ -182,9 +182,24 @@ def sample_images(config: ConfigDict, info: DatasetInfo) -> list[np.ndarray]:
 
 
 def summarize(config: ConfigDict) -> str:
-  """What the network of a config consists of and costs, as text; see `models.summary`."""
+  """A table of a network's modules, and what it costs on this machine's devices.
+
+  Parameters of each module; the operations and memory of one image's forward pass as XLA counts
+  them, see `models.summary`.
+  """
   with settings.config_errors():
-    settings.check(config)
     info, _ = build.open_split(config, "train")
-    model = build.build_model(config, info)
-    return models.summary(model, info.channels, config.data.image_size)
+    model, size = build.build_model(config, info), config.data.image_size
+    models.check_input(model, info.channels, size)
+    variables = models.abstract_variables(model, info.channels)
+    cost = models.summary(model, variables, info.channels, size)
+  rows = [(name, models.num_parameters({"params": x})) for name, x in variables["params"].items()]
+  width = max(len(name) for name, _ in rows)
+  lines = [f"{name:{width}} {number:13,}" for name, number in rows]
+  memory = cost["memory_bytes"]
+  return "\n".join([
+    *lines,
+    "",
+    build.network_line(config, model, info, cost),
+    f"memory of that pass: {memory / 2**20:.1f} MiB" if memory else "its memory is not known here",
+  ])  # fmt: skip

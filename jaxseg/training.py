@@ -63,7 +63,8 @@ def _train(config, workdir):
     state, progress = run.restore(state, first, batches.get_state())
     batches.set_state(progress["data"])
     scores, step, stop = progress["scores"], int(state.step), False
-    run.start(step, num_steps, models.summary_line(model, state.params, info.channels, size))
+    cost = models.summary(model, state.variables, info.channels, size, compile=False)
+    run.start(step, num_steps, build.network_line(config, model, info, cost))
     state = parallel.replicate(mesh, state)
     key = parallel.replicate(mesh, jax.random.key(config.seed))
 

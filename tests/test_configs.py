@@ -12,8 +12,8 @@ import pytest
 
 from configs import default
 from jaxseg import models
-from jaxseg.data import datasets
 from jaxseg.build import build_model
+from jaxseg.data import datasets
 from jaxseg.losses import LOSSES
 from jaxseg.schema import flatten
 

@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxseg import VOID, UserError
-from jaxseg import evaluation
+from jaxseg import VOID, UserError, evaluation
 from jaxseg.evaluation import score, score_table
 
 CLASSES = ("sky", "road", "car")
@@ -75,14 +74,14 @@ def test_scores_equal_the_twin(num_labels):
   assert result["num_images"] == len(SHAPES)
   assert result["confusion"] == pairs
   assert result["pixel_accuracy"] == pytest.approx(pixel_accuracy, abs=1e-12)
-  for score, values in zip(("iou", "dice", "accuracy"), class_scores, strict=True):
-    assert list(result[score]) == list(CLASSES)
+  for part, values in zip(("iou", "dice", "accuracy"), class_scores, strict=True):
+    assert list(result[part]) == list(CLASSES)
     for name, value in zip(CLASSES, values, strict=True):
-      assert result[score][name] == (None if value is None else pytest.approx(value, abs=1e-12))
-  for score, values in ("miou", class_scores[0]), ("mean_accuracy", class_scores[2]):
+      assert result[part][name] == (None if value is None else pytest.approx(value, abs=1e-12))
+  for part, values in ("miou", class_scores[0]), ("mean_accuracy", class_scores[2]):
     present = [value for value in values if value is not None]
     assert len(present) == num_labels  # a class that is nowhere stays out of the mean
-    assert result[score] == pytest.approx(sum(present) / len(present), abs=1e-12)
+    assert result[part] == pytest.approx(sum(present) / len(present), abs=1e-12)
   assert result["loss"] == pytest.approx(loss, abs=1e-5)
   for name in NUMBERS:
     low, high = result[f"{name}_interval"]

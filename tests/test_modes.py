@@ -11,11 +11,12 @@ import tiny
 from PIL import Image
 from tiny import error_of
 
-from jaxseg import VOID, build, checkpoint, modes, models, optim, run, train_state, workdirs
+from jaxseg import VOID, build, checkpoint, models, modes, optim, train_state, workdirs
 from jaxseg.crf import dense_crf
 from jaxseg.data import datasets
 from jaxseg.evaluation import score_table
 from jaxseg.predict import make_predictor
+from jaxseg.run import report
 from jaxseg.segmenter import load_run
 from jaxseg.training import train
 
@@ -213,12 +214,12 @@ def test_samples_are_spread_over_the_split(wanted, positions):
 
 def test_report(tmp_path):
   result = {"miou": 0.5, "iou": {"sky": 0.5}, "confusion": [[3, 0, 1], [0, 2, 0], [0, 0, 0]]}
-  assert run.report(tmp_path, "test", 7, tiny.INFO, result, []) is None
+  assert report(tmp_path, "test", 7, tiny.INFO, result, []) is None
   written = json.loads((tmp_path / "evaluation.json").read_text())
   assert written == {"split": "test", "step": 7, **result}
   assert not (tmp_path / "plots").exists()
   mask = np.zeros((9, 9), np.uint8)
   sample = (np.zeros((9, 9, 3), np.uint8), mask, mask)
-  sheet = run.report(tmp_path, "test", 7, tiny.INFO, result, [sample])
+  sheet = report(tmp_path, "test", 7, tiny.INFO, result, [sample])
   assert sheet == tmp_path / "plots" / "predictions_000007.png" and sheet.is_file()
   assert (tmp_path / "plots" / "confusion.png").is_file()

@@ -146,7 +146,7 @@ def test_how_processes_met_is_not_part_of_a_run():
   "text, expected",
   [
     ("`tile` is 3", "config.predict.tile is 3"),
-    ("set `mask_values`=(0,255) or `void_values`", "set config.data.mask_values=(0,255) or config.data.void_values"),
+    ("`fold` or `num_folds`=2", "config.data.fold or config.data.num_folds=2"),
     ("`train.batch_size` is 3", "config.train.batch_size is 3"),
     ("`batch_size` is 3", "batch_size is 3"),
     ("a.png: `x` is odd", "a.png: x is odd"),

@@ -12,8 +12,7 @@ import pytest
 import tiny
 from tiny import error_of
 
-from jaxseg import VOID, UserError, build, checkpoint, models, optim, workdirs
-from jaxseg import training
+from jaxseg import VOID, UserError, build, checkpoint, models, optim, training, workdirs
 from jaxseg.data import datasets
 from jaxseg.run import Run
 from jaxseg.training import train

@@ -21,8 +21,8 @@ def test_same_config():
 def test_experiment_keys_fix_the_run_but_not_the_network(name, value):
   other = {**VALUES, name: value}
   message = error_of(workdirs.check_config, "runs/a", VALUES, other, SCOPES)
-  assert f"runs/a: its run was started with config.{name}={VALUES.get(name)!r}, not {value!r}" in message
-  assert "--workdir" in message
+  values = f"config.{name}={VALUES.get(name)!r}, not {value!r}"
+  assert f"runs/a: its run was started with {values}" in message and "--workdir" in message
   workdirs.check_config("runs/a", VALUES, other, SCOPES, network=True)
 
 
