@@ -43,6 +43,27 @@ accelerator() {
   fi
 }
 
+# needs_pets FLAG...: whether a flag, the config file or one that it imports, or the config of the
+# work directory asks for Oxford-IIIT Pets, whose packages are an extra.
+needs_pets() {
+  local i name flag files=()
+  [[ $* != *oxford_iiit_pet* ]] || return 0
+  for flag; do
+    case $flag in
+      --config=*) files+=("${flag#*=}") ;;
+      --workdir=*) files+=("${flag#*=}/config.json") ;;
+    esac
+  done
+  for ((i = 0; i < ${#files[@]} && i < 50; i++)); do  # 50: should files import each other.
+    [[ -f ${files[i]} ]] || continue
+    ! grep -qE "[:=] *[\"']oxford_iiit_pet" "${files[i]}" || return 0
+    while read -r name; do
+      files+=("configs/$name.py")
+    done < <(sed -nE 's/^ *from configs(\.| import )//p' "${files[i]}" | grep -oE '[A-Za-z0-9_]+')
+  done
+  return 1
+}
+
 # .venv/stamp, written when an installation is complete: its fingerprint, then its extras.
 fingerprint() {
   echo "$PWD, $(.venv/bin/python -V 2>/dev/null), $(cat pyproject.toml constraints.txt | cksum)"
@@ -78,7 +99,7 @@ install() {  # install EXTRAS
   echo "$SECONDS s" >&2
 }
 
-set_up() {  # set_up [test]
+set_up() {  # set_up [EXTRA]
   local extras
   extras="${1:-} $(accelerator)"
   is_ready "$extras" && return
@@ -121,7 +142,7 @@ case ${1:-} in
     run_on_tpu "${@:2}" ;;
   -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' launch.sh ;;
   -*)
-    set_up
+    set_up "$(! needs_pets "$@" || echo pets)"
     exec .venv/bin/python -m jaxseg.main "$@" ;;
   *) wrong_usage ;;
 esac

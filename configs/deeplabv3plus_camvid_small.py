@@ -17,7 +17,7 @@ def get_config():
   config.train.num_epochs = 15.0
   config.train.optimizer = "adam"
   config.train.learning_rate = 1e-3
-  config.train.rate_factors = (("encoder", 0.3),)
+  config.train.lr_multipliers = (("encoder", 0.3),)
   config.train.weight_decay = 0.0
   config.train.precision = "float32"
   config.train.eval_every_epochs = 15.0

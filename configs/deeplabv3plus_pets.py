@@ -17,5 +17,5 @@ def get_config():
   config.model.output_stride = 8  # of 128 px, 16 leaves maps of 8 x 8
   config.model.freeze_encoder = False
   config.model.up = "resize"
-  config.train.rate_factors = (("encoder", 0.3),)
+  config.train.lr_multipliers = (("encoder", 0.3),)
   return config

@@ -1,125 +1,179 @@
-"""Every key there is, and the only place where a default lives.
+"""Every key there is, and the only place where one is declared: default, meaning, values, scope.
 
 A config is a file with `get_config()` that takes these and assigns what differs. Keys are locked:
-an unknown one, in a file or as --config.KEY=VALUE, is an error.
+an unknown one, in a file or as --config.KEY=VALUE, is an error. `--mode=keys` prints this page.
+
+scope: an "experiment" key (all that do not say otherwise) is fixed for the run of a work directory,
+a "network" key for the trained network as well; a "free" key may change whenever a run resumes.
 """
 
-from ml_collections import ConfigDict
+from types import SimpleNamespace as Group
+
+from jaxseg import augment, export, models, optim, parallel, predict, weight_maps
+from jaxseg.data import datasets, input_pipeline
+from jaxseg.losses import LOSSES
+from jaxseg.schema import flatten_keys, key, to_config
+
+
+def keys():
+  """{"train.batch_size": Key, ...} in their order."""
+  config = Group()
+  config.seed = key(0, "of initialisation, shuffling, augmentation, dropout", low=0, high=2**32 - 1)
+
+  config.data = data = Group()
+  data.name = key("cells", "data set; folder: your own images and masks",
+                  choices=datasets.DATASETS, scope="network")
+  data.data_dir = key("", "folder that holds the data; '' = TFDS's own default", scope="free")
+  data.train_split = key("train", "TFDS also takes 'train[:90%]'; of a folder, a subfolder")
+  data.eval_split = key("test", "split that is scored")
+  data.num_folds = key(0, "> 1: cross-validation within train_split, without eval_split", low=0)
+  data.fold = key(0, "which fold is held out", low=0)
+  data.image_size = key(128, "height and width of training images, px", above=0, scope="network")
+  data.fit = key("resize", "resize: squeeze images into image_size; crop: random windows of them",
+                 choices=input_pipeline.FITS, scope="network")
+  data.num_threads = key(2, "threads that read and decode ahead", low=0, high=256, scope="free")
+  data.cache_mb = key(1024, "decoded examples kept in memory, MiB a split", low=0, scope="free")
+  data.seed = key(0, "of generated images; another seed is another data set", low=0, high=2**32 - 1)
+  # What a folder's files mean; docs/your_data.md walks through it.
+  data.classes = key((), "class names, in the order of the labels", item=str)
+  data.palette = key((), "(R, G, B) of each class; () = chosen for you", item=tuple)
+  data.channels = key(3, "channels that images are converted to: 1 grey, 3 RGB", choices=(1, 3))
+  data.mask_values = key((), "stored value, or tuple of values, of each class; () = 0, 1, 2 ...")
+  data.void_values = key((), "stored values that loss and metrics ignore (ignore index); and 255",
+                         item=int)
+  data.value_range = key((), "stored values of black and white; () = the full range of the type",
+                         item=float, length=2, scope="network")
+
+  config.augment = aug = Group()
+  aug.flip = key(True, "mirror left-right, every other image")
+  aug.flip_vertical = key(False, "mirror top-bottom, every other image")
+  aug.transpose = key(False, "swap rows and columns; with both flips, all eight symmetries")
+  aug.scale = key((1.0, 1.0), "range of the zoom; > 1 crops", above=0, item=float, length=2)
+  aug.rotation = key(0.0, "largest angle, degrees", low=0, high=180)
+  aug.shift = key(0.0, "largest shift along each axis, px; up to image_size", low=0)
+  aug.elastic = key(0.0, "standard deviation of elastic displacements, px; U-Net: 10", low=0)
+  aug.elastic_grid = key(3, "displacements along each axis", low=2, high=64)
+  aug.border = key("mirror", "what lies beyond the image: mirror image and labels, or void",
+                   choices=augment.BORDERS)
+  aug.brightness = key(0.0, "largest shift, as a part of the full range")
+  aug.contrast = key((1.0, 1.0), "range of the factor", item=float, length=2)
+  aug.extra = key((), "further augmentations, by name, in this order", item=str,
+                  choices=augment.AUGMENTATIONS)
+
+  config.model = model = Group()
+  model.name = key("unet", "network", choices=models.MODELS, scope="network")
+  model.encoder = key("", "of all networks but unet", choices=models.ENCODERS, scope="network")
+  model.output_stride = key(32, "of the encoder: 8 or 16 keep finer maps by atrous convolutions",
+                            choices=models.OUTPUT_STRIDES, scope="network")
+  model.pretrained = key("", "encoder weights: '' random, 'imagenet' downloads once, or a file")
+  model.freeze_encoder = key(True, "if pretrained: no gradient, fixed batch statistics")
+  model.freeze_norm = key(False, "fixed batch statistics in the encoder, weights still train")
+  model.init_from = key("", "work directory of another run, whose weights are taken where they fit")
+  model.widths = key((), "channels of levels; fcn: fc1, fc2; deeplab: ASPP, low level; () = own",
+                     above=0, item=int, scope="network")
+  model.padding = key("same", "valid, as published: unpadded in unet, 100 px of zeros in fcn",
+                      choices=models.PADDINGS, scope="network")
+  model.stem_stride = key(1, "2 in unet: half the resolution inside, a quarter of the cost",
+                          choices=models.STEM_STRIDES, scope="network", was="model.patch")
+  model.head = key("softmax", "sigmoid: one logit, for two classes", choices=models.HEADS,
+                   scope="network")
+  model.norm = key(True, "batch normalisation in unet", scope="network")
+  model.separable = key(True, "deeplab: depthwise separable convolutions in ASPP and decoder",
+                        scope="network")
+  model.dropout = key(0.0, "rate: end of the contracting path; in fcn after fc1, fc2; after ASPP",
+                      low=0, high=0.99)
+  model.up = key("transposed", "upsampling: transposed convolution, or resize (and convolution)",
+                 choices=models.UPS, scope="network")
+
+  config.train = train = Group()
+  train.num_epochs = key(20.0, "length of the training", above=0)
+  train.batch_size = key(16, "examples of a step, on all devices together", above=0)
+  train.accumulation_steps = key(1, "gradient accumulation: parts that a batch is computed in",
+                                 low=1, was="train.num_micro_batches")
+  train.optimizer = key("adam", "optimizer", choices=optim.OPTIMIZERS)
+  train.learning_rate = key(1e-3, "peak learning rate", low=0)
+  train.schedule = key("constant", "learning rate over time; cosine and poly end at 0",
+                       choices=optim.SCHEDULES)
+  train.warmup_epochs = key(0.0, "epochs of linear warm-up", low=0, high=1e9)
+  train.poly_power = key(0.9, "of poly: (1 - step / steps)^power", low=0, high=10)
+  train.lr_multipliers = key((), "((module, factor), ...): (('encoder', 0.1),)", item=tuple,
+                             was="train.rate_factors")
+  train.momentum = key(0.9, "of sgd", low=0, high=1)
+  train.adam_betas = key((0.9, 0.999), "decay of Adam's two moments (adam, adamw)", low=0,
+                         high=0.999999, item=float, length=2)
+  train.adam_epsilon = key(1e-8, "added to the denominator of adam and adamw", above=0, high=1)
+  train.weight_decay = key(0.0, "of kernels; in adam and sgd part of the gradient", low=0, high=1)
+  train.clip_grad_norm = key(0.0, "> 0: gradients are clipped to this global norm", low=0)
+  train.ema_decay = key(0.0, "> 0: an EMA of the weights is evaluated and used; try 0.999",
+                        low=0, high=0.999999)
+  train.patience = key(0, "early stopping: evaluations in a row without a better mean IoU; 0 = off",
+                       low=0, high=2**31, scope="free")
+  train.losses = losses = Group()
+  weights = {"cross_entropy": 1.0}
+  for name in LOSSES:
+    setattr(losses, name, key(weights.get(name, 0.0), "factor in the sum that is minimised",
+                              low=0, high=1e6))
+  train.focal_gamma = key(2.0, "of focal; 0 is cross-entropy", low=0, high=10)
+  train.class_weights = key((), "factor per class in losses per pixel; () = all 1", item=float)
+  train.class_balance = key("", "weights from the class frequencies of the training split",
+                            choices=weight_maps.CLASS_BALANCES)
+  train.border_weight = key(0.0, "w0 of U-Net's border weight map; the paper has 10",
+                            low=0, high=1e6)
+  train.border_sigma = key(5.0, "its fall-off, px", above=0)
+  train.precision = key("float32", "of activations; parameters are float32",
+                        choices=models.PRECISIONS)
+  train.parallel = key("jit", "jit with sharded arrays, or pmap", choices=parallel.STRATEGIES,
+                       scope="free")
+  train.eval_every_epochs = key(5.0, "score, sheet of predictions, checkpoint; also at the end",
+                                above=0, scope="free")
+  train.checkpoint_every_epochs = key(5.0, "checkpoints in between", above=0, scope="free")
+  train.log_every_steps = key(10, "steps between lines of metrics.jsonl", above=0, scope="free")
+  train.profile_steps = key((), "(first, last) step of a jax.profiler trace in WORKDIR/profile",
+                            low=1, item=int, length=2, scope="free")
+
+  config.eval = evaluation = Group()
+  evaluation.batch_size = key(16, "images of image_size in one forward pass; fewer larger ones",
+                              above=0, scope="free")
+  evaluation.num_samples = key(4, "rows on a sheet of predictions", low=0, scope="free")
+  evaluation.instances = key(False, "V_rand, V_info, warping error of connected components",
+                             scope="free")
+  evaluation.boundary_f1 = key(False, "how well boundaries are met; slow for large images",
+                               scope="free")
+
+  config.predict = use = Group()  # in evaluation as well
+  use.output_stride = key(0, "of deeplab's encoder in use; 0 = as trained",
+                          choices=models.OUTPUT_STRIDES, scope="free")
+  use.tile = key(0, "fit crop: largest side that the network sees, px; 0 = the whole image",
+                 low=0, scope="free")
+  use.scales = key((1.0,), "test-time augmentation: sizes to average over, fit crop", above=0,
+                   item=float, scope="free")
+  use.tta = key("none", "test-time augmentation: average over flip (2) or dihedral (8) views",
+                choices=predict.TTA, scope="free", was="predict.symmetries")
+
+  config.crf = crf = Group()  # dense CRF on probabilities, in prediction and evaluation
+  crf.num_iterations = key(0, "of mean field; 10 is usual, 0 = no CRF", low=0, scope="free")
+  crf.spatial_weight = key(3.0, "of neighbours, whatever their colour", low=0, scope="free")
+  crf.spatial_sigma = key(3.0, "how near they are, px", above=0, scope="free")
+  crf.bilateral_weight = key(10.0, "of near pixels of similar colour", low=0, scope="free")
+  crf.bilateral_sigma = key(80.0, "how near, px", above=0, scope="free")
+  crf.color_sigma = key(13.0, "how similar, in 8-bit steps", above=0, scope="free")
+  crf.exact = key(False, "all pairs of pixels, for accelerators and small images", scope="free")
+
+  config.export = exported = Group()
+  exported.output = key("labels", "or probs, float32 of each class", choices=export.OUTPUTS,
+                        scope="free")
+  exported.onnx_size = key((), "(height, width): also writes an ONNX file for this size", low=1,
+                           item=int, length=2, scope="free")
+  exported.num_images = key(3, "images on which a file is compared with the network", above=0,
+                            scope="free")
+
+  config.parallel = several = Group()  # Slurm, TPU pods and torchrun need none of this
+  several.coordinator = key("", "several processes: HOST:PORT of process 0", scope="free")
+  several.num_processes = key(0, "how many there are", low=0, scope="free")
+  several.process_id = key(-1, "which one this is", low=-1, scope="free")
+  return flatten_keys(config)
 
 
 def get_config():
-  config = ConfigDict()
-  config.seed = 0  # of initialisation, shuffling, augmentation and dropout
-
-  config.data = data = ConfigDict()
-  data.name = "cells"  # cells (generated), oxford_iiit_pet, or folder (your own images and masks)
-  data.data_dir = ""  # folder that holds the data; "" = TFDS's own default
-  data.train_split = "train"  # TFDS data sets also take "train[:90%]"; of a folder, a subfolder
-  data.eval_split = "test"
-  data.num_folds = 0  # > 1: cross-validation within train_split; eval_split is not used
-  data.fold = 0  # which one is held out
-  data.image_size = 128  # height and width of training images, px
-  data.fit = "resize"  # resize: squeeze images into image_size; crop: random windows of them
-  data.num_threads = 2  # that read and decode in advance
-  data.cache_mb = 1024  # decoded examples kept in memory, MiB for each split
-  data.seed = 0  # of generated images; another seed is another data set
-  # What a folder's files mean; the README walks through it.
-  data.classes = ()  # names, in the order of the labels
-  data.palette = ()  # (R, G, B) per class; () = chosen for you
-  data.channels = 3  # that images are turned into: 1 grey, 3 RGB
-  data.mask_values = ()  # value, or tuple of values, of each class in masks; () = 0, 1, 2 ...
-  data.void_values = ()  # values that are not learnt from and not scored; 255 anyway
-  data.value_range = ()  # (black, white) as stored in images; () = the full range of their type
-
-  config.augment = augment = ConfigDict()
-  augment.flip = True  # left-right, every other image
-  augment.flip_vertical = False
-  augment.transpose = False  # with both flips: all eight right-angle symmetries
-  augment.scale = (1.0, 1.0)  # range of the zoom; > 1 crops
-  augment.rotation = 0.0  # largest angle, degrees
-  augment.shift = 0.0  # largest along each axis, px
-  augment.elastic = 0.0  # standard deviation of random displacements, px; the U-Net paper has 10
-  augment.elastic_grid = 3  # of so many nodes each way
-  augment.border = "mirror"  # what comes in from outside: mirror images and labels, or void
-  augment.brightness = 0.0  # largest shift, as a part of the full range
-  augment.contrast = (1.0, 1.0)  # range of the factor
-
-  config.model = model = ConfigDict()
-  model.name = "unet"  # unet, encoder_unet, fcn32s, fcn16s, fcn8s, deeplabv3 or deeplabv3plus
-  model.encoder = ""  # of all but unet: mobilenet_v2, vgg16, resnet50, resnet101 or xception65
-  model.output_stride = 32  # of the encoder: 8 or 16 keep more places, by dilated convolutions
-  model.pretrained = ""  # of the encoder: "" none, "imagenet" download once, or a weight file
-  model.freeze_encoder = True  # if pretrained: no gradient, batch statistics stand still
-  model.freeze_norm = False  # only the batch statistics of the encoder stand still
-  model.init_from = ""  # work directory of another run, whose arrays are taken where they fit
-  model.widths = ()  # channels of levels; fcn: of fc1, fc2; deeplab: of ASPP, low level; () = own
-  model.padding = "same"  # or valid, as published: unpadded in unet, 100 px of zeros in fcn
-  model.patch = 1  # 2 in unet: half the resolution inside, a quarter of the cost
-  model.head = "softmax"  # or sigmoid: one logit, for two classes
-  model.norm = True  # batch normalisation in unet
-  model.separable = True  # in deeplab: depthwise and 1x1 convolutions in ASPP and decoder
-  model.dropout = 0.0  # rate: end of the contracting path; in fcn behind fc1, fc2; behind ASPP
-  model.up = "transposed"  # transposed convolution; or resize, in unet followed by a convolution
-
-  config.train = train = ConfigDict()
-  train.num_epochs = 20.0
-  train.batch_size = 16  # of all devices together
-  train.num_micro_batches = 1  # that a batch is cut into, one after the other, to save memory
-  train.optimizer = "adam"  # adam, adamw, muon or sgd
-  train.learning_rate = 1e-3
-  train.schedule = "constant"  # or cosine or poly, down to 0 at the end
-  train.warmup_epochs = 0.0  # in which the learning rate rises to its value, along a line
-  train.poly_power = 0.9  # of poly: (1 - step / steps)^power
-  train.rate_factors = ()  # ((module, factor), ...) for the learning rate: (("encoder", 0.1),)
-  train.momentum = 0.9  # of sgd
-  train.weight_decay = 0.0  # of kernels; in adam and sgd a part of the gradient
-  train.ema_decay = 0.0  # > 0: a running mean of the weights is evaluated and used; try 0.999
-  train.patience = 0  # > 0: ends when so many evaluations in a row bring no better mean IoU
-  train.losses = losses = ConfigDict()  # what is minimised: the sum of factor * loss
-  losses.cross_entropy = 1.0  # per pixel, and so weighted by the three keys below
-  losses.focal = 0.0  # per pixel, too: less of it where the network is right
-  losses.dice = 0.0  # soft Dice of each image
-  losses.lovasz = 0.0  # Lovasz-softmax of each image, a surrogate of 1 - IoU
-  train.focal_gamma = 2.0  # of focal; 0 is cross-entropy
-  train.class_weights = ()  # one factor per class; () = all 1
-  train.class_balance = ""  # times inverse_frequency or median_frequency of the training split
-  train.border_weight = 0.0  # w0 of U-Net's border weight map; the paper has 10
-  train.border_sigma = 5.0  # its fall-off, px
-  train.precision = "float32"  # of activations; or bfloat16
-  train.parallel = "jit"  # jit with sharded arrays, or pmap
-  train.eval_every_epochs = 5.0  # score, sheet of predictions and checkpoint; also at the end
-  train.checkpoint_every_epochs = 5.0  # checkpoints in between
-  train.log_every_steps = 10  # lines in metrics.jsonl
-
-  config.eval = evaluation = ConfigDict()
-  evaluation.batch_size = 16  # images of image_size that go through together; fewer larger ones
-  evaluation.num_samples = 4  # rows on a sheet of predictions
-  evaluation.instances = False  # V_rand, V_info and warping error of connected components
-  evaluation.boundary_f1 = False  # how well boundaries are met; slow for very large images
-
-  config.predict = predict = ConfigDict()  # in evaluation as well
-  predict.output_stride = 0  # of deeplab's encoder, other than in training; 0 = the same
-  predict.tile = 0  # with fit = crop, largest side that the network sees, px; 0 = the whole image
-  predict.scales = (1.0,)  # average over sizes of the image, with fit = crop: (0.75, 1.0, 1.25)
-  predict.symmetries = "none"  # average over views: flip (2) or dihedral (8, square tiles or not)
-
-  config.crf = crf = ConfigDict()  # dense CRF on probabilities, in prediction and evaluation
-  crf.num_iterations = 0  # of mean field; 10 is usual, 0 is no CRF; 0.5 s for 480 x 360, 12 classes
-  crf.spatial_weight = 3.0  # of neighbours, whatever their colour
-  crf.spatial_sigma = 3.0  # how near they are, px
-  crf.bilateral_weight = 10.0  # of near pixels of similar colour
-  crf.bilateral_sigma = 80.0  # how near, px
-  crf.color_sigma = 13.0  # how similar, in 8-bit steps
-  crf.exact = False  # True: all pairs of pixels, for accelerators and small images
-
-  config.export = export = ConfigDict()
-  export.output = "labels"  # or probs, float32 of each class
-  export.onnx_size = ()  # (height, width) of images: writes an ONNX file for this size, too
-  export.num_images = 3  # of the evaluation split, on which a file is compared with the network
-
-  config.parallel = parallel = ConfigDict()  # several processes; Slurm, TPU pods and torchrun
-  parallel.coordinator = ""  # variables need none of this. Else HOST:PORT of process 0,
-  parallel.num_processes = 0  # how many there are,
-  parallel.process_id = -1  # and which one this is
-
-  return config.lock()
+  """A locked ConfigDict of the defaults."""
+  return to_config({name: declared.default for name, declared in keys().items()})

@@ -26,6 +26,6 @@ def get_config():
   config.train.schedule = "poly"
   config.train.warmup_epochs = 2.0
   config.train.weight_decay = 5e-4
-  config.train.rate_factors = (("encoder", 0.1),)
+  config.train.lr_multipliers = (("encoder", 0.1),)
   config.train.class_balance = "median_frequency"
   return config

@@ -11,7 +11,7 @@ from configs import unet_camvid
 
 def get_config():
   config = unet_camvid.get_config()
-  config.model.patch = 2
+  config.model.stem_stride = 2
   config.model.widths = (24, 48, 96, 192)
   config.train.num_epochs = 8.0
   config.train.batch_size = 4

@@ -25,5 +25,5 @@ def get_config():
   config.train.schedule = "cosine"
   config.train.class_balance = ""
   config.train.border_weight = 0.0
-  config.predict.symmetries = "dihedral"
+  config.predict.tta = "dihedral"
   return config

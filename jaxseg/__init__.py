@@ -1,7 +1,47 @@
-"""Semantic segmentation in JAX: U-Net, FCN and DeepLab as Flax modules."""
+"""Semantic segmentation in JAX: U-Net, FCN and DeepLab as Flax modules.
 
-VOID = 255  # the label of every pixel that neither loss nor score may see
+    import jaxseg
+
+    seg = jaxseg.load("runs/unet_cells")      # a work directory, a checkpoint or a .stablehlo file
+    labels = seg("photo.png")                 # u8[H,W]
+    picture = seg.overlay("photo.png")        # u8[H,W,3]
+
+Importing the package imports neither JAX nor anything else that is heavy; what is used is imported
+when it is used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from jaxseg import models
+  from jaxseg.modes import evaluate, predict_folder
+  from jaxseg.segmenter import Segmenter, load
+  from jaxseg.training import train
+
+__version__ = "0.2.0"
+__all__ = ["Segmenter", "UserError", "VOID", "evaluate", "load", "models", "predict_folder",
+           "train"]  # fmt: skip
+
+VOID = 255  # the label of every pixel that loss and metrics ignore (the ignore index)
 
 
-class UserError(Exception):
-  """A mistake that the user can mend; its text is one line that names the value and the remedy."""
+class UserError(ValueError):
+  """An error that the user can fix; its text is one line that names the value and the remedy."""
+
+
+_MODULES = {
+  "Segmenter": "segmenter",
+  "load": "segmenter",
+  "evaluate": "modes",
+  "predict_folder": "modes",
+  "train": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+  if name == "models":
+    return importlib.import_module("jaxseg.models")
+  if name not in _MODULES:
+    raise AttributeError(f"module 'jaxseg' has no attribute {name!r}")
+  return getattr(importlib.import_module(f"jaxseg.{_MODULES[name]}"), name)

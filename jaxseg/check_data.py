@@ -1,20 +1,21 @@
 """Reads a whole data set before anyone trains on it, and tells all that is wrong with it."""
 
 import collections
+import dataclasses
 import functools
 import pathlib
 import textwrap
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxseg import VOID, UserError
+from jaxseg import VOID, UserError, parallel
+from jaxseg.build import build_model, eval_name, open_split
 from jaxseg.data.datasets import Subset
 from jaxseg.data.decode import MANY, few, mask_fault
 from jaxseg.data.examine import Finding, examine
 from jaxseg.data.input_pipeline import Mapped, eval_examples
-from jaxseg.experiment import build_model, eval_name, open_split
+from jaxseg.settings import with_keys
 from jaxseg.visualize import data_sheet
 from jaxseg.workdirs import make_folder
 
@@ -175,7 +176,7 @@ def check_data(config, workdir):
   Returns:
     list of Finding
   """
-  if jax.process_index() > 0:
+  if not parallel.is_main():
     return []
   data, findings, splits, samples = config.data, [], {}, []
   held_out = eval_name(config)
@@ -206,6 +207,7 @@ def check_data(config, workdir):
     labels = getattr(whole, "labels", {label: label for label in range(len(info.classes))})
   if splits:
     findings += find(splits, info.classes, labels, window)
+  findings = [dataclasses.replace(f, text=with_keys(f.text)) for f in findings]
   findings = list(dict.fromkeys(findings))  # both splits may be folds of one
   print("".join(f"{line}\n" for line in listing(findings)), end="")
   if samples:

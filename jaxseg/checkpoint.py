@@ -119,10 +119,23 @@ def best_checkpoint(workdir, key="--workdir"):
   """
   if (pathlib.Path(workdir) / "checkpoints").is_dir():
     with open_manager(workdir, read_only=True) as manager:
-      if (step := best_step(manager)) is not None:
-        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        return step, manager.restore(step, args=args).meta
+      step = best_step(manager)
+    if step is not None:
+      return step, read_meta(workdir, step)
   raise UserError(f"{workdir} has no checkpoint; train first, or correct {key}")
+
+
+def read_meta(workdir, step):
+  """The meta of a checkpoint, see `save`.
+
+  Raises:
+    UserError: there is no such checkpoint.
+  """
+  if not (pathlib.Path(workdir) / "checkpoints" / str(step) / "meta").is_dir():
+    raise UserError(f"{workdir} has no checkpoint {step}")
+  with open_manager(workdir, read_only=True) as manager:
+    args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+    return manager.restore(step, args=args).meta
 
 
 def restore_variables(workdir, step, variables):

@@ -11,7 +11,7 @@ import numpy as np
 from jaxseg import UserError, tiles
 from jaxseg.losses import class_logits
 from jaxseg.ops import mirror
-from jaxseg.predict import INPUT_STEP, SYMMETRIES, enlarged_probs, mean_log_probs
+from jaxseg.predict import INPUT_STEP, TTA, enlarged_probs, mean_log_probs
 
 OUTPUTS = ("labels", "probs")
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -20,15 +20,15 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def check_options(output, onnx_size, num_images):
   """Raises UserError for values of config.export that cannot be, or packages that are missing."""
   if output not in OUTPUTS:
-    raise UserError(f"unknown config.export.output {output!r}; there are {', '.join(OUTPUTS)}")
+    raise UserError(f"unknown `output` {output!r}; there are {', '.join(OUTPUTS)}")
   if onnx_size and (len(onnx_size) != 2 or min(onnx_size) < 1):
-    raise UserError(f"config.export.onnx_size is {onnx_size}: use height,width in px, or ()")
+    raise UserError(f"`onnx_size` is {onnx_size}: use height,width in px, or ()")
   if num_images < 1:
-    raise UserError(f"config.export.num_images is {num_images}, but has to be positive")
+    raise UserError(f"`num_images` is {num_images}, but has to be positive")
   missing = [name for name in ("jax2onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
   if onnx_size and missing:
     raise UserError(
-      f"config.export.onnx_size needs {missing[0]}: pip install -e '.[onnx]', or set it to ()"
+      f"`onnx_size` needs {missing[0]}: pip install -e '.[onnx]', or set it to ()"
     )
 
 
@@ -55,13 +55,13 @@ def describe(info, output, onnx_size):
   }
 
 
-def whole_image(model, variables, *, fit, size, symmetries, output):
+def whole_image(model, variables, *, fit, size, tta, output):
   """Builds the function that is exported: what `predict.make_predictor` does, without tiles.
 
   Its only sizes are those of its argument, which may be symbolic (`jax.export.symbolic_shape`).
 
   Args:
-    model, fit, size, symmetries: as in `make_predictor`.
+    model, fit, size, tta: as in `make_predictor`.
     variables: {"params": ..., "batch_stats": ...}, constants of the function.
     output: "labels" or "probs".
   Returns:
@@ -72,7 +72,7 @@ def whole_image(model, variables, *, fit, size, symmetries, output):
   if fit == "crop" and INPUT_STEP % model.stride:
     raise UserError(
       f"this network has a stride of {model.stride} px and cannot be exported for images of any "
-      f"size; use fewer levels in config.model.widths, for a stride of {INPUT_STEP}"
+      f"size; use fewer levels in `widths`, for a stride of {INPUT_STEP}"
     )
 
   def read(length):
@@ -90,7 +90,7 @@ def whole_image(model, variables, *, fit, size, symmetries, output):
     if fit == "resize":
       x = resize(x, size)
     x = x[:, read(x.shape[1])][:, :, read(x.shape[2])] / 255.0
-    log_probs = mean_log_probs(network, x, SYMMETRIES[symmetries])
+    log_probs = mean_log_probs(network, x, TTA[tta])
     if fit == "crop":
       log_probs = log_probs[:, :h, :w]
       probs = jnp.exp(log_probs)

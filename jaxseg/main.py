@@ -1,8 +1,8 @@
 """The command line of jaxseg.
 
-python -m jaxseg.main --config=configs/unet_pets.py [--workdir=DIR]
-  [--mode=train|evaluate|predict|export|check_data] [--config.KEY=VALUE ...]
-  [--input=FILE|DIR] [--output=DIR]
+python -m jaxseg.main --config=configs/unet_pets.py [--workdir=DIR] [--config.KEY=VALUE ...]
+python -m jaxseg.main --mode=evaluate|predict|export|summary --workdir=DIR [--config.KEY=VALUE ...]
+python -m jaxseg.main --mode=keys lists all config keys.
 """
 
 import os
@@ -14,27 +14,44 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from jaxseg import UserError, experiment, parallel
+from jaxseg import UserError, modes, parallel, schema, settings, workdirs
 from jaxseg.check_data import check_data
-from jaxseg.train import train
+from jaxseg.training import train
 
-MODES = ("train", "evaluate", "predict", "export", "check_data")
-CONFIG = config_flags.DEFINE_config_file("config", help_string="a file of configs/")
-MODE = flags.DEFINE_enum("mode", "train", MODES, "what to do")
+MODES = ("train", "evaluate", "predict", "export", "check_data", "summary", "keys")
+CONFIG = config_flags.DEFINE_config_file("config", help_string="a file of configs/; only to train")
+MODE = flags.DEFINE_enum("mode", "train", MODES, "what to do; keys: list all config keys")
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run; default: runs/NAME OF THE CONFIG")
 INPUT = flags.DEFINE_string("input", "", "predict: an image, or a folder of images")
-OUTPUT = flags.DEFINE_string("output", "", "predict, export: folder for what is written")
+OUTPUT = flags.DEFINE_string("output", "", "predict, export, keys: folder for what is written")
+
+
+def split_arguments(arguments):
+  """({"train.batch_size": "8" or None without a value}, all other arguments)."""
+  overrides, others, rest = {}, [], list(arguments)
+  while rest:
+    argument = rest.pop(0)
+    if match := re.match(r"--?config\.([^=]*)(?:=(.*))?$", argument, re.DOTALL):
+      key, text = match.groups()
+      if text is None and rest and not rest[0].startswith("-"):  # --config.KEY VALUE
+        text = rest.pop(0)
+      overrides[key] = text
+    else:
+      others.append(argument)
+  return overrides, others
 
 
 def parse(arguments):
-  """The config; raises UserError for flags, keys and values that do not exist."""
+  """Sets the flags; returns the config file's config, or None if there is no --config.
+
+  Raises:
+    UserError: a flag that does not exist, or a config file that cannot be read.
+  """
   try:
     rest = flags.FLAGS(arguments)
     if len(rest) > 1:
       raise UserError(f"{rest[1]!r} is not a flag; flags are --NAME=VALUE, --help lists them")
-    if CONFIG.value is None:
-      raise UserError("--config is missing, for instance --config=configs/unet_cells.py")
-    return CONFIG.value.lock()  # raises the OSError if there is no such file
+    return CONFIG.value and CONFIG.value.lock()  # raises the OSError if there is no such file
   except flags.Error as error:
     # Of an exception in the config file, the text is the traceback and its last line says what.
     first, *rest = str(error).splitlines()
@@ -42,13 +59,13 @@ def parse(arguments):
   except (SyntaxError, ImportError) as error:
     raise UserError(f"config file {config_path(arguments)}: {error}") from error
   except (AttributeError, KeyError) as error:
-    # How ml_collections tells of an unknown key, in a flag or in the config file.
+    # How ml_collections tells of an unknown key in a config file.
     if "get_config" in str(error):
       raise UserError(f"{config_path(arguments)} has no get_config(); see configs/") from error
     match = re.search(r'Did you mean "(.*?)" instead of "(.*?)"', str(error))
     wrong = match[2] if match else re.findall(r"\w+", str(error))[0]
-    hint = f"did you mean {match[1]!r}?" if match else "configs/default.py has all keys"
-    raise UserError(f"unknown config key {wrong!r}; {hint}") from error
+    hint = f"did you mean {match[1]!r}?" if match else "--mode=keys lists all keys"
+    raise UserError(f"{config_path(arguments)}: unknown config key {wrong!r}; {hint}") from error
   except OSError as error:
     raise UserError(f"no config file {config_path(arguments)!r}; see configs/") from error
 
@@ -58,34 +75,71 @@ def config_path(arguments):
   return values[-1] if values else ""
 
 
-def run(arguments):
-  """Does what the flags say; returns the exit status."""
-  config = parse(arguments)
-  name = pathlib.Path(config_path(arguments)).stem or "run"
-  workdir = pathlib.Path(WORKDIR.value or f"runs/{name}")
+def use_compilation_cache():
+  """Keeps compiled programs in the user's cache, so that the next start is fast."""
   cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", pathlib.Path.home() / ".cache/jaxseg/xla")
   jax.config.update("jax_compilation_cache_dir", str(cache))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def print_keys(output):
+  """Lists all config keys, or writes them as config.md into a folder."""
+  keys = settings.declared_keys()
+  if not output:
+    print(schema.describe_keys(keys))
+    return
+  workdirs.make_folder(output, "--output")
+  (pathlib.Path(output) / "config.md").write_text(schema.keys_page(keys))
+
+
+def configure(arguments, file_config, overrides):
+  """(work directory, config, {key: value} of the flags); without a file, the run's own config."""
+  if file_config is None and not WORKDIR.value:
+    raise UserError("--config is missing, for instance --config=configs/unet_cells.py")
+  name = pathlib.Path(config_path(arguments)).stem or "run"
+  workdir = pathlib.Path(WORKDIR.value or f"runs/{name}")
+  config = file_config or settings.read_run(workdir)
+  if config is None:
+    raise UserError(f"{workdir} has no checkpoint; correct --workdir, or add --config to train")
+  values = settings.parse_overrides(config, overrides)
+  config = settings.override(config, values)
+  settings.check(config)
+  return workdir, config, values
+
+
+def run(arguments):
+  """Does what the flags say; returns the exit status."""
+  overrides, arguments = split_arguments(arguments)
+  file_config, mode = parse(arguments), MODE.value
+  if mode == "keys":
+    print_keys(OUTPUT.value)
+    return 0
+  workdir, config, values = configure(arguments, file_config, overrides)
+  use_compilation_cache()
   parallel.start_processes(**config.parallel)
-  if MODE.value == "predict":
+  given = None if file_config is None else config
+  if mode == "predict":
     if not INPUT.value or not OUTPUT.value:
       raise UserError("--mode=predict needs --input=FILE|DIR and --output=DIR")
-    experiment.predict_folder(config, workdir, INPUT.value, OUTPUT.value)
-  elif MODE.value == "evaluate":
-    experiment.evaluate_workdir(config, workdir)
-  elif MODE.value == "export":
-    experiment.export_workdir(config, workdir, OUTPUT.value or workdir / "export")
-  elif MODE.value == "check_data":
+    modes.predict_folder(workdir, INPUT.value, OUTPUT.value, values, config=given)
+  elif mode == "evaluate":
+    modes.print_scores(modes.evaluate(workdir, values, config=given))
+  elif mode == "export":
+    modes.export_run(workdir, OUTPUT.value or workdir / "export", values, config=given)
+  elif mode == "summary":
+    print(modes.summarize(config))
+  elif mode == "check_data":
     return int(any(finding.severity == "error" for finding in check_data(config, workdir)))
   elif not train(config, workdir):
-    print("stopped after a checkpoint; the same command goes on from there", file=sys.stderr)
+    print("stopped after a checkpoint; re-running the command resumes", file=sys.stderr)
     return 143
-  elif jax.process_index() == 0:
+  elif parallel.is_main():
     print(f"scores: {workdir}/evaluation.json   pictures: {workdir}/plots/")
   return 0
 
 
 def main():
+  """Entry point; exits with 1 and one line for an error that the user can fix."""
   logging.set_verbosity(logging.ERROR)  # Orbax and JAX tell more than a user wants to know
   logging.use_absl_handler()
   try:

@@ -79,17 +79,42 @@ def start_processes(**settings):
     raise UserError(f"could not join the other processes ({arguments}): {reason}") from error
 
 
+def this_process() -> tuple[int, int]:
+  """(number of this process, number of processes)."""
+  return jax.process_index(), jax.process_count()
+
+
+def is_main() -> bool:
+  """Whether this is process 0, the only one that reads and writes work directories."""
+  return jax.process_index() == 0
+
+
+def on_main(function, *arguments):
+  """The JSON-able result of a function that process 0 alone calls, in all processes."""
+  return json_from_main(function(*arguments) if is_main() else None)
+
+
 def make_mesh():
   """One axis, the batch, over all devices of all processes."""
   return Mesh(np.asarray(jax.devices()), (AXIS,))
 
 
-def check_batch_size(batch_size, num_micro_batches=1):
+def local_mesh():
+  """One axis, the batch, over the devices of this process."""
+  return Mesh(np.asarray(jax.local_devices()), (AXIS,))
+
+
+def on_local_devices(*axes):
+  """Sharding over the devices of this process: whole arrays on each, or split along `axes`."""
+  return NamedSharding(local_mesh(), PartitionSpec(*axes))
+
+
+def check_batch_size(batch_size, accumulation_steps=1):
   """Raises UserError unless every device gets as many examples as the next, of every part."""
-  if batch_size % (jax.device_count() * num_micro_batches):
-    parts = f" times {num_micro_batches} micro-batches" if num_micro_batches > 1 else ""
+  if batch_size % (jax.device_count() * accumulation_steps):
+    parts = f" times {accumulation_steps} accumulation steps" if accumulation_steps > 1 else ""
     raise UserError(
-      f"config.train.batch_size is {batch_size}, but has to be a multiple of the "
+      f"`train.batch_size` is {batch_size}, but has to be a multiple of the "
       f"{jax.device_count()} devices{parts}"
     )
 
@@ -141,7 +166,7 @@ def distribute_step(step, mesh, strategy):
       out_axes=None,
       donate_argnums=0,
     )
-  raise UserError(f"unknown config.train.parallel {strategy!r}; there are {', '.join(STRATEGIES)}")
+  raise UserError(f"unknown strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
 
 
 def from_main(tree):

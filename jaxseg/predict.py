@@ -8,9 +8,8 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxseg import UserError
+from jaxseg import UserError, parallel
 from jaxseg.crf import dense_crf
 from jaxseg.data.decode import resize_image
 from jaxseg.losses import class_logits
@@ -22,7 +21,7 @@ INPUT_STEP, OUTPUT_STEP = 64, 256
 MAX_OUTPUT = 1024  # px; a larger square of probabilities is not enlarged at once
 MAX_WHOLE = 1 << 24  # px of an image that is handled as a whole; in a CRF of 12 classes 7 GiB
 # Whether to transpose, and whether to turn upside down and left to right: all combinations of them.
-SYMMETRIES = {
+TTA = {
   "none": ((False,), ((False, False),)),
   "flip": ((False,), ((False, False), (False, True))),
   "dihedral": ((False, True), tuple(itertools.product((False, True), repeat=2))),
@@ -44,7 +43,7 @@ def no_progress(iterable, **_):
   return iterable
 
 
-def make_predictor(model, *, fit, size, batch_size, tile=0, symmetries="none"):
+def make_predictor(model, *, fit, size, batch_size, tile=0, tta="none"):
   """Builds `predict(variables, examples, reduce=None, progress=no_progress)`.
 
   `predict` is a generator of (example, f32[H,W,C] probabilities), in order, for variables
@@ -62,27 +61,27 @@ def make_predictor(model, *, fit, size, batch_size, tile=0, symmetries="none"):
       larger than size x size.
     tile: for "crop", the largest height and width that the network sees, px; larger images are
       cut into windows, see `tiles`. 0: the whole image, whatever its size.
-    symmetries: key of SYMMETRIES; probabilities are averaged over these views of the image.
+    tta: key of TTA; probabilities are averaged over these views of the image.
   Raises:
-    UserError: a tile that is too small, or unknown symmetries.
+    UserError: a tile that is too small, or unknown tta.
   """
-  if symmetries not in SYMMETRIES:
-    names = ", ".join(SYMMETRIES)
-    raise UserError(f"unknown config.predict.symmetries {symmetries!r}; there are {names}")
+  if tta not in TTA:
+    names = ", ".join(TTA)
+    raise UserError(f"unknown `tta` {tta!r}; there are {names}")
   layout = {}
   if fit == "crop":
     layout = {"multiple": INPUT_STEP, "side": window_side(tile, model) if tile else 0}
   num_pixels = batch_size * model.input_size(size + 2 * model.margin) ** 2
   devices = jax.local_devices()
-  mesh = Mesh(np.asarray(devices), ("batch",))
-  whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
+  whole = parallel.on_local_devices()
+  split = parallel.on_local_devices(parallel.AXIS)
 
   @functools.partial(jax.jit, in_shardings=(whole, split), out_shardings=split)
   def forward(variables, image):
     def network(image):
       return class_logits(model.apply(variables, image, train=False))
 
-    log_probs = mean_log_probs(network, image.astype(jnp.float32) / 255.0, SYMMETRIES[symmetries])
+    log_probs = mean_log_probs(network, image.astype(jnp.float32) / 255.0, TTA[tta])
     return jnp.exp(log_probs) if fit == "crop" else log_probs
 
   def limit(rows, cols):
@@ -134,7 +133,10 @@ def make_predictor(model, *, fit, size, batch_size, tile=0, symmetries="none"):
       yield slice(top, top + side), slice(left, left + side), block[: h - top, : w - left]
 
   def predict(variables, examples, reduce=None, progress=no_progress):
-    variables = jax.device_put(jax.tree.map(np.asarray, variables), whole)
+    # Arrays of several processes go through the host; what lies on the devices stays there.
+    on_devices = lambda x: isinstance(x, jax.Array) and x.sharding == whole  # noqa: E731
+    variables = jax.tree.map(lambda x: x if on_devices(x) else np.asarray(x), variables)
+    variables = jax.device_put(variables, whole)
     result = None
     for batch in batches(windows(examples, progress)):
       for window, output in run(variables, batch):
@@ -156,7 +158,7 @@ def _whole(examples, key, off):
     h, w = example["image"].shape[:2]
     if h * w > MAX_WHOLE:
       raise UserError(
-        f"config.{key} is for images of up to {MAX_WHOLE:,} px, one has {w} x {h}; set it to {off}"
+        f"`{key}` is for images of up to {MAX_WHOLE:,} px, one has {w} x {h}; set it to {off}"
       )
     yield example
 
@@ -175,17 +177,17 @@ def with_scales(predict, *, fit, scales):
     UserError: no scale, one that is not positive, or fit is not "crop".
   """
   if not scales or min(scales) <= 0:
-    raise UserError(f"config.predict.scales is {scales}, but has to be one or more numbers above 0")
+    raise UserError(f"`scales` is {scales}, but has to be one or more numbers above 0")
   if tuple(scales) == (1.0,):
     return predict
   if fit != "crop":
-    raise UserError(f"config.predict.scales {scales} needs config.data.fit crop; set it to (1.0,)")
+    raise UserError(f"`scales` {scales} needs `fit` crop; set it to (1.0,)")
 
   def average(variables, examples, reduce=None, progress=no_progress):
     waiting = collections.deque()  # the network's batches run ahead of what is put together here
 
     def views():
-      for example in _whole(examples, "predict.scales", "(1.0,)"):
+      for example in _whole(examples, "scales", "(1.0,)"):
         waiting.append(example)
         for scale in scales:
           shape = [max(1, round(scale * n)) for n in example["image"].shape[:2]]
@@ -225,13 +227,13 @@ def with_crf(predict, *, num_iterations, exact, **kernels):
   for name, value in {"num_iterations": num_iterations, **kernels}.items():
     if value < 0 or (value == 0 and name.endswith("sigma")):
       bound = "above 0" if name.endswith("sigma") else "0 or more"
-      raise UserError(f"config.crf.{name} is {value}, but has to be {bound}")
+      raise UserError(f"`{name}` is {value}, but has to be {bound}")
   if not num_iterations:
     return predict
   options = {"num_iterations": num_iterations, "exact": exact, **kernels}
 
   def refine(variables, examples, reduce=None, progress=no_progress):
-    examples = _whole(examples, "crf.num_iterations", 0)
+    examples = _whole(examples, "num_iterations", 0)
     for example, probs in predict(variables, examples, progress=progress):
       probs = np.asarray(dense_crf(probs, example["image"], **options))
       yield example, reduce(probs) if reduce else probs
@@ -239,18 +241,18 @@ def with_crf(predict, *, num_iterations, exact, **kernels):
   return refine
 
 
-def mean_log_probs(network, image, symmetries):
+def mean_log_probs(network, image, tta):
   """Logarithm of the class probabilities, averaged over views of the image.
 
   Ronneberger et al. (2015) average over seven rotations; those of "dihedral" need no interpolation.
 
   Args:
     network: function f32[B,H,W,D] -> logits f32[B,h,w,C].
-    image: f32[B,H,W,D].  symmetries: value of SYMMETRIES.
+    image: f32[B,H,W,D].  tta: value of TTA.
   Returns:
     f32[B,h,w,C]
   """
-  transposes, flips = symmetries
+  transposes, flips = tta
 
   def turn(x, flip):
     x = jnp.where(flip[0], x[:, ::-1], x)

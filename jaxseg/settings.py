@@ -1,77 +1,130 @@
-"""What can be wrong with the numbers and words of a config, found before anything is computed."""
+"""The door to configs: reads them back from runs, applies overrides, checks every value.
 
-import jax
-import numpy as np
+Code behind the door knows nothing of config keys. Its errors name its own arguments in backticks,
+"`up` is 'x'"; `config_errors` turns these into the keys that a user sets.
+"""
 
-from jaxseg import UserError, parallel, workdirs
-from jaxseg.augment import BORDERS
-from jaxseg.losses import PIXEL_LOSSES
-from jaxseg.weight_maps import CLASS_BALANCES
+import collections.abc
+import contextlib
+import pathlib
+import re
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxseg import UserError, schema, workdirs
 
 
-def check_settings(config):
-  """Raises UserError for numbers with which no training is possible."""
-  for key, value in workdirs.flatten(config.to_dict()).items():
-    numbers = [x for x in jax.tree.leaves(value) if isinstance(x, float)]
-    if not np.isfinite(numbers).all():
-      raise UserError(f"config.{key} is {value}, but has to be finite")
-  positive = {
-    "data.image_size": config.data.image_size,
-    "train.num_epochs": config.train.num_epochs,
-    "train.batch_size": config.train.batch_size,
-    "train.eval_every_epochs": config.train.eval_every_epochs,
-    "train.checkpoint_every_epochs": config.train.checkpoint_every_epochs,
-    "train.log_every_steps": config.train.log_every_steps,
-    "eval.batch_size": config.eval.batch_size,
-    "augment.scale": min(config.augment.scale, default=1),
-    "train.border_sigma": config.train.border_sigma,
-  }
-  for key, value in positive.items():
-    if value <= 0:
-      raise UserError(f"config.{key} is {value}, but has to be positive")
-  for key in ("scale", "contrast"):
-    value = config.augment[key]
-    if len(value) != 2 or value[0] > value[1]:
-      raise UserError(f"config.augment.{key} is {value}, but has to be (smallest, largest)")
-  limits = {
-    "seed": (0, config.seed, 2**32 - 1),
-    "data.seed": (0, config.data.seed, 2**32 - 1),
-    "data.num_threads": (0, config.data.num_threads, 256),
-    "model.dropout": (0, config.model.dropout, 0.99),
-    "augment.rotation": (0, config.augment.rotation, 180),
-    "augment.shift": (0, config.augment.shift, config.data.image_size),
-    "augment.elastic": (0, config.augment.elastic, config.data.image_size),
-    "augment.elastic_grid": (2, config.augment.elastic_grid, 64),
-    "train.momentum": (0, config.train.momentum, 1),
-    "train.border_weight": (0, config.train.border_weight, 1e6),
-    "train.warmup_epochs": (0, config.train.warmup_epochs, 1e9),
-    "train.poly_power": (0, config.train.poly_power, 10),
-    "train.weight_decay": (0, config.train.weight_decay, 1),
-    "train.ema_decay": (0, config.train.ema_decay, 0.999999),
-    "train.patience": (0, config.train.patience, 2**31),
-    "train.num_micro_batches": (1, config.train.num_micro_batches, config.train.batch_size),
-    "train.focal_gamma": (0, config.train.focal_gamma, 10),
-    **{f"train.losses.{name}": (0, x, 1e6) for name, x in config.train.losses.items()},
-  }
-  for key, (low, value, high) in limits.items():
-    if not low <= value <= high:
-      raise UserError(f"config.{key} is {value}, but has to be from {low} to {high}")
-  if config.augment.border not in BORDERS:
-    raise UserError(
-      f"unknown config.augment.border {config.augment.border!r}; there are {', '.join(BORDERS)}"
-    )
-  losses = {name for name, factor in config.train.losses.items() if factor}
-  if not losses:
-    raise UserError(f"config.train.losses are all 0; set one of {', '.join(config.train.losses)}")
-  for key in ("class_weights", "class_balance", "border_weight"):
-    if config.train[key] and not losses & set(PIXEL_LOSSES):
-      raise UserError(
-        f"config.train.{key} is {config.train[key]}, but weighs only {' and '.join(PIXEL_LOSSES)}, "
-        "whose config.train.losses are 0; set one of them"
-      )
-  balances = ", ".join(CLASS_BALANCES)
-  if config.train.class_balance and config.train.class_balance not in CLASS_BALANCES:
-    raise UserError(
-      f"unknown config.train.class_balance {config.train.class_balance!r}; there are {balances}"
-    )
-  parallel.check_batch_size(config.train.batch_size, config.train.num_micro_batches)
+def declared_keys() -> dict[str, schema.Key]:
+  """{"train.batch_size": Key}: the declarations of configs/default.py."""
+  from configs import default  # here, because it imports what its choices come from
+
+  return default.keys()
+
+
+def from_run(saved: collections.abc.Mapping) -> ConfigDict:
+  """The config of an earlier run, from the nested dict of its config.json; see `saved_values`.
+
+  How its processes found each other (config.parallel) is not taken over.
+  """
+  keys = declared_keys()
+  values = schema.saved_values(saved, keys)
+  values |= {name: keys[name].default for name in keys if name.startswith("parallel.")}
+  return schema.to_config(values)
+
+
+def override(config: ConfigDict, values: collections.abc.Mapping[str, Any]) -> ConfigDict:
+  """A copy of a config with other values for single keys.
+
+  Args:
+    values: {"predict.tta": "flip"}.
+  Raises:
+    UserError: an unknown key, or a value that the key cannot have.
+  """
+  keys, flat = declared_keys(), schema.flatten(config.to_dict())
+  for name in values:
+    if name not in flat:
+      raise schema.unknown_key(name, flat)
+  schema.check_values(values, keys)
+  cast = {name: keys[name].cast(x) if name in keys else x for name, x in values.items()}
+  return schema.to_config({**flat, **cast})
+
+
+def parse_overrides(
+  config: ConfigDict, texts: collections.abc.Mapping[str, str | None]
+) -> dict[str, Any]:
+  """Values of flags --config.KEY=TEXT, in the types of their keys; see `schema.parse_value`.
+
+  Raises:
+    UserError: an unknown key, or a value that the key cannot have.
+  """
+  keys, flat = declared_keys(), schema.flatten(config.to_dict())
+  values = {}
+  for name, text in texts.items():
+    if name not in flat:
+      raise schema.unknown_key(name, flat)
+    declaration = keys.get(name) or schema.key(flat[name], "")  # a key of the user's own
+    values[name] = schema.parse_value(name, text, declaration)
+  return values
+
+
+def check(config: ConfigDict) -> None:
+  """Raises UserError for values that no mode can work with."""
+  schema.check_values(config_values(config), declared_keys())
+  for name in ("scale", "contrast"):
+    value = config.augment[name]
+    if not value or value[0] > value[1]:
+      raise UserError(f"config.augment.{name} is {value}, but has to be (smallest, largest)")
+  if not any(config.train.losses.values()):
+    names = ", ".join(config.train.losses)
+    raise UserError(f"config.train.losses are all 0; set one of {names}")
+
+
+def config_values(config: ConfigDict) -> dict[str, Any]:
+  """{"train.batch_size": 16, ...} with tuples as they are."""
+  flat = {}
+  for name in schema.flatten(config.to_dict()):
+    value = config
+    for part in name.split("."):
+      value = value[part]
+    flat[name] = value
+  return flat
+
+
+@contextlib.contextmanager
+def config_errors(**names: str) -> collections.abc.Iterator[None]:
+  """Puts config keys for the arguments that a UserError names in backticks.
+
+  Args:
+    names: keys of arguments that are called otherwise: size="data.image_size". The others are
+      found by their last part if that is unique: `tile` is config.predict.tile.
+  """
+  try:
+    yield
+  except UserError as error:
+    raise UserError(with_keys(str(error), names)) from error
+
+
+def with_keys(text: str, names: collections.abc.Mapping[str, str] | None = None) -> str:
+  """A message with config keys for its argument names in backticks; see `config_errors`."""
+  known: dict[str, Any] = {}
+  for name in declared_keys():
+    known.setdefault(name.rsplit(".", 1)[-1], []).append(name)
+  found = {last: full[0] for last, full in known.items() if len(full) == 1}
+  found |= {full: full for names_ in known.values() for full in names_} | dict(names or {})
+  return re.sub(r"`([\w.]+)`", lambda m: f"config.{found[m[1]]}" if m[1] in found else m[1], text)
+
+
+def read_run(workdir: str | pathlib.Path) -> ConfigDict | None:
+  """The config of the run in a work directory, in today's keys; None if there is none."""
+  saved = workdirs.saved_config(workdir)
+  return None if saved is None else from_run(saved)
+
+
+def check_same(
+  workdir: str | pathlib.Path, saved: ConfigDict, config: ConfigDict, **options: Any
+) -> None:
+  """Raises UserError if a config contradicts that of a run; see `workdirs.check_config`."""
+  scopes = {name: declared.scope for name, declared in declared_keys().items()}
+  values = (schema.flatten(x.to_dict()) for x in (saved, config))
+  workdirs.check_config(workdir, *values, scopes, **options)

@@ -1,87 +1,60 @@
 """The files of a work directory other than checkpoints: config, metrics, evaluation."""
 
+import collections.abc
 import json
 import os
 import pathlib
 
 from jaxseg import UserError
-
-# May differ between the run that made a work directory and the one that goes on with it: where
-# data lie, how fast and on what it runs, what it reports.
-FREE_KEYS = (
-  "data.data_dir",
-  "data.num_threads",
-  "data.cache_mb",
-  "train.parallel",
-  "train.patience",
-  "train.eval_every_epochs",
-  "train.checkpoint_every_epochs",
-  "train.log_every_steps",
-  "eval.batch_size",
-  "eval.num_samples",
-  "eval.instances",
-  "eval.boundary_f1",
-  "predict.output_stride",
-  "predict.tile",
-  "predict.scales",
-  "predict.symmetries",
-  "crf.num_iterations",
-  "crf.spatial_weight",
-  "crf.spatial_sigma",
-  "crf.bilateral_weight",
-  "crf.bilateral_sigma",
-  "crf.color_sigma",
-  "crf.exact",
-  "export.output",
-  "export.onnx_size",
-  "export.num_images",
-  "parallel.coordinator",
-  "parallel.num_processes",
-  "parallel.process_id",
-)
-# Only these have to agree for a trained network to be scored or used.
-MODEL_KEYS = ("data.name", "data.image_size", "data.fit", "model.name", "model.encoder",
-              "model.output_stride", "model.widths", "model.patch", "model.padding", "model.head",
-              "model.norm", "model.separable", "model.up", "data.value_range")  # fmt: skip
+from jaxseg.schema import flatten
 
 
-def flatten(config, prefix=""):
-  """Nested dict -> {"a.b": value}; tuples become lists at every depth, as in JSON."""
-  flat = {}
-  for key, value in config.items():
-    if isinstance(value, dict):
-      flat |= flatten(value, f"{prefix}{key}.")
-    else:
-      flat[prefix + key] = _lists(value)
-  return flat
+def saved_config(workdir: str | pathlib.Path) -> dict | None:
+  """The nested dict of a work directory's config.json, None if there is none.
 
-
-def _lists(value):
-  return [_lists(x) for x in value] if isinstance(value, tuple | list) else value
-
-
-def check_config(workdir, config, *, keys=None):
-  """Raises UserError if the work directory belongs to another config.
-
-  Args:
-    workdir: a directory; fine if it has no config.json yet.
-    config: nested dict.  keys: dotted keys to compare; None = all but FREE_KEYS.
+  Raises:
+    UserError: it is damaged.
   """
   path = pathlib.Path(workdir) / "config.json"
   if not path.exists():
-    return
+    return None
   try:
-    saved, current = flatten(json.loads(path.read_text())), flatten(config)
-  except (ValueError, AttributeError) as error:
+    saved = json.loads(path.read_text())
+    return saved if flatten(saved) else {}
+  except (ValueError, AttributeError, OSError) as error:
     raise UserError(f"{path} is not a config ({error}); use another --workdir") from error
-  names = keys or [key for key in sorted(saved | current) if key not in FREE_KEYS]
-  differing = [key for key in names if saved.get(key) != current.get(key)]
+
+
+def check_config(
+  workdir: str | pathlib.Path,
+  saved: collections.abc.Mapping,
+  current: collections.abc.Mapping,
+  scopes: collections.abc.Mapping[str, str],
+  *,
+  network: bool = False,
+) -> None:
+  """Raises UserError if a config contradicts that of the run in a work directory.
+
+  Args:
+    workdir: what the error calls it.
+    saved, current: {"a.b": value} of the run and of now.
+    scopes: {"a.b": scope}, see `schema.SCOPES`; a key without one counts as "experiment".
+    network: compare only the keys of scope "network", else all but those of scope "free".
+  """
+  names = [
+    name
+    for name in dict.fromkeys((*current, *saved))
+    if (scopes.get(name) == "network" if network else scopes.get(name) != "free")
+  ]
+  differing = [name for name in names if saved.get(name) != current.get(name)]
   if differing:
-    key = differing[0]
-    more = f" (and {len(differing) - 1} more keys)" if len(differing) > 1 else ""
+    name, more = differing[0], ""
+    if len(differing) > 1:
+      more = f" (and {', '.join(differing[1:4])}{' ...' if len(differing) > 4 else ''} differ, too)"
+    what = "network was trained with" if network else "run was started with"
     raise UserError(
-      f"{workdir} belongs to another config: there {key} is {saved.get(key)!r}, here "
-      f"{current.get(key)!r}{more}; use another --workdir, or delete it"
+      f"{workdir}: its {what} config.{name}={saved.get(name)!r}, not {current.get(name)!r}{more}; "
+      "leave the key as it was, or use another --workdir"
     )
 
 
@@ -100,6 +73,12 @@ def write_json(path, value):
   temporary = path.with_name(path.name + ".tmp")
   temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
   os.replace(temporary, path)
+
+
+def read_json(path):
+  """The value in a file of `write_json`; None if there is no file."""
+  path = pathlib.Path(path)
+  return json.loads(path.read_text()) if path.exists() else None
 
 
 def append_metrics(workdir, line):

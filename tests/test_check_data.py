@@ -7,16 +7,16 @@ import pytest
 import tiny
 from absl import flags
 from absl.testing import flagsaver
+from jaxseg.evaluate import evaluate
 from PIL import Image
 
 from configs import default
 from jaxseg import UserError, main
+from jaxseg.build import open_split
 from jaxseg.check_data import check_data, listing
 from jaxseg.data import datasets
 from jaxseg.data.examine import Finding
 from jaxseg.data.input_pipeline import Mapped, eval_examples, train_batches
-from jaxseg.evaluate import evaluate
-from jaxseg.experiment import open_split
 
 SIZES = {"train": 3, "val": 2}
 NOISE = np.random.default_rng(0).integers(0, 256, (9, 12, 16, 3), dtype=np.uint8)

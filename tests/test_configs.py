@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from configs import default
-from jaxseg import models, workdirs
+from jaxseg import models
+from jaxseg.build import build_model
 from jaxseg.data import datasets
-from jaxseg.experiment import build_model
 from jaxseg.losses import LOSSES
+from jaxseg.schema import flatten
 
 ROOT = pathlib.Path(__file__).parents[1]
-NAMES = sorted(file.stem for file in (ROOT / "configs").glob("*.py"))
+NAMES = sorted(file.stem for file in (ROOT / "configs").glob("[!_]*.py"))
 # Widths of the small variants.
 NARROW = {"unet": "(4,8)", "encoder_unet": "(8,8,8,8)"}
 NARROW |= dict.fromkeys(("fcn32s", "fcn16s", "fcn8s", "deeplabv3", "deeplabv3plus"), "(8,8)")
@@ -31,8 +32,8 @@ def load(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_keys_are_those_of_default_and_locked(name):
   _, config = load(name)
-  expected = workdirs.flatten(default.get_config().to_dict())
-  values = workdirs.flatten(config.to_dict())
+  expected = flatten(default.get_config().to_dict())
+  values = flatten(config.to_dict())
   assert list(values) == list(expected)
   for key, value in values.items():
     assert type(value) is type(expected[key]), key

@@ -35,8 +35,8 @@ np.savez(sys.argv[3], **{name: call(image) for name, image in arrays.items()})
 """
 
 
-def export_of(model, variables, *, output="probs", symmetries="none", fit="crop", size=32):
-  options = {"fit": fit, "size": size, "symmetries": symmetries, "output": output}
+def export_of(model, variables, *, output="probs", tta="none", fit="crop", size=32):
+  options = {"fit": fit, "size": size, "tta": tta, "output": output}
   return export.whole_image(model, variables, **options)
 
 
@@ -52,18 +52,18 @@ def test_resize_is_pillows_one_axis_after_the_other(shape, channels):
 
 @pytest.mark.parametrize("fit", ["resize", "crop"])
 @pytest.mark.parametrize("padding", ["same", "valid"])
-@pytest.mark.parametrize("symmetries", ["none", "dihedral"])
-def test_one_artefact_for_all_sizes_and_batches(fit, padding, symmetries):
+@pytest.mark.parametrize("tta", ["none", "dihedral"])
+def test_one_artefact_for_all_sizes_and_batches(fit, padding, tta):
   model = UNet(num_classes=3, widths=(4, 8), norm=True, padding=padding)
   variables = draw_variables(model, 20 if padding == "valid" else 8)
-  run = export_of(model, variables, fit=fit, symmetries=symmetries)
+  run = export_of(model, variables, fit=fit, tta=tta)
   call = export.load_stablehlo(export.to_stablehlo(run, 3))
   for size, batch in (((45, 70), 2), ((20, 33), 1)):
     images = np.stack(images_of([size] * batch))
     found = call(images)
     assert (found.dtype, found.shape) == (np.float32, (batch, *size, 3))
     for image, probs in zip(images, found, strict=True):
-      live = probs_of(model, variables, image, fit=fit, symmetries=symmetries)
+      live = probs_of(model, variables, image, fit=fit, tta=tta)
       assert np.ptp(live[..., 0]) > 0.01
       np.testing.assert_allclose(probs, live, atol=1e-5)
 
@@ -99,7 +99,7 @@ def test_every_network_takes_any_size(name, options):
 
 
 def test_command_and_a_process_without_jaxseg(jaxseg, trained, tmp_path):  # noqa: F811
-  command = (*TINY, f"--workdir={trained}", "--config.predict.symmetries=flip")
+  command = (*TINY, f"--workdir={trained}", "--config.predict.tta=flip")
   status, out, _ = jaxseg(*command, "--mode=export", "--config.export.num_images=2")
   assert status == 0 and "100.0000%" in out and "2 images" in out
   about = json.loads((trained / "export" / "classes.json").read_text())
@@ -177,7 +177,7 @@ def test_missing_packages_are_named(monkeypatch):
 
 
 @pytest.mark.parametrize(
-  "name, options, fit, symmetries",
+  "name, options, fit, tta",
   [
     ("unet", {}, "crop", "flip"),
     ("unet", {"up": "resize"}, "resize", "none"),
@@ -190,17 +190,17 @@ def test_missing_packages_are_named(monkeypatch):
     ),
   ],
 )
-def test_onnx_gives_the_same_labels(name, options, fit, symmetries):
+def test_onnx_gives_the_same_labels(name, options, fit, tta):
   reason = "NOT TESTED: ONNX; pip install -e '.[onnx]'"
   pytest.importorskip("jax2onnx", reason=reason)
   pytest.importorskip("onnxruntime", reason=reason)
   model = models.build(name, 3, **{**BUILD, **options})
   variables = draw_variables(model, 64)
-  run = export_of(model, variables, fit=fit, symmetries=symmetries)
+  run = export_of(model, variables, fit=fit, tta=tta)
   call = export.load_onnx(export.to_onnx(run, (45, 40), 3))
   images = np.stack(images_of([(45, 40)] * 2))
   found = call(images)
   assert found.dtype == np.float32
   for image, probs in zip(images, found, strict=True):
-    live = probs_of(model, variables, image, fit=fit, symmetries=symmetries)
+    live = probs_of(model, variables, image, fit=fit, tta=tta)
     np.testing.assert_allclose(probs, live, atol=1e-4)

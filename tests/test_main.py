@@ -46,6 +46,7 @@ def jaxseg(monkeypatch, capfd):
     monkeypatch.setattr(sys, "argv", ["main.py", *map(str, arguments)])
     sys.modules.pop("config_config", None)  # would lend a config file what the last one had
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as end:
+      flags.FLAGS["config"].unparse()
       flags.FLAGS.unparse_flags()
       main.main()
     out, err = capfd.readouterr()
@@ -89,12 +90,19 @@ def test_train_again(jaxseg, trained):
 def test_evaluate(jaxseg, trained):
   expected = json.loads((trained / "evaluation.json").read_text())
   (trained / "evaluation.json").unlink()
-  status, out, _ = jaxseg(*TINY, "--mode=evaluate", f"--workdir={trained}")
+  status, out, _ = jaxseg("--mode=evaluate", f"--workdir={trained}")
   assert status == 0
   result = json.loads((trained / "evaluation.json").read_text())
   assert result.pop("loss") == pytest.approx(expected.pop("loss"), abs=1e-5)
   assert result == expected
   assert json.loads(out)["miou"] == expected["miou"]
+  # With the config beside it, too, and with single keys that differ.
+  status, again, _ = jaxseg(*TINY, "--mode=evaluate", f"--workdir={trained}")
+  assert status == 0 and json.loads(again) == json.loads(out)
+  flipped = "--config.predict.tta=flip", "--config.eval.num_samples", "0"
+  status, other, _ = jaxseg("--mode=evaluate", f"--workdir={trained}", *flipped)
+  assert status == 0 and json.loads(other)["loss"] != json.loads(out)["loss"]
+  assert json.loads((trained / "config.json").read_text())["predict"]["tta"] == "none"
 
 
 def test_predict(jaxseg, trained, tmp_path):
@@ -104,7 +112,7 @@ def test_predict(jaxseg, trained, tmp_path):
   for name, (width, height) in sizes.items():
     pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "in" / f"{name}.jpg")
-  flags_ = (*TINY, "--mode=predict", f"--workdir={trained}")
+  flags_ = ("--mode=predict", f"--workdir={trained}")
   status, out, _ = jaxseg(*flags_, f"--input={tmp_path}/in", f"--output={tmp_path}/out")
   assert status == 0 and f"{tmp_path}/out" in out
   for name, size in sizes.items():
@@ -115,6 +123,30 @@ def test_predict(jaxseg, trained, tmp_path):
   assert one[0] == 0
   files = [(tmp_path / folder / "a.png").read_bytes() for folder in ("out", "one")]
   assert files[0] == files[1]
+
+
+def test_export_and_summary(jaxseg, trained, tmp_path):
+  status, out, _ = jaxseg("--mode=export", f"--workdir={trained}", f"--output={tmp_path}")
+  assert status == 0 and "model.stablehlo" in out
+  about = json.loads((tmp_path / "classes.json").read_text())
+  assert about["classes"] == ["background", "cell"]
+  for arguments in (f"--workdir={trained}",), TINY:
+    status, out, _ = jaxseg("--mode=summary", *arguments)
+    assert status == 0 and "parameters" in out and "FLOP" in out
+
+
+def test_resume_without_a_config(jaxseg, trained):
+  status, out, _ = jaxseg(f"--workdir={trained}")
+  assert status == 0 and f"{trained}/evaluation.json" in out
+
+
+def test_keys(jaxseg, tmp_path):
+  status, out, _ = jaxseg("--mode=keys")
+  assert status == 0
+  for word in ("config.train.batch_size = 16", "config.model.name = 'unet'", "deeplabv3plus"):
+    assert word in out
+  assert jaxseg("--mode=keys", f"--output={tmp_path}")[0] == 0
+  assert "| `train.batch_size` | `16` |" in (tmp_path / "config.md").read_text()
 
 
 DEFAULT = "from configs import default\n\ndef get_config():\n  config = default.get_config()\n"
@@ -147,14 +179,20 @@ def test_config_files(jaxseg, tmp_path, text, words):
     ([], "--config configs/unet_cells.py"),
     (["--config="], "configs/"),
     ([f"--config={ROOT}/configs"], f"{ROOT}/configs"),
-    ([CELLS, "--config.train.num_epoch=3"], "'num_epoch' 'num_epochs'"),
-    ([CELLS, "--config.trian.num_epochs=3"], "'trian' 'train'"),
-    ([CELLS, "--config.zzz=3"], "'zzz' configs/default.py"),
+    ([CELLS, "--config.train.num_epoch=3"], "'train.num_epoch' 'train.num_epochs'"),
+    ([CELLS, "--config.trian.num_epochs=3"], "'trian.num_epochs' 'train.num_epochs'"),
+    ([CELLS, "--config.zzz=3"], "'zzz' --mode=keys"),
+    ([CELLS, "--config.model.norm=maybe"], "config.model.norm 'maybe' True False"),
+    ([CELLS, "--config.augment.scale=3"], "config.augment.scale 3 tuple two"),
+    ([CELLS, "--mode=evaluate", "--config.eval.batch_size=0"], "config.eval.batch_size 0 positive"),
+    ([CELLS, "--mode=predict", "--config.crf.color_sigma=-1"], "config.crf.color_sigma positive"),
+    ([CELLS, "--mode=summary", "--config.model.up=nearest"], "config.model.up 'nearest' resize"),
+    (["--workdir=none", "--mode=evaluate"], "none checkpoint"),
     ([CELLS, "--config.train.batch_size=many"], "config.train.batch_size 'many'"),
     ([CELLS, "--config.train.batch_size=1.5"], "config.train.batch_size '1.5'"),
     ([CELLS, "--config.train.num_epochs=few"], "config.train.num_epochs 'few'"),
     ([CELLS, "--config.train.batch_size"], "config.train.batch_size"),
-    (["--config.seed=1", CELLS], "config.seed"),
+    (["--config.seed=-1", CELLS], "config.seed -1"),
     ([CELLS, "--workdr=x"], "'workdr' workdir"),
     ([CELLS, "train"], "'train'"),
     ([CELLS, "--mode=trian"], "mode trian train|evaluate|predict"),
@@ -190,6 +228,9 @@ def test_mistakes_about_files(jaxseg, trained, tmp_path):
     (*TINY, "--mode=evaluate", nowhere): f"{tmp_path}/nowhere checkpoint",
     (*TINY, num_steps(5), here): f"{trained} train.num_epochs --workdir",
     (*TINY, "--mode=evaluate", here, "--config.model.up=resize"): f"{trained} model.up resize",
+    ("--mode=evaluate", here, "--config.model.up=resize"): f"{trained} model.up resize",
+    ("--mode=predict", here, "--config.data.fit=crop", f"--output={tmp_path}/out",
+     f"--input={tmp_path}/photos"): f"{trained} data.fit crop",
   }
   for arguments, words in cases.items():
     message = error_of(jaxseg, *arguments)
@@ -228,7 +269,7 @@ def test_sigterm(jaxseg, tmp_path):
   process.send_signal(signal.SIGTERM)
   _, err = process.communicate(timeout=120)
   assert process.returncode == 143, err
-  assert "Traceback" not in err and "stopped after a checkpoint" in err.splitlines()[-1]
+  assert "Traceback" not in err and "stopped after a checkpoint; re-running" in err.splitlines()[-1]
   steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
   (saved,) = (int(path.name) for path in (tmp_path / "stopped" / "checkpoints").iterdir())
   assert steps == list(range(1, saved + 1)) and saved < 80

@@ -64,7 +64,7 @@ def make_run(run, norm=True, dropout=0.5, augmentation=MOVING, parts=1):
     augmentation=augmentation,
     border_weight=10.0,
     border_sigma=2.0,
-    num_micro_batches=parts,
+    accumulation_steps=parts,
   )
   chex.clear_trace_counter()
   step = parallel.distribute_step(chex.assert_max_traces(step, n=1), *RUNS[run])

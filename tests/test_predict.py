@@ -245,15 +245,15 @@ def turns(image):
     yield np.rot90(image, k)[:, ::-1], lambda x, k=k: np.rot90(x[:, ::-1], -k)
 
 
-def test_symmetries_are_the_mean_over_turned_images(unet):
+def test_tta_is_the_mean_over_turned_images(unet):
   model, variables = unet
   (image,) = images_of([(64, 128)])  # nothing to be mirrored: the image fills the network's input
   views = [back(probs_of(model, variables, view)) for view, back in turns(image)]
   assert np.abs(views[0] - views[1]).max() > 0.01
-  averaged = probs_of(model, variables, image, symmetries="dihedral")
+  averaged = probs_of(model, variables, image, tta="dihedral")
   np.testing.assert_allclose(averaged, np.mean(views, axis=0), atol=1e-5)
   flipped = probs_of(model, variables, image[:, ::-1])[:, ::-1]
-  averaged = probs_of(model, variables, image, symmetries="flip")
+  averaged = probs_of(model, variables, image, tta="flip")
   np.testing.assert_allclose(averaged, (views[0] + flipped) / 2, atol=1e-5)
 
 
@@ -262,15 +262,15 @@ def test_a_turned_image_has_the_turned_prediction_in_tiles_too(unet, valid_unet,
   model, variables = unet if padding == "same" else valid_unet
   (image,) = images_of([(128, 64) if padding == "same" else (100, 60)])  # 4n + 4
   views, backs = zip(*turns(image), strict=True)
-  turned = [probs_of(model, variables, view, tile=76, symmetries="dihedral") for view in views]
+  turned = [probs_of(model, variables, view, tile=76, tta="dihedral") for view in views]
   for back, probs in zip(backs, turned, strict=True):
     np.testing.assert_allclose(back(probs), turned[0], atol=1e-5)
   assert np.ptp(turned[0][..., 0]) > 0.01
-  whole = probs_of(model, variables, image, symmetries="dihedral")
+  whole = probs_of(model, variables, image, tta="dihedral")
   np.testing.assert_allclose(turned[0], whole, atol=1e-5)
 
 
-def test_resize_with_a_valid_network_and_symmetries(valid_unet):
+def test_resize_with_a_valid_network_and_tta(valid_unet):
   """The squeezed image is mirrored, too; what is averaged is enlarged."""
   model, variables = valid_unet
   (image,) = images_of([(45, 33)])
@@ -281,7 +281,7 @@ def test_resize_with_a_valid_network_and_symmetries(valid_unet):
     return softmax(logits_of(model, variables, padded))
 
   mean = (network(small) + network(small[:, ::-1])[:, ::-1]) / 2
-  probs = probs_of(model, variables, image, fit="resize", tile=76, symmetries="flip")
+  probs = probs_of(model, variables, image, fit="resize", tile=76, tta="flip")
   np.testing.assert_allclose(probs, softmax(enlarge(np.log(mean), 45, 33)), atol=1e-5)
 
 
@@ -365,7 +365,7 @@ def test_progress_counts_the_tiles_of_what_takes_several_batches():
   "options, words",
   [
     ({"tile": 43}, ("config.predict.tile is 43", "44")),
-    ({"symmetries": "all"}, ("config.predict.symmetries", "'all'", "none, flip, dihedral")),
+    ({"tta": "all"}, ("config.predict.tta", "'all'", "none, flip, dihedral")),
   ],
 )
 def test_what_cannot_be_is_said_before_anything_runs(valid_unet, options, words):
@@ -386,7 +386,7 @@ def test_crf_runs_once_on_the_whole_image(unet, exact):
   model, variables = unet
   examples = examples_of([(70, 45), (33, 57)])
   options = CRF | {"exact": exact}
-  network = make_predictor(model, fit="crop", size=32, batch_size=8, tile=40, symmetries="flip")
+  network = make_predictor(model, fit="crop", size=32, batch_size=8, tile=40, tta="flip")
   refined = with_crf(network, **options)
   shapes = []
 
@@ -451,7 +451,7 @@ def test_resample_equals_pillow(shape, size):
 def test_scales_are_averaged():
   """Image by image, in order, whatever the batches; tiles and views are those of each size."""
   examples = examples_of([(30, 41), (64, 20), (30, 41)])
-  words = {"fit": "crop", "size": 32, "batch_size": 4, "symmetries": "flip", "tile": 32}
+  words = {"fit": "crop", "size": 32, "batch_size": 4, "tta": "flip", "tile": 32}
   network, scales = make_predictor(Pixelwise(), **words), (0.5, 1.0, 1.6)
   found = list(with_scales(network, fit="crop", scales=scales)(PARAMS, iter(examples)))
   assert [example for example, _ in found] == examples

@@ -5,9 +5,9 @@ import pytest
 import tiny
 from tiny import error_of
 
-from jaxseg import UserError
-from jaxseg.settings import check_settings
-from jaxseg.train import train
+from jaxseg import UserError, settings
+from jaxseg.build import check_training
+from jaxseg.training import train
 
 pytestmark = pytest.mark.usefixtures("photos")
 
@@ -45,7 +45,7 @@ pytestmark = pytest.mark.usefixtures("photos")
     ("model.dropout", 1.0, "config.model.dropout 1.0"),
     ("model.padding", "full", "config.model.padding 'full' same valid"),
     ("model.head", "tanh", "config.model.head 'tanh' softmax sigmoid"),
-    ("model.patch", 3, "config.model.patch 3 1 2"),
+    ("model.stem_stride", 3, "config.model.stem_stride 3 1 2"),
     ("augment.elastic_grid", 1, "config.augment.elastic_grid 1 2"),
     ("augment.border", "black", "config.augment.border 'black' mirror void"),
     ("augment.rotation", 270.0, "config.augment.rotation 270.0 180"),
@@ -54,8 +54,14 @@ pytestmark = pytest.mark.usefixtures("photos")
     ("train.losses.cross_entropy", 0.0, "config.train.losses all cross_entropy focal dice lovasz"),
     ("train.focal_gamma", -1.0, "config.train.focal_gamma -1.0 0 10"),
     ("data.num_folds", 21, "config.data.num_folds 21 20"),
-    ("predict.symmetries", "all", "config.predict.symmetries 'all' flip dihedral"),
+    ("predict.tta", "all", "config.predict.tta 'all' flip dihedral"),
     ("eval.batch_size", 0, "config.eval.batch_size positive"),
+    ("train.adam_betas", (0.9, 1.0), "config.train.adam_betas (0.9, 1.0) 0.999999"),
+    ("train.clip_grad_norm", -1.0, "config.train.clip_grad_norm -1.0 0"),
+    ("train.profile_steps", (3,), "config.train.profile_steps (3,) two"),
+    ("augment.extra", ("glow",), "config.augment.extra glow"),
+    ("model.separable", False, "config.model.separable False unet True"),
+    ("model.encoder", "resnet99", "config.model.encoder 'resnet99' resnet101"),
   ],
 )
 def test_settings_that_cannot_be(tmp_path, monkeypatch, key, value, words):
@@ -81,9 +87,9 @@ def test_weights_that_no_loss_would_use(key, value):
   losses = {"train__losses__cross_entropy": 0.0, "train__losses__dice": 1.0}
   config = tiny.make_config(3, **losses, **{f"train__{key}": value})
   with pytest.raises(UserError, match=f"config.train.{key} is .*cross_entropy and focal"):
-    check_settings(config)
+    check_training(config)
   config.train.losses.focal = 0.1
-  check_settings(config)
+  check_training(config)
 
 
 def test_sizes_that_valid_convolutions_do_not_take(tmp_path):
@@ -98,3 +104,56 @@ def test_unknown_split(tmp_path):
   config = tiny.make_config(3, data__name="cells", data__eval_split="val")
   message = error_of(train, config, tmp_path / "workdir")
   assert "'val'" in message and "train, test" in message
+
+
+def test_check_finds_a_wrong_value_of_every_key():
+  """Whatever the key, a value of another type is one line, in every mode."""
+  config = tiny.make_config(3)
+  for name, declared in settings.declared_keys().items():
+    wrong = 3 if isinstance(declared.default, str | tuple) else "3"
+    message = error_of(settings.override, config, {name: wrong})
+    assert message.startswith(f"config.{name} is {wrong!r}, but has to be")
+
+
+def test_override():
+  config = tiny.make_config(3)
+  other = settings.override(config, {"predict.tta": "flip", "train.learning_rate": 1})
+  assert (other.predict.tta, config.predict.tta) == ("flip", "none")
+  assert other.train.learning_rate == 1.0 and isinstance(other.train.learning_rate, float)
+  assert other.is_locked and other.model.widths == (4, 8)
+  assert "'predict.tile'" in error_of(settings.override, config, {"predict.tiles": 3})
+
+
+def test_keys_of_the_users_own():
+  """What a config file adds after unlocking is kept, and a flag may change it."""
+  config = tiny.make_config(3)
+  with config.unlocked():
+    config.model.depth = 3
+  assert settings.parse_overrides(config, {"model.depth": "4"}) == {"model.depth": 4}
+  assert settings.override(config, {"model.depth": 4}).model.depth == 4
+  assert "whole number" in error_of(settings.parse_overrides, config, {"model.depth": "deep"})
+  assert settings.from_run(config.to_dict()).model.depth == 3
+
+
+def test_how_processes_met_is_not_part_of_a_run():
+  config = tiny.make_config(3, parallel__coordinator="a:1", parallel__num_processes=2)
+  assert settings.from_run(config.to_dict()).parallel.to_dict() == {
+    "coordinator": "", "num_processes": 0, "process_id": -1
+  }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  "text, expected",
+  [
+    ("`tile` is 3", "config.predict.tile is 3"),
+    ("`fold` or `num_folds`=2", "config.data.fold or config.data.num_folds=2"),
+    ("`train.batch_size` is 3", "config.train.batch_size is 3"),
+    ("`batch_size` is 3", "batch_size is 3"),
+    ("a.png: `x` is odd", "a.png: x is odd"),
+  ],
+)  # fmt: skip
+def test_arguments_become_keys(text, expected):
+  assert settings.with_keys(text) == expected
+  with pytest.raises(UserError) as error, settings.config_errors(x="model.up"):
+    raise UserError(text)
+  assert str(error.value) == expected.replace("x is odd", "config.model.up is odd")

@@ -4,113 +4,52 @@ import json
 import os
 
 import pytest
+from tiny import error_of
 
-from configs import default
 from jaxseg import UserError, workdirs
 
-CONFIG = {"seed": 0, "data": {"name": "cells", "num_threads": 2}, "model": {"widths": (4, 8)}}
+SCOPES = {"model.name": "network", "data.threads": "free"}
+VALUES = {"seed": 0, "model.name": "unet", "model.widths": [4, 8], "data.threads": 2}
 
 
-@pytest.fixture
-def workdir(tmp_path):
-  """A work directory with the config.json of a run of configs/default.py, and that config."""
-  config = default.get_config().to_dict()
-  workdirs.write_json(tmp_path / "config.json", config)
-  return tmp_path, config
+def test_same_config():
+  workdirs.check_config("runs/a", VALUES, dict(VALUES), SCOPES)
+  workdirs.check_config("runs/a", VALUES, {**VALUES, "data.threads": 9}, SCOPES)
 
 
-def changed(config, key, value):
-  """A copy of a nested dict with one dotted key set."""
-  head, *rest = key.split(".", 1)
-  return {**config, head: changed(config[head], rest[0], value) if rest else value}
+@pytest.mark.parametrize("name, value", [("seed", 1), ("model.widths", [4, 9]), ("new", 3)])
+def test_experiment_keys_fix_the_run_but_not_the_network(name, value):
+  other = {**VALUES, name: value}
+  message = error_of(workdirs.check_config, "runs/a", VALUES, other, SCOPES)
+  values = f"config.{name}={VALUES.get(name)!r}, not {value!r}"
+  assert f"runs/a: its run was started with {values}" in message and "--workdir" in message
+  workdirs.check_config("runs/a", VALUES, other, SCOPES, network=True)
 
 
-def another(value):
-  """Any other value of the same type."""
-  if isinstance(value, bool):
-    return not value
-  if isinstance(value, tuple):
-    return (*value, 3)
-  return value + ("x" if isinstance(value, str) else 1)
+def test_network_keys_fix_both():
+  other = {**VALUES, "model.name": "fcn8s"}
+  for network, word in (True, "network was trained"), (False, "run was started"):
+    message = error_of(workdirs.check_config, "a", VALUES, other, SCOPES, network=network)
+    assert f"{word} with config.model.name='unet', not 'fcn8s'" in message
 
 
-def test_flatten():
-  assert workdirs.flatten(CONFIG) == {
-    "seed": 0,
-    "data.name": "cells",
-    "data.num_threads": 2,
-    "model.widths": [4, 8],
-  }
-  assert workdirs.flatten({"a": {"b": {"c": ()}, "d": {}}}) == {"a.b.c": []}
-  assert workdirs.flatten({"a": ((1, (2, 3)), 4)}) == {"a": [[1, [2, 3]], 4]}
+def test_message_names_the_other_keys():
+  other = {**VALUES, "seed": 1, "model.widths": [4, 9]}
+  message = error_of(workdirs.check_config, "a", VALUES, other, SCOPES)
+  assert "config.seed=0, not 1 (and model.widths differ, too)" in message
 
 
-def test_lists_of_keys_name_keys_that_exist():
-  keys = set(workdirs.flatten(default.get_config().to_dict()))
-  assert set(workdirs.FREE_KEYS) < keys and set(workdirs.MODEL_KEYS) < keys
-  assert not set(workdirs.FREE_KEYS) & set(workdirs.MODEL_KEYS)
-  # A run may be moved to another machine and be given more threads,
-  moved = "data.data_dir data.num_threads data.cache_mb train.parallel eval.batch_size"
-  assert set(moved.split()) < set(workdirs.FREE_KEYS)
-  # but what decides about its numbers has to stay,
-  fixed = "seed data.seed data.train_split train.batch_size train.num_epochs train.learning_rate"
-  assert not set(fixed.split()) & set(workdirs.FREE_KEYS)
-  # and for a trained network what decides about its weights and what it sees.
-  network = "model.name model.encoder model.widths model.norm model.up data.image_size data.fit"
-  assert set(network.split()) < set(workdirs.MODEL_KEYS)
-
-
-def test_same_config(workdir):
-  workdirs.check_config(*workdir)
-  workdirs.check_config(workdir[0], json.loads(json.dumps(workdir[1])))
-
-
-def test_no_work_directory_yet(tmp_path):
-  workdirs.check_config(tmp_path / "new", CONFIG)
-  workdirs.check_config(tmp_path, CONFIG)
-
-
-def test_every_key_but_the_free_ones_counts(workdir):
-  path, config = workdir
-  for key, value in workdirs.flatten(config).items():
-    value = another(tuple(value) if isinstance(value, list) else value)
-    other = changed(config, key, value)
-    if key in workdirs.FREE_KEYS:
-      workdirs.check_config(path, other)
-      continue
-    with pytest.raises(UserError) as error:
-      workdirs.check_config(path, other)
-    message = str(error.value)
-    assert str(path) in message and f" {key} is " in message and "--workdir" in message
-    assert "\n" not in message
-    if key in workdirs.MODEL_KEYS:
-      with pytest.raises(UserError, match=key):
-        workdirs.check_config(path, other, keys=workdirs.MODEL_KEYS)
-    else:
-      workdirs.check_config(path, other, keys=workdirs.MODEL_KEYS)
-
-
-def test_message_has_both_values_and_the_number_of_others(tmp_path):
-  workdirs.write_json(tmp_path / "config.json", CONFIG)
-  other = changed(changed(CONFIG, "model.widths", (4, 9)), "seed", 1)
-  with pytest.raises(UserError) as error:
-    workdirs.check_config(tmp_path, other)
-  assert "there model.widths is [4, 8], here [4, 9] (and 1 more keys)" in str(error.value)
-
-
-def test_key_of_another_version(tmp_path):
-  workdirs.write_json(tmp_path / "config.json", CONFIG)
-  with pytest.raises(UserError, match="there data.new is None, here 1"):
-    workdirs.check_config(tmp_path, changed(CONFIG, "data.new", 1))
-  with pytest.raises(UserError, match="there seed is 0, here None"):
-    workdirs.check_config(tmp_path, {k: v for k, v in CONFIG.items() if k != "seed"})
+def test_saved_config(tmp_path):
+  assert workdirs.saved_config(tmp_path / "new") is None
+  workdirs.write_json(tmp_path / "config.json", {"seed": 3})
+  assert workdirs.saved_config(tmp_path) == {"seed": 3}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '"x"'])
 def test_damaged_config(tmp_path, text):
   (tmp_path / "config.json").write_text(text)
   with pytest.raises(UserError, match="config.json is not a config"):
-    workdirs.check_config(tmp_path, CONFIG)
+    workdirs.saved_config(tmp_path)
 
 
 def test_write_json(tmp_path):

@@ -9,8 +9,9 @@ import pathlib
 import matplotlib.pyplot as plt
 import numpy as np
 
+import jaxseg
 from configs import unet_cells
-from jaxseg import experiment
+from jaxseg import build
 from jaxseg.data.datasets import connected_components
 from jaxseg.visualize import colour_instances
 
@@ -21,18 +22,18 @@ IMAGES = (0, 5, 9)
 
 def main():
   config = unet_cells.get_config()
-  _, source = experiment.open_split(config, "eval")
+  _, source = build.open_split(config, "eval")
   examples = [source[i] for i in IMAGES]
   columns = {
     "input": [np.broadcast_to(x["image"], (*x["mask"].shape, 3)) for x in examples],
     "true cells": [colour_instances(x["instances"]) for x in examples],
   }
   for variant in ("off", "on"):
-    predict, _, _ = experiment.restore_predictor(config, RUNS / f"{variant}_0")
+    segmenter = jaxseg.load(RUNS / f"{variant}_0")
     score = json.loads((RUNS / f"{variant}_0" / "evaluation.json").read_text())["v_rand"]
     columns[f"border weight {variant}, V_rand {score:.2f}"] = [
       colour_instances(connected_components(probs.argmax(-1).astype(np.uint8)))
-      for _, probs in predict(examples)
+      for _, probs in segmenter.predict(examples)
     ]
   figure, axes = plt.subplots(len(IMAGES), 4, figsize=(10, 7.8), layout="constrained")
   for column, (title, pictures) in zip(axes.T, columns.items(), strict=True):

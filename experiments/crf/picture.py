@@ -5,15 +5,14 @@ python experiments/crf/picture.py WORKDIR POSITION [POSITION ...] [--NAME=VALUE 
 Positions are of the evaluation split, NAME and VALUE of config.crf.
 """
 
-import json
 import pathlib
 import sys
 
 import numpy as np
 from PIL import Image
 
-from configs import default
-from jaxseg import VOID, experiment
+import jaxseg
+from jaxseg import VOID, build
 from jaxseg.crf import dense_crf
 from jaxseg.visualize import colour_labels
 
@@ -24,17 +23,16 @@ def main():
   workdir, *rest = sys.argv[1:]
   positions = [int(x) for x in rest if not x.startswith("--")]
   options = dict(x[2:].split("=") for x in rest if x.startswith("--"))
-  config = default.get_config().unlock()
-  config.update(json.loads((pathlib.Path(workdir) / "config.json").read_text()))
-  predict, _, info = experiment.restore_predictor(config, workdir)
-  _, source = experiment.open_split(config, "eval")
+  segmenter = jaxseg.load(workdir)
+  _, source = build.open_split(segmenter.config, "eval")
   rows = []
-  for example, probs in predict(source[i] for i in positions):
+  for example, probs in segmenter.predict(source[i] for i in positions):
     image, mask = example["image"], example["mask"]
     refined = dense_crf(probs, image, **{name: float(x) for name, x in options.items()})
     labels = [mask, *(x.argmax(-1).astype(np.uint8) for x in (probs, refined))]
     labels = [np.where(mask == VOID, VOID, x).astype(np.uint8) for x in labels]
-    rows.append(np.concatenate([image, *(colour_labels(x, info.palette) for x in labels)], axis=1))
+    pictures = [image, *(colour_labels(x, segmenter.palette) for x in labels)]
+    rows.append(np.concatenate(pictures, axis=1))
   Image.fromarray(np.concatenate(rows)).save(HERE / "crf.png")
 
 

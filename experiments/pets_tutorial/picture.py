@@ -3,15 +3,14 @@
 python experiments/pets_tutorial/picture.py PETS_WORKDIR CELLS_WORKDIR
 """
 
-import json
 import pathlib
 import sys
 
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image
 
-from jaxseg import experiment, visualize
+import jaxseg
+from jaxseg import build, visualize
 
 SHOWN = {"pets": (12, 77, 140, 251), "cells": (3, 40)}  # positions in the test split
 TILE = 190  # px
@@ -19,13 +18,12 @@ TILE = 190  # px
 
 def tiles(workdir, positions):
   """A column, input above overlay, for each position in the run's evaluation split."""
-  config = ConfigDict(json.loads((pathlib.Path(workdir) / "config.json").read_text()))
-  predict, _, info = experiment.restore_predictor(config, workdir)
-  _, source = experiment.open_split(config, "eval")
-  for example, probs in predict(source[i] for i in positions):
+  segmenter = jaxseg.load(workdir)
+  _, source = build.open_split(segmenter.config, "eval")
+  for example, probs in segmenter.predict(source[i] for i in positions):
     image = np.broadcast_to(example["image"], (*probs.shape[:2], 3))
     labels = probs.argmax(-1).astype(np.uint8)
-    yield [square(image), square(visualize.overlay(image, labels, info.palette))]
+    yield [square(image), square(visualize.overlay(image, labels, segmenter.palette))]
 
 
 def square(image):

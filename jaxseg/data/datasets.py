@@ -7,7 +7,9 @@ i32[H,W], as well.
 
 import collections.abc
 import dataclasses
+import inspect
 import pathlib
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -15,7 +17,7 @@ from scipy import ndimage
 from jaxseg import VOID, UserError
 from jaxseg.data.cells import MIN_SIZE, generate_cells
 from jaxseg.data.decode import DatasetInfo, Encoded
-from jaxseg.data.folder import open_folder
+from jaxseg.data.folder import FolderFormat, open_folder
 
 CELLS = DatasetInfo(("background", "cell"), ((0, 0, 0), (255, 200, 60)), channels=1)
 CELLS_SPLITS = {"train": 512, "test": 64}  # number of images
@@ -75,10 +77,10 @@ def fold_indices(num_examples, num_folds, fold):
   """
   if not 2 <= num_folds <= num_examples:
     raise UserError(
-      f"config.data.num_folds is {num_folds}: use 2 to {num_examples}, the number of examples"
+      f"`num_folds` is {num_folds}: use 2 to {num_examples}, the number of examples"
     )
   if not 0 <= fold < num_folds:
-    raise UserError(f"config.data.fold is {fold}: use 0 to {num_folds - 1}")
+    raise UserError(f"`fold` is {fold}: use 0 to {num_folds - 1}")
   start, stop = (num_examples * i // num_folds for i in (fold, fold + 1))
   return (*range(start), *range(stop, num_examples)), tuple(range(start, stop))
 
@@ -100,44 +102,69 @@ def connected_components(mask):
   return instances
 
 
-def _load_cells(split, data_dir, image_size, seed):
+def _load_cells(split, *, image_size=128, seed=0):
   if split not in CELLS_SPLITS:
     raise UserError(f"cells has no split {split!r}; there are {', '.join(CELLS_SPLITS)}")
   if image_size < MIN_SIZE:
-    raise UserError(f"config.data.image_size is {image_size}, but cells needs {MIN_SIZE} or more")
+    raise UserError(f"`image_size` is {image_size}, but cells needs {MIN_SIZE} or more")
   return CELLS, Cells(split, image_size, seed)
 
 
-def _load_pets(split, data_dir, image_size, seed):
+def _load_pets(split, *, data_dir=""):
   # TFDS takes a second to import and serves only this data set.
-  from jaxseg.data.pets import open_pets
+  try:
+    from jaxseg.data.pets import open_pets
+  except ModuleNotFoundError as error:
+    if error.name not in ("tensorflow_datasets", "array_record", "importlib_resources"):
+      raise
+    raise UserError(
+      f"oxford_iiit_pet needs {error.name}: pip install -e '.[pets]' in the checkout of jaxseg"
+    ) from error
 
   return PETS, Encoded(open_pets(data_dir, split), PETS.channels, PETS_LABELS)
 
 
-def _load_folder(split, data_dir, image_size, seed, folder, problems):
-  return open_folder(data_dir, split, folder, problems)
+def _load_folder(
+  split,
+  *,
+  data_dir="",
+  classes=(),
+  palette=(),
+  channels=3,
+  mask_values=(),
+  void_values=(),
+  value_range=(),
+  problems=None,
+):
+  fmt = FolderFormat(classes, palette, channels, mask_values, void_values, value_range)
+  return open_folder(data_dir, split, fmt, problems)
 
 
+# name: function(split, *, options) -> (DatasetInfo, source); see `load`. Add your own.
 DATASETS = {"cells": _load_cells, "oxford_iiit_pet": _load_pets, "folder": _load_folder}
 
 
-def load(name, split, *, data_dir="", image_size=128, seed=0, folder=None, problems=None):
+def load(
+  name: str, split: str, *, problems: list | None = None, **options: Any
+) -> tuple[DatasetInfo, collections.abc.Sequence]:
   """Opens a split of a data set.
 
   Args:
     name: key of DATASETS.  split: a name that the data set knows.
-    data_dir: folder of data that are read from disk; "" for the data set's own default.
-    image_size: height and width of generated images.  seed: of generated images.
-    folder: FolderFormat of the data set "folder".  problems: of its files, see `open_folder`.
+    problems: for "folder", collects those of files instead of raising, see `open_folder`.
+    options: of all data sets, by the names of the keys of config.data: data_dir, image_size, seed,
+      classes and so on. The data set's function gets those that it has a keyword for.
   Returns:
     (DatasetInfo, source)
   Raises:
     UserError: no such data set, split or folder.
   """
   if name not in DATASETS:
-    raise UserError(f"unknown config.data.name {name!r}; there are {', '.join(DATASETS)}")
-  if data_dir and not pathlib.Path(data_dir).expanduser().is_dir():
-    raise UserError(f"no folder {data_dir}: create it or correct config.data.data_dir")
-  options = {"folder": folder, "problems": problems} if name == "folder" else {}
-  return DATASETS[name](split, data_dir, image_size, seed, **options)
+    raise UserError(f"unknown data set {name!r}; there are {', '.join(DATASETS)}")
+  folder = options.get("data_dir")
+  if folder and not pathlib.Path(folder).expanduser().is_dir():
+    raise UserError(f"no folder {folder}: create it or correct `data_dir`")
+  loader = DATASETS[name]
+  accepted = inspect.signature(loader).parameters
+  options = {**options, "problems": problems}
+  return loader(split, **{key: value for key, value in options.items() if key in accepted})

@@ -65,7 +65,7 @@ def decode_image(data, name, channels, *, page=0, value_range=()):
     if array.dtype.kind == "f" or array.min() < 0 or array.max() > 0xFFFF:
       raise UserError(
         f"{name}: its values, {array.min()} to {array.max()}, are not of 8 or 16 bits: set "
-        "config.data.value_range to the two that shall become black and white"
+        "`value_range` to the two that shall become black and white"
       )
     array = (array >> 8).astype(np.uint8)
   return array if array.ndim == 3 else np.repeat(array[..., None], channels, axis=-1)
@@ -128,7 +128,7 @@ def mask_fault(values, labels, file_format):
     # Void is all that could be learnt from: no error would come, and no network either.
     return (
       f"of 0, 1 and {VOID} (void) it holds {' and '.join(map(str, values))}: set "
-      f"config.data.mask_values=(0,{VOID}) if {VOID} is a class, void_values=({VOID},) if not"
+      f"`mask_values`=(0,{VOID}) if {VOID} is a class, `void_values`=({VOID},) if not"
     )
   return ""
 
@@ -148,11 +148,11 @@ def _remedy(value, values, labels, file_format):
     return "so many values come from resizing with interpolation, or number instances: save classes"
   if len(values) == num_classes == 2:
     a, b = values
-    return f"if {a} and {b} are the classes, set config.data.mask_values=({a},{b})"
+    return f"if {a} and {b} are the classes, set `mask_values`=({a},{b})"
   if values[0] > 0 and max(set(values) - {VOID}) == num_classes:
     numbers = ",".join(str(i + 1) for i in range(num_classes))
-    return f"if the classes count from 1, set config.data.mask_values=({numbers})"
-  return f"if it is void, set config.data.void_values=({value},), else config.data.mask_values"
+    return f"if the classes count from 1, set `mask_values`=({numbers})"
+  return f"if it is void, set `void_values`=({value},), else `mask_values`"
 
 
 def num_pages(path):

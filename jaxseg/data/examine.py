@@ -119,7 +119,7 @@ def examine(source, num_classes, index):
       pixels = np.ascontiguousarray(image)
       digest = hashlib.blake2b(pixels, digest_size=16, key=str(image.shape).encode()).digest()
     else:
-      text = "all pixels are the same: look at it, and at config.data.value_range"
+      text = "all pixels are the same: look at it, and at `value_range`"
       findings.append(Finding("warning", "images of a single colour", file, text))
   return Example(
     index, file, tuple(findings), size, formats, digest, brightest, values, fault, counts

@@ -61,7 +61,7 @@ def open_folder(data_dir, split, fmt, problems=None):
   """
   labels = _labels(fmt)
   if not data_dir:
-    raise UserError("config.data.data_dir is not set: give it the folder of the data set")
+    raise UserError("`data_dir` is not set: give it the folder of the data set")
   root = pathlib.Path(data_dir).expanduser()
   folder = root if split in ("", "all") else root / split
   for part in ("images", "masks"):
@@ -69,7 +69,7 @@ def open_folder(data_dir, split, fmt, problems=None):
       found = sorted(path.parent.name for path in root.glob("*/masks"))
       found += ["all"] if (root / "masks").is_dir() else []
       raise UserError(
-        f"no folder {folder / part}: put it there, or correct config.data.data_dir or the split "
+        f"no folder {folder / part}: put it there, or correct `data_dir` or the split "
         f"(there are {', '.join(found) or 'none'}; all is images/ and masks/ in data_dir itself)"
       )
   pairs, found = _pairs(folder)
@@ -98,34 +98,34 @@ def _labels(fmt):
   num_classes = len(fmt.classes)
   if not 2 <= num_classes <= VOID:
     raise UserError(
-      f"config.data.classes has {num_classes} names: name 2 to {VOID}, such as "
+      f"`classes` has {num_classes} names: name 2 to {VOID}, such as "
       "('background','cell')"
     )
   if len(set(fmt.classes)) < num_classes:
-    raise UserError(f"config.data.classes={fmt.classes} has a name twice")
+    raise UserError(f"`classes`={fmt.classes} has a name twice")
   for key in ("mask_values", "palette"):
     if len(getattr(fmt, key)) not in (0, num_classes):
       raise UserError(
-        f"config.data.{key} has {len(getattr(fmt, key))} entries for {num_classes} classes: give "
+        f"`{key}` has {len(getattr(fmt, key))} entries for {num_classes} classes: give "
         "one for each"
       )
   if not all(len(c) == 3 and all(v in range(256) for v in c) for c in fmt.palette):
-    raise UserError(f"config.data.palette={fmt.palette}: use (R,G,B) of 0 to 255")
+    raise UserError(f"`palette`={fmt.palette}: use (R,G,B) of 0 to 255")
   if fmt.channels not in (1, 3):
-    raise UserError(f"config.data.channels is {fmt.channels}: use 1 (grey) or 3 (RGB)")
+    raise UserError(f"`channels` is {fmt.channels}: use 1 (grey) or 3 (RGB)")
   if fmt.value_range and not (
     len(fmt.value_range) == 2 and fmt.value_range[0] < fmt.value_range[1]
   ):
-    raise UserError(f"config.data.value_range={fmt.value_range}: use (low,high) with low < high")
+    raise UserError(f"`value_range`={fmt.value_range}: use (low,high) with low < high")
   entries = [(values, i) for i, values in enumerate(fmt.mask_values or range(num_classes))]
   labels = {}
   for values, label in [*entries, (fmt.void_values, VOID)]:
     for value in values if isinstance(values, tuple | list) else (values,):
       if not isinstance(value, int):
-        raise UserError(f"config.data.mask_values and void_values: {value!r} is no whole number")
+        raise UserError(f"`mask_values` and `void_values`: {value!r} is no whole number")
       if value in labels:
         raise UserError(
-          f"value {value} of masks has two meanings: correct config.data.mask_values or void_values"
+          f"value {value} of masks has two meanings: correct `mask_values` or `void_values`"
         )
       labels[value] = label
   return labels

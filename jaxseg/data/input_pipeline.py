@@ -120,7 +120,7 @@ def train_batches(
     "instances", i32[b,S,S]
   """
   if fit not in FITS:
-    raise UserError(f"unknown config.data.fit {fit!r}; there are {', '.join(FITS)}")
+    raise UserError(f"unknown `fit` {fit!r}; there are {', '.join(FITS)}")
   number, count = process
   inner = size - 2 * margin
   names = ("image", *OUTSIDE) if instances else ("image", "mask")

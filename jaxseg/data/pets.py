@@ -128,21 +128,21 @@ def open_pets(data_dir: str, split: str) -> collections.abc.Sequence:
   """
   folder = pathlib.Path(data_dir).expanduser() if data_dir else None
   if folder and not folder.is_dir():
-    raise UserError(f"no folder {data_dir}: create it or correct config.data.data_dir")
+    raise UserError(f"no folder {data_dir}: create it or correct `data_dir`")
   builder = PetsBuilder(data_dir=folder)
   if not builder.data_path.exists():
     _prepare(builder)
     builder = PetsBuilder(data_dir=folder)
   where, splits = builder.data_path, builder.info.splits
   if not splits:
-    raise UserError(f"{where} holds no data set: delete it or correct config.data.data_dir")
+    raise UserError(f"{where} holds no data set: delete it or correct `data_dir`")
   decoders = dict.fromkeys(("image", "segmentation_mask"), tfds.decode.SkipDecoding())
   try:
     source = builder.as_data_source(split, decoders=decoders)
     files = [part.filename for part in splits[split].file_instructions]
   except NotImplementedError:
     raise UserError(
-      f"{where} is not in ArrayRecord format: set config.data.data_dir to another "
+      f"{where} is not in ArrayRecord format: set `data_dir` to another "
       "folder to prepare it there"
     ) from None
   except (KeyError, ValueError):
@@ -175,5 +175,5 @@ def _prepare(builder):
       reason = f"could not be written there ({error})"
     raise UserError(
       f"oxford_iiit_pet is not prepared in {builder.data_dir_root} and {reason}: prepare it on a "
-      "connected machine in a folder you can write to, and set config.data.data_dir to that folder"
+      "connected machine in a folder you can write to, and set `data_dir` to that folder"
     ) from error

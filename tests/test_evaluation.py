@@ -7,9 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from jaxseg import VOID, UserError
-from jaxseg import evaluate as evaluate_module
-from jaxseg.evaluate import evaluate, score_table
+from jaxseg import VOID, UserError, evaluation
+from jaxseg.evaluation import score, score_table
 
 CLASSES = ("sky", "road", "car")
 SHAPES = ((5, 9), (16, 4), (1, 1), (12, 12), (7, 30))
@@ -67,7 +66,7 @@ INTERVALS = {f"{name}_interval" for name in NUMBERS}
 @pytest.mark.parametrize("num_labels", [3, 2])
 def test_scores_equal_the_twin(num_labels):
   examples = make_data(num_labels)
-  result, samples = evaluate(predict, iter(examples), CLASSES)
+  result, samples = score(predict, iter(examples), CLASSES)
   pixel_accuracy, class_scores, loss, pairs = twin(examples, 3)
   assert set(result) == {
     *(*NUMBERS, *INTERVALS, "iou", "dice", "accuracy", "num_images", "confusion")
@@ -75,14 +74,14 @@ def test_scores_equal_the_twin(num_labels):
   assert result["num_images"] == len(SHAPES)
   assert result["confusion"] == pairs
   assert result["pixel_accuracy"] == pytest.approx(pixel_accuracy, abs=1e-12)
-  for score, values in zip(("iou", "dice", "accuracy"), class_scores, strict=True):
-    assert list(result[score]) == list(CLASSES)
+  for part, values in zip(("iou", "dice", "accuracy"), class_scores, strict=True):
+    assert list(result[part]) == list(CLASSES)
     for name, value in zip(CLASSES, values, strict=True):
-      assert result[score][name] == (None if value is None else pytest.approx(value, abs=1e-12))
-  for score, values in ("miou", class_scores[0]), ("mean_accuracy", class_scores[2]):
+      assert result[part][name] == (None if value is None else pytest.approx(value, abs=1e-12))
+  for part, values in ("miou", class_scores[0]), ("mean_accuracy", class_scores[2]):
     present = [value for value in values if value is not None]
     assert len(present) == num_labels  # a class that is nowhere stays out of the mean
-    assert result[score] == pytest.approx(sum(present) / len(present), abs=1e-12)
+    assert result[part] == pytest.approx(sum(present) / len(present), abs=1e-12)
   assert result["loss"] == pytest.approx(loss, abs=1e-5)
   for name in NUMBERS:
     low, high = result[f"{name}_interval"]
@@ -93,22 +92,22 @@ def test_scores_equal_the_twin(num_labels):
 
 def test_what_is_predicted_on_void_does_not_matter():
   examples = make_data()
-  expected, _ = evaluate(predict, examples, CLASSES)
+  expected, _ = score(predict, examples, CLASSES)
   for example in examples:
     example["probs"][example["mask"] == VOID] = (1e-9, 0, 1)
-  assert evaluate(predict, examples, CLASSES)[0] == expected
+  assert score(predict, examples, CLASSES)[0] == expected
 
 
 def test_pixels_count_the_same_in_small_and_large_images():
   """One image, and the same pixels as two images of different size."""
   (whole,) = make_data()[4:]
-  one, two = (evaluate(predict, x, CLASSES)[0] for x in ([whole], [whole, whole]))
+  one, two = (score(predict, x, CLASSES)[0] for x in ([whole], [whole, whole]))
   assert not INTERVALS & set(one)  # nothing is known about how images differ
   assert {name: x for name, x in two.items() if name in INTERVALS} == {
     f"{name}_interval": pytest.approx([one[name]] * 2) for name in NUMBERS
   }
   parts = [{k: v[:, cut] for k, v in whole.items()} for cut in (np.s_[:3], np.s_[3:])]
-  two, _ = evaluate(predict, parts, CLASSES)
+  two, _ = score(predict, parts, CLASSES)
   assert (one.pop("num_images"), two.pop("num_images")) == (1, 2)
   assert one.pop("loss") == pytest.approx(two.pop("loss"), abs=1e-6)
   assert one == {name: x for name, x in two.items() if name not in INTERVALS}
@@ -118,7 +117,7 @@ def test_perfect_and_certain_but_wrong():
   mask = np.array([[0, 1, 2, VOID]], np.uint8)
   right = np.eye(3, dtype=np.float32)[np.array([[0, 1, 2, 0]])]
   example = {"image": mask[..., None], "mask": mask, "probs": right}
-  result, _ = evaluate(predict, [example], CLASSES)
+  result, _ = score(predict, [example], CLASSES)
   assert result == {
     **dict.fromkeys(("pixel_accuracy", "mean_accuracy", "miou", "fw_iou"), 1.0),
     **{score: dict.fromkeys(CLASSES, 1.0) for score in ("iou", "dice", "accuracy")},
@@ -126,14 +125,14 @@ def test_perfect_and_certain_but_wrong():
     "num_images": 1,
     "confusion": np.eye(3).tolist(),
   }
-  result, _ = evaluate(predict, [{**example, "probs": np.roll(right, 1, axis=-1)}], CLASSES)
+  result, _ = score(predict, [{**example, "probs": np.roll(right, 1, axis=-1)}], CLASSES)
   assert result["miou"] == result["pixel_accuracy"] == 0
   assert 50 < result["loss"] < 100  # a probability of 0 costs much, but not infinitely
 
 
 def test_samples_are_those_asked_for():
   examples = make_data()
-  _, samples = evaluate(predict, examples, CLASSES, sample_at={1, 4})
+  _, samples = score(predict, examples, CLASSES, sample_at={1, 4})
   assert len(samples) == 2
   for i, (image, mask, labels) in zip((1, 4), samples, strict=True):
     np.testing.assert_array_equal(image, examples[i]["image"])
@@ -185,9 +184,9 @@ NO_CELL = cells("..... .....", "..... .#...")  # v_rand and v_info are NaN; the 
   ],
 )
 def test_instance_scores_are_means_over_images(examples, expected):
-  result, _ = evaluate(predict, examples, CELLS, instances=True)
-  got = [result[name] for name in evaluate_module.INSTANCE_SCORES]
-  assert list(evaluate_module.INSTANCE_SCORES) == ["v_rand", "v_info", "warping_error"]
+  result, _ = score(predict, examples, CELLS, instances=True)
+  got = [result[name] for name in evaluation.INSTANCE_SCORES]
+  assert list(evaluation.INSTANCE_SCORES) == ["v_rand", "v_info", "warping_error"]
   for value, truth in zip(got, expected, strict=True):
     assert value == (None if truth is None else pytest.approx(truth, abs=1e-6))
   json.dumps(result, allow_nan=False)
@@ -208,9 +207,9 @@ def test_boundary_f1_is_a_mean_over_images():
   small, large = moved((100, 20)), moved((120, 70))
   even = {**small, "mask": step((100, 20), 20), "probs": small["probs"][:, :1].repeat(20, axis=1)}
   for examples, expected in ([small], 0), ([large, small, large], 2 / 3), ([even, large], 1):
-    result, _ = evaluate(predict, examples, CLASSES, boundaries=True)
+    result, _ = score(predict, examples, CLASSES, boundaries=True)
     assert result["boundary_f1"] == pytest.approx(expected)
-  assert evaluate(predict, [even], CLASSES, boundaries=True)[0]["boundary_f1"] is None
+  assert score(predict, [even], CLASSES, boundaries=True)[0]["boundary_f1"] is None
 
 
 @pytest.mark.parametrize(
@@ -220,22 +219,22 @@ def test_boundary_f1_is_a_mean_over_images():
 )
 def test_two_processes_are_one(monkeypatch, examples, classes, more):
   """Each has every other example; what they send to each other is put together."""
-  run = functools.partial(evaluate, predict, classes=classes, instances=more, boundaries=more)
+  run = functools.partial(score, predict, classes=classes, instances=more, boundaries=more)
   (expected, _), sent = run(examples), {"rows": [], "sums": []}
-  monkeypatch.setattr(evaluate_module, "rows_of_processes", lambda x: sent["rows"].append(x) or x)
-  monkeypatch.setattr(evaluate_module, "sum_over_processes", lambda x: sent["sums"].append(x) or x)
+  monkeypatch.setattr(evaluation, "rows_of_processes", lambda x: sent["rows"].append(x) or x)
+  monkeypatch.setattr(evaluation, "sum_over_processes", lambda x: sent["sums"].append(x) or x)
   for number in (0, 1):
     run(examples[number::2])
   rows = [sent["rows"][i % 2][i // 2] for i in range(len(examples))]
-  monkeypatch.setattr(evaluate_module, "rows_of_processes", lambda x: np.array(rows))
-  monkeypatch.setattr(evaluate_module, "sum_over_processes", lambda x: sum(sent["sums"]))
+  monkeypatch.setattr(evaluation, "rows_of_processes", lambda x: np.array(rows))
+  monkeypatch.setattr(evaluation, "sum_over_processes", lambda x: sum(sent["sums"]))
   for share in examples[:1], []:  # the second process may have none
     assert run(share)[0] == expected
 
 
 def test_table():
   examples = make_data(2)
-  result, _ = evaluate(predict, examples, CLASSES, boundaries=True)
+  result, _ = score(predict, examples, CLASSES, boundaries=True)
   head, *lines = score_table(result).splitlines()
   assert head.split() == ["class", "IoU", "Dice", "accuracy", "pixels"]
   assert len({len(line) for line in (head, *lines[:3])}) == 1  # aligned
@@ -255,7 +254,7 @@ def test_probabilities_that_are_not_finite(value):
   examples[1]["probs"][2, 3, 1] = value
   examples[3]["probs"][0, 0] = value
   with pytest.raises(UserError, match="not finite for 2 of 5 images"):
-    evaluate(predict, examples, CLASSES)
+    score(predict, examples, CLASSES)
 
 
 def test_nothing_to_score():
@@ -263,6 +262,6 @@ def test_nothing_to_score():
   for example in examples:
     example["mask"][:] = VOID
   with pytest.raises(UserError, match="no pixel of the 5 images"):
-    evaluate(predict, examples, CLASSES)
+    score(predict, examples, CLASSES)
   with pytest.raises(UserError, match="no pixel of the 0 images"):
-    evaluate(predict, [], CLASSES)
+    score(predict, [], CLASSES)

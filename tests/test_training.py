@@ -10,14 +10,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import tiny
-from ml_collections import config_dict
 from tiny import error_of
 
-from jaxseg import VOID, UserError, checkpoint, models, optim, workdirs
-from jaxseg import train as train_module
+from jaxseg import VOID, UserError, build, checkpoint, models, optim, training, workdirs
 from jaxseg.data import datasets
-from jaxseg.run_log import RunLog
-from jaxseg.train import train
+from jaxseg.run import Run
+from jaxseg.training import train
 
 pytestmark = pytest.mark.usefixtures("compilation_cache", "photos")
 
@@ -94,8 +92,10 @@ def test_lines_of_training(trained):
   assert [line["step"] for line in lines] == [2, 3, 4, 6, 8]
   for line in lines:
     assert set(line) == {
-      *("step", "epoch", "split", "loss", "grad_norm", "num_pixels", "images_per_second")
+      *("step", "epoch", "split", "loss", "grad_norm", "num_pixels", "images_per_second"),
+      "learning_rate",
     }
+    assert line["learning_rate"] == pytest.approx(1e-2)
     assert line["epoch"] == pytest.approx(line["step"] * 8 / 20)
     assert 0 < line["num_pixels"] <= 8 * 32 * 32
     assert line["loss"] > 0 and line["images_per_second"] > 0
@@ -144,15 +144,15 @@ def test_the_same_command_does_nothing_when_complete(trained):
 
 def stop_after(monkeypatch, step, number=signal.SIGTERM):
   """Sends this process a signal when the bar reaches a step; the step after it will be the last."""
-  advance = RunLog.advance
+  advance = Run.advance
 
   def advance_and_stop(self, *arguments):
     advance(self, *arguments)
     if arguments[0] == step:
-      monkeypatch.setattr(RunLog, "advance", advance)
+      monkeypatch.setattr(Run, "advance", advance)
       os.kill(os.getpid(), number)
 
-  monkeypatch.setattr(RunLog, "advance", advance_and_stop)
+  monkeypatch.setattr(Run, "advance", advance_and_stop)
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +242,7 @@ def test_best_checkpoint_outlives_worse_ones(tmp_path, monkeypatch):
     result = {"pixel_accuracy": score, "miou": score, "iou": {"sky": score, "road": None}}
     return {**result, "loss": 1.0, "num_images": 9}, []
 
-  monkeypatch.setattr(train_module, "evaluate_split", evaluate_split)
+  monkeypatch.setattr(training, "evaluate_split", evaluate_split)
   assert train(tiny.make_config(5, eval_every=1), tmp_path) is True
   assert checkpoints(tmp_path) == [2, 4, 5]
   assert checkpoint.best_checkpoint(tmp_path)[0] == 2
@@ -303,7 +303,7 @@ def test_an_image_that_cannot_be_decoded(tmp_path, monkeypatch):
 def test_work_directory_of_another_config(straight):
   message = error_of(train, tiny.make_config(6, train__learning_rate=2e-2), straight)
   assert str(straight) in message and "--workdir" in message
-  assert "there train.learning_rate is 0.01, here 0.02" in message
+  assert "config.train.learning_rate=0.01, not 0.02" in message
 
 
 def test_work_directory_that_cannot_be_made(tmp_path):
@@ -325,10 +325,12 @@ def test_class_weights(tmp_path):
   """Balanced, 5 pixels of class 0 and 15 of class 1 weigh 20 / (2 * 5) and 20 / (2 * 15)."""
   mask = np.repeat(np.array([0, 1, VOID], np.uint8), (5, 15, 7)).reshape(3, 9)
   source = [{"mask": mask[:2]}, {"mask": mask[2:]}]
+  info = datasets.DatasetInfo(("a", "b"), (), 1)
 
   def get(given, balance, source=source):
-    settings = config_dict.ConfigDict({"class_weights": given, "class_balance": balance})
-    return train_module.class_weights(settings, ("a", "b"), source, tmp_path)
+    config = tiny.make_config(1, train__class_weights=given, train__class_balance=balance)
+    counts = training.class_counts(config, info, source, tmp_path)
+    return build.class_weights(config, info.classes, counts)
 
   assert get((), "").dtype == jnp.float32
   np.testing.assert_array_equal(get((), ""), [1, 1])
@@ -379,19 +381,19 @@ def test_weight_files_that_do_not_fit(tmp_path, monkeypatch, damage):
 def test_patience(tmp_path, monkeypatch, capsys):
   """Three evaluations without a better score after the second, also across a stop; for good."""
   found = iter([0.3, 0.5, 0.4, 0.45, 0.1, 0.9])
-  evaluate = train_module.evaluate_split
+  evaluate = training.evaluate_split
 
   def scripted(*arguments):
     result, samples = evaluate(*arguments)
     return {**result, "miou": next(found)}, samples
 
-  monkeypatch.setattr(train_module, "evaluate_split", scripted)
+  monkeypatch.setattr(training, "evaluate_split", scripted)
   config = tiny.make_config(12, eval_every=1, train__patience=3)
   stop_after(monkeypatch, 3)
   assert train(config, tmp_path) is False
   assert train(config, tmp_path) is True
   assert checkpoints(tmp_path) == [2, 5, 6]  # step 4, the stopped one, was not scored
-  assert "no better mean IoU in 3 evaluations: ended at step 6" in capsys.readouterr().err
+  assert "early stopping at step 6: no better mean IoU in 3 evaluations" in capsys.readouterr().err
   assert train(config, tmp_path) is True and next(found) == 0.9
   assert checkpoints(tmp_path) == [2, 5, 6]
 
@@ -407,8 +409,8 @@ def test_start_from_another_run(straight, tmp_path, capsys):
   changed = {n for n in kernels if not np.array_equal(ours[n]["kernel"], donor[n]["kernel"])}
   assert changed == {"up0"}  # 1x1 instead of 2x2
   told = " ".join(capsys.readouterr().err.split())
-  assert f"from {straight}, step 6: took down0_conv1, down0_conv2, " in told
-  assert "; new here: up0; left there: up0" in told
+  assert f"from {straight}, step 6: copied down0_conv1, down0_conv2, " in told
+  assert "; new: up0; skipped: up0" in told
 
 
 def test_start_from_what_is_not_there(straight, tmp_path):
@@ -417,4 +419,4 @@ def test_start_from_what_is_not_there(straight, tmp_path):
   assert "none has no checkpoint" in message and "config.model.init_from" in message
   other = {"params": {"conv": {"kernel": np.zeros((1, 2))}}, "batch_stats": {}}
   with pytest.raises(UserError, match=f"nothing in {straight} fits.*config.model.init_from"):
-    train_module.start_from(other, straight)
+    training.start_from(other, straight)

@@ -15,7 +15,7 @@ CLASS_SCORES = ("iou", "dice", "accuracy")
 BOUNDARY_TOLERANCE = 0.0075  # of the image's diagonal, as in the SegNet paper
 
 
-def evaluate(predict, examples, classes, *, instances=False, boundaries=False, sample_at=()):
+def score(predict, examples, classes, *, instances=False, boundaries=False, sample_at=()):
   """Runs every example once and scores the predictions.
 
   Args:
@@ -59,22 +59,22 @@ def evaluate(predict, examples, classes, *, instances=False, boundaries=False, s
   if num_bad:
     raise UserError(
       f"the network's output is not finite for {num_bad} of {len(rows)} images; train again with "
-      "a lower config.train.learning_rate"
+      "a lower `learning_rate`"
     )
   if not confusion.any():
     raise UserError(
-      f"no pixel of the {len(rows)} images has a label; correct config.data.eval_split"
+      f"no pixel of the {len(rows)} images has a label; correct `eval_split` or the masks"
     )
 
-  def score(sums):
+  def scores_of(sums):
     parts, wholes, *pixels = np.split(sums, cuts[:-1], axis=-1)
     with np.errstate(invalid="ignore"):  # 0 / 0
       means = dict(zip(names, np.moveaxis(parts / wholes, -1, 0), strict=True))
     return means | scores(*pixels)
 
-  result = {name: readable(value, classes) for name, value in score(rows.sum(0)).items()}
+  result = {name: readable(value, classes) for name, value in scores_of(rows.sum(0)).items()}
   numbers = [name for name in result if name not in CLASS_SCORES]
-  intervals = bootstrap_intervals(rows, lambda sums: {n: score(sums)[n] for n in numbers})
+  intervals = bootstrap_intervals(rows, lambda sums: {n: scores_of(sums)[n] for n in numbers})
   result |= {f"{name}_interval": interval for name, interval in intervals.items()}
   return {**result, "num_images": len(rows), "confusion": confusion.tolist()}, samples
 
@@ -105,7 +105,7 @@ def readable(value, classes):
 
 
 def score_table(result):
-  """Text for people of what `evaluate` returns: classes, then the scores that are one number."""
+  """Text for people of what `score` returns: classes, then the scores that are one number."""
   pixels = np.sum(result["confusion"], axis=1)
   heads, width = ("IoU", "Dice", "accuracy", "pixels"), max(map(len, (*result["iou"], "class")))
   lines = [f"{'class':{width}}" + "".join(f"{head:>10}" for head in heads)]

@@ -1,4 +1,4 @@
-"""What is done with a trained work directory: scoring it and using it."""
+"""What is done with a trained work directory: scoring it and using it, by its own config."""
 
 import dataclasses
 import json
@@ -11,20 +11,14 @@ import tiny
 from PIL import Image
 from tiny import error_of
 
-from jaxseg import (
-  VOID,
-  checkpoint,
-  experiment,
-  models,
-  optim,
-  train_state,
-  workdirs,
-)
+from jaxseg import VOID, build, checkpoint, models, modes, optim, train_state, workdirs
 from jaxseg.crf import dense_crf
 from jaxseg.data import datasets
-from jaxseg.evaluate import score_table
+from jaxseg.evaluation import score_table
 from jaxseg.predict import make_predictor
-from jaxseg.train import train
+from jaxseg.run import report
+from jaxseg.segmenter import load_run
+from jaxseg.training import train
 
 pytestmark = pytest.mark.usefixtures("photos")
 
@@ -38,7 +32,7 @@ def trained(tmp_path_factory, compilation_cache):
     assert train(config, workdir) is True
   with checkpoint.open_manager(workdir) as manager:
     optimizer = optim.make_optimizer("adam", optim.schedule("constant", 1e-2, 3))
-    model = experiment.build_model(config, tiny.INFO)
+    model = build.build_model(config, tiny.INFO)
     state = jax.eval_shape(lambda: train_state.create(models.init(model, 3, 0), optimizer))
     state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state).replace(step=np.int32(4))
     meta = {"config": config.to_dict(), "info": dataclasses.asdict(tiny.INFO)}
@@ -67,7 +61,7 @@ def assert_same_scores(result, expected):
 
 def test_evaluate_reproduces_the_scores_of_training(trained, best, capsys):
   workdir, config = trained
-  experiment.evaluate_workdir(changed(config, eval__num_samples=2), workdir)
+  modes.print_scores(modes.evaluate(workdir, {"eval.num_samples": 2}))
   result = json.loads((workdir / "evaluation.json").read_text())
   assert (result["step"], result["split"]) == (best["step"], "test")
   assert_same_scores(result, best)
@@ -80,9 +74,9 @@ def test_evaluate_reproduces_the_scores_of_training(trained, best, capsys):
 
 def test_evaluate_on_other_data_with_other_batches(trained, best, capsys):
   workdir, config = trained
-  experiment.evaluate_workdir(changed(config, eval__batch_size=2), workdir)
+  modes.evaluate(workdir, config=changed(config, eval__batch_size=2))
   assert_same_scores(json.loads((workdir / "evaluation.json").read_text()), best)
-  experiment.evaluate_workdir(changed(config, data__eval_split="train"), workdir)
+  modes.evaluate(workdir, config=changed(config, data__eval_split="train"))
   result = json.loads((workdir / "evaluation.json").read_text())
   assert (result["split"], result["num_images"]) == ("train", 20)
   assert result["miou"] != best["miou"]
@@ -91,12 +85,13 @@ def test_evaluate_on_other_data_with_other_batches(trained, best, capsys):
 
 def test_restored_predictor_is_the_best_network(trained, best):
   workdir, config = trained
-  predict, step, info = experiment.restore_predictor(config, workdir)
+  segmenter = load_run(workdir, {})
+  predict, step, info = segmenter.predict, segmenter.step, segmenter.info
   assert step == best["step"]
   assert info.channels == 3 and tuple(info.classes) == tiny.INFO.classes
   with ocp.StandardCheckpointer() as checkpointer:
     variables = checkpointer.restore(workdir.absolute() / "checkpoints" / str(step) / "variables")
-  by_hand = make_predictor(experiment.build_model(config, info), fit="crop", size=32, batch_size=16)
+  by_hand = make_predictor(build.build_model(config, info), fit="crop", size=32, batch_size=16)
   _, source = tiny.load_photos("test", "", 32, 0)
   examples = [source[i] for i in range(3)]
   for (_, probs), (_, expected) in zip(
@@ -116,9 +111,9 @@ def test_predict_folder(trained, tmp_path, capsys):
     pictures[f"photo{i}"] = np.asarray(picture)
   Image.fromarray(pictures["photo0"]).convert("L").save(folder / "grey.jpg")
   pictures["grey"] = np.asarray(Image.open(folder / "grey.jpg").convert("RGB"))
-  experiment.predict_folder(config, workdir, folder, output)
+  modes.predict_folder(workdir, folder, output)
   assert str(output) in capsys.readouterr().out
-  predict, _, _ = experiment.restore_predictor(config, workdir)
+  predict = load_run(workdir, {}).predict
   for name, image in pictures.items():
     labels = Image.open(output / f"{name}.png")
     ((_, probs),) = predict([{"image": image}])
@@ -133,13 +128,13 @@ def test_crf_in_evaluation_and_prediction(trained, best, tmp_path, capsys):
   """It may be switched on for a work directory that was trained without."""
   workdir, config = trained
   config = changed(config, crf__num_iterations=3, crf__color_sigma=30.0)
-  experiment.evaluate_workdir(config, workdir)
+  modes.evaluate(workdir, config=config)
   result = json.loads((workdir / "evaluation.json").read_text())
   assert result["loss"] != best["loss"]
   _, source = tiny.load_photos("test", "", 32, 0)
   Image.fromarray(source[0]["image"]).save(tmp_path / "a.png")
-  experiment.predict_folder(config, workdir, tmp_path / "a.png", tmp_path / "out")
-  predict, _, _ = experiment.restore_predictor(changed(config, crf__num_iterations=0), workdir)
+  modes.predict_folder(workdir, tmp_path / "a.png", tmp_path / "out", config=config)
+  predict = load_run(workdir, {"crf.num_iterations": 0}).predict
   ((_, probs),) = predict([source[0]])
   expected = dense_crf(probs, source[0]["image"], num_iterations=3, color_sigma=30.0).argmax(-1)
   assert (expected != probs.argmax(-1)).any()
@@ -150,18 +145,19 @@ def test_crf_in_evaluation_and_prediction(trained, best, tmp_path, capsys):
 def test_work_directory_of_another_network(trained, tmp_path):
   workdir, config = trained
   for key, value in ("model.widths", (4, 9)), ("data.image_size", 64), ("data.fit", "resize"):
-    message = error_of(experiment.evaluate_workdir, changed(config, **{key: value}), workdir)
+    message = error_of(modes.evaluate, workdir, config=changed(config, **{key: value}))
     assert str(workdir) in message and key in message and "--workdir" in message
+    assert error_of(modes.evaluate, workdir, {key: value}) == message
   # What does not change the network may differ.
-  experiment.restore_predictor(changed(config, train__learning_rate=9.0, seed=3), workdir)
+  load_run(workdir, {}, changed(config, train__learning_rate=9.0, seed=3))
 
 
 def test_no_checkpoint(trained, tmp_path):
   _, config = trained
   Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
   for run in (
-    lambda: experiment.evaluate_workdir(config, tmp_path / "new"),
-    lambda: experiment.predict_folder(config, tmp_path / "new", tmp_path, tmp_path / "out"),
+    lambda: modes.evaluate(tmp_path / "new", config=config),
+    lambda: modes.predict_folder(tmp_path / "new", tmp_path, tmp_path / "out"),
   ):
     message = error_of(run)
     assert "no checkpoint" in message and str(tmp_path / "new") in message
@@ -181,15 +177,15 @@ def test_only_pretrained_encoders_are_frozen(encoder, pretrained, freeze, frozen
   config = tiny.make_config(
     1, model__encoder=encoder, model__pretrained=pretrained, model__freeze_encoder=freeze
   )
-  assert experiment.is_frozen(config) is frozen
+  assert build.is_frozen(config) is frozen
 
 
 def test_build_model_passes_on_what_the_config_says():
   config = tiny.make_config(1, model__norm=False, model__dropout=0.25, model__up="resize")
-  model = experiment.build_model(config, tiny.INFO)
+  model = build.build_model(config, tiny.INFO)
   assert (model.num_classes, model.widths, model.norm) == (3, (4, 8), False)
   assert (model.dropout, model.up, model.axis_name) == (0.25, "resize", None)
-  model = experiment.build_model(tiny.make_config(1, train__parallel="pmap"), tiny.INFO)
+  model = build.build_model(tiny.make_config(1, train__parallel="pmap"), tiny.INFO)
   assert model.norm is True and model.axis_name is not None
 
 
@@ -205,7 +201,7 @@ def certain(examples):
 def test_samples_are_spread_over_the_split(wanted, positions):
   _, source = tiny.load_photos("test", "", 32, 0)
   config = tiny.make_config(1, eval__num_samples=wanted, eval__boundary_f1=True)
-  result, samples = experiment.evaluate_split(certain, source, tiny.INFO, config)
+  result, samples = modes.evaluate_split(certain, source, tiny.INFO, config)
   assert result["num_images"] == 9 and result["boundary_f1"] == 0  # no boundary is predicted
   masks = np.concatenate([source[i]["mask"].ravel() for i in range(9)])
   assert result["pixel_accuracy"] == pytest.approx((masks == 0).sum() / (masks != VOID).sum())
@@ -218,12 +214,12 @@ def test_samples_are_spread_over_the_split(wanted, positions):
 
 def test_report(tmp_path):
   result = {"miou": 0.5, "iou": {"sky": 0.5}, "confusion": [[3, 0, 1], [0, 2, 0], [0, 0, 0]]}
-  assert experiment.report(tmp_path, "test", 7, tiny.INFO, result, []) is None
+  assert report(tmp_path, "test", 7, tiny.INFO, result, []) is None
   written = json.loads((tmp_path / "evaluation.json").read_text())
   assert written == {"split": "test", "step": 7, **result}
   assert not (tmp_path / "plots").exists()
   mask = np.zeros((9, 9), np.uint8)
   sample = (np.zeros((9, 9, 3), np.uint8), mask, mask)
-  sheet = experiment.report(tmp_path, "test", 7, tiny.INFO, result, [sample])
+  sheet = report(tmp_path, "test", 7, tiny.INFO, result, [sample])
   assert sheet == tmp_path / "plots" / "predictions_000007.png" and sheet.is_file()
   assert (tmp_path / "plots" / "confusion.png").is_file()

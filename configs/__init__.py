@@ -1,0 +1,1 @@
+"""The config files; from Python: `from configs import unet_cells`, `unet_cells.get_config()`."""

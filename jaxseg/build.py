@@ -1,0 +1,238 @@
+"""From a config to the parts that it names: data, network, optimizer, training step, predictor."""
+
+import collections.abc
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from jaxseg import UserError, losses, models, optim, parallel, settings
+from jaxseg.augment import Augmentation
+from jaxseg.data import datasets
+from jaxseg.data.decode import DatasetInfo
+from jaxseg.data.input_pipeline import train_batches
+from jaxseg.predict import make_predictor, with_crf, with_scales
+from jaxseg.train_step import make_train_step
+from jaxseg.weight_maps import CLASS_BALANCES
+
+# Keys of config.model that belong to no network alone.
+COMMON_KEYS = ("name", "head", "pretrained", "freeze_encoder", "init_from")
+
+
+def open_split(
+  config: ConfigDict, role: str, problems: list | None = None
+) -> tuple[DatasetInfo, collections.abc.Sequence]:
+  """(DatasetInfo, source) of what a config trains on ("train") or is scored on ("eval").
+
+  `problems` collects those of files, see `folder.open_folder`.
+  """
+  data = config.data
+  folded = data.num_folds > 0
+  split = data.train_split if folded or role == "train" else data.eval_split
+  options = {name: value for name, value in data.items() if name != "name"}
+  info, source = datasets.load(data.name, split, problems=problems, **options)
+  if folded:
+    kept, held_out = datasets.fold_indices(len(source), data.num_folds, data.fold)
+    source = datasets.Subset(source, held_out if role == "eval" else kept)
+  return info, source
+
+
+def eval_name(config: ConfigDict) -> str:
+  """What the split that is scored is called in a work directory."""
+  data = config.data
+  return f"fold {data.fold} of {data.num_folds}" if data.num_folds else data.eval_split
+
+
+def is_frozen(config: ConfigDict) -> bool:
+  """Whether the encoder is frozen: only pretrained weights are worth it."""
+  return bool(config.model.encoder and config.model.pretrained and config.model.freeze_encoder)
+
+
+def build_model(config: ConfigDict, info: DatasetInfo) -> nn.Module:
+  """The network of a config for the classes of a data set.
+
+  Raises:
+    UserError: the config sets a key of config.model that this network does not have.
+  """
+  name, defaults = config.model.name, settings.declared_keys()
+  known = models.options_of(name)
+  options = {
+    "precision": config.train.precision,
+    "axis_name": parallel.AXIS if config.train.parallel == "pmap" else None,
+    "freeze_encoder": is_frozen(config),
+  }
+  for key, value in config.model.items():
+    declared = defaults.get(f"model.{key}")
+    if key in COMMON_KEYS:
+      continue
+    if key in known or declared is None:
+      options[key] = value
+    elif key not in ("encoder", "freeze_norm") and value != declared.default:
+      raise UserError(
+        f"config.model.{key} is {value!r}, which {name} does not have; set it to "
+        f"{declared.default!r}"
+      )
+  options = {key: value for key, value in options.items() if key in known}
+  with settings.config_errors(
+    name="model.name", output_stride="model.output_stride", precision="train.precision"
+  ):
+    num_logits = models.num_logits(config.model.head, info.classes)
+    return models.build(name, num_logits, **options)
+
+
+def model_in_use(config: ConfigDict, model: nn.Module) -> nn.Module:
+  """The network as it predicts: with config.predict.output_stride, if that is set."""
+  output_stride = config.predict.output_stride
+  if not output_stride:
+    return model
+  with settings.config_errors(output_stride="predict.output_stride"):
+    return models.at_output_stride(model, output_stride)
+
+
+def build_predictor(config: ConfigDict, model: nn.Module) -> collections.abc.Callable:
+  """See `make_predictor`, `with_scales` and `with_crf` in `predict`."""
+  model = model_in_use(config, model)
+  predict = make_predictor(
+    model,
+    fit=config.data.fit,
+    size=config.data.image_size - 2 * model.margin,
+    batch_size=config.eval.batch_size,
+    tile=config.predict.tile,
+    tta=config.predict.tta,
+  )
+  predict = with_scales(predict, fit=config.data.fit, scales=config.predict.scales)
+  return with_crf(predict, **config.crf)
+
+
+def network_line(
+  config: ConfigDict, model: nn.Module, info: DatasetInfo, cost: dict[str, int | None]
+) -> str:
+  """A line about the network: parameters, and operations of a forward pass.
+
+  Args:
+    cost: see `models.summary`.
+  """
+  variables = models.abstract_variables(model, info.channels)
+  encoder = variables["params"].get("encoder", {}) if is_frozen(config) else {}
+  number, frozen = cost["num_parameters"], models.num_parameters({"params": encoder})
+  size, flop = config.data.image_size, cost["flop"]
+  name = " on ".join(filter(None, (config.model.name, config.model.encoder)))
+  trained = f" ({number - frozen:,} trained)" if frozen else ""
+  work = f", {flop / 1e9:.2f} GFLOP a forward pass of {size} x {size} px" if flop else ""
+  return f"{name}: {number:,} parameters{trained}{work}"
+
+
+def selected_losses(config: ConfigDict) -> dict[str, tuple[float, losses.Loss]]:
+  """{name: (factor, Loss)} of what a config minimises."""
+  return losses.select(config.train.losses.to_dict(), focal_gamma=config.train.focal_gamma)
+
+
+def build_batches(config: ConfigDict, source: collections.abc.Sequence, margin: int) -> Any:
+  """This process' endless training batches; see `input_pipeline.train_batches`."""
+  needed = any(loss.needs_instances for _, loss in selected_losses(config).values())
+  return train_batches(
+    source,
+    size=config.data.image_size,
+    fit=config.data.fit,
+    batch_size=config.train.batch_size,
+    seed=config.seed,
+    margin=margin,
+    instances=needed or config.train.border_weight > 0,
+    process=parallel.this_process(),
+    num_threads=config.data.num_threads,
+    cache_mb=config.data.cache_mb,
+  )
+
+
+def build_optimizer(
+  config: ConfigDict, num_steps: int, epoch_steps: float
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """The optimizer of a config, and its learning rate as a function of the step."""
+  train = config.train
+  schedule = optim.schedule(
+    train.schedule,
+    train.learning_rate,
+    num_steps,
+    warmup_steps=min(round(train.warmup_epochs * epoch_steps), num_steps),
+    power=train.poly_power,
+  )
+  optimizer = optim.make_optimizer(
+    train.optimizer,
+    schedule,
+    momentum=train.momentum,
+    betas=tuple(train.adam_betas),
+    epsilon=train.adam_epsilon,
+    weight_decay=train.weight_decay,
+    clip_norm=train.clip_grad_norm,
+    lr_multipliers=train.lr_multipliers,
+    frozen=("encoder",) if is_frozen(config) else (),
+  )
+  return optimizer, schedule
+
+
+def build_train_step(
+  config: ConfigDict,
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  class_weights: jax.Array,
+  mesh: jax.sharding.Mesh,
+) -> collections.abc.Callable:
+  """step(state, batch, key) on all devices; see `train_step` and `parallel.distribute_step`."""
+  train = config.train
+  step = make_train_step(
+    model,
+    optimizer,
+    losses=selected_losses(config),
+    class_weights=class_weights,
+    augmentation=Augmentation(**config.augment),
+    border_weight=train.border_weight,
+    border_sigma=train.border_sigma,
+    accumulation_steps=train.accumulation_steps,
+    ema_decay=train.ema_decay,
+  )
+  return parallel.distribute_step(step, mesh, train.parallel)
+
+
+def class_weights(
+  config: ConfigDict, classes: collections.abc.Sequence[str], counts: dict | None
+) -> jax.Array:
+  """f32[C], the product of what the config gives and what the class frequencies ask for.
+
+  Args:
+    counts: {"pixels": {class: int}, "pixels_of_their_images": {class: int}} of the training split,
+      if the config balances classes.
+  """
+  train = config.train
+  weights = train.class_weights or (1.0,) * len(classes)
+  if len(weights) != len(classes):
+    raise UserError(
+      f"config.train.class_weights has {len(weights)} numbers for the {len(classes)} classes "
+      f"{', '.join(classes)}"
+    )
+  if train.class_balance:
+    arguments = (list(counts[name].values()) for name in ("pixels", "pixels_of_their_images"))
+    weights = np.multiply(weights, CLASS_BALANCES[train.class_balance](*arguments))
+  return jnp.array(weights, jnp.float32)
+
+
+def check_training(config: ConfigDict) -> None:
+  """Raises UserError for settings with which no training is possible."""
+  settings.check(config)
+  train, size = config.train, config.data.image_size
+  for name in ("shift", "elastic"):
+    if config.augment[name] > size:
+      value = config.augment[name]
+      raise UserError(f"config.augment.{name} is {value}, but has to be from 0 to {size}")
+  per_pixel = [name for name, loss in losses.LOSSES.items() if loss.per == "pixel"]
+  for name in ("class_weights", "class_balance", "border_weight"):
+    if train[name] and not any(train.losses[loss] for loss in per_pixel if loss in train.losses):
+      raise UserError(
+        f"config.train.{name} is {train[name]}, but weights only {' and '.join(per_pixel)}, "
+        "whose config.train.losses are 0; set one of them"
+      )
+  with settings.config_errors():
+    parallel.check_batch_size(train.batch_size, train.accumulation_steps)

@@ -1,0 +1,205 @@
+"""What is done with a trained network: score it, use it on files, export it, describe it."""
+
+import collections.abc
+import json
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from jaxseg import UserError, build, export, models, parallel, settings, workdirs
+from jaxseg.data.decode import DatasetInfo
+from jaxseg.data.input_pipeline import eval_examples
+from jaxseg.evaluation import score, score_table
+from jaxseg.predict_files import list_images, predict_files
+from jaxseg.run import report
+from jaxseg.segmenter import load_run
+
+
+def evaluate_split(
+  predict: collections.abc.Callable,
+  source: collections.abc.Sequence,
+  info: DatasetInfo,
+  config: ConfigDict,
+) -> tuple[dict, list]:
+  """Scores and sample predictions on this process' share of a source; see `evaluation.score`."""
+  process = number, count = parallel.this_process()
+  share = len(range(number, len(source), count))
+  wanted = min(config.eval.num_samples, share)
+  return score(
+    predict,
+    eval_examples(source, process=process, num_threads=config.data.num_threads),
+    info.classes,
+    instances=config.eval.instances,
+    boundaries=config.eval.boundary_f1,
+    sample_at={i * share // wanted for i in range(wanted)},
+  )
+
+
+def evaluate(
+  workdir: str | pathlib.Path,
+  overrides: collections.abc.Mapping[str, Any] | None = None,
+  *,
+  config: ConfigDict | None = None,
+) -> dict:
+  """Scores the best checkpoint of a run on the evaluation split of its config.
+
+  Writes evaluation.json, a sheet of predictions and the confusion matrix into the work directory.
+
+  Args:
+    workdir: of the run.
+    overrides: keys that differ from the run's config: {"predict.tta": "flip"}.
+    config: to use instead of the run's; its network has to be the same.
+  Returns:
+    the scores, see `evaluation.score`, with "split" and "step"
+  Raises:
+    UserError: nothing trained there, no data, or a key that contradicts the network.
+  """
+  segmenter = load_run(workdir, overrides or {}, config)
+  with settings.config_errors():
+    config = segmenter.config
+    _, source = build.open_split(config, "eval")
+    result, samples = evaluate_split(segmenter.predict, source, segmenter.info, config)
+  split = build.eval_name(config)
+  if parallel.is_main():
+    report(workdir, split, segmenter.step, segmenter.info, result, samples)
+  return {"split": split, "step": segmenter.step, **result}
+
+
+def print_scores(result: dict) -> None:
+  """The scores as JSON on standard output, and as a table on standard error."""
+  if parallel.is_main():
+    numbers = {name: value for name, value in result.items() if name not in ("confusion", "split")}
+    print(json.dumps(numbers, indent=2))
+    print(score_table({k: v for k, v in result.items() if k not in ("split", "step")}),
+          file=sys.stderr)  # fmt: skip
+
+
+def predict_folder(
+  workdir: str | pathlib.Path,
+  source: str | pathlib.Path,
+  output: str | pathlib.Path,
+  overrides: collections.abc.Mapping[str, Any] | None = None,
+  *,
+  config: ConfigDict | None = None,
+) -> None:
+  """Writes a label map and an overlay for every image of a folder, or for one file.
+
+  Args:
+    workdir, overrides, config: see `evaluate`.
+    source: folder or file.  output: folder, made if need be; see `predict_files.predict_files`.
+  """
+  files = list_images(source)
+  segmenter = load_run(workdir, overrides or {}, config)
+  if parallel.is_main():
+    with settings.config_errors():
+      predict_files(segmenter.predict, files, output, segmenter.info, tqdm)
+    print(f"label maps: {output}   overlays: {pathlib.Path(output) / 'overlays'}")
+
+
+def export_run(
+  workdir: str | pathlib.Path,
+  output: str | pathlib.Path,
+  overrides: collections.abc.Mapping[str, Any] | None = None,
+  *,
+  config: ConfigDict | None = None,
+) -> None:
+  """Writes a network's whole prediction as files that run without jaxseg; see `export`.
+
+  Args:
+    workdir, overrides, config: see `evaluate`.  output: folder, made if need be.
+  Raises:
+    UserError: a file disagrees with the network, and is not written.
+  """
+  segmenter = load_run(workdir, overrides or {}, config)
+  config, output = segmenter.config, pathlib.Path(output)
+  data, options, info = config.data, config.export, segmenter.info
+  with settings.config_errors():
+    export.check_options(**options)
+    if config.crf.num_iterations or tuple(config.predict.scales) != (1.0,):
+      raise UserError(
+        "a file has neither the dense CRF nor several scales: set config.crf.num_iterations to 0 "
+        "and config.predict.scales to (1.0,)"
+      )
+    if not parallel.is_main():
+      return
+    run = export.whole_image(
+      segmenter.model,
+      segmenter.variables,
+      fit=data.fit,
+      size=data.image_size - 2 * segmenter.model.margin,
+      tta=config.predict.tta,
+      output=options.output,
+    )
+  workdirs.make_folder(output, "--output")
+  about = export.describe(info, options.output, options.onnx_size)
+  workdirs.write_json(output / "classes.json", {"step": segmenter.step, **about})
+  images = sample_images(config, info)
+  stablehlo = export.to_stablehlo(run, info.channels)
+  predict = segmenter.predict
+  write_artefact(output / "model.stablehlo", stablehlo, export.load_stablehlo, predict, images)
+  if options.onnx_size:
+    onnx = export.to_onnx(run, options.onnx_size, info.channels)
+    images = [export.fit_size(image, options.onnx_size) for image in images]
+    write_artefact(output / "model.onnx", onnx, export.load_onnx, predict, images)
+
+
+def write_artefact(
+  path: pathlib.Path,
+  content: bytes,
+  load: collections.abc.Callable,
+  predict: collections.abc.Callable,
+  images: list,
+) -> None:
+  """Writes a file if its labels on some images are those of the network.
+
+  Raises:
+    UserError: more than 1 in 1000 pixels differ; rounding alone changes next to none.
+  """
+  share = export.agreement(load(content), predict, images)
+  text = f"{share:.4%} of the pixels of {len(images)} images have the network's label"
+  if share < 0.999:
+    raise UserError(f"{path} is not written: only {text}; it is a bug, please report it")
+  path.write_bytes(content)
+  print(f"{path}: {len(content) / 2**20:.1f} MiB, {text}")
+
+
+def sample_images(config: ConfigDict, info: DatasetInfo) -> list[np.ndarray]:
+  """Images from all over the evaluation split, u8[H,W,D]; if it cannot be opened, random ones."""
+  num_images = config.export.num_images
+  try:
+    _, source = build.open_split(config, "eval")
+    num_images = min(num_images, len(source))
+    return [source[i * len(source) // num_images]["image"] for i in range(num_images)]
+  except UserError:
+    rng = np.random.default_rng(0)
+    size = config.data.image_size
+    blocks = rng.integers(0, 256, (num_images, 8, 12, info.channels), dtype=np.uint8)
+    return list(blocks.repeat(-(-size // 8), axis=1).repeat(-(-size // 8), axis=2))
+
+
+def summarize(config: ConfigDict) -> str:
+  """A table of a network's modules, and what it costs on this machine's devices.
+
+  Parameters of each module; the operations and memory of one image's forward pass as XLA counts
+  them, see `models.summary`.
+  """
+  with settings.config_errors():
+    info, _ = build.open_split(config, "train")
+    model, size = build.build_model(config, info), config.data.image_size
+    models.check_input(model, info.channels, size)
+    variables = models.abstract_variables(model, info.channels)
+    cost = models.summary(model, variables, info.channels, size)
+  rows = [(name, models.num_parameters({"params": x})) for name, x in variables["params"].items()]
+  width = max(len(name) for name, _ in rows)
+  lines = [f"{name:{width}} {number:13,}" for name, number in rows]
+  memory = cost["memory_bytes"]
+  return "\n".join([
+    *lines,
+    "",
+    build.network_line(config, model, info, cost),
+    f"memory of that pass: {memory / 2**20:.1f} MiB" if memory else "its memory is not known here",
+  ])  # fmt: skip

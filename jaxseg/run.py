@@ -1,0 +1,251 @@
+"""The work directory of a training run as all processes see it; only process 0 touches it."""
+
+import collections
+import collections.abc
+import contextlib
+import dataclasses
+import pathlib
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from jaxseg import UserError, checkpoint, parallel, workdirs
+from jaxseg.data.decode import DatasetInfo
+from jaxseg.train_state import TrainState
+from jaxseg.visualize import curves, plot_confusion, prediction_sheet
+
+
+class Run:
+  """Checkpoints, metrics, plots and the progress bar of a run; use it in a `with` block.
+
+  In processes other than the first, all that would read or write files does nothing, and what is
+  read comes from process 0.
+  """
+
+  def __init__(self, workdir: str | pathlib.Path, config: ConfigDict, info: DatasetInfo):
+    self._workdir, self._config = pathlib.Path(workdir), config
+    self._meta = {"config": config.to_dict(), "info": dataclasses.asdict(info)}
+    self._info = info
+    self._stack = contextlib.ExitStack()
+    self._manager = self._events = self._bar = None
+    self._unread, self._recent, self._start = collections.deque(), [], time.time()
+
+  def __enter__(self):
+    if parallel.is_main():
+      workdirs.make_folder(self._workdir, "--workdir")
+      self._manager = self._stack.enter_context(checkpoint.open_manager(self._workdir))
+    return self
+
+  def __exit__(self, *error):
+    return self._stack.__exit__(*error)
+
+  def restore(
+    self, state: TrainState, first: collections.abc.Callable[[], TrainState], data: Any
+  ) -> tuple[TrainState, dict]:
+    """The state and progress of the latest checkpoint, or those of a new run.
+
+    Args:
+      state: of the right structure.  first: makes the state of a new run.
+      data: JSON-able position in the data of a new run.
+    Returns:
+      (TrainState of numpy arrays, {"data": position, "scores": [mean IoU of each evaluation]})
+    """
+    progress = None
+    if self._manager is not None:
+      state, progress = checkpoint.restore(self._manager, state) or (first(), None)
+    progress = parallel.json_from_main(progress or {"data": data, "scores": []})
+    return parallel.from_main(state), progress
+
+  def start(self, step: int, num_steps: int, about: str) -> None:
+    """Begins to log; what a killed run had logged after `step` is dropped.  about: first line."""
+    if self._manager is None:
+      return
+    workdirs.write_json(self._workdir / "config.json", self._config.to_dict())
+    workdirs.forget_metrics_after(self._workdir, step)
+    self._events = SummaryWriter(str(self._workdir), purge_step=step + 1)
+    self._stack.callback(self._events.close)
+    # A log file gets a line now and then, a terminal a bar that moves.
+    self._bar = tqdm(
+      initial=step,
+      total=num_steps,
+      unit="step",
+      dynamic_ncols=True,
+      mininterval=0.5 if sys.stderr.isatty() else 10,
+    )
+    self._stack.callback(self._bar.close)
+    tell(about)
+
+  def record(self, step: int, metrics: dict, line: dict | None, batch_size: int) -> None:
+    """Takes the metrics of a step; with a line, writes the means since the last one.
+
+    Metrics are read one step behind the device, so that it need not wait.
+
+    Args:
+      metrics: {name: array []}.  line: {"step", "epoch", ...} to write, after reading everything.
+    Raises:
+      UserError: a loss or gradient that is not finite, in all processes.
+    """
+    self._unread.append((step, metrics))
+    while len(self._unread) > (0 if line else 1):
+      self._recent.append(self._read(*self._unread.popleft()))
+    if not self._recent:
+      return
+    speed = batch_size * len(self._recent) / (time.time() - self._start)
+    self.advance(step, self._recent[-1]["loss"], speed)
+    if line:
+      means = {k: float(np.mean([x[k] for x in self._recent])) for k in self._recent[0]}
+      self.write({**line, "split": "train", **means, "images_per_second": speed})
+
+  def restart_clock(self) -> None:
+    """Speed is measured from here on."""
+    self._recent, self._start = [], time.time()
+
+  def advance(self, step: int, loss: float, images_per_second: float) -> None:
+    """Moves the bar to a step; `loss` is the latest known."""
+    if self._bar is not None:
+      text = f"loss {loss:.4f}, {images_per_second:.1f} images/s"
+      self._bar.set_postfix_str(text, refresh=False)
+      self._bar.update(step - self._bar.n)
+
+  def write(self, line: dict, sheet: pathlib.Path | None = None) -> None:
+    """Records numbers in metrics.jsonl, TensorBoard and the curves.
+
+    Args:
+      line: {"step", "epoch", "split", names: numbers or {class: number or None}}.
+      sheet: path of a picture that belongs to it.
+    """
+    if self._events is None:
+      return
+    workdirs.append_metrics(self._workdir, line)
+    step, split = line["step"], line["split"]
+    for name, value in line.items():
+      if name in ("step", "split"):
+        continue
+      values = {f"{name}/{k}": v for k, v in value.items()} if isinstance(value, dict) else None
+      for tag, number in (values or {name: value}).items():
+        if number is not None:
+          self._events.add_scalar(f"{split}/{tag}", number, step)
+    if sheet:
+      picture = np.asarray(Image.open(sheet).convert("RGB"))
+      self._events.add_image(f"{split}/predictions", picture, step, dataformats="HWC")
+    if "miou" in line:
+      curves(self._workdir / "plots" / "curves.png", workdirs.read_metrics(self._workdir))
+      scores = f"mean IoU {line['miou']:.4f}, pixel accuracy {line['pixel_accuracy']:.4f}"
+      tell(f"step {step} ({split}): {scores}, loss {line['loss']:.4f}")
+
+  def report(self, line: dict, split: str, result: dict, samples: list) -> None:
+    """Writes an evaluation: evaluation.json, a line of numbers, sheet and confusion matrix."""
+    if self._manager is None:
+      return
+    sheet = report(self._workdir, split, line["step"], self._info, result, samples)
+    # Curves need neither intervals nor the confusion matrix.
+    numbers = {name: x for name, x in result.items() if not isinstance(x, list)}
+    self.write({**line, "split": split, **numbers}, sheet)
+
+  def save(self, state: TrainState, data: Any, scores: list, result: dict | None) -> None:
+    """Saves a checkpoint in the background; `result` holds its scores if it was evaluated."""
+    if self._manager is not None:
+      metrics = result and {k: x for k, x in result.items() if not isinstance(x, list)}
+      progress = {"data": data, "scores": scores}
+      checkpoint.save(self._manager, state, progress, self._meta, metrics)
+
+  def profile(self, step: int, steps: tuple[int, ...], arrays: Any) -> None:
+    """Writes a jax.profiler trace from before the first to after the last of `steps`.
+
+    Args:
+      step: about to begin.  arrays: of the step before, waited for.
+    """
+    if self._manager is None or not steps or step not in (steps[0], steps[1] + 1):
+      return
+    jax.block_until_ready(arrays)
+    if step == steps[0]:
+      jax.profiler.start_trace(self._workdir / "profile")
+      self._stack.callback(self._stop_trace)
+    else:
+      self._stop_trace()
+
+  def _stop_trace(self):
+    with contextlib.suppress(RuntimeError):  # stopped before
+      jax.profiler.stop_trace()
+
+  def _read(self, step, metrics):
+    metrics = {name: float(np.asarray(value)) for name, value in metrics.items()}
+    if not np.isfinite([metrics["loss"], metrics["grad_norm"]]).all():
+      if self._manager:
+        self._manager.wait_until_finished()
+      kept = self._manager and self._manager.latest_step()
+      raise UserError(
+        f"loss {metrics['loss']}, gradient norm {metrics['grad_norm']} at step {step}: stopped; "
+        + ("no checkpoint was made yet" if kept is None else f"the last good checkpoint is {kept}")
+        + "; lower config.train.learning_rate or look at the data"
+      )
+    return metrics
+
+
+def tell(text: str) -> None:
+  """A line for the user, above the progress bar; only process 0 writes it."""
+  if parallel.is_main():
+    tqdm.write(text, file=sys.stderr)
+
+
+def report(
+  workdir: str | pathlib.Path,
+  split: str,
+  step: int,
+  info: DatasetInfo,
+  result: dict,
+  samples: list,
+) -> pathlib.Path | None:
+  """Writes evaluation.json and, if there are samples, their sheet and the confusion matrix.
+
+  Returns:
+    the path of the sheet, or None.
+  """
+  workdir = pathlib.Path(workdir)
+  workdirs.write_json(workdir / "evaluation.json", {"split": split, "step": step, **result})
+  if not samples:
+    return None
+  plots = workdir / "plots"
+  sheet = plots / f"predictions_{step:06d}.png"
+  title = f"step {step}: mean IoU {result['miou']:.3f}, {split}"
+  prediction_sheet(sheet, samples, info.classes, info.palette, title)
+  plot_confusion(plots / "confusion.png", result["confusion"], info.classes, title)
+  return sheet
+
+
+@contextlib.contextmanager
+def stop_signals() -> collections.abc.Iterator[collections.abc.Callable[[int], bool]]:
+  """Gives `stop_requested(step) -> bool`: whether to save and leave, the same in all processes.
+
+  SIGTERM asks for that, and Ctrl-C; a second Ctrl-C stops at once.
+  """
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
+
+    # jax.distributed listens for SIGTERM itself and lets all processes agree on a step.
+    yield multihost_utils.reached_preemption_sync_point
+    return
+  if threading.current_thread() is not threading.main_thread():  # may not handle signals
+    yield lambda step: False
+    return
+  received = []
+
+  def note(number, _):
+    received.append(number)
+    signal.signal(number, previous[number])
+
+  previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+  try:
+    yield lambda step: bool(received)
+  finally:
+    for number, handler in previous.items():
+      signal.signal(number, handler)

@@ -1,0 +1,278 @@
+"""Declarations of config keys, and what follows from them: values, checks, text for people.
+
+`configs/default.py` declares every key once with `key`. A declaration says what the key means,
+what it may be, and what it belongs to.
+"""
+
+import ast
+import collections.abc
+import dataclasses
+import difflib
+import math
+from types import SimpleNamespace as Group
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxseg import UserError
+
+SCOPES = {
+  "experiment": "fixed for the run that a work directory holds",
+  "network": "fixed for the trained network, also when it is scored or used",
+  "free": "may change whenever a run resumes or is used",
+}
+TYPE_NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+  """One config key; see `key`."""
+
+  default: Any
+  meaning: str
+  low: float | None = None
+  above: float | None = None
+  high: float | None = None
+  choices: collections.abc.Collection | None = None
+  item: type | None = None
+  length: int | None = None
+  scope: str = "experiment"
+  was: str = ""
+
+  def wrong(self, value: Any) -> str:
+    """How a sentence that begins "KEY is VALUE" ends if the value is wrong; "" if it is not."""
+    kind = type(self.default)
+    if not _has_type(value, kind):
+      example = f", such as {self.default}" if self.default not in ("", ()) else ""
+      return f"but has to be {TYPE_NAMES.get(kind) or self._tuple_of()}{example}"
+    if value == self.default:
+      return ""
+    if kind is not tuple:
+      return self._wrong_item(value)
+    if self.length and value and len(value) != self.length:
+      return f"but has to be {self._tuple_of()}"
+    for x in value:
+      if self.item and not _has_type(x, self.item):
+        return f"but has to be {self._tuple_of()}"
+      if problem := self._wrong_item(x):
+        return problem
+    return ""
+
+  def cast(self, value: Any) -> Any:
+    """An allowed value in the key's type: 3 -> 3.0, lists -> tuples."""
+    kind = type(self.default)
+    return float(value) if kind is float else _tuples(value) if kind is tuple else value
+
+  def _tuple_of(self):
+    number = {2: "two ", 3: "three "}.get(self.length, "")
+    names = {int: "whole numbers", float: "numbers", str: "names"}
+    return f"a tuple of {number}{names.get(self.item, 'values')}"
+
+  def _wrong_item(self, value):
+    if isinstance(value, float) and not math.isfinite(value):
+      return "but has to be finite"
+    if self.choices is not None and value not in self.choices:
+      return f"which does not exist; there are {', '.join(map(str, self.choices))}"
+    if self.low is not None and self.high is not None and not self.low <= value <= self.high:
+      return f"but has to be from {self.low} to {self.high}"
+    if self.low is not None and value < self.low:
+      return f"but has to be {self.low} or more"
+    if self.above is not None and value <= self.above:
+      return "but has to be positive" if self.above == 0 else f"but has to be above {self.above}"
+    if self.high is not None and value > self.high:
+      return f"but has to be {self.high} or less"
+    return ""
+
+  def allowed(self) -> str:
+    """What the value may be, in words."""
+    if self.choices is not None:
+      return ("any of " if self.item else "") + ", ".join(map(str, self.choices))
+    kind = type(self.default)
+    text = self._tuple_of() if kind is tuple else TYPE_NAMES[kind]
+    if self.low is not None and self.high is not None:
+      return f"{text}, {self.low} to {self.high}"
+    if self.low is not None:
+      return f"{text}, {self.low} or more"
+    if self.above is not None:
+      return f"{text} above {self.above}"
+    return text
+
+
+def key(
+  default: Any,
+  meaning: str,
+  *,
+  low: float | None = None,
+  above: float | None = None,
+  high: float | None = None,
+  choices: collections.abc.Collection | None = None,
+  item: type | None = None,
+  length: int | None = None,
+  scope: str = "experiment",
+  was: str = "",
+) -> Key:
+  """Declares a config key.
+
+  Args:
+    default: its value unless a config or a flag sets another; also gives the type.
+    meaning: one line.
+    low, high: smallest and largest value.  above: a value that it has to exceed.
+    choices: the values there are, or a table whose names are looked at when a value is checked.
+    item, length: type and number of the entries of a tuple. Limits and choices then are those of
+      each entry. The default is always allowed.
+    scope: key of SCOPES.
+    was: the key's name in work directories of earlier versions.
+  """
+  if scope not in SCOPES:
+    raise ValueError(f"scope is {scope!r}; there are {', '.join(SCOPES)}")
+  return Key(default, meaning, low, above, high, choices, item, length, scope, was)
+
+
+def _has_type(value, kind):
+  if kind is tuple:
+    return isinstance(value, tuple | list)
+  if kind is float:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+  return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def flatten_keys(group: Group, prefix: str = "") -> dict[str, Key]:
+  """Groups of keys -> {"train.batch_size": Key}, in their order."""
+  flat = {}
+  for name, value in vars(group).items():
+    if isinstance(value, Group):
+      flat |= flatten_keys(value, f"{prefix}{name}.")
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
+def flatten(config: collections.abc.Mapping, prefix: str = "") -> dict[str, Any]:
+  """Nested dict -> {"a.b": value}; tuples become lists at every depth, as in JSON."""
+  flat = {}
+  for name, value in config.items():
+    if isinstance(value, collections.abc.Mapping):
+      flat |= flatten(value, f"{prefix}{name}.")
+    else:
+      flat[prefix + name] = _lists(value)
+  return flat
+
+
+def _lists(value):
+  return [_lists(x) for x in value] if isinstance(value, tuple | list) else value
+
+
+def _tuples(value):
+  return tuple(_tuples(x) for x in value) if isinstance(value, tuple | list) else value
+
+
+def to_config(values: collections.abc.Mapping[str, Any]) -> ConfigDict:
+  """{"a.b": value} -> a locked ConfigDict, with tuples for lists."""
+  config = ConfigDict()
+  for name, value in values.items():
+    *groups, last = name.split(".")
+    part = config
+    for group in groups:
+      if group not in part:
+        part[group] = ConfigDict()
+      part = part[group]
+    part[last] = _tuples(value)
+  return config.lock()
+
+
+def check_values(values: collections.abc.Mapping[str, Any], keys: collections.abc.Mapping) -> None:
+  """Raises UserError for a value that its key cannot have.
+
+  Args:
+    values: {"a.b": value}; those without a declaration are the user's own.
+    keys: {"a.b": Key}.
+  """
+  for name, value in values.items():
+    if name in keys and (problem := keys[name].wrong(value)):
+      raise UserError(f"config.{name} is {value!r}, {problem}")
+
+
+def parse_value(name: str, text: str | None, declared: Key) -> Any:
+  """The value of --config.NAME=TEXT; `text` is None if there is no "=".
+
+  Raises:
+    UserError: the text does not fit the key's type.
+  """
+  kind, value = type(declared.default), text
+  if kind is bool:
+    words = {None: True, "true": True, "1": True, "false": False, "0": False}
+    value = words.get(text and text.lower(), text)
+  elif text is None:
+    raise UserError(f"--config.{name} has no value; write --config.{name}=VALUE")
+  elif kind is not str:
+    try:
+      value = ast.literal_eval(text.strip() or "()")
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+      value = tuple(text.split(",")) if kind is tuple and declared.item is str else text
+    if kind is tuple and declared.item is str and isinstance(value, str):
+      value = (value,)
+    if kind is float and isinstance(value, str) and value in ("inf", "-inf", "nan"):
+      value = float(value)
+  if problem := declared.wrong(value):
+    raise UserError(f"config.{name} is {value!r}, {problem}")
+  return declared.cast(value)
+
+
+def unknown_key(name: str, keys: collections.abc.Iterable[str]) -> UserError:
+  """The error for a key that does not exist, with the nearest one that does."""
+  keys = list(keys)
+  by_last = {known.rsplit(".", 1)[-1]: known for known in keys}
+  near = difflib.get_close_matches(name, keys, 1, 0.75)
+  near = near or [by_last[x] for x in difflib.get_close_matches(name.split(".")[-1], by_last, 1)]
+  hint = f"did you mean {near[0]!r}?" if near else "--mode=keys lists all keys"
+  return UserError(f"unknown config key {name!r}; {hint}")
+
+
+def saved_values(saved: collections.abc.Mapping, keys: collections.abc.Mapping) -> dict[str, Any]:
+  """The config of an earlier run in today's keys.
+
+  A key that was renamed is translated, one that the run lacked takes its default, and one that
+  nobody declares stays as it is.
+
+  Args:
+    saved: nested dict, as in config.json.  keys: {"a.b": Key}.
+  Returns:
+    {"a.b": value}
+  """
+  names = {declared.was: name for name, declared in keys.items() if declared.was}
+  given = {names.get(name, name): value for name, value in flatten(saved).items()}
+  return {**{name: declared.default for name, declared in keys.items()}, **given}
+
+
+def describe_keys(keys: collections.abc.Mapping) -> str:
+  """Text for --mode=keys: name, default, meaning and values of every key."""
+  lines = []
+  for name, declared in keys.items():
+    lines.append(f"config.{name} = {declared.default!r}")
+    lines.append(f"    {declared.meaning}")
+    lines.append(f"    {declared.allowed()}; {SCOPES[declared.scope]}")
+  return "\n".join(lines)
+
+
+def keys_page(keys: collections.abc.Mapping) -> str:
+  """docs/config.md: a table of all keys for each group, in Markdown."""
+  lines = [
+    "# Config keys",
+    "",
+    "Made from [configs/default.py](../configs/default.py) by `python -m jaxseg.main --mode=keys "
+    "--output=docs`; do not edit it here. Set a key in a config file or as `--config.KEY=VALUE`.",
+    "",
+    "The last column says when a key may change:",
+    "",
+    *(f"- **{scope}**: {text}." for scope, text in SCOPES.items()),
+  ]
+  group = None
+  for name, declared in keys.items():
+    if (head := name.rpartition(".")[0]) != group:
+      group = head
+      lines += ["", f"## {group or 'All parts'}", ""]
+      lines += ["| key | default | meaning | values | scope |", "|---|---|---|---|---|"]
+    meaning, allowed = (x.replace("|", "\\|") for x in (declared.meaning, declared.allowed()))
+    default = repr(declared.default).replace("|", "\\|")
+    lines.append(f"| `{name}` | `{default}` | {meaning} | {allowed} | {declared.scope} |")
+  return "\n".join(lines) + "\n"

@@ -1,0 +1,210 @@
+"""A trained network to call: images in, label maps or probabilities out."""
+
+import collections.abc
+import dataclasses
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxseg import UserError, build, checkpoint, export, models, parallel, settings, workdirs
+from jaxseg.data.decode import DatasetInfo
+from jaxseg.images import to_images
+from jaxseg.visualize import overlay
+
+Array = np.ndarray
+
+
+def most_likely(probs: Array) -> Array:
+  """Labels of probabilities.  f32[h,w,C] -> u8[h,w]"""
+  return probs.argmax(-1).astype(np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmenter:
+  """A trained network with all that it needs to segment images; `load` makes one.
+
+  Attributes:
+    info: classes, palette, channels and value range of the data that it was trained on.
+    predict: function of examples {"image": u8[H,W,D]}, see `predict.make_predictor`.
+    step: of the checkpoint.
+    config: of the run, with the options of `load`; None for an exported file.
+    model: the Flax module, as it predicts.  variables: {"params", "batch_stats"}, on the devices.
+      Both are None for an exported file.
+  """
+
+  info: DatasetInfo
+  predict: collections.abc.Callable = dataclasses.field(repr=False)
+  step: int | None = None
+  config: ConfigDict | None = dataclasses.field(default=None, repr=False)
+  model: nn.Module | None = dataclasses.field(default=None, repr=False)
+  variables: Any = dataclasses.field(default=None, repr=False)
+
+  @property
+  def classes(self) -> tuple[str, ...]:
+    """Names in the order of the labels."""
+    return tuple(self.info.classes)
+
+  @property
+  def palette(self) -> tuple[tuple[int, int, int], ...]:
+    """(R, G, B) of each class, 0..255."""
+    return tuple(map(tuple, self.info.palette))
+
+  def __call__(self, image: Any) -> Any:
+    """Labels of an image: u8[H,W].
+
+    Args:
+      image: an array [H,W], [H,W,1], [H,W,3] or [H,W,4] (uint8, uint16 or float in 0..1), a path,
+        a PIL image; a batch [B,H,W,C] or a list of these.
+    Returns:
+      u8[H,W]; for a batch u8[B,H,W], for a list a list.
+    Raises:
+      UserError: it cannot be read, or is no image.
+    """
+    return self._run(image, most_likely)
+
+  def probs(self, image: Any) -> Any:
+    """Probabilities of the classes, as `__call__` gives labels: f32[H,W,C]."""
+    return self._run(image, None)
+
+  def overlay(self, image: Any, labels: Array | None = None, *, opacity: float = 0.45) -> Array:
+    """An image tinted by class: u8[H,W,3]; of more than 4096 px a side, subsampled.
+
+    Args:
+      image: one image, as for `__call__`.  labels: u8[H,W]; None predicts them.
+      opacity: of the colours, 0 to 1.
+    """
+    labels = self(image) if labels is None else np.asarray(labels)
+    (pixels,), kind = to_images(image, self.info.channels, self.info.value_range)
+    if kind != "image":
+      raise UserError(f"an overlay is of one image, not of a {kind}")
+    if labels.shape != pixels.shape[:2]:
+      raise UserError(f"the image is {pixels.shape[:2]} px and its labels {labels.shape}")
+    return overlay(pixels, labels, self.palette, opacity)
+
+  def _run(self, image, reduce):
+    images, kind = to_images(image, self.info.channels, self.info.value_range)
+    examples = ({"image": pixels} for pixels in images)
+    found = [output for _, output in self.predict(examples, reduce=reduce)]
+    return found[0] if kind == "image" else np.stack(found) if kind == "batch" else found
+
+
+def load(
+  path: str | pathlib.Path,
+  *,
+  tta: str | None = None,
+  tile: int | None = None,
+  scales: collections.abc.Sequence[float] | None = None,
+  crf: bool | collections.abc.Mapping[str, Any] | None = None,
+  output_stride: int | None = None,
+  batch_size: int | None = None,
+) -> Segmenter:
+  """Reads a trained network.
+
+  Options that are None stay as the run's config has them. A network, encoder or data set of your
+  own has to be in its table before, as your config file puts it there.
+
+  Args:
+    path: a work directory (its best checkpoint), a folder of one checkpoint
+      ("runs/pets/checkpoints/120"), or an exported file ("model.stablehlo", no options).
+    tta: test-time augmentation: "none", "flip" or "dihedral".
+    tile: largest side of what the network sees at once, px; 0 for whole images.
+    scales: sizes of the image to average over, such as (0.75, 1.0, 1.25).
+    crf: True for a dense CRF of 10 iterations, or its settings: {"num_iterations": 5}.
+    output_stride: of a DeepLab's encoder: 8 or 16.
+    batch_size: images of training size that go through the network at once.
+  Raises:
+    UserError: nothing trained there, or an option that does not fit the network.
+  """
+  crf = {"num_iterations": 10} if crf is True else {"num_iterations": 0} if crf is False else crf
+  given = {
+    "predict.tta": tta,
+    "predict.tile": tile,
+    "predict.scales": None if scales is None else tuple(scales),
+    "predict.output_stride": output_stride,
+    "eval.batch_size": batch_size,
+    **{f"crf.{name}": value for name, value in (crf or {}).items()},
+  }
+  given = {name: value for name, value in given.items() if value is not None}
+  if pathlib.Path(path).suffix == ".stablehlo":
+    if given:
+      raise UserError(f"{path}: an exported file takes no options; load the work directory instead")
+    return _load_exported(pathlib.Path(path))
+  return load_run(path, given)
+
+
+def load_run(
+  path: str | pathlib.Path,
+  overrides: collections.abc.Mapping[str, Any],
+  config: ConfigDict | None = None,
+) -> Segmenter:
+  """Reads the network of a run; in all processes, from process 0.
+
+  Args:
+    path: work directory or checkpoint, see `load`.
+    overrides: {"predict.tta": "flip"}, on top of the run's config.
+    config: to use instead of the run's; its network has to be the same.
+  Raises:
+    UserError: see `load`; a key that contradicts the network.
+  """
+  with settings.config_errors():
+    workdir, step, meta = parallel.on_main(_find, path)
+    saved = settings.from_run(meta["config"])
+    config = settings.override(config or saved, overrides)
+    settings.check(config)
+    settings.check_same(workdir, saved, config, network=True)
+    info = DatasetInfo(**meta["info"])
+    model = build.build_model(config, info)
+    target = models.abstract_variables(model, info.channels)
+    predict = build.build_predictor(config, model)
+    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), target)
+    if parallel.is_main():
+      variables = checkpoint.restore_variables(workdir, step, target)
+    variables = jax.device_put(parallel.from_main(variables), parallel.on_local_devices())
+  return Segmenter(
+    info,
+    lambda examples, **options: predict(variables, examples, **options),
+    step,
+    config,
+    build.model_in_use(config, model),
+    variables,
+  )
+
+
+def _find(path):
+  """(work directory, step, {"config", "info"}) of the checkpoint that a path means."""
+  path = pathlib.Path(path)
+  if path.name.isdecimal() and path.parent.name == "checkpoints":
+    workdir, step = path.parents[1], int(path.name)
+    meta = checkpoint.read_meta(workdir, step)
+  else:
+    workdir = path
+    step, meta = checkpoint.best_checkpoint(workdir)
+  saved = workdirs.saved_config(workdir)
+  return str(workdir), step, meta if saved is None else {**meta, "config": saved}
+
+
+def _load_exported(path):
+  """A Segmenter that runs an exported file; see `export`."""
+  if not path.is_file():
+    raise UserError(f"no file {path}")
+  about = workdirs.read_json(path.with_name("classes.json"))
+  if about is None:
+    raise UserError(f"{path.with_name('classes.json')} is missing: it belongs to {path.name}")
+  channels = about["input"]["shape"][-1]
+  value_range = tuple(about["input"]["stored_as_black_and_white"])
+  palette = tuple(map(tuple, about["palette"]))
+  info = DatasetInfo(tuple(about["classes"]), palette, channels, value_range)
+  call = export.load_stablehlo(path.read_bytes())
+
+  def predict(examples, reduce=None, progress=None):
+    for example in examples:
+      output = np.asarray(call(example["image"][None]))[0]
+      if output.ndim == 2 and reduce is not most_likely:
+        raise UserError(f"{path} gives labels; export it with config.export.output=probs")
+      yield example, reduce(output) if reduce and output.ndim == 3 else output
+
+  return Segmenter(info, predict, about.get("step"))

@@ -1,0 +1,174 @@
+"""The training loop, from a config to a work directory."""
+
+import collections.abc
+import functools
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from jaxseg import UserError, build, checkpoint, models, parallel, settings, train_state, workdirs
+from jaxseg.data.decode import DatasetInfo
+from jaxseg.data.input_pipeline import Cached
+from jaxseg.modes import evaluate_split
+from jaxseg.run import Run, stop_signals, tell
+from jaxseg.weight_maps import count_classes
+
+
+def train(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
+  """Trains the run of a work directory, from its latest checkpoint if it has one.
+
+  Args:
+    config: with the keys of configs/default.py.  workdir: folder, made if need be.
+  Returns:
+    True when the run is complete, False when SIGTERM or Ctrl-C ended it after a checkpoint.
+  Raises:
+    UserError: bad input, or a loss or an evaluation that is not finite.
+  """
+  with settings.config_errors():
+    return _train(config, workdir)
+
+
+def _train(config, workdir):
+  # What can be wrong with the input comes first, before minutes of compilation.
+  settings_, size = config.train, config.data.image_size
+  build.check_training(config)
+  if (saved := settings.read_run(workdir)) is not None:
+    settings.check_same(workdir, saved, config)
+  info, source = build.open_split(config, "train")
+  _, eval_source = build.open_split(config, "eval")
+  eval_source = Cached(eval_source, config.data.cache_mb << 20)
+  model = build.build_model(config, info)
+  models.check_input(model, info.channels, size)
+  batches = build.build_batches(config, source, model.margin)
+  epoch_steps = len(source) / settings_.batch_size
+  num_steps = max(1, round(settings_.num_epochs * epoch_steps))
+  optimizer, learning_rate = build.build_optimizer(config, num_steps, epoch_steps)
+  weights = build.class_weights(config, info.classes, class_counts(config, info, source, workdir))
+  mesh = parallel.make_mesh()
+  train_step = build.build_train_step(config, model, optimizer, weights, mesh)
+  predict = build.build_predictor(config, model)
+
+  def is_due(step, every_epochs):
+    return step == num_steps or step % max(1, round(every_epochs * epoch_steps)) == 0
+
+  with Run(workdir, config, info) as run, stop_signals() as stop_requested:
+    state = new_state(config, model, info, optimizer)
+    first = functools.partial(pretrained_state, config, model, state, optimizer)
+    state, progress = run.restore(state, first, batches.get_state())
+    batches.set_state(progress["data"])
+    scores, step, stop = progress["scores"], int(state.step), False
+    cost = models.summary(model, state.variables, info.channels, size, compile=False)
+    run.start(step, num_steps, build.network_line(config, model, info, cost))
+    state = parallel.replicate(mesh, state)
+    key = parallel.replicate(mesh, jax.random.key(config.seed))
+
+    while step < num_steps and not is_stalled(scores, settings_.patience):
+      run.profile(step + 1, settings_.profile_steps, state)
+      batch = parallel.put_on_mesh(mesh, next(batches), settings_.parallel)
+      state, metrics = train_step(state, batch, key)
+      step += 1
+      stop = stop_requested(step) and step < num_steps
+      evaluating = not stop and is_due(step, settings_.eval_every_epochs)
+      saving = stop or evaluating or is_due(step, settings_.checkpoint_every_epochs)
+      logging = saving or step % settings_.log_every_steps == 0
+      line = {"step": step, "epoch": step / epoch_steps}
+      rate = {"learning_rate": float(learning_rate(step - 1))}
+      run.record(step, metrics, line | rate if logging else None, settings_.batch_size)
+      result = None
+      if evaluating:
+        try:
+          restored = functools.partial(predict, state.variables)
+          result, samples = evaluate_split(restored, eval_source, info, config)
+        except UserError as error:
+          raise UserError(f"evaluation at step {step}: {error}") from error
+        scores.append(result["miou"])
+        run.report(line, build.eval_name(config), result, samples)
+      if saving:
+        run.save(state, batches.get_state(), scores, result)
+      if logging:
+        run.restart_clock()
+      if stop:
+        break
+    run.profile(step + 1, settings_.profile_steps, state)
+    if is_stalled(scores, settings_.patience):
+      tell(
+        f"early stopping at step {step}: no better mean IoU in {settings_.patience} evaluations"
+      )
+  return not stop
+
+
+def is_stalled(scores: collections.abc.Sequence[float], patience: int) -> bool:
+  """Whether the best of the scores is more than `patience` > 0 evaluations old."""
+  return len(scores) > patience > 0 and len(scores) - int(np.argmax(scores)) > patience
+
+
+def class_counts(
+  config: ConfigDict,
+  info: DatasetInfo,
+  source: collections.abc.Sequence,
+  workdir: str | pathlib.Path,
+) -> dict | None:
+  """Pixels of each class, if the config balances classes; see `weight_maps.count_classes`.
+
+  They are counted once and kept in the work directory, in class_counts.json.
+  """
+  if not config.train.class_balance:
+    return None
+
+  def count():
+    path = pathlib.Path(workdir) / "class_counts.json"
+    counts = workdirs.read_json(path)
+    if counts is None:
+      masks = tqdm((x["mask"] for x in source), "pixels of each class", len(source), leave=False)
+      counts = count_classes(masks, info.classes)
+      workdirs.write_json(path, counts)
+    return counts
+
+  return parallel.on_main(count)
+
+
+def new_state(
+  config: ConfigDict,
+  model: nn.Module,
+  info: DatasetInfo,
+  optimizer: optax.GradientTransformation,
+) -> train_state.TrainState:
+  """A random state before its first step."""
+  variables = models.init(model, info.channels, config.seed)
+  return train_state.create(variables, optimizer, ema=config.train.ema_decay > 0)
+
+
+def pretrained_state(
+  config: ConfigDict,
+  model: nn.Module,
+  state: train_state.TrainState,
+  optimizer: optax.GradientTransformation,
+) -> train_state.TrainState:
+  """The state of a new run, with the pretrained encoder and what fits of `model.init_from`."""
+  variables = {"params": state.params, "batch_stats": state.batch_stats}
+  if config.model.encoder and config.model.pretrained:
+    variables = models.load_encoder(variables, model.encoder, config.model.pretrained)
+  if config.model.init_from:
+    variables = start_from(variables, config.model.init_from)
+  return train_state.create(variables, optimizer, ema=config.train.ema_decay > 0)
+
+
+def start_from(variables: Any, workdir: str | pathlib.Path) -> Any:
+  """Variables with what fits of another run's best checkpoint; logs what that was."""
+  step, _ = checkpoint.best_checkpoint(workdir, "config.model.init_from")
+  donor = checkpoint.restore_variables(workdir, step, None)
+  variables, modules = models.take_matching(variables, donor)
+  if not modules["taken"]:
+    raise UserError(f"nothing in {workdir} fits this network; correct config.model.init_from")
+  names = {what: ", ".join(found) or "nothing" for what, found in modules.items()}
+  tell(
+    f"from {workdir}, step {step}: copied {names['taken']}; new: {names['new']}; "
+    f"skipped: {names['left']}"
+  )
+  return variables

@@ -1,0 +1,165 @@
+"""`jaxseg.load`: what a user calls, on arrays, files and lists, with options and without."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+from tiny import error_of
+
+import jaxseg
+from jaxseg import build, checkpoint, modes
+from jaxseg.crf import dense_crf
+from jaxseg.data import datasets
+from jaxseg.predict import make_predictor
+
+pytestmark = pytest.mark.usefixtures("photos")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, compilation_cache):
+  """A run of the photos, with checkpoints at steps 2 and 4."""
+  folder = tmp_path_factory.mktemp("run")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(datasets.DATASETS, "photos", tiny.load_photos)
+    assert jaxseg.train(tiny.make_config(4, eval_every=2), folder) is True
+  return folder
+
+
+@pytest.fixture(scope="module")
+def photo():
+  return tiny.load_photos("test", "", 32, 0)[1][3]["image"]
+
+
+def live(workdir, image, step=None, **options):
+  """Probabilities of a checkpoint by hand."""
+  best, meta = checkpoint.best_checkpoint(workdir)
+  variables = checkpoint.restore_variables(workdir, step or best, None)
+  model = build.build_model(tiny.make_config(4), datasets.DatasetInfo(**meta["info"]))
+  predict = make_predictor(model, fit="crop", size=32, batch_size=16, **options)
+  ((_, probs),) = predict(variables, [{"image": image}])
+  return probs
+
+
+def test_labels_and_probabilities(workdir, photo):
+  seg = jaxseg.load(workdir)
+  probs, labels = seg.probs(photo), seg(photo)
+  assert probs.dtype == np.float32 and labels.dtype == np.uint8
+  np.testing.assert_array_equal(probs, live(workdir, photo))
+  np.testing.assert_array_equal(labels, probs.argmax(-1))
+
+
+def test_what_it_knows(workdir):
+  seg = jaxseg.load(workdir, tta="flip", tile=64, batch_size=2)
+  assert seg.classes == tiny.INFO.classes and seg.palette == tiny.INFO.palette
+  assert seg.config.model.widths == (4, 8)
+  assert (seg.config.predict.tta, seg.config.predict.tile) == ("flip", 64)
+  logits = seg.model.apply(seg.variables, np.zeros((1, 32, 32, 3), np.float32), train=False)
+  assert logits.shape == (1, 32, 32, 3)
+  assert seg.step in (2, 4) and "0x" not in repr(seg)
+
+
+def test_kinds_of_images(workdir, photo, tmp_path):
+  seg = jaxseg.load(workdir)
+  expected = seg(photo)
+  Image.fromarray(photo).save(tmp_path / "a.png")
+  for image in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(photo)):
+    np.testing.assert_array_equal(seg(image), expected)
+  np.testing.assert_array_equal(seg(photo / np.float32(255)), expected)
+  several = seg([photo, tmp_path / "a.png", photo[:20]])
+  assert isinstance(several, list) and [x.shape for x in several][2] == (20, photo.shape[1])
+  np.testing.assert_array_equal(several[1], expected)
+  batch = seg.probs(np.stack([photo, photo[::-1]]))
+  assert batch.shape == (2, *photo.shape[:2], 3)
+  np.testing.assert_allclose(batch[0], seg.probs(photo), atol=1e-6)
+
+
+def test_options(workdir, photo):
+  np.testing.assert_array_equal(
+    jaxseg.load(workdir, tta="flip").probs(photo), live(workdir, photo, tta="flip")
+  )
+  refined = dense_crf(live(workdir, photo), photo, num_iterations=3, color_sigma=30.0)
+  seg = jaxseg.load(workdir, crf={"num_iterations": 3, "color_sigma": 30.0})
+  np.testing.assert_array_equal(seg.probs(photo), refined)
+  large = np.tile(photo, (3, 2, 1))
+  whole, tiled = (jaxseg.load(workdir, tile=tile).probs(large) for tile in (0, 64))
+  np.testing.assert_allclose(tiled, whole, atol=1e-5)
+  scaled = jaxseg.load(workdir, scales=(0.5, 1.0)).probs(photo)
+  assert np.abs(scaled - live(workdir, photo)).max() > 1e-3
+  np.testing.assert_allclose(scaled.sum(-1), 1, atol=1e-5)
+
+
+def test_a_single_checkpoint(workdir, photo):
+  for step in (2, 4):
+    seg = jaxseg.load(workdir / "checkpoints" / str(step))
+    assert seg.step == step
+    np.testing.assert_array_equal(seg.probs(photo), live(workdir, photo, step))
+
+
+def test_overlay(workdir, photo):
+  seg = jaxseg.load(workdir)
+  picture = seg.overlay(photo, opacity=1.0)
+  np.testing.assert_array_equal(picture, np.array(seg.palette)[seg(photo)])
+  np.testing.assert_array_equal(picture, seg.overlay(photo, seg(photo), opacity=1.0))
+  assert "(2, 2)" in error_of(seg.overlay, photo, np.zeros((2, 2), np.uint8))
+  assert "list" in error_of(seg.overlay, [photo], np.zeros((2, 2), np.uint8))
+
+
+@pytest.mark.parametrize("output", ["labels", "probs"])
+def test_exported_file(workdir, photo, tmp_path, output, capsys):
+  modes.export_run(workdir, tmp_path, {"export.output": output})
+  seg, other = jaxseg.load(tmp_path / "model.stablehlo"), jaxseg.load(workdir)
+  assert (seg.classes, seg.palette, seg.step) == (other.classes, other.palette, other.step)
+  assert (seg(photo) == other(photo)).mean() > 0.999
+  assert seg.overlay(photo).shape == photo.shape
+  if output == "probs":
+    np.testing.assert_allclose(seg.probs(photo), other.probs(photo), atol=1e-5)
+  else:
+    assert "config.export.output=probs" in error_of(seg.probs, photo)
+  assert "options" in error_of(jaxseg.load, tmp_path / "model.stablehlo", tta="flip")
+  (tmp_path / "classes.json").unlink()
+  assert "classes.json is missing" in error_of(jaxseg.load, tmp_path / "model.stablehlo")
+  capsys.readouterr()
+
+
+def test_what_cannot_be_loaded(workdir, tmp_path):
+  cases = {
+    tmp_path / "none": "none has no checkpoint",
+    workdir / "checkpoints" / "3": "no checkpoint 3",
+    tmp_path / "model.stablehlo": "no file",
+  }
+  for path, words in cases.items():
+    assert words in error_of(jaxseg.load, path)
+  for options, words in (
+    ({"tta": "all"}, "config.predict.tta is 'all'"),
+    ({"tile": 3}, "config.predict.tile is 3"),
+    ({"scales": (0,)}, "config.predict.scales is (0,)"),
+    ({"output_stride": 8}, "config.predict.output_stride"),
+    ({"crf": {"sigma": 3}}, "'crf.sigma'"),
+    ({"crf": {"num_iterations": -3}}, "config.crf.num_iterations is -3"),
+  ):
+    assert words in error_of(jaxseg.load, workdir, **options), words
+
+
+def test_importing_is_light():
+  """`import jaxseg` imports no package but the standard library and sets nothing."""
+  program = """
+import sys
+before = set(sys.modules)
+import jaxseg
+print(sorted({name.split(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names))
+jaxseg.models.build("unet", num_classes=2)
+import matplotlib, jax
+print("matplotlib.pyplot" in sys.modules, "grain" in sys.modules, "orbax" in sys.modules)
+from jaxseg import load, train, evaluate, predict_folder
+print(callable(jaxseg.train) and callable(jaxseg.evaluate) and jaxseg.train is train)
+print(matplotlib.get_backend(auto_select=False), jax.config.jax_compilation_cache_dir)
+"""
+  done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+  light, core, functions, options = done.stdout.splitlines()
+  assert light == "['jaxseg']"
+  assert core == "False False False"
+  assert functions == "True"
+  assert options == "None None"
