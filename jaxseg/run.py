@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import uuid
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from jaxseg import UserError, checkpoint, parallel, workdirs
+from jaxseg import UserError, checkpoint, notebook, parallel, workdirs
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.train_state import TrainState
 from jaxseg.visualize import curves, plot_confusion, prediction_sheet
@@ -38,6 +39,7 @@ class Run:
     self._stack = contextlib.ExitStack()
     self._manager = self._events = self._bar = None
     self._unread, self._recent, self._start = collections.deque(), [], time.time()
+    self._places = {}  # {name of a picture: display_id of its place in a notebook}
 
   def __enter__(self):
     if parallel.is_main():
@@ -73,14 +75,7 @@ class Run:
     workdirs.forget_metrics_after(self._workdir, step)
     self._events = SummaryWriter(str(self._workdir), purge_step=step + 1)
     self._stack.callback(self._events.close)
-    # A log file gets a line now and then, a terminal a bar that moves.
-    self._bar = tqdm(
-      initial=step,
-      total=num_steps,
-      unit="step",
-      dynamic_ncols=True,
-      mininterval=0.5 if sys.stderr.isatty() else 10,
-    )
+    self._bar = notebook.progress(initial=step, total=num_steps, unit="step")
     self._stack.callback(self._bar.close)
     tell(about)
 
@@ -138,9 +133,18 @@ class Run:
       picture = np.asarray(Image.open(sheet).convert("RGB"))
       self._events.add_image(f"{split}/predictions", picture, step, dataformats="HWC")
     if "miou" in line:
-      curves(self._workdir / "plots" / "curves.png", workdirs.read_metrics(self._workdir))
+      path = self._workdir / "plots" / "curves.png"
+      curves(path, workdirs.read_metrics(self._workdir))
       scores = f"mean IoU {line['miou']:.4f}, pixel accuracy {line['pixel_accuracy']:.4f}"
       tell(f"step {step} ({split}): {scores}, loss {line['loss']:.4f}")
+      self._show("curves", path)
+      if sheet:
+        self._show("predictions", sheet)
+
+  def _show(self, name, path):
+    """Shows a picture in a notebook, in the place of the previous one of that name."""
+    update = name in self._places
+    notebook.show(path, self._places.setdefault(name, uuid.uuid4().hex), update=update)
 
   def report(self, line: dict, split: str, result: dict, samples: list) -> None:
     """Writes an evaluation: evaluation.json, a line of numbers, sheet and confusion matrix."""
