@@ -204,8 +204,7 @@ def _lattice_filter(points, weight):
   spans = np.ceil(np.maximum(ends, 0).sum(0) + 4 * (d + 1) - low)
   if np.prod(spans) > 2.0**62:
     raise UserError(
-      "config.crf.bilateral_sigma or config.crf.color_sigma is too small for an image of this "
-      "size; enlarge it"
+      "`bilateral_sigma` or `color_sigma` is too small for an image of this size; enlarge it"
     )
   radix = np.cumprod([1, *spans[:-1]]).astype(np.int64)
   steps = radix.sum() - (d + 1) * np.append(radix, 0)  # +1 in all coordinates, -d in one

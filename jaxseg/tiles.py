@@ -39,9 +39,7 @@ def window_side(tile, model):
   """
   smallest = model.input_size(2 * (model.margin + model.context) + model.stride)
   if tile < smallest:
-    raise UserError(
-      f"config.predict.tile is {tile}, but this network needs {smallest} or more; 0 is no tiles"
-    )
+    raise UserError(f"`tile` is {tile} px, but this network needs {smallest} or more; 0 is no tiles")
   return tile - (tile - smallest) % model.stride
 
 

@@ -35,7 +35,7 @@ class TinyEncoder(nn.Module):
 
   output_stride: int = 16
   stages = ("half", "quarter", "eighth", "coarse")
-  reach = 15
+  receptive_radius = 15
 
   @property
   def stride(self):

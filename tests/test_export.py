@@ -7,7 +7,6 @@ import sys
 import jax
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
 from test_main import TINY, error_of, jaxseg, trained  # noqa: F401, fixtures
 from test_predict import draw_variables, images_of, probs_of, squeeze
@@ -15,7 +14,7 @@ from test_predict import draw_variables, images_of, probs_of, squeeze
 from jaxseg import UserError, export, models
 from jaxseg.models.unet import UNet
 
-BUILD = tiny.BUILD | {"widths": (4, 8)}
+BUILD = {"widths": (4, 8)}
 NARROW = {"encoder": "mobilenet_v2", "widths": (4, 4, 4, 4)}
 LOADER = """
 import sys
@@ -71,7 +70,7 @@ def test_one_artefact_for_all_sizes_and_batches(fit, padding, tta):
 @pytest.mark.parametrize(
   "name, options",
   [
-    ("unet", {"patch": 2}),
+    ("unet", {"stem_stride": 2}),
     ("unet", {"up": "resize"}),
     ("encoder_unet", NARROW),
     ("encoder_unet", {**NARROW, "encoder": "vgg16", "up": "resize"}),

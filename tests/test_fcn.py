@@ -33,7 +33,7 @@ def given_encoder(stages, stride=32):
     def __call__(self, image, *, train):
       return {name: jnp.asarray(x) for name, x in stages.items()}
 
-  Given.stages, Given.stride, Given.reach = tuple(stages), stride, 0
+  Given.stages, Given.stride, Given.receptive_radius = tuple(stages), stride, 0
   return Given()
 
 

@@ -18,7 +18,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.visualize", "jaxseg.schema", "jaxseg.notebook"), 0),
   **dict.fromkeys(("jaxseg.workdirs", "jaxseg.images"), 1),
   **dict.fromkeys(("jaxseg.data.folder", "jaxseg.augment", "jaxseg.checkpoint"), 1),
-  "jaxseg.models.torch_files": 0,
+  **dict.fromkeys(("jaxseg.models.torch_files", "jaxseg.models.cost"), 0),
   **dict.fromkeys(("jaxseg.models.layers", "jaxseg.models.pretrained"), 1),
   **dict.fromkeys(("jaxseg.predict", "jaxseg.settings"), 2),
   **dict.fromkeys(("jaxseg.models.mobilenet_v2", "jaxseg.models.vgg"), 2),
@@ -26,6 +26,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.models.unet", "jaxseg.models.fcn", "jaxseg.models.deeplab"), 2),
   **dict.fromkeys(("jaxseg.data.datasets", "jaxseg.train_step"), 2),
   **dict.fromkeys(("jaxseg.run", "jaxseg.predict_files"), 2),
+  **dict.fromkeys(("jaxseg.models.interface", "jaxseg.models.variables"), 2),
   **dict.fromkeys(("jaxseg.data.input_pipeline", "jaxseg.data.examine", "jaxseg.evaluation"), 3),
   **dict.fromkeys(("jaxseg.models", "jaxseg.export"), 3),
   "jaxseg.build": 4,
@@ -103,10 +104,7 @@ sys.meta_path.insert(0, Missing())
 for module in {CORE}:
   __import__(module)
 from jaxseg import models
-model = models.build("encoder_unet", 2, encoder="mobilenet_v2", output_stride=32, widths=(),
-                     patch=1, padding="same", norm=True, separable=True, dropout=0.0,
-                     up="transposed", freeze_encoder=True, freeze_norm=False,
-                     precision="float32", axis_name=None)
+model = models.build("encoder_unet", 2, encoder="mobilenet_v2", freeze_encoder=True)
 print(len(models.abstract_variables(model, 3)["params"]))
 """
   done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)

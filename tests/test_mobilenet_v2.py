@@ -9,7 +9,7 @@ import reference
 from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
 from jaxseg.models.mobilenet_v2 import MobileNetV2
-from jaxseg.models.pretrained import load_keras, read_keras_h5
+from jaxseg.models.pretrained import assign_weights, read_keras_h5
 
 # Of the TensorFlow segmentation tutorial: layer -> (stride, channels).
 STAGES = {
@@ -30,7 +30,7 @@ def load(path):
   """Variables from a weight file."""
   tensors = read_keras_h5(path)
   leave = MobileNetV2.unused_layers
-  return load_keras(abstract(MobileNetV2()), tensors, leave=leave, source=path)
+  return assign_weights(abstract(MobileNetV2()), tensors, leave=leave, source=path)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,13 @@
 """Every network by its name: building, initialising, and loading the encoder."""
 
+import functools
 import hashlib
 import http.server
+import inspect
 import threading
+from typing import Any
 
+import flax.linen as nn
 import h5py
 import jax
 import jax.numpy as jnp
@@ -11,10 +15,10 @@ import numpy as np
 import pooch
 import pytest
 import reference
-import tiny
 import weight_files
 
 from jaxseg import UserError, models
+from jaxseg.models import interface
 from jaxseg.models.deeplab import DeepLab
 from jaxseg.models.fcn import FCN
 from jaxseg.models.mobilenet_v2 import MobileNetV2
@@ -24,7 +28,7 @@ from jaxseg.models.unet import EncoderUNet, UNet
 from jaxseg.models.vgg import VGG16
 from jaxseg.models.xception import Xception65
 
-# A row for every network: (class, words that make it small).
+# A row for every network: (class, options that make it small).
 ROWS = {
   "unet": (UNet, {"widths": (2, 3, 4)}),
   "encoder_unet": (EncoderUNet, {"encoder": "mobilenet_v2", "widths": (5, 4, 3, 2)}),
@@ -44,12 +48,12 @@ ENCODER_ROWS = {
 }
 
 
-def build(name, num_classes=3, **words):
-  return models.build(name, num_classes, **{**tiny.BUILD, **ROWS[name][1], **words})
+def build(name, num_classes=3, **options):
+  return models.build(name, num_classes, **{**ROWS[name][1], **options})
 
 
 def test_every_entry_has_a_row():
-  assert {name: row[0] for name, row in ROWS.items()} == models.MODELS
+  assert ROWS.keys() == models.MODELS.keys()
   assert ENCODER_ROWS.keys() == models.ENCODERS.keys()
 
 
@@ -85,53 +89,193 @@ def test_encoder(name):
 
 
 @pytest.mark.parametrize("name", models.MODELS)
-def test_words_reach_the_model(name):
-  words = {"dropout": 0.3, "up": "resize", "precision": "bfloat16", "axis_name": "devices"}
-  model = build(name, 7, **words, norm=False, freeze_encoder=True)
+def test_options_reach_the_model(name):
+  options = {"dropout": 0.3, "up": "resize", "precision": "bfloat16", "axis_name": "devices"}
+  own = {"norm": False} if name == "unet" else {"freeze_encoder": True, "freeze_norm": True}
+  model = build(name, 7, **options, **own)
   assert (model.num_classes, model.dropout, model.up) == (7, 0.3, "resize")
   assert (model.dtype, model.axis_name) == (jnp.bfloat16, "devices")
   assert model.widths == ROWS[name][1]["widths"]
   # Without widths, those of the class.
   assert build(name, widths=()).widths == ROWS[name][0].widths
   if name == "unet":
-    assert not model.norm and build(name, norm=True).norm
-    assert (model.patch, build(name, patch=2).patch) == (1, 2)
+    assert not model.norm and build(name).norm
+    assert (model.stem_stride, build(name, stem_stride=2).stem_stride) == (1, 2)
   else:
-    assert model.freeze_encoder and not build(name, freeze_encoder=False).freeze_encoder
+    assert model.freeze_encoder and not build(name).freeze_encoder
+    assert model.freeze_norm and not build(name).freeze_norm
     assert (model.encoder.dtype, model.encoder.axis_name) == (jnp.bfloat16, "devices")
 
 
 @pytest.mark.parametrize(
-  "name, words, message",
+  "name, options, message",
   [
-    ("unett", {}, "config.model.name 'unett'; there are unet, encoder_unet, fcn32s"),
-    ("", {}, "config.model.name ''"),
-    ("unet", {"up": "bilinear"}, "config.model.up 'bilinear'; there are transposed, resize"),
-    ("unet", {"patch": 3}, "config.model.patch 3; there are 1, 2"),
-    ("encoder_unet", {"patch": 2}, "config.model.patch 2 is for unet"),
-    ("unet", {"padding": "full"}, "config.model.padding 'full'; there are same, valid"),
-    ("unet", {"precision": "float16"}, "config.train.precision 'float16'; .*float32, bfloat16"),
-    ("encoder_unet", {"encoder": ""}, "config.model.encoder ''; there are mobilenet_v2"),
-    ("encoder_unet", {"encoder": "vgg"}, "config.model.encoder 'vgg'"),
-    ("encoder_unet", {"output_stride": 4}, "config.model.output_stride 4; there are 8, 16, 32"),
+    ("unett", {}, "^unknown network 'unett'; there are unet, encoder_unet, fcn32s"),
+    ("", {}, "^unknown network ''"),
+    ("unet", {"up": "bilinear"}, "^unknown up 'bilinear'; there are transposed, resize$"),
+    ("unet", {"stem_stride": 3}, "^unknown stem_stride 3; there are 1, 2$"),
+    ("unet", {"padding": "full"}, "^unknown padding 'full'; there are same, valid$"),
+    ("fcn8s", {"padding": "full"}, "^unknown padding 'full'; there are same, valid$"),
+    ("unet", {"precision": "float16"}, "^unknown precision 'float16'; .*float32, bfloat16$"),
+    ("encoder_unet", {"encoder": ""}, "^unknown encoder ''; there are mobilenet_v2"),
+    ("encoder_unet", {"encoder": "vgg"}, "^unknown encoder 'vgg'"),
+    ("deeplabv3", {"output_stride": 4}, "^unknown output_stride 4; there are 8, 16, 32$"),
+    # Options that the network does not have.
+    ("unet", {"patch": 2}, "^unet has no option 'patch'; it has .*stem_stride, padding, norm"),
+    ("encoder_unet", {"stem_stride": 2}, "^encoder_unet has no option 'stem_stride'; .*encoder"),
+    ("encoder_unet", {"padding": "valid"}, "^encoder_unet has no option 'padding'"),
+    ("unet", {"encoder": "vgg16"}, "^unet has no option 'encoder'"),
+    ("fcn8s", {"final_stride": 16}, "^fcn8s has no option 'final_stride'"),
   ],
 )
-def test_unknown_words(name, words, message):
+def test_unknown_names_and_options(name, options, message):
   with pytest.raises(UserError, match=message):
-    models.build(name, 3, **{**tiny.BUILD, **words})
+    models.build(name, 3, **options)
 
 
 @pytest.mark.parametrize(
-  "name, words, message",
+  "name, options, message",
   [
-    ("unet", {"up": "resize"}, "valid needs config.model.up transposed"),
-    ("encoder_unet", {}, "valid is for unet, and for FCN on vgg16"),
-    ("fcn8s", {"encoder": "mobilenet_v2"}, "valid is for unet, and for FCN on vgg16"),
+    ("unet", {"up": "resize"}, "^padding 'valid' needs up 'transposed' in unet"),
+    ("fcn8s", {"encoder": "mobilenet_v2"}, "^encoder mobilenet_v2 has no pad,.*'valid'.*use vgg16"),
   ],
 )
-def test_valid_is_for_published_networks(name, words, message):
-  with pytest.raises(UserError, match=f"config.model.padding {message}"):
-    build(name, padding="valid", **words)
+def test_valid_is_for_published_networks(name, options, message):
+  with pytest.raises(UserError, match=message):
+    build(name, padding="valid", **options)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_options_and_their_defaults(name):
+  """Every option is a field of the network, or of its encoder."""
+  options = models.options_of(name)
+  common = {"widths": (), "dropout": 0.0, "precision": "float32", "axis_name": None}
+  assert common.items() <= options.items() and options["up"] in models.UPS
+  encoder = {"encoder", "freeze_encoder", "freeze_norm"}
+  assert (
+    options.keys() - common.keys() - {"up"}
+    == {
+      UNet: {"stem_stride", "padding", "norm"},
+      EncoderUNet: encoder,
+      FCN: encoder | {"padding"},
+      DeepLab: encoder | {"output_stride", "separable"},
+    }[ROWS[name][0]]
+  )
+  model = models.build(name, 3)
+  assert model == models.build(name, 3, **options)
+  for option in ("dropout", "up", "axis_name", "padding", "norm", "stem_stride", "separable"):
+    assert option not in options or getattr(model, option) == options[option]
+
+
+# What `jaxseg.models.interface` asks for, written out.
+ENCODER_PARTS = {"stages", "stride", "receptive_radius", "imagenet", "classifier", "unused_layers"}
+NETWORK_PARTS = {"margin", "context", "stride", "input_size"}
+
+
+@pytest.mark.parametrize("name", [*models.MODELS, *models.ENCODERS])
+def test_every_part_of_the_interface_is_there(name):
+  if name in models.MODELS:
+    value, protocol, parts = build(name), interface.Network, NETWORK_PARTS
+    assert value.input_size(33) >= 33 and value.context % value.stride == 0
+    parameters = {"self", "image", "train", "keys"}
+  else:
+    value, protocol, parts = models.ENCODERS[name](), interface.Encoder, ENCODER_PARTS
+    parameters = {"self", "image", "train"}
+    assert value.receptive_radius > value.stride
+  assert not interface.lacking(value, protocol)
+  assert set(interface.lacking(object(), protocol)) == parts | {"__call__"}
+  assert all(hasattr(value, part) for part in parts)
+  assert set(inspect.signature(type(value).__call__).parameters) == parameters
+
+
+class OneStage(nn.Module):
+  """An encoder of a user: a strided convolution a stage."""
+
+  dtype: Any = jnp.float32
+  widths: tuple = (3, 4)
+
+  stages, stride, receptive_radius = ("half", "quarter"), 4, 3
+  imagenet, classifier, unused_layers = None, (), ()
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    x, stages = image, {}
+    for name, width in zip(self.stages, self.widths, strict=True):
+      x = stages[name] = nn.Conv(width, (3, 3), 2, dtype=self.dtype, name=name)(x)
+    return stages
+
+
+class Threshold(nn.Module):
+  """A network of a user: a line through the image's mean over its channels."""
+
+  num_classes: int
+  sharpness: float
+
+  margin, context, stride = 0, 0, 1
+
+  def input_size(self, size):
+    return size
+
+  @nn.compact
+  def __call__(self, image, *, train, keys=None):
+    return nn.Dense(self.num_classes)(self.sharpness * image.mean(-1, keepdims=True))
+
+
+def test_encoder_of_a_user(monkeypatch):
+  """By name it is called with the keywords that it takes; as a module it stays as it is."""
+  monkeypatch.setitem(models.ENCODERS, "mine", OneStage)
+  options = {"widths": (5,), "precision": "bfloat16", "axis_name": "devices"}
+  model = models.build("encoder_unet", 2, encoder="mine", **options)
+  assert model.encoder.dtype == jnp.bfloat16 and model.stride == 4
+  given = models.build("encoder_unet", 2, encoder=OneStage(widths=(6, 7)), **options)
+  assert (given.encoder.dtype, given.encoder.widths) == (jnp.float32, (6, 7))
+  image = np.zeros((1, 9, 10, 3), np.float32)
+  for network in (model, given):
+    variables = models.abstract_variables(network, 3)
+    assert variables["params"]["encoder"].keys() == {"half", "quarter"}
+    logits = jax.eval_shape(lambda v, n=network: n.apply(v, image, train=False), variables)
+    assert logits.shape == (1, 9, 10, 2)
+  with pytest.raises(UserError, match="^encoder mine has no output_stride, .*deeplab.* resnet50"):
+    models.build("deeplabv3", 2, encoder="mine")
+  with pytest.raises(
+    UserError, match=r"^deeplab needs output_stride 16 .*: give OneStage\(output_"
+  ):
+    models.build("deeplabv3", 2, encoder=OneStage())
+  with pytest.raises(UserError, match="^padding 'valid' needs pad 99 .*: give VGG16.pad=99"):
+    models.build("fcn8s", 2, encoder=VGG16(), padding="valid")
+  dense = models.build("deeplabv3", 2, encoder=ResNet(50, output_stride=8), output_stride=8)
+  assert dense.encoder == ResNet(50, output_stride=8)
+  monkeypatch.delattr(OneStage, "receptive_radius")
+  for encoder in ("mine", OneStage()):
+    with pytest.raises(UserError, match="encoder OneStage lacks receptive_radius; .*Encoder says"):
+      models.build("encoder_unet", 2, encoder=encoder)
+
+
+def test_network_of_a_user(monkeypatch):
+  """Its builder's options are known, with their defaults; those that partial has fixed are not."""
+
+  def build_threshold(num_classes, *, sharpness=2.0, margin=0):
+    return Threshold(num_classes, sharpness)
+
+  builder = functools.partial(build_threshold, margin=0)
+  monkeypatch.setitem(models.MODELS, "threshold", builder)
+  assert models.options_of("threshold") == {"sharpness": 2.0}
+  assert models.build("threshold", 2).sharpness == 2.0
+  model = models.build("threshold", 2, sharpness=3.0)
+  variables = {"params": {"Dense_0": {"kernel": np.eye(1, 2), "bias": np.zeros(2)}}}
+  image = np.full((1, 2, 3, 4), 0.5, np.float32)
+  logits = model.apply(variables, image, train=False)
+  np.testing.assert_array_equal(logits, np.broadcast_to([1.5, 0], (1, 2, 3, 2)))
+  assert models.init(model, channels=4).keys() == {"params", "batch_stats"}
+  with pytest.raises(UserError, match="^threshold has no option 'widths'; it has sharpness$"):
+    models.build("threshold", 2, widths=(1,))
+  with pytest.raises(UserError, match="^pretrained 'imagenet' is for .*Threshold has none"):
+    models.init(model, pretrained="imagenet")
+  with pytest.raises(UserError, match="^output_stride 8 is for DeepLab; Threshold"):
+    models.at_output_stride(model, 8)
+  monkeypatch.delattr(Threshold, "context")
+  with pytest.raises(UserError, match="the network 'threshold' lacks context; .*Network says"):
+    models.build("threshold", 2)
 
 
 @pytest.mark.parametrize("name, decoder", [("deeplabv3", False), ("deeplabv3plus", True)])
@@ -141,7 +285,7 @@ def test_deeplab_by_name(name, decoder):
   assert build(name).separable
   for encoder in models.ENCODERS:
     if encoder == "vgg16":
-      with pytest.raises(UserError, match="vgg16 has no output_stride"):
+      with pytest.raises(UserError, match="vgg16 has no output_stride, .*use mobilenet_v2 or"):
         build(name, encoder=encoder)
     else:
       assert build(name, encoder=encoder, output_stride=8).encoder.stride == 8
@@ -153,18 +297,16 @@ def test_at_output_stride():
   dense = models.at_output_stride(model, 8)
   assert (model.stride, dense.stride) == (16, 8) and dense.clone(encoder=model.encoder) == model
   assert models.abstract_variables(dense, 3) == models.abstract_variables(model, 3)
-  with pytest.raises(UserError, match="output_stride 8 is for deeplab; set it to 0"):
+  with pytest.raises(UserError, match="^output_stride 8 is for DeepLab; UNet has"):
     models.at_output_stride(build("unet"), 8)
-  with pytest.raises(UserError, match="config.predict.output_stride 4; there are 8, 16, 32"):
+  with pytest.raises(UserError, match="^unknown output_stride 4; there are 8, 16, 32"):
     models.at_output_stride(model, 4)
 
 
 @pytest.mark.parametrize("name", [name for name in models.MODELS if "deeplab" not in name])
 def test_halving_needs_every_stride(name):
   for stride in 8, 16:
-    with pytest.raises(
-      UserError, match=f"config.model.output_stride {stride} .*{name}; set it to 32"
-    ):
+    with pytest.raises(UserError, match=f"^{name} has no option 'output_stride'; it has"):
       build(name, output_stride=stride)
 
 
@@ -202,9 +344,11 @@ def test_num_logits():
   assert models.num_logits("softmax", ("outside", "cell")) == 2
   assert models.num_logits("sigmoid", ("outside", "cell")) == 1
   for classes in ("sky", "road", "tree"), ("sky",):
-    with pytest.raises(UserError, match=f"sigmoid is for two classes.*{', '.join(classes)}$"):
+    with pytest.raises(
+      UserError, match=f"^head 'sigmoid' is for two classes.*{', '.join(classes)}$"
+    ):
       models.num_logits("sigmoid", classes)
-  with pytest.raises(UserError, match="config.model.head 'relu'; there are softmax, sigmoid"):
+  with pytest.raises(UserError, match="^unknown head 'relu'; there are softmax, sigmoid$"):
     models.num_logits("relu", ("outside", "cell"))
 
 

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from jax.experimental import multihost_utils
 from scipy import ndimage
 
@@ -49,7 +48,7 @@ def first_variables(norm):
 def make_model(run, norm, dropout):
   words = {"widths": (4, 8), "norm": norm, "dropout": dropout}
   words["axis_name"] = parallel.AXIS if run == "pmap" else None
-  return models.build("unet", 2, **tiny.BUILD | words)
+  return models.build("unet", 2, **words)
 
 
 @functools.cache
@@ -127,7 +126,8 @@ def test_eight_devices_accumulate_as_one(run):
 )
 def test_every_batch_norm_looks_at_all_devices(name, encoder):
   """Under pmap; counted in the program, because compiling large networks takes long."""
-  model = models.build(name, 2, **tiny.BUILD | {"encoder": encoder, "axis_name": parallel.AXIS})
+  options = {"encoder": encoder} if encoder else {}
+  model = models.build(name, 2, axis_name=parallel.AXIS, **options)
   variables = models.abstract_variables(model, 3)
   split, whole = (jax.sharding.PartitionSpec(*axis) for axis in ((parallel.AXIS,), ()))
   forward = jax.shard_map(

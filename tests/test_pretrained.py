@@ -14,7 +14,7 @@ import pytest
 import weight_files
 
 from jaxseg import UserError
-from jaxseg.models.pretrained import Download, fetch, load_keras, read_keras_h5, read_weights
+from jaxseg.models.pretrained import Download, assign_weights, fetch, read_keras_h5, read_weights
 
 
 def normal(*shape, seed=0):
@@ -42,14 +42,14 @@ TENSORS = {
 
 
 def shapes(variables=VARIABLES):
-  """What load_keras gets: shapes without values."""
+  """What assign_weights gets: shapes without values."""
   if isinstance(variables, dict):
     return {name: shapes(part) for name, part in variables.items()}
   return np.broadcast_to(np.float32(np.nan), variables.shape)
 
 
 def load(path, leave=()):
-  return load_keras(shapes(), read_weights(path), leave=leave, source=path)
+  return assign_weights(shapes(), read_weights(path), leave=leave, source=path)
 
 
 def assert_equal(loaded, expected=VARIABLES):
@@ -95,27 +95,27 @@ def test_names_of_keras_3(tmp_path):
 
 def test_other_float_types_become_float32():
   tensors = {name: tensor.astype(np.float64) for name, tensor in TENSORS.items()}
-  assert_equal(load_keras(shapes(), tensors, leave=(), source="f"))
+  assert_equal(assign_weights(shapes(), tensors, leave=(), source="f"))
 
 
 def test_layers_that_the_network_does_not_have():
   """Named ones are left; any other is an error that names it."""
   tensors = {**TENSORS, "top/kernel": normal(4, 2), "top/bias": normal(2)}
-  assert_equal(load_keras(shapes(), tensors, leave=("top",), source="f"))
-  message = error_line(load_keras, shapes(), tensors, leave=(), source="some.h5")
+  assert_equal(assign_weights(shapes(), tensors, leave=("top",), source="f"))
+  message = error_line(assign_weights, shapes(), tensors, leave=(), source="some.h5")
   assert message == "some.h5 is of another network: top/kernel has no place in this one"
 
 
 @pytest.mark.parametrize("extra", ["Conv1/gamma", "dw/bias", "bn/momentum", "dense/kernel"])
 def test_extra_tensor(extra):
   tensors = {**TENSORS, extra: normal(4)}
-  assert extra in error_line(load_keras, shapes(), tensors, leave=("top",), source="f")
+  assert extra in error_line(assign_weights, shapes(), tensors, leave=("top",), source="f")
 
 
 @pytest.mark.parametrize("name", TENSORS)
 def test_missing_tensor(name):
   tensors = {key: tensor for key, tensor in TENSORS.items() if key != name}
-  message = error_line(load_keras, shapes(), tensors, leave=(), source="some.h5")
+  message = error_line(assign_weights, shapes(), tensors, leave=(), source="some.h5")
   layer = name.split("/")[0]
   assert message.startswith("some.h5 is of another network: it lacks") and layer in message
 
@@ -126,7 +126,7 @@ def test_wrong_shape(name):
   tensor = TENSORS[name]
   for wrong in np.concatenate([tensor, tensor]), tensor[None]:
     tensors = {**TENSORS, name: wrong}
-    message = error_line(load_keras, shapes(), tensors, leave=(), source="some.h5")
+    message = error_line(assign_weights, shapes(), tensors, leave=(), source="some.h5")
     assert message.startswith("some.h5") and name in message and str(wrong.shape)[:-4] in message
 
 
@@ -136,7 +136,7 @@ def test_values_that_are_not_finite(name, value):
   tensor = TENSORS[name].copy()
   tensor.flat[1] = value
   tensors = {**TENSORS, name: tensor}
-  message = error_line(load_keras, shapes(), tensors, leave=(), source="some.h5")
+  message = error_line(assign_weights, shapes(), tensors, leave=(), source="some.h5")
   assert message.startswith("some.h5") and name in message and "not finite" in message
 
 
@@ -160,7 +160,7 @@ def test_vgg_file(tmp_path):
 def test_missing_file(tmp_path):
   for path in tmp_path / "typo.h5", tmp_path:  # a folder is no file
     message = error_line(read_weights, path)
-    assert str(path) in message and "config.model.pretrained" in message
+    assert str(path) in message and "pretrained is 'imagenet' or the path" in message
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_file_is_gone(server, tmp_path):
   download = publish(server, tmp_path, b"weights")
   (tmp_path / "served" / "weights.h5").unlink()
   message = error_line(fetch, download, tmp_path / "cache")
-  assert download.url in message and "config.model.pretrained" in message
+  assert download.url in message and "as pretrained" in message
 
 
 def closed_url():
@@ -329,7 +329,7 @@ def test_no_network(tmp_path):
   url = closed_url()
   message = error_line(fetch, Download(url, "sha256:" + "0" * 64), tmp_path / "cache")
   assert url in message and str(tmp_path / "cache") in message
-  assert "no network" in message and "config.model.pretrained" in message
+  assert "no network" in message and "as pretrained" in message
   shutil.rmtree(tmp_path / "cache", ignore_errors=True)
 
 

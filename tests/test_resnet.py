@@ -103,8 +103,8 @@ def test_stages(h, w, output_stride):
 def test_reach():
   """Kernels of k px look (k - 1) / 2 to each side, at the stride of their input."""
   layer1, layer4 = 3 * 4, 16 + 2 * 32
-  assert ResNet(50).reach == 3 + 2 + layer1 + (4 + 3 * 8) + (8 + 5 * 16) + layer4
-  assert ResNet(101).reach == 3 + 2 + layer1 + (4 + 3 * 8) + (8 + 22 * 16) + layer4
+  assert ResNet(50).receptive_radius == 3 + 2 + layer1 + (4 + 3 * 8) + (8 + 5 * 16) + layer4
+  assert ResNet(101).receptive_radius == 3 + 2 + layer1 + (4 + 3 * 8) + (8 + 22 * 16) + layer4
 
 
 def test_other_depth_than_the_file(weight_file):

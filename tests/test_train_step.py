@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 import reference
-import tiny
 from scipy import ndimage
 
 from jaxseg import VOID, models, optim, train_state
@@ -36,11 +35,10 @@ def make(
   num_logits=2,
   parts=1,
   ema=0.0,
-  **words,
+  **options,
 ):
   """(network, state, jitted step), compiled once for all tests that ask for the same."""
-  words = {**tiny.BUILD, "widths": (4, 8), "norm": False, **words}
-  model = models.build("unet", num_logits, **words)
+  model = models.build("unet", num_logits, **{"widths": (4, 8), "norm": False, **options})
   optimizer = optim.make_optimizer(optimizer, rate)
   init = quick_jit(lambda: models.init(model, 1, 0))
   step = make_train_step(

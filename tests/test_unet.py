@@ -177,10 +177,10 @@ def test_unet_equals_loop(widths, norm, up):
   np.testing.assert_allclose(logits(model, variables, x), expected, atol=1e-4)
 
 
-def keras_unet(channels, num_classes, widths, *, patch, valid, norm):
+def keras_unet(channels, num_classes, widths, *, stem_stride, valid, norm):
   """Figure 1 of the paper, or its padded form; layers are named as ours.
 
-  With `patch` 2, of images whose channels are those of 2x2 pixels.
+  With `stem_stride` 2, of images whose channels are those of 2x2 pixels.
   """
   layers = keras.layers
   zeros = {"kernel_initializer": "zeros"}  # Keras takes long to draw what is replaced at once
@@ -194,7 +194,7 @@ def keras_unet(channels, num_classes, widths, *, patch, valid, norm):
       x = layers.ReLU()(x)
     return x
 
-  x = image = keras.Input((None, None, patch**2 * channels))
+  x = image = keras.Input((None, None, stem_stride**2 * channels))
   skips = []
   for level, width in enumerate(widths):
     x = double_conv(layers.MaxPooling2D(2)(x) if level else x, width, f"down{level}")
@@ -205,15 +205,15 @@ def keras_unet(channels, num_classes, widths, *, patch, valid, norm):
     x = layers.Conv2DTranspose(widths[level], 2, strides=2, name=f"up{level}", **zeros)(x)
     skip = layers.Cropping2D(crops[level])(skips[level]) if valid else skips[level]
     x = double_conv(layers.Concatenate()([skip, x]), widths[level], f"merge{level}")
-  head = layers.Conv2D if patch == 1 else layers.Conv2DTranspose
-  return keras.Model(image, head(num_classes, patch, patch, name="head", **zeros)(x))
+  head = layers.Conv2D if stem_stride == 1 else layers.Conv2DTranspose
+  return keras.Model(image, head(num_classes, stem_stride, stem_stride, name="head", **zeros)(x))
 
 
 PAPER = (64, 128, 256, 512, 1024)
 
 
 @pytest.mark.parametrize(
-  "padding, norm, widths, patch, h, w",
+  "padding, norm, widths, stem_stride, h, w",
   [  # narrower, a random network has levels that say nothing
     ("valid", False, (12, 16, 14, 20, 24), 1, 188, 204),
     ("valid", True, (12, 9, 15), 1, 60, 44),
@@ -224,16 +224,17 @@ PAPER = (64, 128, 256, 512, 1024)
     ("same", True, PAPER, 1, 32, 32),
   ],
 )
-def test_unet_equals_keras(padding, norm, widths, patch, h, w):
-  model = UNet(2, widths, patch, padding, norm=norm)
+def test_unet_equals_keras(padding, norm, widths, stem_stride, h, w):
+  model = UNet(2, widths, stem_stride, padding, norm=norm)
   variables = reference.random_variables(model, 1, size=model.input_size(32))
-  twin = keras_unet(1, 2, widths, patch=patch, valid=padding == "valid", norm=norm)
+  twin = keras_unet(1, 2, widths, stem_stride=stem_stride, valid=padding == "valid", norm=norm)
   trained, rest = twin.trainable_variables, twin.non_trainable_variables
   counted = count(variables["params"]), count(variables.get("batch_stats", {}))
   assert counted == tuple(sum(v.value.size for v in part) for part in (trained, rest))
   reference.set_keras_weights(twin, variables)
   x = image(1, h, w, 1)
-  pixels = [x[:, i::patch, j::patch] for i in range(patch) for j in range(patch)]
+  phases = range(stem_stride)
+  pixels = [x[:, i::stem_stride, j::stem_stride] for i in phases for j in phases]
   expected, _ = jax.jit(lambda *args: twin.stateless_call(*args, training=False))(
     [v.value for v in trained], [v.value for v in rest], 2 * np.concatenate(pixels, -1) - 1
   )
@@ -265,13 +266,13 @@ def levels(num_levels, **options):
 
 
 @pytest.mark.parametrize(
-  "num_levels, patch", [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (1, 2), (3, 2)]
+  "num_levels, stem_stride", [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (1, 2), (3, 2)]
 )
-def test_input_sizes_of_valid_convolutions(num_levels, patch):
+def test_input_sizes_of_valid_convolutions(num_levels, stem_stride):
   """`input_size` is the next size that works; all others are refused."""
-  model = levels(num_levels, padding="valid", patch=patch)
-  outputs = {patch * n: valid_output(n, num_levels) for n in range(1, 700 // patch)}
-  works = {n: patch * output for n, output in outputs.items() if output}
+  model = levels(num_levels, padding="valid", stem_stride=stem_stride)
+  outputs = {stem_stride * n: valid_output(n, num_levels) for n in range(1, 700 // stem_stride)}
+  works = {n: stem_stride * output for n, output in outputs.items() if output}
   for n in range(1, max(works) + 1):
     assert model.input_size(n) == min(size for size in works if size >= n)
   assert all(output == n - 2 * model.margin for n, output in works.items())
@@ -297,18 +298,20 @@ def test_other_sizes_are_refused():
 
 
 @pytest.mark.parametrize("up", ["transposed", "resize"])
-@pytest.mark.parametrize("num_levels, patch", [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (3, 2)])
-def test_context_of_padded_convolutions(num_levels, patch, up):
+@pytest.mark.parametrize(
+  "num_levels, stem_stride", [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (3, 2)]
+)
+def test_context_of_padded_convolutions(num_levels, stem_stride, up):
   """A window sees the whole image's logits, but for `context` px along its inner edges."""
-  model = levels(num_levels, up=up, patch=patch)
+  model = levels(num_levels, up=up, stem_stride=stem_stride)
   stride, context = model.stride, model.context
-  assert (stride, model.margin, context % stride) == (patch * 2 ** (num_levels - 1), 0, 0)
+  assert (stride, model.margin, context % stride) == (stem_stride * 2 ** (num_levels - 1), 0, 0)
   reach = 0  # pixels of each level that see the zeros beyond the edge
   for _ in range(num_levels):
     reach = -(-reach // 2) + 2  # pooling, two convolutions
   for _ in range(num_levels - 1):
     reach = 2 * reach + (up == "resize") + 2  # bilinear doubling looks one pixel aside
-  reach *= patch
+  reach *= stem_stride
   assert reach <= context
 
   side, shapes = 2 * context + 3 * stride, abstract(model, 1)["params"]
@@ -336,7 +339,7 @@ def test_context_on_mobilenet_v2():
     for i in range(repeats):
       reach += stride
       stride *= block_stride if i == 0 else 1
-  assert (reach, stride) == (245, 32) == (MobileNetV2.reach, MobileNetV2().stride)
+  assert (reach, stride) == (245, 32) == (MobileNetV2.receptive_radius, MobileNetV2().stride)
   reach += 32 + 16 + 8 + 4 + 2  # the up-blocks
   model = EncoderUNet(3, MobileNetV2())
   assert model.context == 320 == 32 * -(-reach // 32)

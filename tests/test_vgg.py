@@ -194,4 +194,4 @@ def test_random_start_keeps_the_size_of_activations():
 
 def test_reach():
   """A 3x3 kernel looks one pixel of its input to each side; pooling stays within its cells."""
-  assert VGG16.reach == 2 * 1 + 2 * 2 + 3 * 4 + 3 * 8 + 3 * 16
+  assert VGG16.receptive_radius == 2 * 1 + 2 * 2 + 3 * 4 + 3 * 8 + 3 * 16

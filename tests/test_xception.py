@@ -99,10 +99,11 @@ def test_stages(h, w, output_stride):
 def test_reach():
   """Kernels of 3 px look one to each side, at the stride of their input."""
   stem, middle = 1 + 2, 16 * 3 * 16
-  assert Xception65.reach == stem + 3 * 2 + 3 * 4 + 3 * 8 + middle + 3 * 16 + 3 * 32
+  assert Xception65.receptive_radius == stem + 3 * 2 + 3 * 4 + 3 * 8 + middle + 3 * 16 + 3 * 32
 
 
 def test_no_download():
   model = EncoderUNet(2, Xception65(), widths=(2, 2, 2, 2))
-  with pytest.raises(UserError, match="no download is known for Xception65.*model.pretrained"):
+  message = "^pretrained 'imagenet': no download is known for Xception65; give the path of"
+  with pytest.raises(UserError, match=message):
     models.load_encoder({}, model.encoder, "imagenet")

@@ -19,14 +19,6 @@ INFO = datasets.DatasetInfo(
 NUM_PHOTOS = {"train": 20, "test": 9}
 
 
-# What models.build asks for; the tests name what differs.
-BUILD = {
-  **{"encoder": "", "output_stride": 32, "widths": (), "patch": 1, "padding": "same", "norm": True},
-  **{"separable": True, "dropout": 0.0, "up": "transposed", "freeze_encoder": False},
-  **{"freeze_norm": False, "precision": "float32", "axis_name": None},
-}
-
-
 def error_of(function, *arguments, **options):
   """The message of the UserError that a call raises: one line that names no Python object."""
   with pytest.raises(UserError) as error:

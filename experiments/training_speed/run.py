@@ -18,7 +18,7 @@ from jaxseg.augment import Augmentation
 from jaxseg.train_step import make_train_step
 
 NUM_CLASSES, REPEATS = 3, 10
-# name: (network, words other than the usual, batch, height and width in px)
+# name: (network, options, batch, height and width in px)
 CASES = {
   "unet, base 32": ("unet", {"widths": (32, 64, 128, 256, 512)}, 4, 128),
   "encoder_unet, MobileNetV2": ("encoder_unet", {"encoder": "mobilenet_v2"}, 8, 128),
@@ -27,14 +27,9 @@ CASES = {
 }
 
 
-def seconds(name, words, batch, size, precision):
+def seconds(name, kwargs, batch, size, precision):
   """(fastest, median) of several steps after one that compiles."""
-  usual = {"encoder": "", "widths": (), "patch": 1, "padding": "same", "norm": True}
-  usual |= {"separable": True, "dropout": 0.0, "up": "transposed", "freeze_encoder": False}
-  usual |= {"freeze_norm": False, "precision": precision, "axis_name": None}
-  if name.startswith("deeplab"):
-    usual |= {"output_stride": 16, "up": "resize"}
-  model = models.build(name, NUM_CLASSES, **{"output_stride": 32, **usual, **words})
+  model = models.build(name, NUM_CLASSES, precision=precision, **kwargs)
   optimizer = optax.adam(1e-3)
   step = make_train_step(
     model,
@@ -44,7 +39,7 @@ def seconds(name, words, batch, size, precision):
     augmentation=Augmentation(),
   )
   step = jax.jit(step, donate_argnums=0)
-  state = train_state.create(jax.jit(lambda: models.init(model, 3, 0))(), optimizer)
+  state = train_state.create(models.init(model), optimizer)
   rng = np.random.default_rng(0)
   examples = {
     "image": rng.integers(0, 256, (batch, size, size, 3), np.uint8),
@@ -66,8 +61,8 @@ def main():
   parser.add_argument("--precision", default="float32", choices=models.PRECISIONS)
   flags, results = parser.parse_args(), {}
   for name in flags.names:
-    network, words, batch, size = CASES[name]
-    best, median = seconds(network, words, batch, size, flags.precision)
+    network, kwargs, batch, size = CASES[name]
+    best, median = seconds(network, kwargs, batch, size, flags.precision)
     results[name] = {"step_seconds": median, "images_per_second": batch / median}
     rates = f"{batch / median:.1f} images/s (best step {batch / best:.1f})"
     print(f"{name}, {batch}x{size}x{size}, {flags.precision}: {rates}", flush=True)

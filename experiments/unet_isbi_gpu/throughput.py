@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg import optim, train_state
+from jaxseg import models, optim, train_state
 from jaxseg.augment import Augmentation
-from jaxseg.models import init
 from jaxseg.models.unet import UNet
 from jaxseg.train_step import make_train_step
 
@@ -61,7 +60,7 @@ def matmul_peak(dtype, repeats, n):
 def training_rate(model, size, batch_size, repeats):
   """Images a second of whole training steps: augmentation, weight maps, gradient and update."""
   optimizer = optim.make_optimizer("sgd", 1e-3, momentum=0.99)
-  state = train_state.create(jax.jit(lambda: init(model, 1, 0))(), optimizer)
+  state = train_state.create(models.init(model, channels=1), optimizer)
   augmentation = Augmentation(flip=True, flip_vertical=True, transpose=True, elastic=10.0)
   step = jax.jit(
     make_train_step(

@@ -1,29 +1,45 @@
-"""The networks by name, and how to build and initialise them."""
+"""The networks by name: `build` one, `init` its variables, and add your own to the tables.
+
+Two lines give a network:
+
+  model = models.build("unet", num_classes=2)
+  variables = models.init(model, channels=1)
+
+A network of your own is `MODELS["mine"] = builder`, an encoder `ENCODERS["mine"] = constructor`,
+in any file that is imported first, such as your config. `interface` says what both have to offer.
+"""
 
 import functools
+import inspect
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
-import jax
+import flax.linen as nn
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxseg import UserError
-from jaxseg.models import pretrained as weights
+from jaxseg.models.cost import num_parameters, summary
 from jaxseg.models.deeplab import DeepLab
 from jaxseg.models.fcn import FCN
+from jaxseg.models.interface import Encoder, Network, lacking
 from jaxseg.models.mobilenet_v2 import MobileNetV2
 from jaxseg.models.resnet import ResNet
 from jaxseg.models.unet import EncoderUNet, UNet
+from jaxseg.models.variables import (
+  abstract_variables,
+  check_input,
+  init,
+  load_encoder,
+  take_matching,
+)
 from jaxseg.models.vgg import VGG16
 from jaxseg.models.xception import Xception65
 
-MODELS = {
-  "unet": UNet,
-  "encoder_unet": EncoderUNet,
-  **dict.fromkeys(("fcn32s", "fcn16s", "fcn8s"), FCN),
-  **dict.fromkeys(("deeplabv3", "deeplabv3plus"), DeepLab),
-}
-FINAL_STRIDES = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8}
-ENCODERS = {
+__all__ = ["build", "options_of", "init", "summary", "num_parameters", "num_logits", "check_input"]
+__all__ += ["abstract_variables", "at_output_stride", "load_encoder", "take_matching"]
+
+# Constructors. `build` passes those of output_stride, axis_name, dtype and pad that one takes.
+ENCODERS: dict[str, Callable[..., nn.Module]] = {
   "mobilenet_v2": MobileNetV2,
   "vgg16": VGG16,
   "resnet50": functools.partial(ResNet, 50),
@@ -33,194 +49,243 @@ ENCODERS = {
 OUTPUT_STRIDES = (8, 16, 32)
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 UPS = ("transposed", "resize")
-PATCHES = (1, 2)
+STEM_STRIDES = (1, 2)
 PADDINGS = ("same", "valid")
 HEADS = ("softmax", "sigmoid")
+FCN_PAD = 99  # and one more by the first convolution: the 100 px of the paper
 
 
-def _look_up(table, key, name):
-  if key not in table:
-    raise UserError(f"unknown {name} {key!r}; there are {', '.join(map(str, table))}")
-  return table[key] if isinstance(table, dict) else key
+def build(name: str, num_classes: int, **options: Any) -> nn.Module:
+  """A network by its name.
+
+  Args:
+    name: key of MODELS.
+    num_classes: channels of the logits, see `num_logits`.
+    options: those of the builder, see `options_of`. All built-in networks take
+      widths: channels of the levels, () for the published ones.
+      dropout: rate, 0 to 1.  up: one of UPS.
+      precision: key of PRECISIONS, the type of activations; parameters are float32.
+      axis_name: the mapped axis under `pmap`, else None.
+    and those with an encoder
+      encoder: key of ENCODERS, or a module as `interface.Encoder` describes, taken as it is.
+      freeze_encoder: it gets no gradient, and its batch statistics stand still.
+      freeze_norm: its batch statistics alone stand still.
+  Returns:
+    a module as `interface.Network` describes: `apply(variables, image f32[B,H,W,D], train=)` ->
+    logits f32[B,h,w,num_classes]; h, w = H, W but for valid convolutions.
+  Raises:
+    UserError: an unknown name, option or value, or options that do not fit together.
+  """
+  builder = _look_up(MODELS, name, "network")
+  known = options_of(name)
+  for option in options:
+    if option not in known:
+      raise UserError(f"{name} has no option {option!r}; it has {', '.join(known)}")
+  model = builder(num_classes, **options)
+  _check_complete(model, Network, f"the network {name!r}")
+  return model
 
 
-def num_logits(head, classes):
+def options_of(name: str) -> dict[str, Any]:
+  """{option: default} of a network, from its builder's signature.
+
+  What `functools.partial` has fixed is not an option.
+
+  Raises:
+    UserError: an unknown name.
+  """
+  builder = _look_up(MODELS, name, "network")
+  fixed = builder.keywords if isinstance(builder, functools.partial) else {}
+  _, *parameters = inspect.signature(builder).parameters.values()
+  return {x.name: x.default for x in parameters if x.name not in fixed}
+
+
+def num_logits(head: str, classes: Sequence[str]) -> int:
   """Channels of a head: one per class, or a single one, of the second of two, for "sigmoid".
 
   Raises:
     UserError: an unknown head, or a sigmoid with other than two classes.
   """
-  if _look_up(HEADS, head, "config.model.head") == "softmax":
+  if _look_up(HEADS, head, "head") == "softmax":
     return len(classes)
   if len(classes) != 2:
     raise UserError(
-      f"config.model.head sigmoid is for two classes, the data have {', '.join(classes)}"
+      f"`head` 'sigmoid' is for two classes; set it to 'softmax' for {', '.join(classes)}"
     )
   return 1
 
 
-def build(
-  name,
-  num_classes,
-  *,
-  encoder,
-  output_stride,
-  widths,
-  patch,
-  padding,
-  norm,
-  separable,
-  dropout,
-  up,
-  freeze_encoder,
-  freeze_norm,
-  precision,
-  axis_name,
-):
-  """A network from the words of a config.
+def at_output_stride(model: nn.Module, output_stride: int) -> nn.Module:
+  """The network with the same parameters whose encoder has another output stride.
 
-  Args:
-    name: key of MODELS.  num_classes: channels of the logits, see `num_logits`.
-    encoder: key of ENCODERS, for models that have one.
-    output_stride: of the encoder, one of OUTPUT_STRIDES; other than 32 for DeepLab alone.
-    widths: channels of the levels, () for the model's own.
-    patch, padding, norm, separable, dropout, up: see the models.
-    freeze_encoder, freeze_norm: see the models with an encoder.
-    precision: key of PRECISIONS, the type of activations; parameters are float32.
-    axis_name: the mapped axis under `pmap`, else None.
-  Returns:
-    nn.Module, `apply(variables, image f32[B,H,W,D], train=)` -> logits f32[B,h,w,num_classes];
-    h, w = H, W but for valid convolutions.
   Raises:
-    UserError: a word that is not in its table.
+    UserError: the network has no such form, or the output stride is none of OUTPUT_STRIDES.
   """
-  model = _look_up(MODELS, name, "config.model.name")
-  dtype = _look_up(PRECISIONS, precision, "config.train.precision")
-  common = {
-    "num_classes": num_classes,
+  _look_up(OUTPUT_STRIDES, output_stride, "output_stride")
+  if not hasattr(model, "at_output_stride"):
+    raise UserError(
+      f"`output_stride` {output_stride} is for DeepLab; {type(model).__name__} has only the one it "
+      "was trained with"
+    )
+  return model.at_output_stride(output_stride)
+
+
+# The builders: `(num_classes, **options with defaults) -> module`.
+
+
+def build_unet(
+  num_classes: int,
+  *,
+  widths: Sequence[int] = (),
+  stem_stride: int = 1,
+  padding: str = "same",
+  norm: bool = True,
+  dropout: float = 0.0,
+  up: str = "transposed",
+  precision: str = "float32",
+  axis_name: str | None = None,
+) -> UNet:
+  """U-Net (Ronneberger et al. 2015); see `UNet` for the options, and `build`.
+
+  Raises:
+    UserError: an unknown value, or valid convolutions with interpolation.
+  """
+  _look_up(STEM_STRIDES, stem_stride, "stem_stride")
+  _look_up(PADDINGS, padding, "padding")
+  common = _common(widths, dropout, up, precision, axis_name)
+  if padding == "valid" and up != "transposed":
+    raise UserError("`padding` 'valid' needs `up` 'transposed' in unet: interpolation pads")
+  return UNet(num_classes, stem_stride=stem_stride, padding=padding, norm=norm, **common)
+
+
+def build_encoder_unet(
+  num_classes: int,
+  *,
+  encoder: str | nn.Module = "mobilenet_v2",
+  widths: Sequence[int] = (),
+  freeze_encoder: bool = False,
+  freeze_norm: bool = False,
+  dropout: float = 0.0,
+  up: str = "transposed",
+  precision: str = "float32",
+  axis_name: str | None = None,
+) -> EncoderUNet:
+  """U-Net decoder on an encoder; see `EncoderUNet` for the options, and `build`."""
+  common = _common(widths, dropout, up, precision, axis_name)
+  frozen = {"freeze_encoder": freeze_encoder, "freeze_norm": freeze_norm}
+  return EncoderUNet(num_classes, _encoder(encoder, common), **frozen, **common)
+
+
+def build_fcn(
+  num_classes: int,
+  *,
+  final_stride: int,
+  encoder: str | nn.Module = "mobilenet_v2",
+  widths: Sequence[int] = (),
+  padding: str = "same",
+  freeze_encoder: bool = False,
+  freeze_norm: bool = False,
+  dropout: float = 0.0,
+  up: str = "transposed",
+  precision: str = "float32",
+  axis_name: str | None = None,
+) -> FCN:
+  """FCN (Long et al. 2015); see `FCN` for the options, and `build`.
+
+  Raises:
+    UserError: an unknown value, or padding "valid" on an encoder that cannot pad its image.
+  """
+  _look_up(PADDINGS, padding, "padding")
+  common = _common(widths, dropout, up, precision, axis_name)
+  needed = {"pad": FCN_PAD} if padding == "valid" else {}
+  encoder = _encoder(encoder, common, needed, "padding 'valid'")
+  frozen = {"freeze_encoder": freeze_encoder, "freeze_norm": freeze_norm}
+  return FCN(num_classes, encoder, final_stride, padding=padding, **frozen, **common)
+
+
+def build_deeplab(
+  num_classes: int,
+  *,
+  decoder: bool,
+  encoder: str | nn.Module = "mobilenet_v2",
+  output_stride: int = 16,
+  widths: Sequence[int] = (),
+  separable: bool = True,
+  freeze_encoder: bool = False,
+  freeze_norm: bool = False,
+  dropout: float = 0.0,
+  up: str = "resize",
+  precision: str = "float32",
+  axis_name: str | None = None,
+) -> DeepLab:
+  """DeepLabv3 and v3+ (Chen et al. 2017, 2018); see `DeepLab` for the options, and `build`.
+
+  Raises:
+    UserError: an unknown value, or an encoder without that output stride.
+  """
+  _look_up(OUTPUT_STRIDES, output_stride, "output_stride")
+  common = _common(widths, dropout, up, precision, axis_name)
+  encoder = _encoder(encoder, common, {"output_stride": output_stride}, "deeplab")
+  frozen = {"freeze_encoder": freeze_encoder, "freeze_norm": freeze_norm}
+  return DeepLab(num_classes, encoder, decoder=decoder, separable=separable, **frozen, **common)
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+  "unet": build_unet,
+  "encoder_unet": build_encoder_unet,
+  "fcn32s": functools.partial(build_fcn, final_stride=32),
+  "fcn16s": functools.partial(build_fcn, final_stride=16),
+  "fcn8s": functools.partial(build_fcn, final_stride=8),
+  "deeplabv3": functools.partial(build_deeplab, decoder=False),
+  "deeplabv3plus": functools.partial(build_deeplab, decoder=True),
+}
+
+
+def _look_up(table: Collection, key: Any, what: str) -> Any:
+  if key not in table:
+    raise UserError(f"unknown {what} {key!r}; there are {', '.join(map(str, table))}")
+  return table[key] if isinstance(table, dict) else key
+
+
+def _common(widths, dropout, up, precision, axis_name):
+  """The fields that all networks have."""
+  return {
     "dropout": dropout,
-    "up": _look_up(UPS, up, "config.model.up"),
+    "up": _look_up(UPS, up, "up"),
     "axis_name": axis_name,
-    "dtype": dtype,
+    "dtype": _look_up(PRECISIONS, precision, "precision"),
     **({"widths": tuple(widths)} if widths else {}),
   }
-  _look_up(PATCHES, patch, "config.model.patch")
-  if patch > 1 and model is not UNet:
-    raise UserError(f"config.model.patch {patch} is for unet; set it to 1")
-  _look_up(PADDINGS, padding, "config.model.padding")
-  _look_up(OUTPUT_STRIDES, output_stride, "config.model.output_stride")
-  if output_stride != 32 and model is not DeepLab:
-    raise UserError(f"config.model.output_stride {output_stride} does not fit {name}; set it to 32")
-  if model is UNet:
-    if padding == "valid" and up != "transposed":
-      raise UserError(
-        "config.model.padding valid needs config.model.up transposed in unet: interpolation pads"
-      )
-    return UNet(patch=patch, padding=padding, norm=norm, **common)
-  encoder = _look_up(ENCODERS, encoder, "config.model.encoder")
-  words = {"axis_name": axis_name, "dtype": dtype}
-  if encoder is not VGG16:
-    words["output_stride"] = output_stride
-  elif model is DeepLab:
-    raise UserError("config.model.encoder vgg16 has no output_stride, which deeplab needs")
-  if padding == "valid":
-    if (model, encoder) != (FCN, VGG16):
-      raise UserError("config.model.padding valid is for unet, and for FCN on vgg16; use same")
-    words["pad"] = 99  # and one more by the first convolution, the paper's 100
-  common |= {"encoder": encoder(**words), "freeze_encoder": freeze_encoder}
-  common["freeze_norm"] = freeze_norm
-  if model is FCN:
-    return FCN(final_stride=FINAL_STRIDES[name], padding=padding, **common)
-  if model is DeepLab:
-    return DeepLab(decoder=name == "deeplabv3plus", separable=separable, **common)
-  return EncoderUNet(**common)
 
 
-def at_output_stride(model, output_stride):
-  """A DeepLab of the same parameters whose encoder has another output stride.
-
-  Raises:
-    UserError: it is another network, or the output stride is none of OUTPUT_STRIDES.
-  """
-  _look_up(OUTPUT_STRIDES, output_stride, "config.predict.output_stride")
-  if not isinstance(model, DeepLab):
-    raise UserError(f"config.predict.output_stride {output_stride} is for deeplab; set it to 0")
-  return model.clone(encoder=model.encoder.clone(output_stride=output_stride))
-
-
-def abstract_variables(model, channels):
-  """Shapes and types of a network's variables, without computing them."""
-  return jax.eval_shape(lambda: init(model, channels, 0))
-
-
-def check_input(model, channels, size):
-  """Raises UserError if a network does not take square images of `size` px; computes nothing."""
-  image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
-  variables = abstract_variables(model, channels)
-  jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, image)
-
-
-def init(model, channels, seed):
-  """Random variables {"params": ..., "batch_stats": ...} for images of so many channels."""
-  size = model.input_size(32)
-  image = jnp.zeros((1, size, size, channels))
-  # A network without normalisation has no statistics; checkpoints have the entry all the same.
-  return {"batch_stats": {}, **model.init(jax.random.key(seed), image, train=False)}
-
-
-def load_encoder(variables, encoder, pretrained):
-  """Variables with the encoder's replaced by those of a weight file.
-
-  Layers that the network has as convolutions (`encoder.classifier`) come along if the file has
-  them, as files "with top" do; else they stay as they are.
+def _encoder(encoder, common, needed=None, by=""):
+  """An encoder by its name, or a module of the caller.
 
   Args:
-    variables: of a network with an encoder.  encoder: the module.
-    pretrained: "imagenet" (downloaded once) or the path of a weight file.
-  Raises:
-    UserError: no network, no such file, damaged, or of another network.
+    common: see `_common`.
+    needed: {field: value} without which the network does not work.  by: what needs them.
   """
-  if pretrained == "imagenet" and encoder.imagenet is None:
-    raise UserError(
-      f"no download is known for {type(encoder).__name__}: give the path of a weight file as "
-      "config.model.pretrained; the README names some"
-    )
-  path = weights.fetch(encoder.imagenet) if pretrained == "imagenet" else pretrained
-  tensors = weights.read_weights(path)
-  in_file, top = {key.split("/")[0] for key in tensors}, {}
-  for layer in encoder.classifier:
-    if layer in variables["params"] and layer in in_file:
-      top[layer] = variables["params"][layer]
-  part = {collection: tree.get("encoder", {}) for collection, tree in variables.items()}
-  part["params"] = {**part["params"], **top}
-  leave = {*encoder.unused_layers, *encoder.classifier} - top.keys()
-  loaded = weights.load_keras(part, tensors, leave=leave, source=path)
-  top = {layer: loaded["params"].pop(layer) for layer in top}
-  result = {c: {**tree, "encoder": loaded[c]} for c, tree in variables.items() if loaded[c]}
-  result["params"] |= top
-  return {**variables, **result}
+  needed = needed or {}
+  if isinstance(encoder, nn.Module):
+    for field, value in needed.items():
+      if getattr(encoder, field, None) != value:
+        kind = type(encoder).__name__
+        raise UserError(f"{by} needs `{field}` {value} of its encoder: give {kind}({field}={value})")
+  else:
+    name, constructor = encoder, _look_up(ENCODERS, encoder, "encoder")
+    takes = inspect.signature(constructor).parameters
+    for field in needed:
+      if field not in takes:
+        fit = [x for x in ENCODERS if field in inspect.signature(ENCODERS[x]).parameters]
+        raise UserError(f"`encoder` {name} has no {field}, which {by} needs; use {' or '.join(fit)}")
+    settings = {"axis_name": common["axis_name"], "dtype": common["dtype"], **needed}
+    encoder = constructor(**{field: value for field, value in settings.items() if field in takes})
+  _check_complete(encoder, Encoder, f"the encoder {type(encoder).__name__}")
+  return encoder
 
 
-def take_matching(variables, donor):
-  """The layers of another network that have the same name and shapes.
-
-  Args:
-    variables, donor: {"params": ..., "batch_stats": ...}.
-  Returns:
-    (variables with those of the donor, {"taken", "new", "left": module names}): new are those that
-    keep values of their own, left those of the donor that found no place.
-  """
-  ours, theirs = flatten_dict(variables), flatten_dict(donor)
-
-  def layers(arrays):
-    shapes = {}
-    for (collection, *layer, name), x in arrays.items():
-      shapes.setdefault(tuple(layer), set()).add((collection, name, x.shape))
-    return shapes
-
-  mine, other = layers(ours), layers(theirs)
-  taken = {layer for layer, shapes in mine.items() if other.get(layer) == shapes}
-  found = {"taken": taken, "new": mine.keys() - taken, "left": other.keys() - taken}
-  merged = {path: theirs[path] if path[1:-1] in taken else x for path, x in ours.items()}
-  modules = {what: sorted({layer[0] for layer in names}) for what, names in found.items()}
-  return {**variables, **unflatten_dict(merged)}, modules
+def _check_complete(value, protocol, what):
+  names = lacking(value, protocol)
+  if names:
+    where = f"jaxseg.models.interface.{protocol.__name__}"
+    raise UserError(f"{what} lacks {', '.join(names)}; {where} says what they are")

@@ -122,11 +122,15 @@ class DeepLab(nn.Module):
   def context(self):
     # Atrous convolutions look 18 * 16 px to each side at any output stride, the decoder's two and
     # the enlargements less than 64 px. The image pooling sees each window for itself.
-    reach = self.encoder.reach + 16 * RATES[-1] + 64
-    return reach + -reach % self.stride
+    radius = self.encoder.receptive_radius + 16 * RATES[-1] + 64
+    return radius + -radius % self.stride
 
   def input_size(self, size):
     return size + -size % self.stride
+
+  def at_output_stride(self, output_stride):
+    """The network with the same parameters whose encoder has another output stride."""
+    return self.clone(encoder=self.encoder.clone(output_stride=output_stride))
 
   @nn.compact
   def __call__(self, image, *, train, keys=None):

@@ -58,8 +58,8 @@ class FCN(nn.Module):
   @property
   def context(self):
     # fc1 looks three cells of the coarsest map to each side, all enlargements less than two.
-    reach = self.encoder.reach + (5 if self.widths else 2) * self.stride
-    return reach + -reach % self.stride
+    radius = self.encoder.receptive_radius + (5 if self.widths else 2) * self.stride
+    return radius + -radius % self.stride
 
   def input_size(self, size):
     return size + -size % self.stride

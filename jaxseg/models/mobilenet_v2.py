@@ -48,7 +48,7 @@ class MobileNetV2(nn.Module):
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
-  reach = 245  # px, how far the coarsest stage looks: (k - 1) / 2 of each kernel times its stride
+  receptive_radius = 245  # px: the sum of (k - 1) / 2 times the stride over all layers
   # From fine to coarse: strides 2, 4, 8, 16, 32 (at most output_stride) with 96, 144, 192, 576, 320
   # channels.
   stages = (

@@ -61,7 +61,7 @@ def fetch(download, cache_dir=None):
   except (OSError, ValueError) as error:  # requests' errors are OSErrors; ValueError is the hash
     raise UserError(
       f"could not download {download.url} ({type(error).__name__}: no network, or a changed file): "
-      f"copy it to {folder}, or give the path of a weight file as config.model.pretrained"
+      f"copy it to {folder}, or give the path of a weight file as `pretrained`"
     ) from error
 
 
@@ -74,7 +74,7 @@ def read_weights(path):
     UserError: missing, damaged, or of an unknown kind.
   """
   if not pathlib.Path(path).is_file():
-    raise UserError(f"no weight file {path}; correct config.model.pretrained")
+    raise UserError(f"no weight file {path}: `pretrained` is 'imagenet' or the path of one")
   suffix = pathlib.Path(path).suffix
   if suffix not in READERS:
     raise UserError(f"{path}: the suffix of a weight file is one of {', '.join(READERS)}")
@@ -103,6 +103,8 @@ def read_keras_h5(path):
         for weight in map(_text, root[layer].attrs["weight_names"]):
           name = weight.removesuffix(":0").rsplit("/", 1)[-1]
           tensors[f"{layer}/{name}"] = np.asarray(root[layer][weight], np.float32)
+  except UserError:  # which is a ValueError, but says what is wrong
+    raise
   # What h5py raises depends on where the file is damaged; ValueError includes bad UTF-8.
   except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
     reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -116,7 +118,7 @@ def _text(name):
   return name.decode() if isinstance(name, bytes) else str(name)
 
 
-def load_keras(variables, tensors, *, leave, source):
+def assign_weights(variables, tensors, *, leave, source):
   """Puts tensors into a module whose submodules are named like the layers.
 
   The matrix of a fully connected layer becomes a convolution that covers its whole input: Keras

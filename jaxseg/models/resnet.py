@@ -52,8 +52,8 @@ class ResNet(nn.Module):
     return self.output_stride
 
   @property
-  def reach(self):
-    """How far the coarsest stage looks, px: (k - 1) / 2 of each kernel times its stride."""
+  def receptive_radius(self):
+    """px: the sum of (k - 1) / 2 times the stride over all layers."""
     # The first 3x3 convolution of layer2, 3 and 4 still sees the stride before it.
     first, *rest = (
       stride * num for num, stride in zip(NUM_BLOCKS[self.depth], (4, 8, 16, 32), strict=True)

@@ -55,6 +55,8 @@ def read_pth(path):
   try:
     with zipfile.ZipFile(path) as archive:
       return to_keras(_read_archive(archive, path), path)
+  except UserError:  # which is a ValueError, but says what is wrong
+    raise
   # What zipfile and pickletools raise depends on where the file is damaged.
   except (
     *(zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, OverflowError),
@@ -69,7 +71,7 @@ def _damaged(path, error):
 
 
 def to_keras(tensors, source):
-  """Renames and transposes what `models.pretrained.load_keras` then takes.
+  """Renames and transposes what `models.pretrained.assign_weights` then takes.
 
   "layer1.0.conv1.weight" [D,C,k,k] -> "layer1_0_conv1/kernel" [k,k,C,D], depthwise [C,1,k,k] ->
   [k,k,C,1]; "bn1.weight", bias, running_mean and running_var -> "bn1/gamma", beta and so on, f32.

@@ -34,14 +34,14 @@ class UNet(nn.Module):
     norm: batch normalisation after each 3x3 convolution.
     up: "transposed" for 2x2 transposed convolutions, "resize" for bilinear doubling followed by
       a 1x1 convolution.
-    patch: 2 lets the network work at half the resolution, at a quarter of the cost: it sees
+    stem_stride: 2 lets the network work at half the resolution, at a quarter of the cost: it sees
       blocks of 2x2 pixels as channels, and the head is a 2x2 transposed convolution. 1 is the
       paper.
   """
 
   num_classes: int
   widths: Sequence[int] = (64, 128, 256, 512, 1024)
-  patch: int = 1
+  stem_stride: int = 1
   padding: str = "same"
   dropout: float = 0.0
   norm: bool = False
@@ -52,14 +52,14 @@ class UNet(nn.Module):
   @property
   def stride(self):
     """Of the coarsest level: the network commutes with shifts by multiples of it."""
-    return self.patch * 2 ** (len(self.widths) - 1)
+    return self.stem_stride * 2 ** (len(self.widths) - 1)
 
   @property
   def margin(self):
     """Pixels that valid convolutions take off each side."""
     # Two convolutions on each level on the way down and on all but the coarsest on the way up,
-    # patch * 2^level input pixels each.
-    return 6 * self.stride - 4 * self.patch if self.padding == "valid" else 0
+    # stem_stride * 2^level input pixels each.
+    return 6 * self.stride - 4 * self.stem_stride if self.padding == "valid" else 0
 
   @property
   def context(self):
@@ -68,9 +68,9 @@ class UNet(nn.Module):
 
   def input_size(self, size):
     """The smallest height or width that the network takes and that is at least `size`, px."""
-    # Valid: every level has to be even when it is pooled, hence stride * n - 4 patches.
+    # Valid: every level has to be even when it is pooled, hence stride * n - 4 * stem_stride.
     size = max(size, 2 * self.margin + 1)
-    offset = -4 * self.patch if self.padding == "valid" else 0
+    offset = -4 * self.stem_stride if self.padding == "valid" else 0
     return size + (offset - size) % self.stride
 
   @nn.compact
@@ -99,8 +99,8 @@ class UNet(nn.Module):
     else:
       self._check_size(h, w)
     x = (2.0 * image - 1.0).astype(self.dtype)
-    if self.patch > 1:
-      x = ops.space_to_depth(x, self.patch)
+    if self.stem_stride > 1:
+      x = ops.space_to_depth(x, self.stem_stride)
     bottom = len(self.widths) - 1
     skips = []
     for level, width in enumerate(self.widths):
@@ -119,7 +119,7 @@ class UNet(nn.Module):
         x = Conv1x1(width, dtype=self.dtype, name=f"up{level}")(x)
       skip = ops.center_crop(skips[level], x.shape[1:3])
       x = double_conv([skip, x], width, f"merge{level}")
-    head = Conv1x1 if self.patch == 1 else UpConv2x2
+    head = Conv1x1 if self.stem_stride == 1 else UpConv2x2
     x = head(self.num_classes, dtype=self.dtype, name="head")(x)
     if self.padding == "same":
       x = x[:, :h, :w]
@@ -173,8 +173,8 @@ class EncoderUNet(nn.Module):
   @property
   def context(self):
     # The up-blocks look one pixel to each side, on strides 32, 16, ..., 2.
-    reach = self.encoder.reach + 2 * self.stride
-    return reach + -reach % self.stride
+    radius = self.encoder.receptive_radius + 2 * self.stride
+    return radius + -radius % self.stride
 
   def input_size(self, size):
     return size + -size % self.stride

@@ -34,7 +34,7 @@ class VGG16(nn.Module):
   dtype: Any = jnp.float32
 
   stride = 32
-  reach = 90  # px, how far the coarsest stage looks: (k - 1) / 2 of each kernel times its stride
+  receptive_radius = 90  # px: the sum of (k - 1) / 2 times the stride over all layers
   stages = tuple(f"block{i}_pool" for i in range(1, 6))
   imagenet = IMAGENET
   classifier = ("fc1", "fc2")  # which FCN has as convolutions

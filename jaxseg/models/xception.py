@@ -44,9 +44,9 @@ class Xception65(nn.Module):
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
-  # px, how far the coarsest stage looks: (k - 1) / 2 of each kernel times its stride. Stem 1 + 2,
+  # px: the sum of (k - 1) / 2 times the stride over all layers. Stem 1 + 2,
   # then three convolutions a block, all at the stride of its input.
-  reach = 3 + 3 * (2 + 4 + 8 + 16 * 16 + 16 + 32)
+  receptive_radius = 3 + 3 * (2 + 4 + 8 + 16 * 16 + 16 + 32)
   # From fine to coarse: strides 2, 4, 8, 16, 32 (at most output_stride) with 128, 256, 728, 1024,
   # 2048 channels.
   stages = ("blocks_0_conv2", "blocks_1_conv2", "blocks_2_conv2", "blocks_19_conv2", "blocks_20")

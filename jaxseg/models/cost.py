@@ -1,0 +1,66 @@
+"""What a network costs: parameters, operations and memory of one forward pass."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def num_parameters(variables: Mapping[str, Any]) -> int:
+  """Number of trainable values, of arrays or of their shapes; batch statistics do not count."""
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(variables["params"]))
+
+
+def summary(
+  model: nn.Module, variables: Mapping[str, Any], channels: int, size: int
+) -> dict[str, int | None]:
+  """Size and cost of a network in use; it is compiled for this backend, but not run.
+
+  Args:
+    model: see `interface.Network`.
+    variables: {"params": ..., "batch_stats": ...}, arrays or their shapes.
+    channels: of the image.  size: its height and width, px, as the network takes it.
+  Returns:
+    {
+      "num_parameters": trainable values,
+      "flop": floating-point operations of one image's forward pass, a multiplication and an
+        addition counted as two; of the program as written, before XLA optimises it,
+      "memory_bytes": what the pass holds on the device at once: variables, image, logits and
+        intermediate results,
+    }, where None is what the backend does not tell.
+  Raises:
+    UserError: the network does not take images of this size.
+  """
+  image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
+  forward = jax.jit(lambda variables, image: model.apply(variables, image, train=False))
+  lowered = forward.lower(shapes, image)
+  return {
+    "num_parameters": num_parameters(variables),
+    "flop": _flop(lowered),
+    "memory_bytes": _memory_bytes(lowered.compile()),
+  }
+
+
+def _flop(lowered):
+  # Of the compiled program it would miss what the backend hands to a library, such as cuDNN.
+  try:
+    analysis = lowered.cost_analysis()
+  except NotImplementedError:
+    return None
+  flop = (analysis or {}).get("flops", -1)
+  return int(flop) if flop >= 0 else None  # -1: XLA does not know
+
+
+def _memory_bytes(compiled):
+  try:
+    stats = compiled.memory_analysis()
+  except NotImplementedError:
+    return None
+  if stats is None:
+    return None
+  parts = (stats.argument_size_in_bytes, stats.output_size_in_bytes, stats.temp_size_in_bytes)
+  return sum(parts) - stats.alias_size_in_bytes
