@@ -136,24 +136,47 @@ def test_quickstart_is_committed_clean():
   assert code and not any(cell.outputs or cell.execution_count for cell in code)
 
 
-@pytest.mark.usefixtures("compilation_cache")
-@pytest.mark.parametrize("pets", [False, True], ids=["cells", "pets"])
-def test_quickstart(kernel, monkeypatch, request, pets):
-  if pets:
-    monkeypatch.setenv("JAXSEG_TEST_DATA", str(request.getfixturevalue("data_dir")))
-  else:
-    monkeypatch.delenv("JAXSEG_TEST_DATA", raising=False)
+def run_quickstart(kernel, monkeypatch, start, stop):
+  """The sections between two headings, after the first code cell: the code cells, run."""
   monkeypatch.setenv("JAXSEG_NOTEBOOK_FAST", "1")
   cells = nbformat.read(QUICKSTART, as_version=4)
+  headings = [cell.source.partition("\n")[0] for cell in cells.cells]
+  setup = next(cell for cell in cells.cells if cell.cell_type == "code")
+  cells.cells = [setup, *cells.cells[headings.index(start) : headings.index(stop)]]
   kernel(cells)
-  trained = [cell for cell in cells.cells if "jaxseg.train(" in cell.source]
-  assert len(trained) == 2
-  for cell, is_run in zip(trained, (True, pets), strict=True):
-    # Curves and sheet, each once, whatever the number of evaluations.
-    assert [x.shape[1] for x in pictures_of(cell.outputs)] == ([900, 750] if is_run else [])
-    assert (text_of(cell.outputs, "stderr").count("mean IoU") > 0) == is_run
-  assert ("Skipped: no oxford_iiit_pet" in text_of(trained[1].outputs)) != pets
-  (prediction,) = (cell for cell in cells.cells if "labels = seg(image)" in cell.source)
+  return [cell for cell in cells.cells if cell.cell_type == "code"]
+
+
+PETS = "## Pets: a pretrained encoder on photographs"
+
+
+def check_training(cells):
+  """Curves and a sheet of predictions stand there once, whatever the number of evaluations."""
+  (train,) = (cell for cell in cells if "jaxseg.train(" in cell.source)
+  assert [x.shape[1] for x in pictures_of(train.outputs)] == [900, 750]
+  assert "mean IoU" in text_of(train.outputs, "stderr")
+
+
+@pytest.mark.usefixtures("compilation_cache")
+def test_quickstart_with_cells(kernel, monkeypatch):
+  cells = run_quickstart(kernel, monkeypatch, "## Data", PETS)
+  check_training(cells)
+  (prediction,) = (cell for cell in cells if "labels = seg(image)" in cell.source)
   assert "(200, 300, 1) -> (200, 300), " in text_of(prediction.outputs)
   assert pictures_of(prediction.outputs)[0].shape == (300, 3 * 450, 3)
-  assert pictures_of(cells.cells[-2].outputs) or not pets
+  assert text_of(cells[-1].outputs).count("of the pixels correct") == 2
+
+
+@pytest.mark.usefixtures("compilation_cache")
+def test_quickstart_with_pets(kernel, monkeypatch, data_dir):
+  monkeypatch.setenv("JAXSEG_TEST_DATA", str(data_dir))
+  cells = run_quickstart(kernel, monkeypatch, PETS, "## Next")
+  check_training(cells)
+  assert pictures_of(cells[-1].outputs)[0].shape[0] == 200
+
+
+def test_quickstart_without_pets(kernel, monkeypatch):
+  monkeypatch.delenv("JAXSEG_TEST_DATA", raising=False)
+  _, train, predict = run_quickstart(kernel, monkeypatch, PETS, "## Next")
+  assert text_of(train.outputs).startswith("Skipped: no oxford_iiit_pet in ")
+  assert "--mode=check_data" in text_of(train.outputs) and not predict.outputs
