@@ -19,7 +19,10 @@ from jaxseg.check_data import check_data
 from jaxseg.training import train
 
 MODES = ("train", "evaluate", "predict", "export", "check_data", "summary", "keys")
-CONFIG = config_flags.DEFINE_config_file("config", help_string="a file of configs/; only to train")
+# The library reads the file; its --config.KEY=VALUE flags, taken from sys.argv, are ours to parse.
+CONFIG = config_flags.DEFINE_config_file(
+  "config", help_string="a file of configs/; not needed for a run that exists", sys_argv=["jaxseg"]
+)
 MODE = flags.DEFINE_enum("mode", "train", MODES, "what to do; keys: list all config keys")
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run; default: runs/NAME OF THE CONFIG")
 INPUT = flags.DEFINE_string("input", "", "predict: an image, or a folder of images")

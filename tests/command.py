@@ -18,13 +18,13 @@ def start(config, workdir, values, *, num_devices=1, **environ):
   """Starts `python -m jaxseg.main`.
 
   Args:
-    config: name of a file in configs/.  workdir: path.
+    config: name of a file in configs/; None for that of the run.  workdir: path.
     values: {key of the config: value}.
     environ: more environment variables. (The fixture compilation_cache sets one that counts.)
   Returns:
     subprocess.Popen with stdout (and stderr in it) as text.
   """
-  flags = [f"--config=configs/{config}.py", f"--workdir={workdir}"]
+  flags = [f"--workdir={workdir}", *([f"--config=configs/{config}.py"] if config else [])]
   flags += [f"--config.{key}={value}" for key, value in values.items()]
   devices = f"--xla_force_host_platform_device_count={num_devices}"
   return subprocess.Popen(

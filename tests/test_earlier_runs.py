@@ -29,7 +29,6 @@ from tiny import error_of
 
 import jaxseg
 from jaxseg import modes, settings
-from jaxseg.training import train
 
 FIXTURE = pathlib.Path(__file__).with_name("fixtures") / "run_of_version_0_1.zip"
 
@@ -87,14 +86,14 @@ def test_export(earlier, capsys):
   capsys.readouterr()
 
 
-def test_resume(earlier, capsys):
-  """From its checkpoint at step 4, the run ends as it did in version 0.1."""
+def test_resume(earlier, compilation_cache):
+  """From its checkpoint at step 4, the run ends as it did in version 0.1, on one device."""
   run = earlier / "run"
   expected = command.read_checkpoint(run, 8)
   scores = json.loads((run / "evaluation.json").read_text())
   shutil.rmtree(run / "checkpoints" / "8")
   (run / "evaluation.json").unlink()
-  assert train(settings.read_run(run), run) is True
+  command.finish(command.start(None, run, {}))
   found = command.read_checkpoint(run, 8)
   assert found["data"] == expected["data"]
   chex.assert_trees_all_close(found["variables"], expected["variables"], rtol=1e-4, atol=1e-5)
@@ -105,5 +104,5 @@ def test_resume(earlier, capsys):
 
 def test_another_value_of_a_new_key_is_named(earlier):
   config = settings.override(settings.read_run(earlier / "run"), {"train.clip_grad_norm": 1.0})
-  message = error_of(train, config, earlier / "run")
+  message = error_of(settings.check_same, earlier / "run", settings.read_run(earlier / "run"), config)
   assert "config.train.clip_grad_norm=0.0, not 1.0" in message

@@ -15,14 +15,20 @@ def num_parameters(variables: Mapping[str, Any]) -> int:
 
 
 def summary(
-  model: nn.Module, variables: Mapping[str, Any], channels: int, size: int
+  model: nn.Module,
+  variables: Mapping[str, Any],
+  channels: int,
+  size: int,
+  *,
+  compile: bool = True,
 ) -> dict[str, int | None]:
-  """Size and cost of a network in use; it is compiled for this backend, but not run.
+  """Size and cost of a network in use; nothing is run.
 
   Args:
     model: see `interface.Network`.
     variables: {"params": ..., "batch_stats": ...}, arrays or their shapes.
     channels: of the image.  size: its height and width, px, as the network takes it.
+    compile: for this backend, to know the memory; takes seconds.
   Returns:
     {
       "num_parameters": trainable values,
@@ -30,7 +36,7 @@ def summary(
         addition counted as two; of the program as written, before XLA optimises it,
       "memory_bytes": what the pass holds on the device at once: variables, image, logits and
         intermediate results,
-    }, where None is what the backend does not tell.
+    }, where None is not known: it was not compiled, or the backend does not tell.
   Raises:
     UserError: the network does not take images of this size.
   """
@@ -41,7 +47,7 @@ def summary(
   return {
     "num_parameters": num_parameters(variables),
     "flop": _flop(lowered),
-    "memory_bytes": _memory_bytes(lowered.compile()),
+    "memory_bytes": _memory_bytes(lowered.compile()) if compile else None,
   }
 
 

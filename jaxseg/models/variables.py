@@ -34,21 +34,20 @@ def init(model: nn.Module, channels: int = 3, seed: int = 0, pretrained: str = "
       f"`pretrained` {pretrained!r} is for networks on an encoder, and {type(model).__name__} has "
       "none; set it to ''"
     )
+  variables = jax.jit(lambda: _random(model, channels, seed))()
+  return load_encoder(variables, model.encoder, pretrained) if pretrained else variables
+
+
+def _random(model, channels, seed):
   size = model.input_size(32)
   image = jnp.zeros((1, size, size, channels))
-
-  @jax.jit
-  def random():
-    # A network without normalisation has no statistics; checkpoints have the entry all the same.
-    return {"batch_stats": {}, **model.init(jax.random.key(seed), image, train=False)}
-
-  variables = random()
-  return load_encoder(variables, model.encoder, pretrained) if pretrained else variables
+  # A network without normalisation has no statistics; checkpoints have the entry all the same.
+  return {"batch_stats": {}, **model.init(jax.random.key(seed), image, train=False)}
 
 
 def abstract_variables(model: nn.Module, channels: int) -> Variables:
   """Shapes and types of a network's variables, `jax.ShapeDtypeStruct`s; nothing is computed."""
-  return jax.eval_shape(lambda: init(model, channels))
+  return jax.eval_shape(lambda: _random(model, channels, 0))
 
 
 def check_input(model: nn.Module, channels: int, size: int) -> None:
