@@ -2,7 +2,8 @@
 
 python -m jaxseg.main --config=configs/deeplabv3plus_camvid.py --config.data.data_dir=DIR
 
-DIR as for configs/unet_camvid.py. Output stride 16 in training, 8 in use. For a GPU; not measured.
+DIR is laid out as configs/unet_camvid.py says. Trains at output stride 16, predicts at 8. For a
+GPU; no score yet.
 """
 
 from configs import unet_camvid

@@ -1,9 +1,9 @@
-"""FCN-32s on VGG-16 with CamVid, as it is taught: 224 x 224 px, "same" padding.
+"""FCN-32s on VGG-16 with CamVid, as it is usually taught: 224 x 224 px, "same" padding.
 
 python -m jaxseg.main --config=configs/fcn32s_camvid.py --config.data.data_dir=DIR
 
-DIR as for configs/unet_camvid.py. configs/fcn16s_camvid.py and fcn8s_camvid.py go on from here.
-For a GPU; not measured.
+DIR is laid out as configs/unet_camvid.py says. configs/fcn16s_camvid.py starts from the result, and
+configs/fcn8s_camvid.py from that of FCN-16s. For a GPU; no score yet.
 """
 
 from configs import unet_camvid

@@ -2,8 +2,8 @@
 
 python -m jaxseg.main --config=configs/unet_camvid.py --config.data.data_dir=DIR
 
-DIR holds train/ and val/ with images/ and masks/ each; masks are 0 to 10 in the order of CLASSES,
-11 is void. For a GPU; not measured. configs/unet_camvid_small.py is for two CPU cores.
+DIR holds train/ and val/, each with images/ and masks/. Masks hold 0 to 10 in the order of CLASSES;
+11 is ignored (VOID). For a GPU; no score yet. configs/unet_camvid_small.py is for two CPU cores.
 """
 
 from configs import default

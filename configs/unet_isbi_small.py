@@ -2,9 +2,9 @@
 
 python -m jaxseg.main --config=configs/unet_isbi_small.py --config.data.data_dir=DIR
 
-DIR holds images/ and masks/ of the 30 slices. 3 min 41 s on 2 CPU cores; pixel accuracy 0.925,
-Dice of membranes 0.809, V_rand 0.901 on the six slices that are held out (means of three seeds).
-experiments/unet_isbi has more.
+DIR holds images/ and masks/ of the 30 slices. Pixel accuracy 0.925, Dice of membranes 0.809, V_rand
+0.901 on the six held-out slices (means of three seeds); 3 min 41 s on 2 CPU cores. See
+experiments/unet_isbi.
 """
 
 from configs import unet_isbi
