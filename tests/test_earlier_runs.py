@@ -103,6 +103,7 @@ def test_resume(earlier, compilation_cache):
 
 
 def test_another_value_of_a_new_key_is_named(earlier):
-  config = settings.override(settings.read_run(earlier / "run"), {"train.clip_grad_norm": 1.0})
-  message = error_of(settings.check_same, earlier / "run", settings.read_run(earlier / "run"), config)
+  saved = settings.read_run(earlier / "run")
+  config = settings.override(saved, {"train.clip_grad_norm": 1.0})
+  message = error_of(settings.check_same, earlier / "run", saved, config)
   assert "config.train.clip_grad_norm=0.0, not 1.0" in message
