@@ -5,15 +5,22 @@ nearest neighbour at the same positions, so that they cannot drift apart.
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
-from jaxseg import VOID
+from jaxseg import VOID, UserError
 from jaxseg.ops import cubic_matrix, mirror, sample_bilinear, sampling_matrix
 
 BORDERS = ("mirror", "void")
-OUTSIDE = {"mask": VOID, "instances": 0}  # labels beyond the image
+LABEL_FILL = {"mask": VOID, "instances": 0}  # labels beyond the image
+
+Labels = Mapping[str, jax.Array]  # {"mask": u8[H,W]} and, if there are any, {"instances": i32[H,W]}
+
+# Your own: name -> function(key, image f32[H,W,D] in [0, 1], labels) -> (image, labels) of one
+# example, of the same shapes, types and range. `Augmentation.extra` names those that are used.
+AUGMENTATIONS: dict[str, Callable[[jax.Array, jax.Array, Labels], tuple[jax.Array, Labels]]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +40,10 @@ class Augmentation:
       paper (section 3.1).
     elastic_grid: number of random displacements along each axis; 3 in the paper.
     border: what comes in from outside of the image: "mirror" continues image and labels by
-      reflection, "void" leaves pixels that are not learnt from.
+      reflection, "void" leaves pixels that the loss ignores.
     brightness: largest shift of the grey value, in units of the full range.
     contrast: (low, high) factor on the distance to the image's mean.
+    extra: keys of AUGMENTATIONS, which follow all others in this order.
   """
 
   flip: bool = False
@@ -49,9 +57,18 @@ class Augmentation:
   border: str = "mirror"
   brightness: float = 0.0
   contrast: tuple[float, float] = (1.0, 1.0)
+  extra: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    for name in self.extra:
+      if name not in AUGMENTATIONS:
+        there_are = ", ".join(AUGMENTATIONS) or "none yet: add it to augment.AUGMENTATIONS"
+        raise UserError(f"unknown augmentation {name!r} in extra; there are {there_are}")
 
 
-def augment(key, image, labels, config):
+def augment(
+  key: jax.Array, image: jax.Array, labels: Labels, config: Augmentation
+) -> tuple[jax.Array, Labels]:
   """One random view of an example.
 
   Args:
@@ -60,6 +77,8 @@ def augment(key, image, labels, config):
     labels: {"mask": u8[H,W]} and, if there are any, {"instances": i32[H,W]}.
   Returns:
     f32[H,W,D] in [0, 1], and the labels; the same sizes and types.
+  Raises:
+    UserError: an extra augmentation changes shapes or types.
   """
   geometry, colour = jax.random.split(key)
   height, width = shape = image.shape[:2]
@@ -80,7 +99,23 @@ def augment(key, image, labels, config):
   if config.transpose:
     turn = jax.random.bernoulli(turn_key)
     image, labels = jax.tree.map(lambda x: jnp.where(turn, x.swapaxes(0, 1), x), (image, labels))
-  return _shift_grey_values(colour, image, config), labels
+  image = _shift_grey_values(colour, image, config)
+  for i, name in enumerate(config.extra):
+    # Numbers 0 and 1 are `geometry` and `colour`: a split is made of them.
+    image, labels = _extra(name, jax.random.fold_in(key, 2 + i), image, labels)
+  return image, labels
+
+
+def _extra(name, key, image, labels):
+  before = {"image": image, **labels}
+  image, labels = AUGMENTATIONS[name](key, image, labels)
+  before, after = (
+    {k: f"{x.dtype}{list(x.shape)}" for k, x in tree.items()}
+    for tree in (before, {"image": image, **labels})
+  )
+  if before != after:
+    raise UserError(f"augmentation {name!r} makes {after} of {before}; keep shapes and types")
+  return image, labels
 
 
 def _draw_window(keys, shape, config):
@@ -118,7 +153,7 @@ def _draw_warp(angle_key, elastic_key, rows, cols, config):
   )
 
 
-def elastic_field(key, shape, sigma, grid=3):
+def elastic_field(key: jax.Array, shape: tuple[int, int], sigma: float, grid: int = 3) -> jax.Array:
   """Smooth random displacements (U-Net, section 3.1).
 
   Normal displacements at the nodes of a coarse grid, whose corners are those of the image, and
@@ -144,7 +179,7 @@ def _sample_labels(labels, rows, cols):
     inside = (rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)
     i, j = jnp.clip(rows, 0, height - 1), jnp.clip(cols, 0, width - 1)
     taken = jnp.take(x.reshape(-1), i * width + j, axis=0, mode="clip")
-    return jnp.where(inside, taken, jnp.array(OUTSIDE[name], x.dtype))
+    return jnp.where(inside, taken, jnp.array(LABEL_FILL[name], x.dtype))
 
   return {name: sample(name, x) for name, x in labels.items()}
 

@@ -4,15 +4,17 @@ A batch's loss is a sum divided by a count, so that devices can add up both. A l
 sum over pixels is one of single images, whose sum over a batch is the same however it is split.
 """
 
+import dataclasses
 import functools
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
-from jaxseg import VOID
+from jaxseg import VOID, UserError
 
 
-def class_logits(logits):
+def class_logits(logits: jax.Array) -> jax.Array:
   """Logits of two classes from those of a sigmoid head: z of class 1 becomes (0, z).
 
   softmax(0, z) = (1 - sigmoid(z), sigmoid(z)), so that losses and predictions know one kind of
@@ -23,7 +25,7 @@ def class_logits(logits):
   return jnp.concatenate([jnp.zeros_like(logits), logits], axis=-1)
 
 
-def cross_entropy(logits, mask):
+def cross_entropy(logits: jax.Array, mask: jax.Array) -> jax.Array:
   """Softmax cross-entropy of each pixel.
 
   Args:
@@ -38,7 +40,7 @@ def cross_entropy(logits, mask):
   return jnp.where(valid, ce, 0.0)
 
 
-def focal(logits, mask, *, gamma=2.0):
+def focal(logits: jax.Array, mask: jax.Array, *, gamma: float = 2.0) -> jax.Array:
   """Focal loss of each pixel, -(1 - p)^gamma log p of the true class (Lin et al. 2017, eq. 4).
 
   Args:
@@ -53,7 +55,7 @@ def focal(logits, mask, *, gamma=2.0):
   return missing**gamma * ce
 
 
-def soft_dice(logits, mask):
+def soft_dice(logits: jax.Array, mask: jax.Array) -> jax.Array:
   """1 - Dice of one image with probabilities p for labels: 1 - 2 sum(p t) / (sum p + sum t).
 
   t is 1 where the truth has the class, else 0; sums are over the pixels that are not VOID. Mean
@@ -73,7 +75,7 @@ def soft_dice(logits, mask):
   return jnp.sum(1 - dice, where=size > 0) / jnp.maximum(jnp.sum(size > 0), 1)
 
 
-def lovasz_softmax(logits, mask):
+def lovasz_softmax(logits: jax.Array, mask: jax.Array) -> jax.Array:
   """Lovasz-softmax loss of one image (Berman et al. 2018), of the classes that its truth has.
 
   The Jaccard loss 1 - IoU of a class is a function of the set of wrong pixels. Its Lovasz
@@ -108,40 +110,117 @@ def _truth(mask, num_classes):
   return mask[..., None] == jnp.arange(num_classes)
 
 
-def class_weight_map(mask, class_weights):
+def class_weight_map(mask: jax.Array, class_weights: jax.Array) -> jax.Array:
   """Weight of each pixel by its class; 0 on VOID.  u8[...], f32[C] -> f32[...]"""
   valid = mask != VOID
   return jnp.where(valid, class_weights[jnp.where(valid, mask, 0)], 0.0)
 
 
-def loss_sum(name, logits, mask, weight, **settings):
+@dataclasses.dataclass(frozen=True)
+class Loss:
+  """A loss as a training step takes it.
+
+  Attributes:
+    function: `function(logits, mask, **maps)`.
+      Per pixel: f32[...,C], u8[...] -> f32[...], finite on VOID, where it does not count.
+      Per image: f32[H,W,C], u8[H,W] -> f32[]; exactly 0, with zero gradient, if all is VOID.
+    per: "pixel", the mean over pixels, weighted by class and border; or "image", the mean over
+      images.
+    maps: {keyword of `function`: function of the labels of one example, {"mask": u8[H,W],
+      "instances": i32[H,W]} -> f32[H,W,...]}: what the loss needs to know of the truth beyond the
+      mask, such as a distance map. It is computed from the augmented labels.
+    needs_instances: the labels have to include "instances".
+  """
+
+  function: Callable[..., jax.Array]
+  per: str = "pixel"
+  maps: Mapping[str, Callable[[Mapping[str, jax.Array]], jax.Array]] = dataclasses.field(
+    default_factory=dict
+  )
+  needs_instances: bool = False
+
+  def __post_init__(self):
+    if self.per not in ("pixel", "image"):
+      raise UserError(f"unknown per {self.per!r} of a loss; there are pixel, image")
+
+
+# A loss of your own is one more entry, from your config file for instance.
+LOSSES: dict[str, Loss] = {
+  "cross_entropy": Loss(cross_entropy),
+  "focal": Loss(focal),
+  "dice": Loss(soft_dice, per="image"),
+  "lovasz": Loss(lovasz_softmax, per="image"),
+}
+
+
+def select(
+  factors: Mapping[str, float], *, focal_gamma: float = 2.0
+) -> dict[str, tuple[float, Loss]]:
+  """The losses that are minimised together, each times its factor.
+
+  Args:
+    factors: {key of LOSSES: factor}; those of factor 0 are left out.
+    focal_gamma: gamma of "focal".
+  Returns:
+    {name: (factor, loss)}
+  Raises:
+    UserError: an unknown name, or no factor above 0.
+  """
+  chosen = {}
+  for name, factor in factors.items():
+    if name not in LOSSES:
+      raise UserError(f"unknown loss {name!r}; there are {', '.join(LOSSES)}")
+    loss = LOSSES[name]
+    if name == "focal":
+      function = functools.partial(loss.function, gamma=focal_gamma)
+      loss = dataclasses.replace(loss, function=function)
+    if factor:
+      chosen[name] = (factor, loss)
+  if not chosen:
+    raise UserError(f"no loss has a factor above 0; set one of {', '.join(LOSSES)}")
+  return chosen
+
+
+def label_maps(loss: Loss, labels: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+  """{keyword: f32[B,H,W,...]} of `Loss.maps` for a batch of labels, [B,H,W] each.
+
+  Raises:
+    UserError: the loss needs instances and the batch has none.
+  """
+  if loss.needs_instances and "instances" not in labels:
+    raise UserError("this loss needs instances; ask `train_batches` for them")
+  return {name: jax.vmap(function)(labels) for name, function in loss.maps.items()}
+
+
+def loss_sum(
+  loss: Loss,
+  logits: jax.Array,
+  mask: jax.Array,
+  weight: jax.Array,
+  maps: Mapping[str, jax.Array] | None = None,
+) -> jax.Array:
   """Sum of a loss over a batch.
 
   Args:
-    name: one of LOSSES.
     logits: f32[B,H,W,C].  mask: u8[B,H,W].
-    weight: f32[B,H,W] >= 0, ignored on VOID, and altogether by IMAGE_LOSSES.
-    settings: keywords of the loss.
+    weight: f32[B,H,W] >= 0, ignored on VOID, and altogether by losses per image.
+    maps: {keyword: f32[B,H,W,...]}, see `label_maps`.
   Returns:
     f32[], to be divided by `loss_count`, each summed over all devices.
   """
-  if name in IMAGE_LOSSES:
-    return jnp.sum(jax.vmap(functools.partial(IMAGE_LOSSES[name], **settings))(logits, mask))
-  values = PIXEL_LOSSES[name](logits, mask, **settings)
+  maps = maps or {}
+  if loss.per == "image":
+    return jnp.sum(jax.vmap(lambda *x: loss.function(*x[:2], **x[2]))(logits, mask, maps))
+  values = loss.function(logits, mask, **maps)
   return jnp.sum(jnp.where(mask != VOID, weight, 0.0) * values)
 
 
-def loss_count(name, mask, weight):
-  """Sum of weight over pixels, of IMAGE_LOSSES number of images; those not VOID.  -> f32[]
+def loss_count(loss: Loss, mask: jax.Array, weight: jax.Array) -> jax.Array:
+  """Sum of weight over pixels, or number of images for losses per image; those not VOID.  -> f32[]
 
   It needs no logits: the count of a whole batch is known before the first part of it is computed.
   """
   valid = mask != VOID
-  if name in IMAGE_LOSSES:
+  if loss.per == "image":
     return jnp.sum(valid.any(axis=(1, 2)), dtype=jnp.float32)
   return jnp.sum(weight, where=valid)
-
-
-PIXEL_LOSSES = {"cross_entropy": cross_entropy, "focal": focal}
-IMAGE_LOSSES = {"dice": soft_dice, "lovasz": lovasz_softmax}
-LOSSES = {**PIXEL_LOSSES, **IMAGE_LOSSES}

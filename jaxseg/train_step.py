@@ -4,39 +4,40 @@ The wrappers that put them on devices are in `parallel`.
 """
 
 import functools
+from collections.abc import Callable, Mapping
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxseg import VOID, weight_maps
-from jaxseg.augment import OUTSIDE, augment
-from jaxseg.losses import class_logits, class_weight_map, loss_count, loss_sum
+from jaxseg.augment import LABEL_FILL, Augmentation, augment
+from jaxseg.losses import Loss, class_logits, class_weight_map, label_maps, loss_count, loss_sum
 from jaxseg.ops import center_crop
-from jaxseg.train_state import update_ema
+from jaxseg.train_state import TrainState, update_ema
 
 AUGMENT, DROPOUT = 0, 1  # streams of randomness of an example
 
 
-def example_keys(key, stream, index):
+def example_keys(key: jax.Array, stream: int, index: jax.Array) -> jax.Array:
   """One key per example, from its position in the shuffled stream.  i32[B] -> key[B]"""
   stream_key = jax.random.fold_in(key, stream)
   return jax.vmap(lambda i: jax.random.fold_in(stream_key, i))(index)
 
 
 def make_train_step(
-  model,
-  optimizer,
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
   *,
-  losses,
-  class_weights,
-  augmentation,
-  focal_gamma=2.0,
-  border_weight=0.0,
-  border_sigma=5.0,
-  num_micro_batches=1,
-  ema_decay=0.0,
-):
+  losses: Mapping[str, tuple[float, Loss]],
+  class_weights: jax.Array,
+  augmentation: Augmentation,
+  border_weight: float = 0.0,
+  border_sigma: float = 5.0,
+  accumulation_steps: int = 1,
+  ema_decay: float = 0.0,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
   """Builds `train_step(state, batch, key, axis_name=None) -> (state, metrics)`.
 
   The loss is the sum of factor * mean over `losses`, each mean over the GLOBAL batch: the local
@@ -44,17 +45,18 @@ def make_train_step(
   VOID pixels fall on them.)
 
   Args:
-    model: `apply(variables, image, train=, keys=)` -> logits of the image, less `margin` px a side.
+    model: see `models.interface.Network`.
     optimizer: optax transformation.
-    losses: {name in `losses.LOSSES`: factor}, one at least.
-    focal_gamma: of `losses.focal`.
-    class_weights: f32[C].
+    losses: {name: (factor, loss)}, see `losses.select`.
+    class_weights: f32[C], of losses per pixel.
     augmentation: augment.Augmentation.
     border_weight, border_sigma: w0 and sigma of `weight_maps.border_weight`, which is added to the
       class weight; with w0 > 0 batches need instances.
-    num_micro_batches: parts of a batch that go through the network one after the other, for a
-      gradient that is that of the whole; batch normalisation sees each part for itself.
-    ema_decay: > 0 keeps a running mean of the weights, see `train_state.update_ema`.
+    accumulation_steps: parts of a batch that go through the network one after the other, to save
+      memory (gradient accumulation). The gradient is that of the whole batch; batch normalisation
+      sees each part by itself.
+    ema_decay: > 0 keeps an exponential moving average (EMA) of the weights, see
+      `train_state.update_ema`.
   Returns:
     A function of state; batch {"image": u8[b,S,S,D], "mask": u8[b,S,S], "index": i32[b],
     "instances": i32[b,S,S]}; the root key, the same at every step; and the name of the mapped
@@ -63,15 +65,13 @@ def make_train_step(
     its factor, as f32[] "loss/NAME".
   """
 
-  settings = {"focal": {"gamma": focal_gamma}}
-
   def train_step(state, batch, key, axis_name=None):
     def total(x):
       return jax.lax.psum(x, axis_name) if axis_name else x
 
     keys = example_keys(key, AUGMENT, batch["index"])
     image = batch["image"].astype(jnp.float32) / 255.0
-    labels = {name: batch[name] for name in OUTSIDE if name in batch}
+    labels = {name: batch[name] for name in LABEL_FILL if name in batch}
     image, labels = jax.vmap(augment, (0, 0, 0, None))(keys, image, labels, augmentation)
     mask = labels["mask"]
     weight = class_weight_map(mask, class_weights)
@@ -80,15 +80,16 @@ def make_train_step(
         weight_maps.border_weight, w0=border_weight, sigma=border_sigma
       )
       weight += jax.vmap(at_borders)(labels["instances"])
+    maps = {name: label_maps(loss, labels) for name, (_, loss) in losses.items()}
 
     # Valid convolutions give logits of the middle only.
     inner = [n - 2 * model.margin for n in mask.shape[1:]]
-    mask, weight = (center_crop(x, inner) for x in (mask, weight))
-    counts = total({name: loss_count(name, mask, weight) for name in losses})
+    mask, weight, maps = jax.tree.map(lambda x: center_crop(x, inner), (mask, weight, maps))
+    counts = total({name: loss_count(loss, mask, weight) for name, (_, loss) in losses.items()})
     counts = jax.tree.map(lambda n: jnp.maximum(n, 1e-12), counts)  # all may be VOID
 
     def local_loss(params, batch_stats, examples):
-      image, mask, weight, keys = examples
+      image, mask, weight, maps, keys = examples
       logits, updates = model.apply(
         {"params": params, "batch_stats": batch_stats},
         image,
@@ -98,10 +99,10 @@ def make_train_step(
       )
       logits = class_logits(logits)
       parts = {
-        name: loss_sum(name, logits, mask, weight, **settings.get(name, {})) / counts[name]
-        for name in losses
+        name: loss_sum(loss, logits, mask, weight, maps[name]) / counts[name]
+        for name, (_, loss) in losses.items()
       }
-      loss = sum(factor * parts[name] for name, factor in losses.items())
+      loss = sum(factor * parts[name] for name, (factor, _) in losses.items())
       return loss, (parts, updates.get("batch_stats", {}))
 
     def add_gradient(carry, examples):
@@ -111,17 +112,17 @@ def make_train_step(
       )
       return (batch_stats, jax.tree.map(jnp.add, sums, (loss, parts, grads))), None
 
-    def micro_batches(x):  # each with examples of all devices
-      return x.reshape(-1, num_micro_batches, *x.shape[1:]).swapaxes(0, 1)
+    def split(x):  # into parts with examples of all devices
+      return x.reshape(-1, accumulation_steps, *x.shape[1:]).swapaxes(0, 1)
 
-    examples = image, mask, weight, example_keys(key, DROPOUT, batch["index"])
+    examples = image, mask, weight, maps, example_keys(key, DROPOUT, batch["index"])
     zero = jnp.zeros(())
     start = zero, dict.fromkeys(losses, zero), jax.tree.map(jnp.zeros_like, state.params)
     carry = (state.batch_stats, start)
-    if num_micro_batches == 1:
+    if accumulation_steps == 1:
       carry, _ = add_gradient(carry, examples)
     else:
-      carry, _ = jax.lax.scan(add_gradient, carry, jax.tree.map(micro_batches, examples))
+      carry, _ = jax.lax.scan(add_gradient, carry, jax.tree.map(split, examples))
     batch_stats, sums = carry
     loss, parts, grads = total(sums)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

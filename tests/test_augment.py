@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from jaxseg import VOID
+from jaxseg import VOID, UserError
+from jaxseg import augment as augmentations
 from jaxseg.augment import Augmentation, augment, elastic_field
 from jaxseg.ops import sample_bilinear
 
@@ -217,8 +218,8 @@ def test_affine_views_equal_scipy(config, border):
 
   margin = 20
 
-  def padded(x, mode, **words):
-    return np.pad(x, [(margin, margin)] * 2 + [(0, 0)] * (x.ndim - 2), mode=mode, **words)
+  def padded(x, mode, **options):
+    return np.pad(x, [(margin, margin)] * 2 + [(0, 0)] * (x.ndim - 2), mode=mode, **options)
 
   if border == "mirror":
     expected = [padded(x, "symmetric") for x in (image, mask, ids(h, w))]
@@ -301,6 +302,73 @@ def test_warp_by_nothing_is_identity():
   np.testing.assert_allclose(images, np.tile(image, (3, 1, 1, 1)), atol=2e-5)
   np.testing.assert_array_equal(masks, np.tile(mask, (3, 1, 1)))
   np.testing.assert_array_equal(labels["instances"], np.tile(ids(9, 14), (3, 1, 1)))
+
+
+def test_extra_augmentations(monkeypatch):
+  """They see what the others made, in order, and leave the others' draws as they are."""
+  seen = {}
+
+  def roll(key, image, labels):
+    step = jax.random.randint(key, (), 1, 9)
+    return jax.tree.map(lambda x: jnp.roll(x, step, axis=1), (image, labels))
+
+  def darken(key, image, labels):
+    return image * jax.random.uniform(key), labels
+
+  monkeypatch.setitem(augmentations.AUGMENTATIONS, "roll", roll)
+  monkeypatch.setitem(augmentations.AUGMENTATIONS, "darken", darken)
+  image, mask = noise(24, 24)
+  without = views(EVERYTHING, 40, image, mask, instances=ids(24, 24))
+  for names in (("roll",), ("roll", "darken"), ("darken", "roll", "roll")):
+    config = dataclasses.replace(EVERYTHING, extra=names)
+    images, masks, labels = views(config, 40, image, mask, instances=ids(24, 24))
+    for i, key in enumerate(keys(40)):
+      draws = [jax.random.fold_in(key, 2 + j) for j in range(len(names))]
+      steps = [
+        int(jax.random.randint(draws[j], (), 1, 9)) for j, n in enumerate(names) if n == "roll"
+      ]
+      step, factor = sum(steps), 1.0
+      if "darken" in names:
+        factor = jax.random.uniform(draws[names.index("darken")])
+      expected = jax.tree.map(lambda x, i=i, n=step: np.roll(x[i], n, axis=1), without)
+      np.testing.assert_array_equal(images[i], expected[0] * np.float32(factor))
+      np.testing.assert_array_equal(masks[i], expected[1])
+      np.testing.assert_array_equal(labels["instances"][i], expected[2]["instances"])
+      seen.setdefault(names, set()).add(step)
+  assert seen[("roll",)] == set(range(1, 9))
+  assert max(seen[("darken", "roll", "roll")]) > 8
+
+
+def test_extra_augmentations_have_keys_of_their_own():
+  """`fold_in` and `split` of one key may give the same: 0 and 1 are taken."""
+  key = keys(1)[0]
+  own = [jax.random.fold_in(key, 2 + i) for i in range(3)]
+  data = jax.random.key_data(jnp.stack([*jax.random.split(key), *own]))
+  assert len(np.unique(data, axis=0)) == 5
+
+
+def test_wrong_extra_augmentations(monkeypatch):
+  with pytest.raises(UserError, match="^unknown augmentation 'blur' in extra; there are none yet"):
+    Augmentation(extra=("blur",))
+  monkeypatch.setitem(
+    augmentations.AUGMENTATIONS, "crop", lambda _, image, labels: (image[1:], labels)
+  )
+  monkeypatch.setitem(
+    augmentations.AUGMENTATIONS,
+    "cast",
+    lambda _, image, labels: (image, {"mask": labels["mask"] + 0.0}),
+  )
+  with pytest.raises(
+    UserError, match="^unknown augmentation 'blur' in extra; there are crop, cast$"
+  ):
+    Augmentation(extra=("crop", "blur"))
+  image, mask = noise(5, 6)
+  for name, change in (
+    ("crop", r"float32\[4, 6, 3\].* of .*float32\[5, 6, 3\]"),
+    ("cast", "float32.*uint8"),
+  ):
+    with pytest.raises(UserError, match=f"^augmentation '{name}' makes .*{change}.*keep shapes"):
+      augment(keys(1)[0], image, {"mask": mask}, Augmentation(extra=(name,)))
 
 
 def test_draws_are_independent():

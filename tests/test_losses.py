@@ -12,23 +12,27 @@ import reference
 from absl.testing import parameterized
 from jax.test_util import check_grads
 
-from jaxseg import VOID
+from jaxseg import VOID, UserError
 from jaxseg.losses import (
-  IMAGE_LOSSES,
   LOSSES,
-  PIXEL_LOSSES,
+  Loss,
   class_logits,
   class_weight_map,
   cross_entropy,
   focal,
+  label_maps,
   loss_count,
   loss_sum,
   lovasz_softmax,
+  select,
   soft_dice,
 )
 
 GAMMA = 1.5
-SETTINGS = {"focal": {"gamma": GAMMA}}
+CHOSEN = {
+  name: loss for name, (_, loss) in select(dict.fromkeys(LOSSES, 1), focal_gamma=GAMMA).items()
+}
+PER_PIXEL, PER_IMAGE = ("cross_entropy", "focal"), ("dice", "lovasz")
 TWINS = {
   "cross_entropy": reference.cross_entropy,
   "focal": functools.partial(reference.focal, gamma=GAMMA),
@@ -90,8 +94,8 @@ def random_weight(mask):
 
 
 def mean_loss(name, logits, mask, weight):
-  total = loss_sum(name, logits, mask, weight, **SETTINGS.get(name, {}))
-  return total / loss_count(name, mask, weight)
+  loss = CHOSEN[name]
+  return loss_sum(loss, logits, mask, weight) / loss_count(loss, mask, weight)
 
 
 def jit_value(name):
@@ -124,10 +128,10 @@ class Values(chex.TestCase):
   def test_sum_and_count_of_a_batch_equal_loops(self, name):
     logits, mask = example()
     weight = random_weight(mask)
-    total = functools.partial(loss_sum, name, **SETTINGS.get(name, {}))
-    sums = self.variant(total)(logits, mask, weight)
-    count = self.variant(functools.partial(loss_count, name))(mask, weight)
-    if name in PIXEL_LOSSES:
+    loss = CHOSEN[name]
+    sums = self.variant(functools.partial(loss_sum, loss))(logits, mask, weight)
+    count = self.variant(functools.partial(loss_count, loss))(mask, weight)
+    if name in PER_PIXEL:
       pixels = [place for place in np.ndindex(*mask.shape) if mask[place] != VOID]
       values = TWINS[name](logits, mask)
       expected = sum(weight[p] * values[p] for p in pixels), sum(weight[p] for p in pixels)
@@ -144,7 +148,49 @@ class Values(chex.TestCase):
 
 
 def test_twins_are_those_of_the_dict():
-  assert list(TWINS) == list(LOSSES) == [*PIXEL_LOSSES, *IMAGE_LOSSES]
+  assert list(TWINS) == list(LOSSES) == [*PER_PIXEL, *PER_IMAGE]
+  assert [LOSSES[name].per for name in LOSSES] == ["pixel", "pixel", "image", "image"]
+
+
+def test_select():
+  """What has a factor, with it, in order; gamma is bound, 2 if it is not given."""
+  chosen = select({"lovasz": 0.5, "dice": 0.0, "focal": 2.0}, focal_gamma=GAMMA)
+  assert [(name, factor) for name, (factor, _) in chosen.items()] == [("lovasz", 0.5), ("focal", 2)]
+  assert chosen["lovasz"][1] is LOSSES["lovasz"]
+  logits, mask = example()
+  for gamma, found in ((GAMMA, chosen), (2.0, select({"focal": 1.0}))):
+    values = found["focal"][1].function(logits, mask)
+    chex.assert_trees_all_close(values, reference.focal(logits, mask, gamma), rtol=1e-4, atol=1e-6)
+  with pytest.raises(
+    UserError, match="^unknown loss 'focus'; there are cross_entropy, focal, dice"
+  ):
+    select({"dice": 1.0, "focus": 0.0})
+  for nothing in ({}, {"dice": 0.0}):
+    with pytest.raises(UserError, match="^no loss has a factor above 0; set one of cross_entropy"):
+      select(nothing)
+  with pytest.raises(UserError, match="^unknown per 'px' of a loss; there are pixel, image$"):
+    Loss(cross_entropy, per="px")
+
+
+def test_maps_come_with_their_example():
+  """One example at a time, from its labels; a loss per image gets those of its image."""
+  logits, mask = example()
+  labels = {"mask": mask, "instances": np.arange(mask.size, dtype=np.int32).reshape(mask.shape)}
+
+  def first_row(labels):
+    return jnp.where(labels["mask"][:1] == VOID, 7, labels["instances"][:1]).astype(jnp.float32)
+
+  def value(logits, mask, row):
+    return row[0, 0] + 0 * logits.sum()
+
+  loss = Loss(value, per="image", maps={"row": first_row}, needs_instances=True)
+  maps = label_maps(loss, labels)
+  expected = np.where(mask[:, :1] == VOID, 7, labels["instances"][:, :1])
+  np.testing.assert_array_equal(maps["row"], expected)
+  total = loss_sum(loss, logits, mask, np.ones(mask.shape), maps)
+  np.testing.assert_allclose(total, expected[:, 0, 0].sum())
+  with pytest.raises(UserError, match="needs instances"):
+    label_maps(loss, {"mask": mask})
 
 
 @every_loss
@@ -180,13 +226,13 @@ def test_all_void(name):
   logits, mask = example(void=2.0)
   assert (mask == VOID).all()
   weight = jnp.full(mask.shape, jnp.inf)
-  value = jax.value_and_grad(lambda x: loss_sum(name, x, mask, weight))
+  value = jax.value_and_grad(lambda x: loss_sum(CHOSEN[name], x, mask, weight))
   total, gradient = jax.jit(value)(logits)
-  assert total == 0.0 and loss_count(name, mask, weight) == 0.0
+  assert total == 0.0 and loss_count(CHOSEN[name], mask, weight) == 0.0
   np.testing.assert_array_equal(gradient, 0.0)
 
 
-@pytest.mark.parametrize("name", PIXEL_LOSSES)
+@pytest.mark.parametrize("name", PER_PIXEL)
 def test_weight_counts_like_repeated_pixels(name):
   logits, mask = example(void=0.2)
   weight = np.random.default_rng(1).integers(0, 4, mask.shape)
@@ -196,7 +242,7 @@ def test_weight_counts_like_repeated_pixels(name):
   chex.assert_trees_all_close(loss, once, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", IMAGE_LOSSES)
+@pytest.mark.parametrize("name", PER_IMAGE)
 def test_images_weigh_the_same(name):
   logits, mask = example()
   weighted, one = (mean_loss(name, logits, mask, w) for w in (random_weight(mask), mask * 0.0 + 1))
@@ -207,7 +253,7 @@ def test_images_weigh_the_same(name):
   for i in range(3):
     ious = [reference.iou(mask[i], guess[i], label) for label in set(mask[i].ravel()) - {VOID}]
     expected = np.mean([1 - (2 * x / (1 + x) if name == "dice" else x) for x in ious])
-    np.testing.assert_allclose(IMAGE_LOSSES[name](logits[i], mask[i]), expected, rtol=1e-6)
+    np.testing.assert_allclose(LOSSES[name].function(logits[i], mask[i]), expected, rtol=1e-6)
 
 
 @every_loss
@@ -262,12 +308,12 @@ def test_gradient_of_focal_at_both_ends(gamma):
   chex.assert_trees_all_close(gradient, np.outer(slopes, [1, -1]), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", IMAGE_LOSSES)
+@pytest.mark.parametrize("name", PER_IMAGE)
 def test_ties_and_certainty_have_finite_gradients(name):
   mask = np.array([[0, 0, 1, 1, VOID, 2]], np.uint8)
   for scale in (0.0, 1000.0):
     logits = np.float32(scale) * np.eye(4, dtype=np.float32)[[[0, 1, 1, 0, 2, 3]]]
-    loss, gradient = jax.jit(jax.value_and_grad(IMAGE_LOSSES[name]))(logits, mask)
+    loss, gradient = jax.jit(jax.value_and_grad(LOSSES[name].function))(logits, mask)
     assert 0.5 < loss < 1
     chex.assert_tree_all_finite(gradient)
 

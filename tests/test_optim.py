@@ -78,20 +78,20 @@ def test_weight_decay(name):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_rate_factors(name):
+def test_lr_multipliers(name):
   """By module or by a part of it; the last that fits counts. Steps are proportional to the rate."""
   factors = (("head", 5.0), ("encoder", 0.5), ("encoder/conv/bias", 0.1))
-  params, _ = two_updates(make_optimizer(name, RATE, rate_factors=factors))
+  params, _ = two_updates(make_optimizer(name, RATE, lr_multipliers=factors))
   moved = TWO_UPDATES[name] - WEIGHT
   np.testing.assert_allclose(params["head"]["kernel"], WEIGHT + 5 * moved, rtol=5e-6)
   np.testing.assert_allclose(params["encoder"]["conv"]["kernel"], WEIGHT + moved / 2, rtol=1e-6)
   np.testing.assert_allclose(params["encoder"]["conv"]["bias"], WEIGHT + moved / 10, rtol=1e-6)
 
 
-def test_rate_factor_of_nothing():
+def test_lr_multiplier_of_nothing():
   for module in "heads", "conv":
-    optimizer = make_optimizer("adam", RATE, rate_factors=((module, 0.1),))
-    with pytest.raises(UserError, match=f"rate_factors names '{module}'.*of encoder, head"):
+    optimizer = make_optimizer("adam", RATE, lr_multipliers=((module, 0.1),))
+    with pytest.raises(UserError, match=f"^lr_multipliers names '{module}'.*of encoder, head$"):
       optimizer.init(tree(WEIGHT))
 
 
@@ -137,6 +137,64 @@ def test_frozen_weights_survive_a_gradient_that_is_not_finite():
   params = tree(WEIGHT)
   updates, _ = optimizer.update(tree(jnp.nan), optimizer.init(params), params)
   assert all((x == 0).all() for x in jax.tree.leaves(updates["encoder"]))
+
+
+def first_update(optimizer, gradient, params=None):
+  params = tree(WEIGHT) if params is None else params
+  return optimizer.update(gradient, optimizer.init(params), params)[0]
+
+
+@pytest.mark.parametrize("frozen, num_trained", [((), 3 * 7 + 7 + 5 * 2), (("encoder",), 5 * 2)])
+def test_clipping_by_the_norm_of_what_is_trained(frozen, num_trained):
+  """The norm of n gradients of -0.5 is 0.5 sqrt(n): above the limit they become limit / sqrt(n)."""
+  norm = 0.5 * math.sqrt(num_trained)
+  for limit, expected in ((norm / 4, 0.5 / 4), (norm * 1.01, 0.5)):
+    optimizer = make_optimizer("sgd", RATE, clip_norm=limit, frozen=frozen)
+    updates = first_update(optimizer, tree(GRADIENT))
+    np.testing.assert_allclose(updates["head"]["kernel"], RATE * expected, rtol=1e-6)
+    moved = 0 if frozen else RATE * expected
+    np.testing.assert_allclose(updates["encoder"]["conv"]["bias"], moved, rtol=1e-6)
+
+
+def test_clipping_comes_before_weight_decay():
+  """As in PyTorch: what the decay adds to the gradient is not part of the norm."""
+  optimizer = make_optimizer("sgd", RATE, clip_norm=0.1, weight_decay=DECAY)
+  updates = first_update(optimizer, tree(GRADIENT))
+  clipped = -0.1 / math.sqrt(3 * 7 + 7 + 5 * 2)
+  expected = -RATE * (clipped + DECAY * WEIGHT)
+  np.testing.assert_allclose(updates["head"]["kernel"], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_state_has_no_entry_for_what_is_off(name):
+  """States saved before clipping existed still fit."""
+
+  def structure(**options):
+    return jax.tree.structure(make_optimizer(name, RATE, **options).init(tree(0.0)))
+
+  assert structure() == structure(clip_norm=0.0, betas=(0.5, 0.6), epsilon=0.1)
+  assert structure() != structure(clip_norm=1.0)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
+def test_betas_and_epsilon_reach_adam(name):
+  """Two steps by hand, with gradients of -0.5 and then 1.
+
+  Adam: m1 = (1 - b1) g, v1 = (1 - b2) g^2, each divided by 1 - b^t; the step is m / (sqrt(v) + e).
+  NAdam, in Muon: b1 times the next mean, corrected for t + 1, and (1 - b1) of the gradient.
+  """
+  b1, b2, e = 0.6, 0.8, 0.25
+  optimizer = make_optimizer(name, RATE, betas=(b1, b2), epsilon=e)
+  params = {"head": {"bias": jnp.full((3,), WEIGHT)}}
+  state, m, v = optimizer.init(params), 0.0, 0.0
+  for t, gradient in ((1, -0.5), (2, 1.0)):
+    updates, state = optimizer.update({"head": {"bias": jnp.full((3,), gradient)}}, state, params)
+    m, v = b1 * m + (1 - b1) * gradient, b2 * v + (1 - b2) * gradient**2
+    mean = m / (1 - b1**t)
+    if name == "muon":
+      mean = b1 * m / (1 - b1 ** (t + 1)) + (1 - b1) * gradient / (1 - b1**t)
+    expected = -RATE * mean / (math.sqrt(v / (1 - b2**t)) + e)
+    np.testing.assert_allclose(updates["head"]["bias"], expected, rtol=1e-5)
 
 
 def test_learning_rate_follows_the_schedule():
@@ -188,7 +246,7 @@ def test_warmup(name):
 
 
 def test_unknown_names():
-  with pytest.raises(UserError, match="train.schedule 'cosin'.*constant, cosine, poly"):
+  with pytest.raises(UserError, match="^unknown schedule 'cosin'.*constant, cosine, poly$"):
     schedule("cosin", 0.1, 10)
-  with pytest.raises(UserError, match="train.optimizer 'Adam'.*adam, adamw, muon, sgd"):
+  with pytest.raises(UserError, match="^unknown optimizer 'Adam'.*adam, adamw, muon, sgd$"):
     make_optimizer("Adam", 0.1)

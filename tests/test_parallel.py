@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from jaxseg import VOID, UserError, models, optim, parallel, train_state
 from jaxseg.augment import Augmentation
-from jaxseg.losses import LOSSES
+from jaxseg.losses import LOSSES, select
 from jaxseg.train_step import make_train_step
 
 SIZE, NUM_EXAMPLES, NUM_STEPS = 16, 8, 5
@@ -46,9 +46,9 @@ def first_variables(norm):
 
 
 def make_model(run, norm, dropout):
-  words = {"widths": (4, 8), "norm": norm, "dropout": dropout}
-  words["axis_name"] = parallel.AXIS if run == "pmap" else None
-  return models.build("unet", 2, **words)
+  axis_name = parallel.AXIS if run == "pmap" else None
+  options = {"widths": (4, 8), "norm": norm, "dropout": dropout}
+  return models.build("unet", 2, axis_name=axis_name, **options)
 
 
 @functools.cache
@@ -58,7 +58,7 @@ def make_run(run, norm=True, dropout=0.5, augmentation=MOVING, parts=1):
   step = make_train_step(
     model,
     optimizer,
-    losses=FACTORS,
+    losses=select(FACTORS),
     class_weights=jnp.array([1.0, 2.0]),
     augmentation=augmentation,
     border_weight=10.0,
@@ -70,9 +70,9 @@ def make_run(run, norm=True, dropout=0.5, augmentation=MOVING, parts=1):
   return step, jax.tree.map(np.asarray, train_state.create(first_variables(norm), optimizer))
 
 
-def take_steps(run, batches, **words):
+def take_steps(run, batches, **options):
   """({"params", "batch_stats", ...} after the last step, losses), as numpy."""
-  step, state = make_run(run, **words)
+  step, state = make_run(run, **options)
   mesh, strategy = RUNS[run]
   state = parallel.replicate(mesh, state)
   key, losses = parallel.replicate(mesh, jax.random.key(3)), []
@@ -114,9 +114,9 @@ def test_eight_devices_accumulate_as_one(run):
   """Without normalisation, whose statistics depend on which examples are in a part."""
   batch = jax.tree.map(lambda *x: np.concatenate(x), *BATCHES[:2])
   batch["index"] = np.arange(len(batch["index"]), dtype=np.int32)
-  words = {"norm": False, "augmentation": Augmentation()}
-  expected, losses = take_steps("one", [batch], **words)
-  state, got = take_steps(run, [batch], **words, parts=2)
+  options = {"norm": False, "augmentation": Augmentation()}
+  expected, losses = take_steps("one", [batch], **options)
+  state, got = take_steps(run, [batch], **options, parts=2)
   np.testing.assert_allclose(got, losses, rtol=1e-6)
   assert largest_difference(expected.params, state.params) < 1e-5
 
@@ -145,9 +145,9 @@ def test_every_batch_norm_looks_at_all_devices(name, encoder):
 
 
 def test_mean_of_the_devices_means_would_not_do():
-  words = {"norm": False, "dropout": 0.0, "augmentation": Augmentation()}
-  expected, _ = take_steps("one", BATCHES, **words)
-  step, state = make_run("one", **words)
+  options = {"norm": False, "dropout": 0.0, "augmentation": Augmentation()}
+  expected, _ = take_steps("one", BATCHES, **options)
+  step, state = make_run("one", **options)
   chex.clear_trace_counter()  # this one may be traced for a device's share, too
   # With SGD, the mean of what single devices make of the parameters is the step along the mean of
   # their gradients.

@@ -11,9 +11,18 @@ import pytest
 import reference
 from scipy import ndimage
 
-from jaxseg import VOID, models, optim, train_state
+from jaxseg import VOID, UserError, models, optim, train_state
 from jaxseg.augment import Augmentation, augment
-from jaxseg.losses import IMAGE_LOSSES, LOSSES, class_logits, focal
+from jaxseg.losses import (
+  LOSSES,
+  Loss,
+  class_logits,
+  cross_entropy,
+  focal,
+  lovasz_softmax,
+  select,
+  soft_dice,
+)
 from jaxseg.train_step import AUGMENT, DROPOUT, example_keys, make_train_step
 
 KEY = jax.random.key(5)
@@ -44,13 +53,12 @@ def make(
   step = make_train_step(
     model,
     optimizer,
-    losses=dict(losses),
-    focal_gamma=gamma,
+    losses=select(dict(losses), focal_gamma=gamma),
     class_weights=jnp.array(weights),
     augmentation=augmentation,
     border_weight=border[0],
     border_sigma=border[1],
-    num_micro_batches=parts,
+    accumulation_steps=parts,
     ema_decay=ema,
   )
   chex.clear_trace_counter()
@@ -99,7 +107,7 @@ WARPED = Augmentation(flip=True, transpose=True, scale=(0.7, 1.4), rotation=20.0
 
 
 @pytest.mark.parametrize(
-  "words",
+  "options",
   [
     {},
     {"num_logits": 1, "padding": "valid"},
@@ -108,29 +116,29 @@ WARPED = Augmentation(flip=True, transpose=True, scale=(0.7, 1.4), rotation=20.0
   ],
   ids=["plain", "sigmoid, valid", "border", "border, valid, augmented"],
 )
-def test_loss_and_gradient_are_those_of_the_weighted_mean(words):
-  class_weights, size = (0.5, 3.0), 24 if "padding" in words else SIZE
-  batch = add_cells(make_batch(size=size)) if "border" in words else make_batch(size=size)
-  model, state, step = make(weights=class_weights, **words)
+def test_loss_and_gradient_are_those_of_the_weighted_mean(options):
+  class_weights, size = (0.5, 3.0), 24 if "padding" in options else SIZE
+  batch = add_cells(make_batch(size=size)) if "border" in options else make_batch(size=size)
+  model, state, step = make(weights=class_weights, **options)
   after, metrics = step(state, batch, KEY)
 
   image, labels = batch["image"] / np.float32(255), batch
-  if "augmentation" in words:
+  if "augmentation" in options:
     keys = example_keys(KEY, AUGMENT, batch["index"])
     labels = {name: batch[name] for name in ("mask", "instances")}
-    run = quick_jit(jax.vmap(lambda *x: augment(*x, words["augmentation"])))
+    run = quick_jit(jax.vmap(lambda *x: augment(*x, options["augmentation"])))
     image, labels = jax.tree.map(np.asarray, run(keys, image, labels))
     assert (labels["instances"] != batch["instances"]).any(axis=(1, 2)).all()
   valid = labels["mask"] != VOID
   assert valid[0].all() and not valid[-1].any() and 0 < valid[1:-1].mean() < 1
   label = np.where(valid, labels["mask"], 0)
   weight = np.array(class_weights)[label]
-  if "border" in words:
-    extra = np.stack([border_weight(x, *words["border"]) for x in labels["instances"]])
+  if "border" in options:
+    extra = np.stack([border_weight(x, *options["border"]) for x in labels["instances"]])
     assert (extra[:2] > 1).any(axis=(1, 2)).all()  # a good part of the loss
     weight += extra
   weight *= valid
-  if "padding" in words:  # two levels take 2 + 2 * 2 + 2 px off each side
+  if "padding" in options:  # two levels take 2 + 2 * 2 + 2 px off each side
     label, weight, valid = (x[:, 8:-8, 8:-8] for x in (label, weight, valid))
 
   @quick_jit
@@ -140,9 +148,9 @@ def test_loss_and_gradient_are_those_of_the_weighted_mean(words):
     )
     return logits, *pull_back(by_logits)
 
-  blank = np.zeros((*label.shape, words.get("num_logits", 2)), np.float32)
+  blank = np.zeros((*label.shape, options.get("num_logits", 2)), np.float32)
   scores = np.asarray(forward(state.params, blank)[0], np.float64)
-  if "num_logits" in words:
+  if "num_logits" in options:
     prob = 1 / (1 + np.exp(-scores[..., 0]))
     costs = -np.log(np.where(label == 1, prob, 1 - prob))
     by_logits = (prob - label)[..., None]  # d cost / d logit of a sigmoid
@@ -151,7 +159,7 @@ def test_loss_and_gradient_are_those_of_the_weighted_mean(words):
     costs = -np.log((probs * one_hot).sum(-1))
     by_logits = probs - one_hot  # of softmax
   loss = (weight * costs).sum() / weight.sum()
-  np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5 if "border" in words else 1e-6)
+  np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5 if "border" in options else 1e-6)
   assert metrics["num_pixels"] == valid.sum()
 
   by_logits *= weight[..., None] / weight.sum()
@@ -186,9 +194,9 @@ def test_sum_of_losses():
   def expected(params):
     image = batch["image"] / np.float32(255)
     logits = class_logits(model.apply({"params": params}, image, train=True))
-    pixels = {"cross_entropy": LOSSES["cross_entropy"], "focal": lambda *x: focal(*x, gamma=1.5)}
+    pixels = {"cross_entropy": cross_entropy, "focal": lambda *x: focal(*x, gamma=1.5)}
     parts = {name: (weight * f(logits, mask)).sum() / weight.sum() for name, f in pixels.items()}
-    for name, loss in IMAGE_LOSSES.items():
+    for name, loss in {"dice": soft_dice, "lovasz": lovasz_softmax}.items():
       parts[name] = jax.vmap(loss)(logits[:3], mask[:3]).mean()
     return sum(FACTORS[name] * part for name, part in parts.items()), logits
 
@@ -212,14 +220,116 @@ def test_sum_of_losses():
   np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
 
 
+def signed_distances(labels):
+  """Distance of each pixel to each class, px, negative inside; 0 without border.  f32[H,W,2]"""
+  mask = labels["mask"]
+  points = jnp.stack(jnp.indices(mask.shape), -1).reshape(-1, 2).astype(jnp.float32)
+  distances = jnp.sqrt(jnp.sum((points[:, None] - points) ** 2, -1))
+
+  def signed(label):
+    inside = mask.ravel() == label
+    near, far = (jnp.min(distances, 1, initial=1e6, where=x) for x in (inside, ~inside))
+    border = inside.any() & ~inside.all()
+    return jnp.where(border, jnp.where(inside, -far, near), 0.0).reshape(mask.shape)
+
+  return jnp.stack([signed(0), signed(1)], -1)
+
+
+def signed_distances_twin(mask):
+  """The same by SciPy.  u8[H,W] -> f64[H,W,2]"""
+  maps = []
+  for inside in (mask == 0, mask == 1):
+    near, far = (ndimage.distance_transform_edt(x) for x in (~inside, inside))
+    maps.append((near - far) * (inside.any() and not inside.all()))
+  return np.stack(maps, -1)
+
+
 @pytest.mark.parametrize(
-  "label, size, words",
+  "options",
+  [{}, {"parts": 2}, {"padding": "valid"}, {"padding": "valid", "augmentation": WARPED}],
+  ids=["plain", "in parts", "valid", "valid, augmented"],
+)
+@pytest.mark.parametrize("per", ["pixel", "image"])
+def test_boundary_loss_by_a_map_of_the_labels(options, per, monkeypatch):
+  """Kervadec et al. (2019), equation 5: sum over classes of probability times signed distance."""
+
+  def boundary(logits, mask, *, distances):
+    costs = jnp.sum(jax.nn.softmax(logits) * distances, axis=-1)
+    if per == "pixel":
+      return costs
+    return jnp.sum(costs, where=mask != VOID) / jnp.maximum(jnp.sum(mask != VOID), 1)
+
+  name = f"boundary of {per}"  # `make` remembers steps by name
+  loss = Loss(boundary, per, maps={"distances": signed_distances})
+  monkeypatch.setitem(LOSSES, name, loss)
+  batch = add_cells(make_batch(size=24))
+  weights, losses = (0.5, 3.0), (("cross_entropy", 0.5), (name, 0.1))
+  model, state, step = make(weights=weights, losses=losses, **options)
+  after, metrics = step(state, batch, KEY)
+
+  image, mask = batch["image"] / np.float32(255), batch["mask"]
+  if "augmentation" in options:
+    run = quick_jit(jax.vmap(lambda *x: augment(*x, options["augmentation"])))
+    image, labels = run(example_keys(KEY, AUGMENT, batch["index"]), image, {"mask": mask})
+    mask = np.asarray(labels["mask"])
+  maps = np.stack([signed_distances_twin(x) for x in mask])
+  assert (maps[:3].min(axis=(1, 2)) < -1).all() and (maps[:3].max(axis=(1, 2)) > 1).all()
+  if "padding" in options:
+    mask, maps = mask[:, 8:-8, 8:-8], maps[:, 8:-8, 8:-8]
+    # Of the cropped mask, distances would be others.
+    assert abs(np.stack([signed_distances_twin(x) for x in mask]) - maps).max() > 1
+  valid = mask != VOID
+  label = np.where(valid, mask, 0)
+  weight = np.array(weights)[label] * valid
+
+  def expected(params):
+    logits = model.apply({"params": params}, image, train=True)
+    log_probs = jax.nn.log_softmax(logits)
+    ce = -(weight * (log_probs * np.eye(2)[label]).sum(-1)).sum() / weight.sum()
+    costs = (jnp.exp(log_probs) * maps).sum(-1)
+    if per == "pixel":
+      mean = (weight * costs).sum() / weight.sum()
+    else:
+      mean = sum(costs[i][valid[i]].mean() for i in range(3)) / 3  # the last is VOID
+    return 0.5 * ce + 0.1 * mean, mean
+
+  (total, mean), grads = quick_jit(jax.value_and_grad(expected, has_aux=True))(state.params)
+  assert abs(mean) > 0.3  # large beside the tolerance
+  np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
+  np.testing.assert_allclose(metrics[f"loss/{name}"], mean, rtol=1e-5)
+  moved = jax.tree.map(lambda p, g: p - g, state.params, grads)
+  chex.assert_trees_all_close(after.params, moved, rtol=1e-5, atol=1e-6)
+
+
+def test_loss_that_needs_instances(monkeypatch):
+  """Its map sees them, augmented like the mask."""
+
+  def mean_id(logits, mask, *, ids):
+    return ids + 0 * logits.sum(-1)
+
+  maps = {"ids": lambda labels: labels["instances"].astype(jnp.float32)}
+  monkeypatch.setitem(LOSSES, "mean id", Loss(mean_id, maps=maps, needs_instances=True))
+  _, state, step = make(losses=(("mean id", 1.0),), augmentation=WARPED)
+  batch = add_cells(make_batch())
+  keys = example_keys(KEY, AUGMENT, batch["index"])
+  labels = {name: batch[name] for name in ("mask", "instances")}
+  run = quick_jit(jax.vmap(lambda *x: augment(*x, WARPED)))
+  _, moved = run(keys, batch["image"] / np.float32(255), labels)
+  _, metrics = step(state, batch, KEY)
+  valid = np.asarray(moved["mask"]) != VOID
+  np.testing.assert_allclose(metrics["loss"], moved["instances"][valid].mean(), rtol=1e-5)
+  with pytest.raises(UserError, match="needs instances"):
+    step(state, make_batch(), KEY)
+
+
+@pytest.mark.parametrize(
+  "label, size, options",
   # Neither VOID nor class 0 weighs anything.
   [(VOID, SIZE, {"weights": (0.0, 1.0)}), (0, SIZE, {"weights": (0.0, 1.0)}), (VOID, 24, ALL)],
   ids=["VOID", "weight 0", "VOID, all losses"],
 )
-def test_nothing_to_learn_from_changes_nothing(label, size, words):
-  _, state, step = make(**words)
+def test_nothing_to_learn_from_changes_nothing(label, size, options):
+  _, state, step = make(**options)
   batch = make_batch(size=size)
   batch["mask"] = np.full_like(batch["mask"], label)
   after, metrics = step(state, batch, KEY)
@@ -255,10 +365,10 @@ def test_thirty_steps_on_one_batch_learn_it_with_one_trace():
 
 
 @pytest.mark.parametrize(
-  "words", [{"augmentation": MOVING}, {"dropout": 0.5}], ids=["augment", "dropout"]
+  "options", [{"augmentation": MOVING}, {"dropout": 0.5}], ids=["augment", "dropout"]
 )
-def test_draws_follow_the_index_and_nothing_else(words):
-  _, state, step = make(**words)
+def test_draws_follow_the_index_and_nothing_else(options):
+  _, state, step = make(**options)
   batch = make_batch()
   batch["image"][:] = batch["image"][0]  # with one image only the draws tell examples apart
   batch["mask"][:] = batch["mask"][0]
@@ -285,11 +395,11 @@ ALL_LOSSES = (("cross_entropy", 1.0), ("focal", 0.5), ("dice", 0.3), ("lovasz", 
 @pytest.mark.parametrize("losses", [ALL_LOSSES[:1], ALL_LOSSES], ids=["one", "all"])
 def test_accumulated_gradients_are_those_of_the_batch(losses):
   """Four times 4 = 16, with uneven VOID, weights, augmentation and dropout; no normalisation."""
-  words = {"losses": losses, "weights": (0.5, 3.0), "augmentation": MOVING, "dropout": 0.5}
+  options = {"losses": losses, "weights": (0.5, 3.0), "augmentation": MOVING, "dropout": 0.5}
   batch = make_batch(16)
-  _, state, step = make(**words)
+  _, state, step = make(**options)
   whole, metrics = step(state, batch, KEY)
-  _, _, step = make(**words, parts=4)
+  _, _, step = make(**options, parts=4)
   accumulated, metrics_in_parts = step(state, batch, KEY)
   chex.assert_trees_all_close(accumulated.params, whole.params, atol=1e-6, rtol=0)
   chex.assert_trees_all_close(metrics_in_parts, metrics, rtol=1e-6)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg import models, optim, train_state
+from jaxseg import losses, models, optim, train_state
 from jaxseg.augment import Augmentation
 from jaxseg.models.unet import UNet
 from jaxseg.train_step import make_train_step
@@ -66,7 +66,7 @@ def training_rate(model, size, batch_size, repeats):
     make_train_step(
       model,
       optimizer,
-      losses={"cross_entropy": 1.0},
+      losses=losses.select({"cross_entropy": 1.0}),
       class_weights=jnp.ones(2),
       augmentation=augmentation,
       border_weight=10.0,

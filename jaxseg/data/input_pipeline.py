@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from jaxseg import UserError
-from jaxseg.augment import OUTSIDE
+from jaxseg.augment import LABEL_FILL
 from jaxseg.data.datasets import connected_components
 from jaxseg.data.decode import resize_image
 from jaxseg.tiles import mirror
@@ -27,7 +27,7 @@ def resize_example(example, size):
     resized = Image.fromarray(labels).resize((size, size), Image.Resampling.NEAREST)
     return np.asarray(resized)
 
-  labels = {name: nearest(example[name]) for name in OUTSIDE if name in example}
+  labels = {name: nearest(example[name]) for name in LABEL_FILL if name in example}
   return {**example, "image": resize_image(example["image"], size), **labels}
 
 
@@ -45,7 +45,7 @@ def window_example(example, starts, size):
   window = np.ix_(mirror(rows, height), mirror(cols, width))
   labels = {
     name: np.where(inside, example[name][window], np.array(fill, example[name].dtype))
-    for name, fill in OUTSIDE.items()
+    for name, fill in LABEL_FILL.items()
     if name in example
   }
   return {"image": example["image"][window], **labels}
@@ -123,7 +123,7 @@ def train_batches(
     raise UserError(f"unknown `fit` {fit!r}; there are {', '.join(FITS)}")
   number, count = process
   inner = size - 2 * margin
-  names = ("image", *OUTSIDE) if instances else ("image", "mask")
+  names = ("image", *LABEL_FILL) if instances else ("image", "mask")
 
   def fixed(example):
     if instances and "instances" not in example:
