@@ -7,7 +7,6 @@ import pathlib
 import textwrap
 
 import numpy as np
-from tqdm import tqdm
 
 from jaxseg import VOID, UserError, parallel
 from jaxseg.build import build_model, eval_name, open_split
@@ -15,6 +14,7 @@ from jaxseg.data.datasets import Subset
 from jaxseg.data.decode import MANY, few, mask_fault
 from jaxseg.data.examine import Finding, examine
 from jaxseg.data.input_pipeline import Mapped, eval_examples
+from jaxseg.notebook import progress
 from jaxseg.settings import with_keys
 from jaxseg.visualize import data_sheet
 from jaxseg.workdirs import make_folder
@@ -222,7 +222,7 @@ def read_all(role, source, num_classes, num_threads):
   """Examples of all there is in a source; a bar shows how far."""
   elements = Mapped(range(len(source)), functools.partial(examine, source, num_classes))
   found = eval_examples(elements, num_threads=num_threads)
-  return list(tqdm(found, total=len(source), unit="image", desc=role))
+  return list(progress(found, total=len(source), unit="image", desc=role))
 
 
 def choose_samples(examples, source, number):

@@ -1,5 +1,7 @@
 """Checkpoints by Orbax: one atomic step holds all that a run needs to go on bit for bit."""
 
+import contextlib
+import logging
 import pathlib
 
 import jax
@@ -28,21 +30,32 @@ def open_manager(workdir, *, read_only=False):
   folder = pathlib.Path(workdir).absolute() / "checkpoints"
   if not read_only:
     folder.mkdir(parents=True, exist_ok=True)
-  return ocp.CheckpointManager(
-    folder,
-    options=ocp.CheckpointManagerOptions(
-      preservation_policy=policy,
-      best_fn=_score,  # without it Orbax does not write the metrics to disk
-      read_only=read_only,
-      save_interval_steps=0 if read_only else 1,  # as Orbax wants it
-      cleanup_tmp_directories=not read_only,
-      create=False,
-      # Only process 0 opens checkpoints; the state is the same in all processes.
-      multiprocessing_options=ocp.options.MultiprocessingOptions(
-        active_processes={0}, barrier_sync_key_prefix="main"
-      ),
+  options = ocp.CheckpointManagerOptions(
+    preservation_policy=policy,
+    best_fn=_score,  # without it Orbax does not write the metrics to disk
+    read_only=read_only,
+    save_interval_steps=0 if read_only else 1,  # as Orbax wants it
+    cleanup_tmp_directories=not read_only,
+    create=False,
+    # Only process 0 opens checkpoints; the state is the same in all processes.
+    multiprocessing_options=ocp.options.MultiprocessingOptions(
+      active_processes={0}, barrier_sync_key_prefix="main"
     ),
   )
+  with _quiet_orbax():
+    return ocp.CheckpointManager(folder, options=options)
+
+
+@contextlib.contextmanager
+def _quiet_orbax():
+  """Orbax warns of options that are meant as they are."""
+  logger = logging.getLogger("absl")
+  level = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(level)
 
 
 def _score(metrics):

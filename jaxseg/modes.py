@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from jaxseg import UserError, build, export, models, parallel, settings, workdirs
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.input_pipeline import eval_examples
 from jaxseg.evaluation import score, score_table
+from jaxseg.notebook import progress
 from jaxseg.predict_files import list_images, predict_files
 from jaxseg.run import report
 from jaxseg.segmenter import load_run
@@ -96,7 +96,7 @@ def predict_folder(
   segmenter = load_run(workdir, overrides or {}, config)
   if parallel.is_main():
     with settings.config_errors():
-      predict_files(segmenter.predict, files, output, segmenter.info, tqdm)
+      predict_files(segmenter.predict, files, output, segmenter.info, progress)
     print(f"label maps: {output}   overlays: {pathlib.Path(output) / 'overlays'}")
 
 

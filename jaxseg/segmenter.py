@@ -77,10 +77,11 @@ class Segmenter:
       image: one image, as for `__call__`.  labels: u8[H,W]; None predicts them.
       opacity: of the colours, 0 to 1.
     """
-    labels = self(image) if labels is None else np.asarray(labels)
-    (pixels,), kind = to_images(image, self.info.channels, self.info.value_range)
+    images, kind = to_images(image, self.info.channels, self.info.value_range)
     if kind != "image":
       raise UserError(f"an overlay is of one image, not of a {kind}")
+    pixels = images[0]
+    labels = self(image) if labels is None else np.asarray(labels)
     if labels.shape != pixels.shape[:2]:
       raise UserError(f"the image is {pixels.shape[:2]} px and its labels {labels.shape}")
     return overlay(pixels, labels, self.palette, opacity)

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import optax
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from jaxseg import UserError, build, checkpoint, models, parallel, settings, train_state, workdirs
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.input_pipeline import Cached
 from jaxseg.modes import evaluate_split
+from jaxseg.notebook import progress
 from jaxseg.run import Run, stop_signals, tell
 from jaxseg.weight_maps import count_classes
 
@@ -60,9 +60,9 @@ def _train(config, workdir):
   with Run(workdir, config, info) as run, stop_signals() as stop_requested:
     state = new_state(config, model, info, optimizer)
     first = functools.partial(pretrained_state, config, model, state, optimizer)
-    state, progress = run.restore(state, first, batches.get_state())
-    batches.set_state(progress["data"])
-    scores, step, stop = progress["scores"], int(state.step), False
+    state, so_far = run.restore(state, first, batches.get_state())
+    batches.set_state(so_far["data"])
+    scores, step, stop = so_far["scores"], int(state.step), False
     cost = models.summary(model, state.variables, info.channels, size, compile=False)
     run.start(step, num_steps, build.network_line(config, model, info, cost))
     state = parallel.replicate(mesh, state)
@@ -125,7 +125,8 @@ def class_counts(
     path = pathlib.Path(workdir) / "class_counts.json"
     counts = workdirs.read_json(path)
     if counts is None:
-      masks = tqdm((x["mask"] for x in source), "pixels of each class", len(source), leave=False)
+      masks = (example["mask"] for example in source)
+      masks = progress(masks, desc="pixels of each class", total=len(source), leave=False)
       counts = count_classes(masks, info.classes)
       workdirs.write_json(path, counts)
     return counts

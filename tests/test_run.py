@@ -1,16 +1,28 @@
 """What a run writes while it trains: lines, TensorBoard events, curves and a bar."""
 
+import contextlib
 import io
 import json
 import struct
+import threading
 
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
-from jaxseg import workdirs
-from jaxseg.run_log import RunLog
+import jaxseg.run
+from jaxseg import parallel, workdirs
+from jaxseg.run import Run
+
+
+@contextlib.contextmanager
+def open_log(workdir, step, num_steps):
+  """The log of a run that goes on after a step."""
+  with Run(workdir, tiny.make_config(1), tiny.INFO) as run:
+    run.start(step, num_steps, "a network")
+    yield run
 
 
 def train_line(step, loss=0.5):
@@ -64,7 +76,7 @@ def written(tmp_path):
   """A work directory after a few lines, and a sheet."""
   sheet = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
   Image.fromarray(sheet).save(tmp_path / "sheet.png")
-  with RunLog(tmp_path, 0, 20) as log:
+  with open_log(tmp_path, 0, 20) as log:
     log.write(train_line(10))
     log.write(train_line(16, loss=0.25))
     log.write(eval_line(16), tmp_path / "sheet.png")
@@ -97,7 +109,7 @@ def test_sheet_is_in_the_events(written):
 
 def test_curves_come_with_an_evaluation(tmp_path):
   path = tmp_path / "plots" / "curves.png"
-  with RunLog(tmp_path, 0, 20) as log:
+  with open_log(tmp_path, 0, 20) as log:
     log.write(train_line(1))
     assert not path.exists()
     log.write(eval_line(1))
@@ -109,7 +121,7 @@ def test_curves_come_with_an_evaluation(tmp_path):
 
 
 def test_terminal(tmp_path, capsys):
-  with RunLog(tmp_path, 4, 20) as log:
+  with open_log(tmp_path, 4, 20) as log:
     for step in (6, 7, 10):  # a loss is not known after each step
       log.advance(step, 2.5, 12.25)
     log.write(eval_line(20))
@@ -121,14 +133,14 @@ def test_terminal(tmp_path, capsys):
 
 
 def test_bar_starts_where_the_run_goes_on(tmp_path, capsys):
-  with RunLog(tmp_path, 15, 20):
+  with open_log(tmp_path, 15, 20):
     pass
   assert "15/20" in capsys.readouterr().err
 
 
 def test_a_run_that_goes_on_forgets_what_came_after_its_checkpoint(written):
   path, _ = written
-  with RunLog(path, 12, 20) as log:
+  with open_log(path, 12, 20) as log:
     assert workdirs.read_metrics(path) == [train_line(10)]
     log.write(train_line(16, loss=0.125))
   assert workdirs.read_metrics(path) == [train_line(10), train_line(16, loss=0.125)]
@@ -139,7 +151,69 @@ def test_a_run_that_goes_on_forgets_what_came_after_its_checkpoint(written):
 
 
 def test_an_error_still_closes_the_log(tmp_path):
-  with pytest.raises(RuntimeError), RunLog(tmp_path, 0, 20) as log:
+  with pytest.raises(RuntimeError), open_log(tmp_path, 0, 20) as log:
     log.write(train_line(3))
     raise RuntimeError
   assert scalars(tmp_path)["train/loss", 3] == 0.5
+
+
+def test_the_first_line_and_the_config(tmp_path, capsys):
+  with open_log(tmp_path, 0, 20):
+    pass
+  assert "a network" in capsys.readouterr().err
+  assert json.loads((tmp_path / "config.json").read_text())["model"]["widths"] == [4, 8]
+
+
+def test_other_processes_touch_nothing(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(parallel, "is_main", lambda: False)
+  with open_log(tmp_path / "run", 0, 20) as run:
+    run.record(1, {"loss": np.float32(1), "grad_norm": np.float32(1)}, {"step": 1, "epoch": 1}, 8)
+    run.report({"step": 1, "epoch": 1}, "test", {"miou": 0.5}, [])
+    run.profile(1, (1, 2), None)
+    run.save(None, None, [], None)
+  assert not (tmp_path / "run").exists() and capsys.readouterr().err == ""
+
+
+def test_metrics_are_read_one_step_behind_the_device(tmp_path):
+  read = []
+
+  class Loss:
+    def __init__(self, value):
+      self.value = value
+
+    def __array__(self, dtype=None, copy=None):
+      read.append(self.value)
+      return np.array(self.value, dtype)
+
+  with open_log(tmp_path, 0, 20) as run:
+    for step, known in (1, []), (2, [1.0]), (3, [1.0, 2.0]):
+      run.record(step, {"loss": Loss(float(step)), "grad_norm": np.float32(1)}, None, 8)
+      assert read == known
+    line = {"step": 4, "epoch": 0.5}
+    run.record(4, {"loss": Loss(4.0), "grad_norm": np.float32(1)}, line, 8)
+  (written,) = workdirs.read_metrics(tmp_path)
+  assert written["loss"] == (1 + 2 + 3 + 4) / 4 and written["split"] == "train"
+
+
+def test_profile(tmp_path, monkeypatch):
+  calls = []
+  monkeypatch.setattr(jaxseg.run.jax.profiler, "start_trace", lambda path: calls.append(path))
+  monkeypatch.setattr(jaxseg.run.jax.profiler, "stop_trace", lambda: calls.append("stop"))
+  with open_log(tmp_path, 0, 20) as run:
+    for step in range(1, 7):
+      run.profile(step, (3, 4), np.zeros(2))
+      assert calls == [tmp_path / "profile", "stop"][: (step >= 3) + (step >= 5)]
+
+
+def test_stop_requests_of_a_thread():
+  """Signals can be handled in the main thread alone; elsewhere nothing asks for a stop."""
+  found = []
+
+  def work():
+    with jaxseg.run.stop_signals() as stop_requested:
+      found.append(stop_requested(3))
+
+  thread = threading.Thread(target=work)
+  thread.start()
+  thread.join()
+  assert found == [False]
