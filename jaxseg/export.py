@@ -1,5 +1,6 @@
 """A trained network as one file from which it runs without jaxseg: StableHLO, and ONNX."""
 
+import datetime
 import importlib.util
 import logging
 
@@ -32,8 +33,14 @@ def check_options(output, onnx_size, num_images):
     )
 
 
+# How long JAX promises to read what it wrote: half a year, in docs.jax.dev, "Exporting and
+# serializing"; counted here in days, on the safe side.
+READABLE_DAYS = 180
+
+
 def describe(info, output, onnx_size):
   """What a user of the files has to know, for JSON.  info: DatasetInfo."""
+  today = datetime.date.today()
   free = ["batch", "height", "width"]
   return {
     "classes": list(info.classes),
@@ -50,7 +57,13 @@ def describe(info, output, onnx_size):
       "labels": {"dtype": "uint8", "shape": free},
       "probs": {"dtype": "float32", "shape": [*free, len(info.classes)]},
     }[output],
-    "model.stablehlo": {"platforms": list(PLATFORMS), "sizes": "any"},
+    "model.stablehlo": {
+      "platforms": list(PLATFORMS),
+      "sizes": "any",
+      "written_by_jax": jax.__version__,
+      "written_on": today.isoformat(),
+      "readable_by_jax_until": (today + datetime.timedelta(READABLE_DAYS)).isoformat(),
+    },
     **({"model.onnx": {"height": onnx_size[0], "width": onnx_size[1]}} if onnx_size else {}),
   }
 

@@ -39,7 +39,9 @@ def window_side(tile, model):
   """
   smallest = model.input_size(2 * (model.margin + model.context) + model.stride)
   if tile < smallest:
-    raise UserError(f"`tile` is {tile} px, but this network needs {smallest} or more; 0 is no tiles")
+    raise UserError(
+      f"`tile` is {tile} px, but this network needs {smallest} or more; 0 is no tiles"
+    )
   return tile - (tile - smallest) % model.stride
 
 

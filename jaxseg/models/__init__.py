@@ -269,15 +269,16 @@ def _encoder(encoder, common, needed=None, by=""):
   if isinstance(encoder, nn.Module):
     for field, value in needed.items():
       if getattr(encoder, field, None) != value:
-        kind = type(encoder).__name__
-        raise UserError(f"{by} needs `{field}` {value} of its encoder: give {kind}({field}={value})")
+        give = f"{type(encoder).__name__}({field}={value})"
+        raise UserError(f"{by} needs `{field}` {value} of its encoder: give {give}")
   else:
     name, constructor = encoder, _look_up(ENCODERS, encoder, "encoder")
     takes = inspect.signature(constructor).parameters
     for field in needed:
       if field not in takes:
         fit = [x for x in ENCODERS if field in inspect.signature(ENCODERS[x]).parameters]
-        raise UserError(f"`encoder` {name} has no {field}, which {by} needs; use {' or '.join(fit)}")
+        names = " or ".join(fit)
+        raise UserError(f"`encoder` {name} has no {field}, which {by} needs; use {names}")
     settings = {"axis_name": common["axis_name"], "dtype": common["dtype"], **needed}
     encoder = constructor(**{field: value for field, value in settings.items() if field in takes})
   _check_complete(encoder, Encoder, f"the encoder {type(encoder).__name__}")

@@ -71,8 +71,8 @@ def load_encoder(variables: Variables, encoder: nn.Module, pretrained: str) -> V
   """
   if pretrained == "imagenet" and encoder.imagenet is None:
     raise UserError(
-      f"`pretrained` 'imagenet': no download is known for {type(encoder).__name__}; give the path of "
-      "a weight file (the README names some)"
+      f"`pretrained` 'imagenet': no download is known for {type(encoder).__name__}; give the path "
+      "of a weight file (docs/training.md names some)"
     )
   path = weights.fetch(encoder.imagenet) if pretrained == "imagenet" else pretrained
   tensors = weights.read_weights(path)
