@@ -94,33 +94,22 @@ def test_examples_are_files_of_their_own():
     assert ast.get_docstring(ast.parse(block))
 
 
-@pytest.fixture(scope="module")
-def training(tmp_path_factory, compilation_cache):
-  """{example: (process, work directory)}; all train at the same time."""
-  started = {}
-  for name, block in EXAMPLES.items():
-    folder = tmp_path_factory.mktemp(name.removesuffix(".py"))
-    (folder / name).write_text(block)
-    flags = [f"--config={folder / name}", f"--workdir={folder / 'run'}"]
-    process = subprocess.Popen(
-      [sys.executable, "-m", "jaxseg.main", *flags],
-      cwd=ROOT,
-      env={**os.environ, "XLA_FLAGS": command.FAST},
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-    )
-    started[name] = process, folder / "run"
-  yield started
-  for process, _ in started.values():
-    process.kill()
-
-
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_example_trains(name, training):
-  process, workdir = training[name]
+def test_example_trains(name, tmp_path, compilation_cache):
+  (tmp_path / name).write_text(EXAMPLES[name])
+  process = subprocess.Popen(
+    [
+      *(sys.executable, "-m", "jaxseg.main"),
+      *(f"--config={tmp_path / name}", f"--workdir={tmp_path / 'run'}"),
+    ],
+    cwd=ROOT,
+    env={**os.environ, "XLA_FLAGS": command.FAST},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
   command.finish(process)
-  evaluation = json.loads((workdir / "evaluation.json").read_text())
+  evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
   assert 0 < evaluation["miou"] <= 1
 
 
