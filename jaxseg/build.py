@@ -19,8 +19,9 @@ from jaxseg.predict import make_predictor, with_crf, with_scales
 from jaxseg.train_step import make_train_step
 from jaxseg.weight_maps import CLASS_BALANCES
 
-# Keys of config.model that belong to no network alone.
-COMMON_KEYS = ("name", "head", "pretrained", "freeze_encoder", "init_from")
+# Keys of config.model that are no options of a single network.
+COMMON_KEYS = ("name", "encoder", "head", "pretrained", "freeze_encoder", "freeze_norm",
+               "init_from")  # fmt: skip
 
 
 def open_split(
@@ -53,35 +54,37 @@ def is_frozen(config: ConfigDict) -> bool:
 
 
 def build_model(config: ConfigDict, info: DatasetInfo) -> nn.Module:
-  """The network of a config for the classes of a data set.
-
-  Raises:
-    UserError: the config sets a key of config.model that this network does not have.
-  """
-  name, defaults = config.model.name, settings.declared_keys()
-  known = models.options_of(name)
+  """The network of a config for the classes of a data set."""
+  name = config.model.name
   options = {
+    **config.model,
     "precision": config.train.precision,
     "axis_name": parallel.AXIS if config.train.parallel == "pmap" else None,
     "freeze_encoder": is_frozen(config),
   }
-  for key, value in config.model.items():
-    declared = defaults.get(f"model.{key}")
-    if key in COMMON_KEYS:
-      continue
-    if key in known or declared is None:
-      options[key] = value
-    elif key not in ("encoder", "freeze_norm") and value != declared.default:
-      raise UserError(
-        f"config.model.{key} is {value!r}, which {name} does not have; set it to "
-        f"{declared.default!r}"
-      )
+  known = models.options_of(name)
   options = {key: value for key, value in options.items() if key in known}
   with settings.config_errors(
     name="model.name", output_stride="model.output_stride", precision="train.precision"
   ):
     num_logits = models.num_logits(config.model.head, info.classes)
     return models.build(name, num_logits, **options)
+
+
+def check_model_keys(config: ConfigDict) -> None:
+  """Raises UserError for a key of config.model that is set but that this network does not have."""
+  name, declared = config.model.name, settings.declared_keys()
+  known = models.options_of(name)
+  for key, value in config.model.items():
+    if key in known or key in COMMON_KEYS:
+      continue
+    if f"model.{key}" not in declared:
+      raise UserError(f"config.model.{key}: {name} has no such option; it has {', '.join(known)}")
+    default = declared[f"model.{key}"].default
+    if value != default:
+      raise UserError(
+        f"config.model.{key} is {value!r}, which {name} does not have; set it to {default!r}"
+      )
 
 
 def model_in_use(config: ConfigDict, model: nn.Module) -> nn.Module:

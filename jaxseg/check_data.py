@@ -42,7 +42,7 @@ def find(splits, classes, labels, window):
   findings += find_same_images(splits)
   for example in splits.get("train", ()):
     if not example.fault and example.values and not example.counts[:-1].any():
-      text = "all of it is void, so nothing is learnt from it: correct it or leave it out"
+      text = "all of it is void, so training ignores it: correct it or leave it out"
       findings.append(Finding("warning", "masks without a label", f"mask of {example.file}", text))
     if example.size and min(example.size) < window:
       text = f"training takes windows of {window} px; around these images they are void"
@@ -87,7 +87,7 @@ def find_missing_classes(role, examples, classes):
     text = f"no pixel of the {len(read)} images has a label, nothing can be scored; {hold}"
     return [Finding("error", "no labels", "", text)]
   if missing:
-    effect = {"train": "cannot be learnt", "eval": "have no score"}[role]
+    effect = {"train": "training cannot learn them", "eval": "they get no score"}[role]
     text = f"{', '.join(missing)}: no pixel in the {role} split, {effect}; {hold}"
     return [Finding("warning", "classes that do not occur", "", text)]
   return []
@@ -107,7 +107,7 @@ def find_same_images(splits):
         findings.append(Finding("warning", f"duplicates in the {role} split", file, text))
       elif example.digest in before:
         file = f"{example.file} = {before[example.digest]}"
-        text = "they are learnt by heart, and the score flatters: take them out of one split"
+        text = "they can be memorised, which inflates the score: take them out of one split"
         findings.append(Finding("warning", "images in both splits", file, text))
       seen.setdefault(example.digest, example.file)
     before |= seen
@@ -184,7 +184,7 @@ def check_data(config, workdir):
   names = {"train": trained_on, "eval": held_out}
   if trained_on == held_out:
     del names["eval"]
-    text = f"config.data.eval_split is what is learnt from, {held_out!r}, and the score flatters"
+    text = f"config.data.eval_split is the training split, {held_out!r}, which inflates the score"
     text += ": name another one, or set config.data.num_folds"
     findings.append(Finding("warning", "one split for both", "", text))
   for role, name in names.items():

@@ -104,9 +104,10 @@ def configure(arguments, file_config, overrides):
   config = file_config or settings.read_run(workdir)
   if config is None:
     raise UserError(f"{workdir} has no checkpoint; correct --workdir, or add --config to train")
-  values = settings.parse_overrides(config, overrides)
-  config = settings.override(config, values)
-  settings.check(config)
+  with settings.own_entries(file_config is None):
+    values = settings.parse_overrides(config, overrides)
+    config = settings.override(config, values)
+    settings.check(config)
   return workdir, config, values
 
 

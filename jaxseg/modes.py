@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseg import UserError, build, export, models, parallel, settings, workdirs
+from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.input_pipeline import eval_examples
 from jaxseg.evaluation import score, score_table
@@ -188,7 +189,8 @@ def summarize(config: ConfigDict) -> str:
   them, see `models.summary`.
   """
   with settings.config_errors():
-    info, _ = build.open_split(config, "train")
+    data = {key: value for key, value in config.data.items() if key != "name"}
+    info = datasets.describe(config.data.name, config.data.train_split, **data)
     model, size = build.build_model(config, info), config.data.image_size
     models.check_input(model, info.channels, size)
     variables = models.abstract_variables(model, info.channels)

@@ -114,13 +114,14 @@ def load(
     tta: test-time augmentation: "none", "flip" or "dihedral".
     tile: largest side of what the network sees at once, px; 0 for whole images.
     scales: sizes of the image to average over, such as (0.75, 1.0, 1.25).
-    crf: True for a dense CRF of 10 iterations, or its settings: {"num_iterations": 5}.
+    crf: True for a dense CRF of 10 iterations, or keys of config.crf: {"color_sigma": 5.0}.
     output_stride: of a DeepLab's encoder: 8 or 16.
     batch_size: images of training size that go through the network at once.
   Raises:
     UserError: nothing trained there, or an option that does not fit the network.
   """
-  crf = {"num_iterations": 10} if crf is True else {"num_iterations": 0} if crf is False else crf
+  if crf is not None:
+    crf = {"num_iterations": 10, **({} if crf is True else crf)} if crf else {"num_iterations": 0}
   given = {
     "predict.tta": tta,
     "predict.tile": tile,
@@ -154,8 +155,9 @@ def load_run(
   with settings.config_errors():
     workdir, step, meta = parallel.on_main(_find, path)
     saved = settings.from_run(meta["config"])
-    config = settings.override(config or saved, overrides)
-    settings.check(config)
+    with settings.own_entries(config is None):
+      config = settings.override(config or saved, overrides)
+      settings.check(config)
     settings.check_same(workdir, saved, config, network=True)
     info = DatasetInfo(**meta["info"])
     model = build.build_model(config, info)

@@ -92,6 +92,22 @@ def config_values(config: ConfigDict) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
+def own_entries(is_saved: bool) -> collections.abc.Iterator[None]:
+  """Adds to the error about a name that is in no table what to do if it is the user's own.
+
+  Args:
+    is_saved: whether the config comes from a run, without the file that fills the tables.
+  """
+  try:
+    yield
+  except UserError as error:
+    if not is_saved or "which does not exist" not in str(error):
+      raise
+    text = "if it is your own, give the --config file that adds it (in Python, import it first)"
+    raise UserError(f"{error}; {text}") from error
+
+
+@contextlib.contextmanager
 def config_errors(**names: str) -> collections.abc.Iterator[None]:
   """Puts config keys for the arguments that a UserError names in backticks.
 

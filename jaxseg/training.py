@@ -40,6 +40,8 @@ def _train(config, workdir):
   build.check_training(config)
   if (saved := settings.read_run(workdir)) is not None:
     settings.check_same(workdir, saved, config)
+  else:
+    build.check_model_keys(config)
   info, source = build.open_split(config, "train")
   _, eval_source = build.open_split(config, "eval")
   eval_source = Cached(eval_source, config.data.cache_mb << 20)

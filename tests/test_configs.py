@@ -61,11 +61,7 @@ def test_header_names_its_own_command(name):
 def test_network_has_the_classes_of_its_data(name):
   _, config = load(name)
   data = config.data
-  info = {
-    "cells": datasets.CELLS,
-    "oxford_iiit_pet": datasets.PETS,
-    "folder": datasets.DatasetInfo(data.classes, data.palette, data.channels),
-  }[data.name]
+  info = datasets.describe(split=data.train_split, **data)
   model = build_model(config, info)
   size = data.image_size
   image = jax.ShapeDtypeStruct((2, size, size, info.channels), np.float32)

@@ -189,7 +189,7 @@ def test_config_files(jaxseg, tmp_path, text, words):
     ([CELLS, "--mode=summary", "--config.model.up=nearest"], "config.model.up 'nearest' resize"),
     (["--workdir=none", "--mode=evaluate"], "none checkpoint"),
     ([CELLS, "--config.train.batch_size=many"], "config.train.batch_size 'many'"),
-    ([CELLS, "--config.train.batch_size=1.5"], "config.train.batch_size '1.5'"),
+    ([CELLS, "--config.train.batch_size=1.5"], "config.train.batch_size 1.5 whole"),
     ([CELLS, "--config.train.num_epochs=few"], "config.train.num_epochs 'few'"),
     ([CELLS, "--config.train.batch_size"], "config.train.batch_size"),
     (["--config.seed=-1", CELLS], "config.seed -1"),

@@ -17,7 +17,7 @@ from scipy import ndimage
 from jaxseg import VOID, UserError
 from jaxseg.data.cells import MIN_SIZE, generate_cells
 from jaxseg.data.decode import DatasetInfo, Encoded
-from jaxseg.data.folder import FolderFormat, open_folder
+from jaxseg.data.folder import FolderFormat, default_palette, open_folder
 
 CELLS = DatasetInfo(("background", "cell"), ((0, 0, 0), (255, 200, 60)), channels=1)
 CELLS_SPLITS = {"train": 512, "test": 64}  # number of images
@@ -142,6 +142,20 @@ def _load_folder(
 
 # name: function(split, *, options) -> (DatasetInfo, source); see `load`. Add your own.
 DATASETS = {"cells": _load_cells, "oxford_iiit_pet": _load_pets, "folder": _load_folder}
+
+
+INFOS = {"cells": CELLS, "oxford_iiit_pet": PETS}
+
+
+def describe(name: str, split: str, **options: Any) -> DatasetInfo:
+  """What `load` says of a data set, without opening one of those that are built in."""
+  if name in INFOS:
+    return INFOS[name]
+  if name == "folder":
+    classes, palette = options["classes"], options["palette"]
+    palette = palette or default_palette(len(classes))
+    return DatasetInfo(classes, palette, options["channels"], options["value_range"])
+  return load(name, split, **options)[0]
 
 
 def load(
