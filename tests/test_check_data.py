@@ -7,7 +7,6 @@ import pytest
 import tiny
 from absl import flags
 from absl.testing import flagsaver
-from jaxseg.evaluate import evaluate
 from PIL import Image
 
 from configs import default
@@ -17,6 +16,7 @@ from jaxseg.check_data import check_data, listing
 from jaxseg.data import datasets
 from jaxseg.data.examine import Finding
 from jaxseg.data.input_pipeline import Mapped, eval_examples, train_batches
+from jaxseg.evaluation import score
 
 SIZES = {"train": 3, "val": 2}
 NOISE = np.random.default_rng(0).integers(0, 256, (9, 12, 16, 3), dtype=np.uint8)
@@ -83,7 +83,7 @@ def training_error(config):
       for example in examples:
         yield example, np.broadcast_to(uniform, (*example["mask"].shape, len(uniform)))
 
-    evaluate(predict, eval_examples(sources["eval"], num_threads=0), config.data.classes)
+    score(predict, eval_examples(sources["eval"], num_threads=0), config.data.classes)
   except UserError as error:
     return str(error)
   return ""

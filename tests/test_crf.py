@@ -167,6 +167,6 @@ def test_blocks_of_the_lattice(monkeypatch):
 
 def test_sigmas_that_are_too_small_for_the_lattice():
   probs, image = example(15, 11)
-  with pytest.raises(UserError, match="^bilateral_sigma or color_sigma") as error:
+  with pytest.raises(UserError, match="^`bilateral_sigma` or `color_sigma`") as error:
     dense_crf(probs, image, color_sigma=1e-3, bilateral_sigma=1e-3)
   assert "\n" not in str(error.value)

@@ -9,7 +9,6 @@ from tiny import error_of
 
 from jaxseg import VOID
 from jaxseg.data import datasets
-from jaxseg.data.folder import FolderFormat
 
 
 @pytest.mark.parametrize("size", [16, 33, 64])
@@ -39,7 +38,7 @@ def test_cells_differ_by_index_split_and_seed():
 
 def test_cells_too_small():
   message = error_of(lambda: datasets.load("cells", "train", image_size=15))
-  assert "config.data.image_size" in message and "15" in message and "16" in message
+  assert "`image_size`" in message and "15" in message and "16" in message
 
 
 def test_unknown_data_set_split_and_folder(tmp_path):
@@ -49,15 +48,15 @@ def test_unknown_data_set_split_and_folder(tmp_path):
   assert "'val'" in message and "train" in message and "test" in message
   for name in datasets.DATASETS:
     message = error_of(lambda n=name: datasets.load(n, "train", data_dir=str(tmp_path / "typo")))
-    assert str(tmp_path / "typo") in message and "config.data.data_dir" in message
+    assert str(tmp_path / "typo") in message and "`data_dir`" in message
 
 
 def test_folder_is_loaded_as_its_format_says(tmp_path):
   for part in ("images", "masks"):
     (tmp_path / part).mkdir()
     Image.fromarray(np.array([[0, 9]], np.uint8)).save(tmp_path / part / "a.png")
-  fmt = FolderFormat(("x", "y"), channels=1, mask_values=(9, 0))
-  info, source = datasets.load("folder", "all", data_dir=str(tmp_path), folder=fmt)
+  fmt = {"classes": ("x", "y"), "channels": 1, "mask_values": (9, 0)}
+  info, source = datasets.load("folder", "all", data_dir=str(tmp_path), **fmt)
   assert info.classes == ("x", "y")
   np.testing.assert_array_equal(source[0]["image"], [[[0], [9]]])
   np.testing.assert_array_equal(source[0]["mask"], [[1, 0]])
@@ -81,7 +80,7 @@ def test_folds(num_examples, num_folds):
 )  # fmt: skip
 def test_folds_that_cannot_be(num_folds, fold, words):
   message = error_of(datasets.fold_indices, 30, num_folds, fold)
-  assert "config.data." in message and all(word in message for word in words.split())
+  assert "`" in message and all(word in message for word in words.split())
 
 
 def test_subset():
@@ -126,9 +125,9 @@ def test_every_data_set(name, request):
   assert name in ROWS, f"give {name} a row of this test"
   splits, num_looked_at, place = ROWS[name]
   folder = str(request.getfixturevalue("data_dir") / place) if place else ""
-  fmt = FolderFormat(CAMVID, void_values=(11,))
+  fmt = {"classes": CAMVID, "void_values": (11,)}
   for split, count in splits.items():
-    info, source = datasets.load(name, split, data_dir=folder, image_size=32, folder=fmt)
+    info, source = datasets.load(name, split, data_dir=folder, image_size=32, **fmt)
     assert len(source) == count
     assert info.channels in (1, 3)
     assert len(info.classes) == len(set(info.classes)) == len(info.palette)

@@ -288,7 +288,7 @@ def test_unknown_split(prepared, split):
 
 def test_no_folder(tmp_path):
   message = error_line(tmp_path / "typo")
-  assert str(tmp_path / "typo") in message and "config.data.data_dir" in message
+  assert str(tmp_path / "typo") in message and "`data_dir`" in message
   assert not (tmp_path / "typo").exists()
 
 
@@ -298,7 +298,7 @@ def test_no_network(tmp_path, monkeypatch):
   monkeypatch.setattr(tfds.download.DownloadManager, "download", tfds_retries.append)
   message = error_line(tmp_path)
   assert f"not prepared in {tmp_path} and could not be downloaded (no network?" in message
-  assert "config.data.data_dir" in message
+  assert "`data_dir`" in message
   assert not tfds_retries
 
 

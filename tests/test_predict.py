@@ -364,8 +364,8 @@ def test_progress_counts_the_tiles_of_what_takes_several_batches():
 @pytest.mark.parametrize(
   "options, words",
   [
-    ({"tile": 43}, ("config.predict.tile is 43", "44")),
-    ({"tta": "all"}, ("config.predict.tta", "'all'", "none, flip, dihedral")),
+    ({"tile": 43}, ("`tile` is 43", "44")),
+    ({"tta": "all"}, ("`tta`", "'all'", "none, flip, dihedral")),
   ],
 )
 def test_what_cannot_be_is_said_before_anything_runs(valid_unet, options, words):
@@ -419,7 +419,7 @@ def test_image_that_is_too_large_for_the_crf(monkeypatch):
   network = make_predictor(model, fit="crop", size=16, batch_size=1)
   assert len(list(with_crf(network, **CRF)(PARAMS, examples_of([(30, 50)])))) == 1
   with pytest.raises(
-    UserError, match="config.crf.num_iterations .* has 51 x 30; set it to 0"
+    UserError, match="`num_iterations` .* has 51 x 30; set it to 0"
   ) as error:
     list(with_crf(network, **CRF)(PARAMS, examples_of([(30, 51)])))
   assert "\n" not in str(error.value)
@@ -429,7 +429,7 @@ def test_image_that_is_too_large_for_the_crf(monkeypatch):
   "key, value", [("num_iterations", -1), ("spatial_weight", -0.5), ("color_sigma", 0.0)]
 )
 def test_numbers_of_a_crf_that_make_no_sense(key, value):
-  with pytest.raises(UserError, match=f"config.crf.{key} is {value}") as error:
+  with pytest.raises(UserError, match=f"`{key}` is {value}") as error:
     with_crf(None, **CRF | {key: value})
   assert "\n" not in str(error.value)
 
@@ -477,9 +477,9 @@ def test_scales_that_cannot_be():
   network = make_predictor(Pixelwise(), fit="crop", size=16, batch_size=1)
   assert with_scales(network, fit="resize", scales=(1.0,)) is network
   for fit, scales, words in (
-    ("resize", (0.5, 1.0), "needs config.data.fit crop"),
+    ("resize", (0.5, 1.0), "needs `fit` crop"),
     ("crop", (), "one or more numbers above 0"),
     ("crop", (1.0, 0.0), "one or more numbers above 0"),
   ):
-    with pytest.raises(UserError, match=f"config.predict.scales .*{words}"):
+    with pytest.raises(UserError, match=f"`scales` .*{words}"):
       with_scales(network, fit=fit, scales=scales)
