@@ -22,17 +22,17 @@ REACH = 5  # sigmas, beyond which the spatial kernel of the fast path is cut; th
 
 
 def dense_crf(
-  probs,
-  image,
+  probs: np.ndarray | jax.Array,
+  image: np.ndarray | jax.Array,
   *,
-  num_iterations=10,
-  spatial_weight=3.0,
-  spatial_sigma=3.0,
-  bilateral_weight=10.0,
-  bilateral_sigma=80.0,
-  color_sigma=13.0,
-  exact=False,
-):
+  num_iterations: int = 10,
+  spatial_weight: float = 3.0,
+  spatial_sigma: float = 3.0,
+  bilateral_weight: float = 10.0,
+  bilateral_sigma: float = 80.0,
+  color_sigma: float = 13.0,
+  exact: bool = False,
+) -> np.ndarray | jax.Array:
   """Marginals of a CRF that connects all pairs of pixels, by mean field (algorithm 1).
 
   The energy is -log(probs) per pixel and, for each pair of pixels with different labels,

@@ -5,13 +5,14 @@ forms were chosen by measurement on CPU; `experiments/convolution_forms` has the
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 
-def max_pool_2x2(x):
+def max_pool_2x2(x: jax.Array) -> jax.Array:
   """Largest value of each 2x2 window.  [B,H,W,D] -> [B,H//2,W//2,D]; H and W even.
 
   Strided slices, because the gradient of `reduce_window` (select-and-scatter) is slow and leaves
@@ -25,7 +26,7 @@ def max_pool_2x2(x):
   return jnp.maximum(top, bottom)
 
 
-def max_pool_3x3(x):
+def max_pool_3x3(x: jax.Array) -> jax.Array:
   """Largest value of 3x3 windows, stride 2, as ResNet.  [B,H,W,D] -> [B,ceil(H/2),ceil(W/2),D]
 
   The first window is centred on the first pixel; what is outside does not count. Ties: as above,
@@ -36,7 +37,7 @@ def max_pool_3x3(x):
   return jnp.maximum(jnp.maximum(x[:, :-2:2], x[:, 1:-1:2]), x[:, 2::2])
 
 
-def interleave_2x2(phases):
+def interleave_2x2(phases: Sequence[Sequence[jax.Array]]) -> jax.Array:
   """Four phases to one image of twice the size.
 
   Args:
@@ -49,14 +50,14 @@ def interleave_2x2(phases):
   return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, d)
 
 
-def space_to_depth(x, block):
+def space_to_depth(x: jax.Array, block: int) -> jax.Array:
   """Blocks of pixels as channels.  [B,H,W,C] -> [B,H/block,W/block,block^2 C]"""
   b, h, w, c = x.shape
   x = x.reshape(b, h // block, block, w // block, block, c)
   return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // block, w // block, block**2 * c)
 
 
-def up_conv(x, kernel, stride):
+def up_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   """Transposed convolution whose kernel is a multiple of the stride: one matrix product.
 
   Not cut to any size: U-Net's 2x2 "up-convolution" at stride 2 doubles the size exactly, the
@@ -83,7 +84,7 @@ def up_conv(x, kernel, stride):
   return y.reshape(b, (h + m - 1) * stride, (w + m - 1) * stride, d)
 
 
-def up_conv_3x3(parts, kernel):
+def up_conv_3x3(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
   """Transposed convolution, 3x3 kernel, stride 2, "same" padding, of a channel concatenation.
 
   The same output as TensorFlow's and Keras' Conv2DTranspose: out[2i+k, 2j+l] sums
@@ -119,102 +120,7 @@ def up_conv_3x3(parts, kernel):
   return interleave_2x2(((even_even, even_odd), (odd_even, tap(1, 1))))
 
 
-def _same_padding(size, span, stride):
-  total = max((-(-size // stride) - 1) * stride + span - size, 0)
-  return total // 2, total - total // 2
-
-
-def depthwise_conv(x, kernel, stride=1, dilation=1, padding="same"):
-  """Depthwise convolution as shifted multiply-adds.
-
-  XLA runs the same thing as a grouped convolution about fifty times slower on CPU.
-
-  Args:
-    x: [B,H,W,C].  kernel: [k,k,C], k odd.
-    stride: 1 or 2.  dilation: px from one tap to the next ("rate" in DeepLab).
-    padding: zeros around the image, "same" as in TensorFlow, where a strided window may begin on
-      the first pixel; "symmetric", as many on each side, so that the first is centred on it.
-  Returns:
-    [B,ceil(H/stride),ceil(W/stride),C]
-  """
-  reach = dilation * (kernel.shape[0] - 1)
-  if padding == "symmetric":
-    pads = ((reach // 2, reach // 2),) * 2
-  else:
-    pads = tuple(_same_padding(n, reach + 1, stride) for n in x.shape[1:3])
-  return _depthwise_conv(x, kernel, stride, dilation, pads)
-
-
-def _pad(x, pads):
-  return jnp.pad(x, ((0, 0), *pads, (0, 0)))
-
-
-def _windows(xp, k, stride, dilation, h, w):
-  """What each of the k x k taps sees of the padded `xp`, in rows: [B,h,w,C] each."""
-  rows, cols = stride * (h - 1) + 1, stride * (w - 1) + 1
-  starts = range(0, k * dilation, dilation)
-  return [xp[:, i : i + rows : stride, j : j + cols : stride] for i in starts for j in starts]
-
-
-def _weighted_sum(windows, kernel):
-  return sum(x * tap for x, tap in zip(windows, kernel.reshape(-1, kernel.shape[2]), strict=True))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _depthwise_conv(x, kernel, stride, dilation, pads):
-  h, w = (-(-n // stride) for n in x.shape[1:3])
-  return _weighted_sum(_windows(_pad(x, pads), kernel.shape[0], stride, dilation, h, w), kernel)
-
-
-def _depthwise_fwd(x, kernel, stride, dilation, pads):
-  return _depthwise_conv(x, kernel, stride, dilation, pads), (x, kernel)
-
-
-def _depthwise_bwd(stride, dilation, pads, residuals, g):
-  x, kernel = residuals
-  k = kernel.shape[0]
-  b, h, w, c = x.shape
-  # Gradient of the image: the flipped kernel over the gradient with stride - 1 zeros between.
-  edges = [(0, 0, 0)]
-  for n, (before, _) in zip((h, w), pads, strict=True):
-    spread = stride * (-(-n // stride) - 1) + 1
-    edges.append((dilation * (k - 1) - before, n + before - spread, stride - 1))
-  spread_g = lax.pad(g, jnp.zeros((), g.dtype), [*edges, (0, 0, 0)])
-  dx = _weighted_sum(_windows(spread_g, k, 1, dilation, h, w), kernel[::-1, ::-1])
-  form = {"k": k, "stride": stride, "dilation": dilation}
-  dk = lax.platform_dependent(
-    _pad(x, pads),
-    g,
-    cpu=functools.partial(_kernel_gradient_by_rows, **form),
-    default=functools.partial(_kernel_gradient, **form),
-  )
-  return dx, dk.astype(kernel.dtype)
-
-
-def _kernel_gradient(xp, g, *, k, stride, dilation):
-  """f32[k,k,C]: each tap's window times the gradient, summed; nine full reductions."""
-  _, h, w, c = g.shape
-  windows = _windows(xp, k, stride, dilation, h, w)
-  sums = [jnp.sum(x * g, axis=(0, 1, 2), dtype=jnp.float32) for x in windows]
-  return jnp.stack(sums).reshape(k, k, c)
-
-
-def _kernel_gradient_by_rows(xp, g, *, k, stride, dilation):
-  """The same, one image row at a time: what nine reductions read stays in a CPU's cache."""
-  _, h, w, c = g.shape
-
-  def add_row(total, i):
-    row = lax.dynamic_slice_in_dim(g, i, 1, axis=1)
-    rows = lax.dynamic_slice_in_dim(xp, stride * i, dilation * (k - 1) + 1, axis=1)
-    return total + _kernel_gradient(rows, row, k=k, stride=stride, dilation=dilation), None
-
-  return lax.scan(add_row, jnp.zeros((k, k, c), jnp.float32), jnp.arange(h))[0]
-
-
-_depthwise_conv.defvjp(_depthwise_fwd, _depthwise_bwd)
-
-
-def sampling_matrix(positions, size, width=1.0):
+def sampling_matrix(positions: jax.Array, size: int, width: float | jax.Array = 1.0) -> jax.Array:
   """Rows of linear-interpolation weights for sampling one axis.
 
   Args:
@@ -231,13 +137,13 @@ def sampling_matrix(positions, size, width=1.0):
   return weight / weight.sum(axis=1, keepdims=True)
 
 
-def resizing_matrix(new, old):
+def resizing_matrix(new: int, old: int) -> jax.Array:
   """Antialiased linear interpolation of an axis, pixel centres at half positions.  f32[new,old]"""
   step = jnp.float32(old) / new
   return sampling_matrix((jnp.arange(new) + 0.5) * step - 0.5, old, step)
 
 
-def resize(x, size):
+def resize(x: jax.Array, size: Sequence[int]) -> jax.Array:
   """Bilinear interpolation to another size (H, W), antialiased.  [B,h,w,C] -> [B,H,W,C]
 
   What `jax.image.resize` does, in two products of matrices that are also exported to ONNX.
@@ -247,7 +153,7 @@ def resize(x, size):
   return product("lk,bikc->bilc", cols, product("ij,bjkc->bikc", rows, x))
 
 
-def cubic_matrix(positions, size):
+def cubic_matrix(positions: jax.Array, size: int) -> jax.Array:
   """Rows of bicubic-interpolation weights for sampling one axis (Keys 1981, a = -1/2).
 
   Args:
@@ -267,7 +173,7 @@ def cubic_matrix(positions, size):
   return weight
 
 
-def mirror(positions, size):
+def mirror(positions: jax.Array, size: int) -> jax.Array:
   """Positions reflected at the outer edges of the first and last pixel, into [0, size - 1].
 
   The edge pixel appears twice, as in numpy's "symmetric" padding.
@@ -276,7 +182,7 @@ def mirror(positions, size):
   return jnp.clip(size - jnp.abs(turned - size) - 0.5, 0, size - 1)
 
 
-def sample_bilinear(image, rows, cols):
+def sample_bilinear(image: jax.Array, rows: jax.Array, cols: jax.Array) -> jax.Array:
   """Bilinear interpolation at any positions.
 
   Args:
@@ -299,13 +205,13 @@ def sample_bilinear(image, rows, cols):
   return upper * (1 - down) + lower * down
 
 
-def pad_to_multiple(image, multiple):
+def pad_to_multiple(image: jax.Array, multiple: int) -> jax.Array:
   """Mirrors the lower and right edges until height and width divide.  [B,H,W,D] -> same."""
   pads = [(0, -n % multiple) for n in image.shape[1:3]]
   return jnp.pad(image, ((0, 0), *pads, (0, 0)), mode="symmetric")
 
 
-def center_crop(x, size):
+def center_crop(x: jax.Array, size: Sequence[int]) -> jax.Array:
   """The middle of an image or a feature map.  [B,H,W,...] -> [B,h,w,...] for size (h, w).
 
   What is left over is even for every crop of U-Net (Ronneberger et al. 2015); an odd pixel more

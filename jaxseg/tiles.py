@@ -1,10 +1,11 @@
 """Overlap-tile (Ronneberger et al. 2015, figure 2): the windows that together cover an image.
 
-A model here is what has `margin`, `context`, `stride` and `input_size`; `models.unet.UNet` says
-what they are.
+A model here is what has `margin`, `context`, `stride` and `input_size`; see
+`models.interface.Network`.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -25,13 +26,13 @@ class Span:
   keep: slice
 
 
-def mirror(positions, length):
+def mirror(positions: np.ndarray, length: int) -> np.ndarray:
   """Positions on an axis that is mirrored for ever, as by np.pad(mode="symmetric").  i64[...]"""
   positions = np.asarray(positions) % (2 * length)
   return np.minimum(positions, 2 * length - 1 - positions)
 
 
-def window_side(tile, model):
+def window_side(tile: int, model: Any) -> int:
   """The largest side of a window that the model takes and that is at most `tile`, px.
 
   Raises:
@@ -45,7 +46,7 @@ def window_side(tile, model):
   return tile - (tile - smallest) % model.stride
 
 
-def split_axis(length, model, *, side=0, multiple=1):
+def split_axis(length: int, model: Any, *, side: int = 0, multiple: int = 1) -> list[Span]:
   """Covers an axis with windows of one size.
 
   Tiles equal the whole image: they begin at multiples of the model's stride, no shorter shifts

@@ -1,10 +1,12 @@
 """What training changes from step to step."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import optax
 
 
 @flax.struct.dataclass
@@ -15,16 +17,18 @@ class TrainState:
   params: Any
   batch_stats: Any
   opt_state: Any
-  ema: Any  # running mean of {"params": ..., "batch_stats": ...}, or {}
+  ema: Any  # exponential moving average (EMA) of {"params": ..., "batch_stats": ...}, or {}
 
   @property
-  def variables(self):
-    """{"params": ..., "batch_stats": ...} to predict with: the running mean if there is one."""
+  def variables(self) -> Mapping[str, Any]:
+    """{"params": ..., "batch_stats": ...} to predict with: the EMA if there is one."""
     return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def create(variables, optimizer, *, ema=False):
-  """A state before its first step, from {"params": ..., "batch_stats": ...}."""
+def create(
+  variables: Mapping[str, Any], optimizer: optax.GradientTransformation, *, ema: bool = False
+) -> TrainState:
+  """A state before its first step, of {"params": ..., "batch_stats": ...}; `ema`: with an EMA."""
   params, batch_stats = variables["params"], variables.get("batch_stats", {})
   mean = {"params": params, "batch_stats": batch_stats}
   return TrainState(
@@ -37,10 +41,10 @@ def create(variables, optimizer, *, ema=False):
   )
 
 
-def update_ema(state, decay):
-  """The state with its running mean moved towards its variables.
+def update_ema(state: TrainState, decay: float) -> TrainState:
+  """The state with its EMA moved towards its variables.
 
-  mean += (1 - d) (variables - mean), d the smaller of `decay` and (1 + step) / (10 + step), so that
+  ema += (1 - d) (variables - ema), d the smaller of `decay` and (1 + step) / (10 + step), so that
   the first steps do not drag the random start along (as TensorFlow's ExponentialMovingAverage).
   """
   variables = {"params": state.params, "batch_stats": state.batch_stats}

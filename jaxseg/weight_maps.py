@@ -1,6 +1,9 @@
 """The weights of U-Net's loss: class balance, and the border weight from exact distances to the
 two nearest cells, inside a jitted step."""
 
+from collections.abc import Iterable, Sequence
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -9,7 +12,7 @@ FAR = 1e6  # px, farther than any cell of any image
 NO_CELL = 0
 
 
-def two_nearest(instances, radius):
+def two_nearest(instances: jax.Array, radius: int) -> tuple[jax.Array, jax.Array]:
   """Distances of every pixel to the nearest and the second nearest cell.
 
   The distance transform is separable, and so is this pair: along the columns two scans carry the
@@ -71,7 +74,7 @@ def _insert(best, distance, cell):
   )
 
 
-def border_weight(instances, *, w0=10.0, sigma=5.0):
+def border_weight(instances: jax.Array, *, w0: float = 10.0, sigma: float = 5.0) -> jax.Array:
   """Extra loss weight on the background squeezed between two cells (U-Net, equation 2).
 
   w0 exp(-(d1 + d2)^2 / (2 sigma^2)), with d1 and d2 the distances to the two nearest cells. It is
@@ -90,7 +93,7 @@ def border_weight(instances, *, w0=10.0, sigma=5.0):
   return jnp.where((instances == NO_CELL) & (second <= radius), weight, 0.0)
 
 
-def count_classes(masks, classes):
+def count_classes(masks: Iterable[np.ndarray], classes: Sequence[str]) -> dict[str, dict[str, int]]:
   """Pixels of every class, and of all images that have the class; VOID is in neither.
 
   Args:
@@ -107,11 +110,13 @@ def count_classes(masks, classes):
   return {name: dict(zip(classes, x.tolist(), strict=True)) for name, x in found.items()}
 
 
-def inverse_frequency(pixels, pixels_of_their_images=None):
+def inverse_frequency(
+  pixels: Sequence[int], pixels_of_their_images: Sequence[int] | None = None
+) -> np.ndarray:
   """w_c of U-Net's equation 2: inverse to the frequency of a class, 1 in the mean over pixels.
 
   Args:
-    pixels: int[C], of each class in the training data.
+    pixels: int[C], of each class in the training data.  pixels_of_their_images: not used.
   Returns:
     f64[C]; 1 for a class that does not occur.
   """
@@ -122,7 +127,7 @@ def inverse_frequency(pixels, pixels_of_their_images=None):
   return weights
 
 
-def median_frequency(pixels, pixels_of_their_images):
+def median_frequency(pixels: Sequence[int], pixels_of_their_images: Sequence[int]) -> np.ndarray:
   """Median of all frequencies / frequency of the class, each within the images that have the class.
 
   Eigen and Fergus (2015), section 6.3.2, as SegNet takes it.

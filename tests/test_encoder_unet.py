@@ -18,6 +18,7 @@ from test_unet import (
   tiny_encoder_unet,
 )
 
+from jaxseg import UserError
 from jaxseg.models.mobilenet_v2 import MobileNetV2
 from jaxseg.models.unet import EncoderUNet
 
@@ -98,7 +99,7 @@ def test_decoder_equals_keras():
 
 
 def test_number_of_widths_must_match():
-  with pytest.raises(ValueError, match=r"2 skips.*\(6, 4, 2\)"):
+  with pytest.raises(UserError, match=r"^widths is \(6, 4, 2\), but this encoder needs 2: one for"):
     abstract(EncoderUNet(3, TinyEncoder(), widths=(6, 4, 2)), 3)
 
 

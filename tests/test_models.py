@@ -291,6 +291,11 @@ def test_deeplab_by_name(name, decoder):
       assert build(name, encoder=encoder, output_stride=8).encoder.stride == 8
 
 
+def test_deeplab_has_two_widths():
+  with pytest.raises(UserError, match=r"^widths is \(4, 3, 2\), but deeplab has two"):
+    models.check_input(build("deeplabv3", widths=(4, 3, 2)), 3, 32)
+
+
 def test_at_output_stride():
   """The same parameters; the rates and the stride follow."""
   model = build("deeplabv3plus", output_stride=16)

@@ -14,7 +14,7 @@ from absl.testing import parameterized
 from jax import lax
 from jax.test_util import check_grads
 
-from jaxseg import ops
+from jaxseg import depthwise, ops
 
 
 def normal(*shape, seed=0):
@@ -63,7 +63,7 @@ class Values(chex.TestCase):
   )
   def test_depthwise_conv(self, *form):
     """Stride, dilation and padding; a dilation larger than the image leaves the middle tap."""
-    depthwise_conv = self.variant(ops.depthwise_conv, static_argnums=(2, 3, 4))
+    depthwise_conv = self.variant(depthwise.depthwise_conv, static_argnums=(2, 3, 4))
     kernel = normal(3, 3, 4, seed=1)
     for h, w in (4, 6), (7, 5):
       x = normal(2, h, w, 4)
@@ -233,7 +233,9 @@ FORMS = [(1, 1, "same"), (2, 1, "same"), (1, 2, "same"), (1, 6, "same"), (2, 3, 
 def test_depthwise_conv_equals_grouped_convolution(stride, dilation, padding, kernel_size):
   """Values and both gradients, at even, odd and tiny sizes."""
   kernel, form = normal(kernel_size, kernel_size, 3, seed=1), (stride, dilation, padding)
-  ours, theirs = (lambda *args, f=f: f(*args, *form) for f in (ops.depthwise_conv, grouped_conv))
+  ours, theirs = (
+    lambda *args, f=f: f(*args, *form) for f in (depthwise.depthwise_conv, grouped_conv)
+  )
   for h, w in [(8, 6), (7, 5), (1, 2)] if kernel_size == 3 else [(7, 6)]:
     x, g = normal(2, h, w, 3), normal(2, -(-h // stride), -(-w // stride), 3, seed=2)
     results = jax.jit(lambda *args: pull_both(ours, theirs, args[:2], args[2]))(x, kernel, g)
@@ -250,15 +252,18 @@ def test_depthwise_kernel_gradients(stride, dilation):
     tap[k, m] = 1.0
     output = reference.depthwise_conv(x, tap, stride, dilation, "symmetric")
     expected[k, m] = (output * g).sum((0, 1, 2))
-  padded, words = ops._pad(x, ((dilation, dilation),) * 2), {"stride": stride, "dilation": dilation}
-  for form in ops._kernel_gradient, ops._kernel_gradient_by_rows:
-    chex.assert_trees_all_close(form(padded, g, k=3, **words), expected, atol=1e-5)
+  padded, options = (
+    depthwise._pad(x, ((dilation, dilation),) * 2),
+    {"stride": stride, "dilation": dilation},
+  )
+  for form in depthwise._kernel_gradient, depthwise._kernel_gradient_by_rows:
+    chex.assert_trees_all_close(form(padded, g, k=3, **options), expected, atol=1e-5)
 
 
 def test_depthwise_check_grads():
   args = normal(1, 4, 3, 2), normal(3, 3, 2, seed=1)
   for stride in 1, 2:
-    conv = jax.jit(lambda *args, stride=stride: ops.depthwise_conv(*args, stride))
+    conv = jax.jit(lambda *args, stride=stride: depthwise.depthwise_conv(*args, stride))
     check_grads(conv, args, order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
 
 
@@ -277,7 +282,7 @@ def test_operations_keep_bfloat16():
   image = (1, 4, 4, 2)
   assert types(ops.max_pool_2x2, image) == {jnp.dtype(jnp.bfloat16)}
   assert types(ops.max_pool_3x3, image) == {jnp.dtype(jnp.bfloat16)}
-  assert types(ops.depthwise_conv, image, (3, 3, 2)) == {jnp.dtype(jnp.bfloat16)}
+  assert types(depthwise.depthwise_conv, image, (3, 3, 2)) == {jnp.dtype(jnp.bfloat16)}
   assert types(up_conv_2x2, image, (2, 2, 2, 3)) == {jnp.dtype(jnp.bfloat16)}
   assert types(lambda x, k: ops.up_conv_3x3([x], k), image, (3, 3, 2, 3)) == {
     jnp.dtype(jnp.bfloat16)
@@ -287,8 +292,8 @@ def test_operations_keep_bfloat16():
 def test_depthwise_kernel_gradient_sums_in_float32():
   """A sum in bfloat16 would stop counting at 256."""
   x = jnp.ones((1, 32, 32, 1), jnp.bfloat16)
-  for form in ops._kernel_gradient, ops._kernel_gradient_by_rows:
-    counts = form(ops._pad(x, ((1, 1), (1, 1))), x, k=3, stride=1, dilation=1)[..., 0]
+  for form in depthwise._kernel_gradient, depthwise._kernel_gradient_by_rows:
+    counts = form(depthwise._pad(x, ((1, 1), (1, 1))), x, k=3, stride=1, dilation=1)[..., 0]
     np.testing.assert_array_equal(counts, [[961, 992, 961], [992, 1024, 992], [961, 992, 961]])
 
 

@@ -273,7 +273,7 @@ def test_boundary_loss_by_a_map_of_the_labels(options, per, monkeypatch):
     image, labels = run(example_keys(KEY, AUGMENT, batch["index"]), image, {"mask": mask})
     mask = np.asarray(labels["mask"])
   maps = np.stack([signed_distances_twin(x) for x in mask])
-  assert (maps[:3].min(axis=(1, 2)) < -1).all() and (maps[:3].max(axis=(1, 2)) > 1).all()
+  assert maps[0].min() < -2 and maps[0].max() > 4 and (maps[:3].max(axis=(1, 2)) > 1).all()
   if "padding" in options:
     mask, maps = mask[:, 8:-8, 8:-8], maps[:, 8:-8, 8:-8]
     # Of the cropped mask, distances would be others.
@@ -318,6 +318,7 @@ def test_loss_that_needs_instances(monkeypatch):
   _, metrics = step(state, batch, KEY)
   valid = np.asarray(moved["mask"]) != VOID
   np.testing.assert_allclose(metrics["loss"], moved["instances"][valid].mean(), rtol=1e-5)
+  chex.clear_trace_counter()  # other batches are traced anew
   with pytest.raises(UserError, match="needs instances"):
     step(state, make_batch(), KEY)
 

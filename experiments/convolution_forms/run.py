@@ -1,4 +1,4 @@
-"""Times the forms in jaxseg/ops.py against XLA's own, forward and with gradients.
+"""Times the forms in jaxseg/ops.py and depthwise.py against XLA's own, forward and with gradients.
 
 python experiments/convolution_forms/run.py
 """
@@ -14,6 +14,7 @@ from flax import linen as nn
 from jax import lax
 
 from jaxseg import ops
+from jaxseg.depthwise import depthwise_conv
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -54,9 +55,9 @@ def space_to_batch(x, kernel, rate=4):
 
 # name: (our form, XLA's, image shape, kernel shape or None)
 CASES = {
-  "depthwise 3x3, 4x64x64x128": (ops.depthwise_conv, grouped, (4, 64, 64, 128), (3, 3, 128)),
+  "depthwise 3x3, 4x64x64x128": (depthwise_conv, grouped, (4, 64, 64, 128), (3, 3, 128)),
   "depthwise 3x3 rate 6, 4x64x64x128": (
-    functools.partial(ops.depthwise_conv, dilation=6),
+    functools.partial(depthwise_conv, dilation=6),
     functools.partial(grouped, dilation=6),
     (4, 64, 64, 128),
     (3, 3, 128),

@@ -68,8 +68,8 @@ def build(name: str, num_classes: int, **options: Any) -> nn.Module:
       axis_name: the mapped axis under `pmap`, else None.
     and those with an encoder
       encoder: key of ENCODERS, or a module as `interface.Encoder` describes, taken as it is.
-      freeze_encoder: it gets no gradient, and its batch statistics stand still.
-      freeze_norm: its batch statistics alone stand still.
+      freeze_encoder: it gets no gradient, and its batch statistics do not change.
+      freeze_norm: only its batch statistics do not change.
   Returns:
     a module as `interface.Network` describes: `apply(variables, image f32[B,H,W,D], train=)` ->
     logits f32[B,h,w,num_classes]; h, w = H, W but for valid convolutions.

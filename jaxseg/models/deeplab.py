@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from jaxseg import ops
+from jaxseg import UserError, ops
 from jaxseg.models.layers import (
   Conv1x1,
   Conv3x3,
@@ -36,7 +37,7 @@ class ConvNormRelu(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, *parts, train):
+  def __call__(self, *parts: jax.Array, train: bool) -> jax.Array:
     def norm_relu(x, name):
       norm = batch_norm(name, train=train, axis_name=self.axis_name, dtype=self.dtype)
       return nn.relu(norm(x))
@@ -67,7 +68,7 @@ class ASPP(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, *, train):
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     common = {"axis_name": self.axis_name, "dtype": self.dtype}
     mean = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32).astype(x.dtype)
     mean = ConvNormRelu(self.features, 1, name="image", **common)(mean, train=train)
@@ -89,8 +90,8 @@ class DeepLab(nn.Module):
   up to a multiple of the encoder's stride and the logits are cut back.
 
   Attributes:
-    encoder: module with `stages` (names from fine to coarse, the second of stride 4), `stride` and
-      `output_stride`, which may change between training and use: the rates follow it.
+    encoder: see `interface.Encoder`; with an `output_stride`, which may change between training and
+      use: the rates of the atrous convolutions follow it.
     freeze_encoder, freeze_norm: see `unet.EncoderUNet`.
     widths: channels of ASPP and decoder, and of the reduced low-level stage.
     separable: atrous separable convolutions in ASPP and decoder.
@@ -111,32 +112,34 @@ class DeepLab(nn.Module):
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
-  # What `predict` asks every network for; see UNet.
+  # What `interface.Network` asks for.
   margin = 0
 
   @property
-  def stride(self):
+  def stride(self) -> int:
     return self.encoder.stride
 
   @property
-  def context(self):
+  def context(self) -> int:
     # Atrous convolutions look 18 * 16 px to each side at any output stride, the decoder's two and
     # the enlargements less than 64 px. The image pooling sees each window for itself.
     radius = self.encoder.receptive_radius + 16 * RATES[-1] + 64
     return radius + -radius % self.stride
 
-  def input_size(self, size):
+  def input_size(self, size: int) -> int:
     return size + -size % self.stride
 
-  def at_output_stride(self, output_stride):
+  def at_output_stride(self, output_stride: int) -> "DeepLab":
     """The network with the same parameters whose encoder has another output stride."""
     return self.clone(encoder=self.encoder.clone(output_stride=output_stride))
 
   @nn.compact
-  def __call__(self, image, *, train, keys=None):
+  def __call__(self, image: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:
     h, w = image.shape[1:3]
     image = ops.pad_to_multiple(image, self.stride)
     stages = encoder_stages(self, image, train=train)
+    if len(self.widths) != 2:
+      raise UserError(f"widths is {self.widths}, but deeplab has two: of ASPP and the low level")
     width, low_width = self.widths
     common = {"axis_name": self.axis_name, "dtype": self.dtype}
     rates = [rate * 16 // self.encoder.output_stride for rate in RATES]

@@ -24,7 +24,7 @@ class FCN(nn.Module):
   way, scores of finer stages are added.
 
   Attributes:
-    encoder: module with `stages` (names, from fine to coarse, strides 2, 4, ..., 32).
+    encoder: see `interface.Encoder`; with stages of strides 2, 4, ..., 32.
     freeze_encoder, freeze_norm: see `unet.EncoderUNet`.
     final_stride: 32, 16 or 8, of the last enlargement: the smaller, the more stages are added.
     widths: channels of fc1 (7x7) and fc2 (1x1); () leaves both out.
@@ -48,24 +48,24 @@ class FCN(nn.Module):
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
-  # What `predict` asks every network for; see UNet.
+  # What `interface.Network` asks for.
   margin = 0
 
   @property
-  def stride(self):
+  def stride(self) -> int:
     return self.encoder.stride
 
   @property
-  def context(self):
+  def context(self) -> int:
     # fc1 looks three cells of the coarsest map to each side, all enlargements less than two.
     radius = self.encoder.receptive_radius + (5 if self.widths else 2) * self.stride
     return radius + -radius % self.stride
 
-  def input_size(self, size):
+  def input_size(self, size: int) -> int:
     return size + -size % self.stride
 
   @nn.compact
-  def __call__(self, image, *, train, keys=None):
+  def __call__(self, image: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:
     valid, (h, w) = self.padding == "valid", image.shape[1:3]
     if not valid:
       image = ops.pad_to_multiple(image, self.stride)

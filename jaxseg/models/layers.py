@@ -1,5 +1,6 @@
 """Building blocks of the networks. Images are [B,H,W,C], kernels [k,k,C,D]."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -8,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg import ops
+from jaxseg.depthwise import depthwise_conv
 
 
-def place_strides(strides, output_stride):
+def place_strides(strides: Sequence[int], output_stride: int) -> list[tuple[int, int]]:
   """Turns the strides of a chain of layers beyond `output_stride` into dilations ("atrous").
 
   A layer that loses its stride computes all the places between those that it would have kept; what
@@ -30,7 +32,15 @@ def place_strides(strides, output_stride):
   return placed
 
 
-def batch_norm(name, *, train, axis_name, dtype, scale_init=nn.initializers.ones, epsilon=1e-3):
+def batch_norm(
+  name: str,
+  *,
+  train: bool,
+  axis_name: str | None,
+  dtype: Any,
+  scale_init: nn.initializers.Initializer = nn.initializers.ones,
+  epsilon: float = 1e-3,
+) -> nn.BatchNorm:
   """Batch normalisation with statistics over the global batch.
 
   Under `jit` with a sharded batch they are global by themselves, under `pmap` through
@@ -48,7 +58,7 @@ def batch_norm(name, *, train, axis_name, dtype, scale_init=nn.initializers.ones
   )
 
 
-def encoder_stages(model, image, *, train):
+def encoder_stages(model: nn.Module, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
   """{name: [B,h,w,C]} of a network's encoder, as its `freeze_encoder` and `freeze_norm` ask."""
   frozen = model.freeze_encoder
   stages = model.encoder(image, train=train and not (frozen or model.freeze_norm))
@@ -73,7 +83,7 @@ class Conv3x3(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, *parts):
+  def __call__(self, *parts: jax.Array) -> jax.Array:
     c = sum(part.shape[-1] for part in parts)
     init = nn.initializers.variance_scaling(2.0 * self.gain**2, "fan_in", "truncated_normal")
     kernel = self.param("kernel", init, (3, 3, c, self.features)).astype(self.dtype)
@@ -103,7 +113,7 @@ class Conv1x1(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     b, h, w, c = x.shape
     kernel = self.param("kernel", self.kernel_init, (1, 1, c, self.features))
     y = x.astype(self.dtype).reshape(-1, c) @ kernel[0, 0].astype(self.dtype)
@@ -116,7 +126,7 @@ class Conv1x1(nn.Module):
 class DepthwiseConv(nn.Module):
   """3x3 depthwise convolution, no bias.  [B,H,W,C] -> [B,H/stride,W/stride,C], rounded up
 
-  See `ops.depthwise_conv` for dilation and padding.
+  See `depthwise_conv` for dilation and padding.
   """
 
   stride: int = 1
@@ -125,14 +135,14 @@ class DepthwiseConv(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     # Small, as Keras starts it (Glorot over all channels). A normalisation follows, so the scale
     # only sets how fast Adam turns the kernel: with the He scale of nine inputs it hardly moves.
     c = x.shape[-1]
     init = nn.initializers.normal((2 / (9 * c + 9)) ** 0.5)
     kernel = self.param("kernel", init, (3, 3, c))
     x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-    return ops.depthwise_conv(x, kernel, self.stride, self.dilation, self.padding)
+    return depthwise_conv(x, kernel, self.stride, self.dilation, self.padding)
 
 
 class UpConv2x2(nn.Module):
@@ -142,7 +152,7 @@ class UpConv2x2(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     # Every output pixel sees one input pixel: the fan-in is C, not 4C.
     init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal", 2, 3, (0, 1))
     kernel = self.param("kernel", init, (2, 2, x.shape[-1], self.features))
@@ -167,7 +177,7 @@ class UpConv3x3(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, *parts):
+  def __call__(self, *parts: jax.Array) -> jax.Array:
     c = sum(part.shape[-1] for part in parts)
     kernel = self.param("kernel", self.kernel_init, (3, 3, c, self.features)).astype(self.dtype)
     parts = [part.astype(self.dtype) for part in parts]
@@ -183,7 +193,7 @@ class UpConv3x3(nn.Module):
     return y
 
 
-def interpolation_kernel(size, stride):
+def interpolation_kernel(size: int, stride: int) -> np.ndarray:
   """Kernel along one axis of the transposed convolution that interpolates.  f32[size]
 
   Of 2s px at stride s it is linear; of s px, where windows do not overlap, it can only repeat the
@@ -206,7 +216,7 @@ class UpScore(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     shape = (self.size, self.size, x.shape[-1], x.shape[-1])
     line = interpolation_kernel(self.size, self.factor)
     start = line[:, None, None, None] * line[:, None, None] * jnp.eye(shape[-1])
@@ -226,7 +236,7 @@ class Dropout(nn.Module):
   rate: float
 
   @nn.compact
-  def __call__(self, x, keys):
+  def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
     if keys is None or self.rate == 0.0:
       return x
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)

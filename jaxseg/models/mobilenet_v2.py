@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxseg.models.layers import Conv1x1, DepthwiseConv, batch_norm, place_strides
@@ -64,11 +65,11 @@ class MobileNetV2(nn.Module):
   unused_layers = ("block_16_project_BN", "Conv_1", "Conv_1_bn", "predictions")
 
   @property
-  def stride(self):
+  def stride(self) -> int:
     return self.output_stride
 
   @nn.compact
-  def __call__(self, image, *, train):
+  def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
     common = {"use_bias": False, "dtype": self.dtype}
     # Adam turns small kernels faster, and a normalisation follows each: Glorot's scale, not He's.
     pointwise = functools.partial(Conv1x1, kernel_init=nn.initializers.glorot_uniform(), **common)

@@ -1,8 +1,11 @@
 """Weight files -> variables of a Flax module, strictly: nothing is guessed and nothing skipped."""
 
 import dataclasses
+import os
 import pathlib
 import sys
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +35,7 @@ class Download:
   hash: str
 
 
-def fetch(download, cache_dir=None):
+def fetch(download: Download, cache_dir: str | os.PathLike | None = None) -> str:
   """Path of a downloaded file, from the user's cache after the first time.
 
   Raises:
@@ -65,7 +68,7 @@ def fetch(download, cache_dir=None):
     ) from error
 
 
-def read_weights(path):
+def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """Tensors of a weight file, of the kind that its suffix says.
 
   Returns:
@@ -81,7 +84,7 @@ def read_weights(path):
   return READERS[suffix](path)
 
 
-def read_keras_h5(path):
+def read_keras_h5(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """Tensors of a Keras HDF5 weight file in the layout of Keras Applications.
 
   Args:
@@ -118,7 +121,13 @@ def _text(name):
   return name.decode() if isinstance(name, bytes) else str(name)
 
 
-def assign_weights(variables, tensors, *, leave, source):
+def assign_weights(
+  variables: Mapping[str, Any],
+  tensors: Mapping[str, np.ndarray],
+  *,
+  leave: Collection[str],
+  source: str | os.PathLike,
+) -> dict[str, Any]:
   """Puts tensors into a module whose submodules are named like the layers.
 
   The matrix of a fully connected layer becomes a convolution that covers its whole input: Keras

@@ -7,6 +7,7 @@ Of "layer3.0.conv1" the dots become underscores. Bottleneck blocks stride in the
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxseg import ops
@@ -48,11 +49,11 @@ class ResNet(nn.Module):
   unused_layers = ("fc",)
 
   @property
-  def stride(self):
+  def stride(self) -> int:
     return self.output_stride
 
   @property
-  def receptive_radius(self):
+  def receptive_radius(self) -> int:
     """px: the sum of (k - 1) / 2 times the stride over all layers."""
     # The first 3x3 convolution of layer2, 3 and 4 still sees the stride before it.
     first, *rest = (
@@ -61,11 +62,11 @@ class ResNet(nn.Module):
     return 3 + 2 + first + sum(rest) - (4 + 8 + 16)
 
   @property
-  def imagenet(self):
+  def imagenet(self) -> Download:
     return IMAGENET[self.depth]
 
   @nn.compact
-  def __call__(self, image, *, train):
+  def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
     def norm(x, name, scale_init=nn.initializers.ones):
       options = {"train": train, "axis_name": self.axis_name, "dtype": self.dtype}
       return batch_norm(name, scale_init=scale_init, epsilon=1e-5, **options)(x)

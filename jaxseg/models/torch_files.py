@@ -8,8 +8,10 @@ refuses the rest.
 
 import dataclasses
 import math
+import os
 import pickletools
 import zipfile
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -24,7 +26,7 @@ DTYPES = {
 }
 
 
-def read_safetensors(path):
+def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """Tensors of a .safetensors file, in the names and layouts of Keras; see `to_keras`.
 
   Raises:
@@ -39,7 +41,7 @@ def read_safetensors(path):
   return to_keras(tensors, path)
 
 
-def read_pth(path):
+def read_pth(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """Tensors of a state dict in a zip file of `torch.save` (PyTorch 1.6 or newer).
 
   In the names and layouts of Keras; see `to_keras`.
@@ -70,7 +72,7 @@ def _damaged(path, error):
   return UserError(f"{path}: damaged, or not a file of PyTorch weights ({reason})")
 
 
-def to_keras(tensors, source):
+def to_keras(tensors: Mapping[str, np.ndarray], source: str | os.PathLike) -> dict[str, np.ndarray]:
   """Renames and transposes what `models.pretrained.assign_weights` then takes.
 
   "layer1.0.conv1.weight" [D,C,k,k] -> "layer1_0_conv1/kernel" [k,k,C,D], depthwise [C,1,k,k] ->

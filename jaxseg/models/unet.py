@@ -50,23 +50,23 @@ class UNet(nn.Module):
   dtype: Any = jnp.float32
 
   @property
-  def stride(self):
+  def stride(self) -> int:
     """Of the coarsest level: the network commutes with shifts by multiples of it."""
     return self.stem_stride * 2 ** (len(self.widths) - 1)
 
   @property
-  def margin(self):
+  def margin(self) -> int:
     """Pixels that valid convolutions take off each side."""
     # Two convolutions on each level on the way down and on all but the coarsest on the way up,
     # stem_stride * 2^level input pixels each.
     return 6 * self.stride - 4 * self.stem_stride if self.padding == "valid" else 0
 
   @property
-  def context(self):
+  def context(self) -> int:
     """How far the padding of an edge reaches into padded logits, px; a multiple of `stride`."""
     return 0 if self.padding == "valid" else (6 if self.up == "transposed" else 7) * self.stride
 
-  def input_size(self, size):
+  def input_size(self, size: int) -> int:
     """The smallest height or width that the network takes and that is at least `size`, px."""
     # Valid: every level has to be even when it is pooled, hence stride * n - 4 * stem_stride.
     size = max(size, 2 * self.margin + 1)
@@ -74,7 +74,7 @@ class UNet(nn.Module):
     return size + (offset - size) % self.stride
 
   @nn.compact
-  def __call__(self, image, *, train, keys=None):
+  def __call__(self, image: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:
     def double_conv(parts, width, name):
       for i in (1, 2):
         x = Conv3x3(
@@ -144,10 +144,9 @@ class EncoderUNet(nn.Module):
   up to a multiple of the encoder's stride and the logits are cut back.
 
   Attributes:
-    encoder: module with `stages` (names, from fine to coarse, each of half the size of the one
-      before, the first of half the image's) and `stride`.
-    freeze_encoder: the encoder gets no gradient and its batch statistics stand still.
-    freeze_norm: its batch statistics alone stand still.
+    encoder: see `interface.Encoder`.
+    freeze_encoder: it gets no gradient and its batch statistics do not change.
+    freeze_norm: only its batch statistics do not change.
     widths: channels of the up-blocks from the coarsest; one fewer than there are stages.
     up: "transposed" or "resize", see `layers.UpConv3x3`.
     dropout: rate on the coarsest stage.
@@ -163,30 +162,33 @@ class EncoderUNet(nn.Module):
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
-  # What `predict` asks every network for; see UNet.
+  # What `interface.Network` asks for.
   margin = 0
 
   @property
-  def stride(self):
+  def stride(self) -> int:
     return self.encoder.stride
 
   @property
-  def context(self):
+  def context(self) -> int:
     # The up-blocks look one pixel to each side, on strides 32, 16, ..., 2.
     radius = self.encoder.receptive_radius + 2 * self.stride
     return radius + -radius % self.stride
 
-  def input_size(self, size):
+  def input_size(self, size: int) -> int:
     return size + -size % self.stride
 
   @nn.compact
-  def __call__(self, image, *, train, keys=None):
+  def __call__(self, image: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:
     h, w = image.shape[1:3]
     image = ops.pad_to_multiple(image, self.stride)
     stages = encoder_stages(self, image, train=train)
     *skips, x = (stages[name] for name in self.encoder.stages)
     if len(skips) != len(self.widths):
-      raise ValueError(f"{len(skips)} skips need as many decoder widths, got {self.widths}")
+      raise UserError(
+        f"widths is {self.widths}, but this encoder needs {len(skips)}: one for each of its stages "
+        "but the coarsest"
+      )
     parts = [Dropout(self.dropout)(x, keys if train else None)]
     for i, (width, skip) in enumerate(zip(self.widths, reversed(skips), strict=True)):
       init = nn.initializers.normal(0.02)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxseg import ops
@@ -41,7 +42,7 @@ class VGG16(nn.Module):
   unused_layers = ("predictions",)
 
   @nn.compact
-  def __call__(self, image, *, train):
+  def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
     x = 255.0 * image[..., ::-1] - jnp.array(MEAN, jnp.float32)
     x = jnp.pad(x, ((0, 0), (self.pad, self.pad), (self.pad, self.pad), (0, 0)))
     stages = {}

@@ -6,6 +6,7 @@ Layers are named as in timm, with underscores for dots.
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxseg.models.layers import Conv1x1, DepthwiseConv, batch_norm, place_strides
@@ -55,11 +56,11 @@ class Xception65(nn.Module):
   unused_layers = ("head_fc",)
 
   @property
-  def stride(self):
+  def stride(self) -> int:
     return self.output_stride
 
   @nn.compact
-  def __call__(self, image, *, train):
+  def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
     def norm(x, name):
       return batch_norm(name, train=train, axis_name=self.axis_name, dtype=self.dtype)(x)
 
