@@ -1,17 +1,18 @@
 """The real command in processes of its own, and what it leaves behind."""
 
+import importlib.metadata
 import os
 import pathlib
 import subprocess
 import sys
 
-import orbax.checkpoint as ocp
-
-from jaxseg import checkpoint
-
 ROOT = pathlib.Path(__file__).parents[1]
 # Programs that run for seconds are compiled fast rather than well.
 FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+FAST += " --xla_cpu_parallel_codegen_split_count=1"
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+  # These emitters take two thirds of the time; a later jaxlib cannot do without them.
+  FAST += " --xla_cpu_use_fusion_emitters=false"
 
 
 def start(config, workdir, values, *, num_devices=1, **environ):
@@ -20,7 +21,7 @@ def start(config, workdir, values, *, num_devices=1, **environ):
   Args:
     config: name of a file in configs/; None for that of the run.  workdir: path.
     values: {key of the config: value}.
-    environ: more environment variables. (The fixture compilation_cache sets one that counts.)
+    environ: more environment variables. (conftest.py sets some that count.)
   Returns:
     subprocess.Popen with stdout (and stderr in it) as text.
   """
@@ -50,6 +51,10 @@ def finish(*processes, status=0, timeout=600):
 
 def read_checkpoint(workdir, step):
   """Everything in a checkpoint as nested dicts of numpy arrays."""
+  import orbax.checkpoint as ocp  # Not above: conftest.py imports this file before it sets up JAX.
+
+  from jaxseg import checkpoint
+
   args = {"variables": ocp.args.StandardRestore(), "optimizer": ocp.args.StandardRestore()}
   with checkpoint.open_manager(workdir, read_only=True) as manager:
     return dict(manager.restore(step, args=ocp.args.Composite(**args, data=ocp.args.JsonRestore())))

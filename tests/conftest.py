@@ -1,23 +1,73 @@
-"""Eight CPU devices for every test, asked for before JAX starts."""
+"""What all tests share: eight CPU devices, fast compilation, one cache of compiled programs."""
 
 import os
 import pathlib
+import shutil
+import tempfile
 
+import command
 import pytest
 
 NUM_DEVICES = 8
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={NUM_DEVICES}"
+  f"{os.environ.get('XLA_FLAGS', '')} {command.FAST}"
+  f" --xla_force_host_platform_device_count={NUM_DEVICES}"
 )
+# Workers share the cores, which leaves nothing for the threads of NumPy.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+  os.environ.setdefault(variable, "1")
+CACHE = "JAX_COMPILATION_CACHE_DIR"  # JAX keys by program, flags and devices; JAX reads this
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+NOT_RUN = pytest.StashKey()  # number of slow tests that were left out
+
+
+def pytest_addoption(parser):
+  parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
+
+
+def pytest_configure(config):
+  config.stash[NOT_RUN] = 0
+  if CACHE not in os.environ:
+    # Anew for each session, as a process killed while it writes leaves half a program behind.
+    # Worker processes and the programs that tests start inherit it.
+    os.environ[CACHE] = folder = tempfile.mkdtemp(prefix="jaxseg-xla-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_sessionstart(session):
+  if session.config.getoption("numprocesses", None) and not hasattr(session.config, "workerinput"):
+    return  # of these processes, only the workers run tests
   import jax
 
   # chex leaves out pmap variants without a word when there is one device.
   assert jax.device_count() == NUM_DEVICES, jax.devices()
+
+
+def pytest_collection_modifyitems(config, items):
+  if not config.getoption("slow"):
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    items[:] = [item for item in items if item not in slow]
+    config.hook.pytest_deselected(items=slow)
+    config.stash[NOT_RUN] = len(slow)
+
+
+def pytest_sessionfinish(session):
+  if hasattr(session.config, "workerinput"):
+    session.config.workeroutput["not_run"] = session.config.stash[NOT_RUN]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+  """The process that starts the workers learns from them, who alone collect, what was left out."""
+  node.config.stash[NOT_RUN] = getattr(node, "workeroutput", {}).get("not_run", 0)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+  if number := config.stash[NOT_RUN]:
+    terminalreporter.section("not run", sep="=")
+    terminalreporter.write_line(f"{number} slow tests were left out; --slow runs them")
 
 
 @pytest.fixture
@@ -37,26 +87,3 @@ def photos(monkeypatch):
   from jaxseg.data import datasets
 
   monkeypatch.setitem(datasets.DATASETS, "photos", tiny.load_photos)
-
-
-@pytest.fixture(scope="session")
-def compilation_cache(tmp_path_factory):
-  """Lets what is compiled twice, also in another process, be compiled once."""
-  import jax
-  from jax.experimental.compilation_cache import compilation_cache
-
-  folder = str(tmp_path_factory.mktemp("xla"))
-  settings = {
-    "jax_compilation_cache_dir": folder,
-    "jax_persistent_cache_min_compile_time_secs": 0.1,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
-    for name, value in settings.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()  # JAX decides at its first compilation whether there is one
-    yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()

@@ -100,7 +100,7 @@ def small(name):
 
 
 @pytest.fixture(scope="module")
-def training(tmp_path_factory, compilation_cache):
+def training(tmp_path_factory):
   """{config: (process, work directory)} of its small variant; all train at the same time."""
   folders = {name: tmp_path_factory.mktemp(name) for name in NAMES}
   started = {name: (command.start(name, f, small(name)), f) for name, f in folders.items()}

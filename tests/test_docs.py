@@ -95,7 +95,7 @@ def test_examples_are_files_of_their_own():
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_example_trains(name, tmp_path, compilation_cache):
+def test_example_trains(name, tmp_path):
   (tmp_path / name).write_text(EXAMPLES[name])
   process = subprocess.Popen(
     [

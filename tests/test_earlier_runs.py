@@ -86,7 +86,7 @@ def test_export(earlier, capsys):
   capsys.readouterr()
 
 
-def test_resume(earlier, compilation_cache):
+def test_resume(earlier):
   """From its checkpoint at step 4, the run ends as it did in version 0.1, on one device."""
   run = earlier / "run"
   expected = command.read_checkpoint(run, 8)

@@ -5,9 +5,7 @@ import time
 
 import chex
 import command
-import pytest
 
-pytestmark = pytest.mark.usefixtures("compilation_cache")
 NUM_STEPS, SAVE_EVERY = 40, 8
 EPOCH = 64  # steps: 512 images in batches of 8
 VALUES = {

@@ -16,8 +16,6 @@ from PIL import Image
 
 from jaxseg import main
 
-pytestmark = pytest.mark.usefixtures("compilation_cache")
-
 ROOT = pathlib.Path(__file__).parents[1]
 CELLS = f"--config={ROOT}/configs/unet_cells.py"
 TINY = (
@@ -64,7 +62,7 @@ def error_of(jaxseg, *arguments):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, compilation_cache):
+def trained(tmp_path_factory):
   """The work directory of `jaxseg.main` after 4 steps, in its default place."""
   folder = tmp_path_factory.mktemp("cwd")
   argv = ["main.py", *TINY, num_steps(4)]

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("photos")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, compilation_cache):
+def trained(tmp_path_factory):
   """(work directory after 3 steps with an evaluation after each and a bad fourth one, config)."""
   workdir, config = tmp_path_factory.mktemp("run"), tiny.make_config(3, eval_every=1)
   with pytest.MonkeyPatch.context() as patch:

@@ -11,7 +11,6 @@ import command
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.usefixtures("compilation_cache")
 NUM_STEPS, SAVED = 8, 6
 EPOCH = 64  # steps: 512 images in batches of 8
 VALUES = {
@@ -59,7 +58,7 @@ def read_metrics(workdir):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory, compilation_cache):
+def alone(tmp_path_factory):
   """Work directory of the run in one process with one device."""
   workdir = tmp_path_factory.mktemp("alone")
   command.finish(command.start("unet_cells", workdir, VALUES))

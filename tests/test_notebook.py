@@ -157,7 +157,6 @@ def check_training(cells):
   assert "mean IoU" in text_of(train.outputs, "stderr")
 
 
-@pytest.mark.usefixtures("compilation_cache")
 def test_quickstart_with_cells(kernel, monkeypatch):
   cells = run_quickstart(kernel, monkeypatch, "## Data", PETS)
   check_training(cells)
@@ -167,7 +166,6 @@ def test_quickstart_with_cells(kernel, monkeypatch):
   assert text_of(cells[-1].outputs).count("of the pixels correct") == 2
 
 
-@pytest.mark.usefixtures("compilation_cache")
 def test_quickstart_with_pets(kernel, monkeypatch, data_dir):
   monkeypatch.setenv("JAXSEG_TEST_DATA", str(data_dir))
   cells = run_quickstart(kernel, monkeypatch, PETS, "## Next")

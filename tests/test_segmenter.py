@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("photos")
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory, compilation_cache):
+def workdir(tmp_path_factory):
   """A run of the photos, with checkpoints at steps 2 and 4."""
   folder = tmp_path_factory.mktemp("run")
   with pytest.MonkeyPatch.context() as patch:

@@ -17,7 +17,7 @@ from jaxseg.data import datasets
 from jaxseg.run import Run
 from jaxseg.training import train
 
-pytestmark = pytest.mark.usefixtures("compilation_cache", "photos")
+pytestmark = pytest.mark.usefixtures("photos")
 
 
 def saved_state(workdir, step):
@@ -57,7 +57,7 @@ def checkpoints(workdir):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, compilation_cache):
+def trained(tmp_path_factory):
   """A work directory after 8 steps with evaluations after 4 and 8, and its config."""
   config = tiny.make_config(
     8, eval_every=4, checkpoint_every=3, train__log_every_steps=2, eval__num_samples=2
@@ -156,7 +156,7 @@ def stop_after(monkeypatch, step, number=signal.SIGTERM):
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory, compilation_cache):
+def straight(tmp_path_factory):
   """A work directory after 6 undisturbed steps."""
   workdir = tmp_path_factory.mktemp("straight")
   with pytest.MonkeyPatch.context() as patch:
