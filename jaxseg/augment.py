@@ -63,7 +63,7 @@ class Augmentation:
     for name in self.extra:
       if name not in AUGMENTATIONS:
         there_are = ", ".join(AUGMENTATIONS) or "none yet: add it to augment.AUGMENTATIONS"
-        raise UserError(f"unknown augmentation {name!r} in extra; there are {there_are}")
+        raise UserError(f"unknown augmentation {name!r} in `extra`; there are {there_are}")
 
 
 def augment(

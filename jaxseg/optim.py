@@ -149,7 +149,7 @@ def scale_by_part(
       if not any(path.startswith(f"{module}/") for path in paths):
         names = sorted({path.split("/")[0] for path in paths})
         raise UserError(
-          f"lr_multipliers names {module!r}, which is not trained or not in the network of "
+          f"`lr_multipliers` names {module!r}, which is not trained or not in the network of "
           f"{', '.join(names)}"
         )
     return optax.EmptyState()

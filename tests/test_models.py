@@ -136,8 +136,8 @@ def test_unknown_names_and_options(name, options, message):
 @pytest.mark.parametrize(
   "name, options, message",
   [
-    ("unet", {"up": "resize"}, "^padding 'valid' needs up 'transposed' in unet"),
-    ("fcn8s", {"encoder": "mobilenet_v2"}, "^encoder mobilenet_v2 has no pad,.*'valid'.*use vgg16"),
+    ("unet", {"up": "resize"}, "^`padding` 'valid' needs `up` 'transposed' in unet"),
+    ("fcn8s", {"encoder": "mobilenet_v2"}, "^`encoder` mobilenet_v2 has no pad,.*'valid'.*use vgg16"),
   ],
 )
 def test_valid_is_for_published_networks(name, options, message):
@@ -235,10 +235,10 @@ def test_encoder_of_a_user(monkeypatch):
     assert variables["params"]["encoder"].keys() == {"half", "quarter"}
     logits = jax.eval_shape(lambda v, n=network: n.apply(v, image, train=False), variables)
     assert logits.shape == (1, 9, 10, 2)
-  with pytest.raises(UserError, match="^encoder mine has no output_stride, .*deeplab.* resnet50"):
+  with pytest.raises(UserError, match="^`encoder` mine has no output_stride, .*deeplab.* resnet50"):
     models.build("deeplabv3", 2, encoder="mine")
   with pytest.raises(
-    UserError, match=r"^deeplab needs output_stride 16 .*: give OneStage\(output_"
+    UserError, match=r"^deeplab needs `output_stride` 16 .*: give OneStage\(output_"
   ):
     models.build("deeplabv3", 2, encoder=OneStage())
   with pytest.raises(UserError, match="^padding 'valid' needs pad 99 .*: give VGG16.pad=99"):
@@ -269,9 +269,9 @@ def test_network_of_a_user(monkeypatch):
   assert models.init(model, channels=4).keys() == {"params", "batch_stats"}
   with pytest.raises(UserError, match="^threshold has no option 'widths'; it has sharpness$"):
     models.build("threshold", 2, widths=(1,))
-  with pytest.raises(UserError, match="^pretrained 'imagenet' is for .*Threshold has none"):
+  with pytest.raises(UserError, match="^`pretrained` 'imagenet' is for .*Threshold has none"):
     models.init(model, pretrained="imagenet")
-  with pytest.raises(UserError, match="^output_stride 8 is for DeepLab; Threshold"):
+  with pytest.raises(UserError, match="^`output_stride` 8 is for DeepLab; Threshold"):
     models.at_output_stride(model, 8)
   monkeypatch.delattr(Threshold, "context")
   with pytest.raises(UserError, match="the network 'threshold' lacks context; .*Network says"):
@@ -292,7 +292,7 @@ def test_deeplab_by_name(name, decoder):
 
 
 def test_deeplab_has_two_widths():
-  with pytest.raises(UserError, match=r"^widths is \(4, 3, 2\), but deeplab has two"):
+  with pytest.raises(UserError, match=r"^`widths` is \(4, 3, 2\), but deeplab has two"):
     models.check_input(build("deeplabv3", widths=(4, 3, 2)), 3, 32)
 
 
@@ -302,7 +302,7 @@ def test_at_output_stride():
   dense = models.at_output_stride(model, 8)
   assert (model.stride, dense.stride) == (16, 8) and dense.clone(encoder=model.encoder) == model
   assert models.abstract_variables(dense, 3) == models.abstract_variables(model, 3)
-  with pytest.raises(UserError, match="^output_stride 8 is for DeepLab; UNet has"):
+  with pytest.raises(UserError, match="^`output_stride` 8 is for DeepLab; UNet has"):
     models.at_output_stride(build("unet"), 8)
   with pytest.raises(UserError, match="^unknown output_stride 4; there are 8, 16, 32"):
     models.at_output_stride(model, 4)
@@ -350,7 +350,7 @@ def test_num_logits():
   assert models.num_logits("sigmoid", ("outside", "cell")) == 1
   for classes in ("sky", "road", "tree"), ("sky",):
     with pytest.raises(
-      UserError, match=f"^head 'sigmoid' is for two classes.*{', '.join(classes)}$"
+      UserError, match=f"^`head` 'sigmoid' is for two classes.*{', '.join(classes)}$"
     ):
       models.num_logits("sigmoid", classes)
   with pytest.raises(UserError, match="^unknown head 'relu'; there are softmax, sigmoid$"):

@@ -91,7 +91,7 @@ def test_lr_multipliers(name):
 def test_lr_multiplier_of_nothing():
   for module in "heads", "conv":
     optimizer = make_optimizer("adam", RATE, lr_multipliers=((module, 0.1),))
-    with pytest.raises(UserError, match=f"^lr_multipliers names '{module}'.*of encoder, head$"):
+    with pytest.raises(UserError, match=f"^`lr_multipliers` names '{module}'.*of encoder, head$"):
       optimizer.init(tree(WEIGHT))
 
 

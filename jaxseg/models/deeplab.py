@@ -139,7 +139,7 @@ class DeepLab(nn.Module):
     image = ops.pad_to_multiple(image, self.stride)
     stages = encoder_stages(self, image, train=train)
     if len(self.widths) != 2:
-      raise UserError(f"widths is {self.widths}, but deeplab has two: of ASPP and the low level")
+      raise UserError(f"`widths` is {self.widths}, but deeplab has two: of ASPP and the low level")
     width, low_width = self.widths
     common = {"axis_name": self.axis_name, "dtype": self.dtype}
     rates = [rate * 16 // self.encoder.output_stride for rate in RATES]
