@@ -36,7 +36,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
 
 def _train(config, workdir):
   # What can be wrong with the input comes first, before minutes of compilation.
-  settings_, size = config.train, config.data.image_size
+  options, size = config.train, config.data.image_size
   build.check_training(config)
   if (saved := settings.read_run(workdir)) is not None:
     settings.check_same(workdir, saved, config)
@@ -48,8 +48,8 @@ def _train(config, workdir):
   model = build.build_model(config, info)
   models.check_input(model, info.channels, size)
   batches = build.build_batches(config, source, model.margin)
-  epoch_steps = len(source) / settings_.batch_size
-  num_steps = max(1, round(settings_.num_epochs * epoch_steps))
+  epoch_steps = len(source) / options.batch_size
+  num_steps = max(1, round(options.num_epochs * epoch_steps))
   optimizer, learning_rate = build.build_optimizer(config, num_steps, epoch_steps)
   weights = build.class_weights(config, info.classes, class_counts(config, info, source, workdir))
   mesh = parallel.make_mesh()
@@ -70,23 +70,23 @@ def _train(config, workdir):
     state = parallel.replicate(mesh, state)
     key = parallel.replicate(mesh, jax.random.key(config.seed))
 
-    while step < num_steps and not is_stalled(scores, settings_.patience):
-      run.profile(step + 1, settings_.profile_steps, state)
-      batch = parallel.put_on_mesh(mesh, next(batches), settings_.parallel)
+    while step < num_steps and not is_stalled(scores, options.patience):
+      run.profile(step + 1, options.profile_steps, state)
+      batch = parallel.put_on_mesh(mesh, next(batches), options.parallel)
       state, metrics = train_step(state, batch, key)
       step += 1
       stop = stop_requested(step) and step < num_steps
-      evaluating = not stop and is_due(step, settings_.eval_every_epochs)
-      saving = stop or evaluating or is_due(step, settings_.checkpoint_every_epochs)
-      logging = saving or step % settings_.log_every_steps == 0
+      evaluating = not stop and is_due(step, options.eval_every_epochs)
+      saving = stop or evaluating or is_due(step, options.checkpoint_every_epochs)
+      logging = saving or step % options.log_every_steps == 0
       line = {"step": step, "epoch": step / epoch_steps}
-      rate = {"learning_rate": float(learning_rate(step - 1))}
-      run.record(step, metrics, line | rate if logging else None, settings_.batch_size)
+      rate = {"learning_rate": float(learning_rate(step - 1))} if logging else {}
+      run.record(step, metrics, line | rate if logging else None, options.batch_size)
       result = None
       if evaluating:
         try:
-          restored = functools.partial(predict, state.variables)
-          result, samples = evaluate_split(restored, eval_source, info, config)
+          predictor = functools.partial(predict, state.variables)
+          result, samples = evaluate_split(predictor, eval_source, info, config)
         except UserError as error:
           raise UserError(f"evaluation at step {step}: {error}") from error
         scores.append(result["miou"])
@@ -97,11 +97,9 @@ def _train(config, workdir):
         run.restart_clock()
       if stop:
         break
-    run.profile(step + 1, settings_.profile_steps, state)
-    if is_stalled(scores, settings_.patience):
-      tell(
-        f"early stopping at step {step}: no better mean IoU in {settings_.patience} evaluations"
-      )
+    run.profile(step + 1, options.profile_steps, state)
+    if is_stalled(scores, options.patience):
+      tell(f"early stopping at step {step}: no better mean IoU in {options.patience} evaluations")
   return not stop
 
 

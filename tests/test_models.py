@@ -241,7 +241,7 @@ def test_encoder_of_a_user(monkeypatch):
     UserError, match=r"^deeplab needs `output_stride` 16 .*: give OneStage\(output_"
   ):
     models.build("deeplabv3", 2, encoder=OneStage())
-  with pytest.raises(UserError, match="^padding 'valid' needs pad 99 .*: give VGG16.pad=99"):
+  with pytest.raises(UserError, match="^padding 'valid' needs `pad` 99 .*: give VGG16.pad=99"):
     models.build("fcn8s", 2, encoder=VGG16(), padding="valid")
   dense = models.build("deeplabv3", 2, encoder=ResNet(50, output_stride=8), output_stride=8)
   assert dense.encoder == ResNet(50, output_stride=8)
