@@ -348,7 +348,7 @@ def test_extra_augmentations_have_keys_of_their_own():
 
 
 def test_wrong_extra_augmentations(monkeypatch):
-  with pytest.raises(UserError, match="^unknown augmentation 'blur' in `extra`; there are none yet"):
+  with pytest.raises(UserError, match="^unknown augmentation 'blur' in `extra`; there are none"):
     Augmentation(extra=("blur",))
   monkeypatch.setitem(
     augmentations.AUGMENTATIONS, "crop", lambda _, image, labels: (image[1:], labels)

@@ -99,7 +99,7 @@ def test_decoder_equals_keras():
 
 
 def test_number_of_widths_must_match():
-  with pytest.raises(UserError, match=r"^`widths` is \(6, 4, 2\), but this encoder needs 2: one for"):
+  with pytest.raises(UserError, match=r"^`widths` is \(6, 4, 2\), but this encoder needs 2: one"):
     abstract(EncoderUNet(3, TinyEncoder(), widths=(6, 4, 2)), 3)
 
 

@@ -186,8 +186,8 @@ class EncoderUNet(nn.Module):
     *skips, x = (stages[name] for name in self.encoder.stages)
     if len(skips) != len(self.widths):
       raise UserError(
-        f"`widths` is {self.widths}, but this encoder needs {len(skips)}: one for each of its stages "
-        "but the coarsest"
+        f"`widths` is {self.widths}, but this encoder needs {len(skips)}: one for each of its "
+        "stages but the coarsest"
       )
     parts = [Dropout(self.dropout)(x, keys if train else None)]
     for i, (width, skip) in enumerate(zip(self.widths, reversed(skips), strict=True)):
