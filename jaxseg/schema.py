@@ -259,8 +259,9 @@ def keys_page(keys: collections.abc.Mapping) -> str:
   lines = [
     "# Config keys",
     "",
-    "Made from [configs/default.py](../configs/default.py) by `python -m jaxseg.main --mode=keys "
-    "--output=docs`; do not edit it here. Set a key in a config file or as `--config.KEY=VALUE`.",
+    "Set a key in a config file, or on the command line as `--config.KEY=VALUE`. This page is",
+    "written by `python -m jaxseg.main --mode=keys --output=docs` from",
+    "[configs/default.py](../configs/default.py), where the keys are declared.",
     "",
     "The last column says when a key may change:",
     "",
@@ -268,7 +269,7 @@ def keys_page(keys: collections.abc.Mapping) -> str:
   ]
   group = None
   for name, declared in keys.items():
-    if (head := name.rpartition(".")[0]) != group:
+    if (head := name.split(".")[0] if "." in name else "") != group:
       group = head
       lines += ["", f"## {group or 'All parts'}", ""]
       lines += ["| key | default | meaning | values | scope |", "|---|---|---|---|---|"]
