@@ -22,8 +22,8 @@ def keys():
                     high=2**32 - 1)
 
   config.data = data = Group()
-  data.name = key("cells", "data set; folder: your own images and masks",
-                  choices=datasets.DATASETS, scope="network")
+  data.name = key("cells", "data set; folder: your own images and masks", choices=datasets.DATASETS,
+                  scope="network")
   data.data_dir = key("", "folder of the data; '' = the default of TFDS", scope="free")
   data.train_split = key("train",
                          "training split; a subfolder of data_dir; TFDS takes 'train[:90%]'")
@@ -31,8 +31,7 @@ def keys():
   data.num_folds = key(0, "> 1: cross-validation within train_split; eval_split is not used", low=0)
   data.fold = key(0, "number of the held-out fold, from 0", low=0)
   data.image_size = key(128, "height and width of training images, px", above=0, scope="network")
-  data.fit = key("resize",
-                 "resize: squeeze images into image_size; crop: random windows of them",
+  data.fit = key("resize", "resize: squeeze images into image_size; crop: random windows of them",
                  choices=input_pipeline.FITS, scope="network")
   data.num_threads = key(2, "threads that read and decode ahead", low=0, high=256, scope="free")
   data.cache_mb = key(1024, "memory for decoded examples, MiB per split", low=0, scope="free")
@@ -43,11 +42,9 @@ def keys():
   data.palette = key((), "(R, G, B) of each class; () = chosen for you", item=tuple)
   data.channels = key(3, "channels that images are converted to: 1 grey, 3 RGB", choices=(1, 3))
   data.mask_values = key((), "stored value, or tuple of values, of each class; () = 0, 1, 2 ...")
-  data.void_values = key((),
-                         "stored values that loss and metrics ignore (ignore index); and 255",
+  data.void_values = key((), "stored values that loss and metrics ignore (ignore index); and 255",
                          item=int)
-  data.value_range = key((),
-                         "stored values of black and white; () = the full range of the type",
+  data.value_range = key((), "stored values of black and white; () = the full range of the type",
                          item=float, length=2, scope="network")
 
   config.augment = aug = Group()
@@ -69,41 +66,34 @@ def keys():
 
   config.model = model = Group()
   model.name = key("unet", "network architecture", choices=models.MODELS, scope="network")
-  model.encoder = key("", "encoder; every network but unet needs one",
-                      choices=models.ENCODERS, scope="network")
-  model.output_stride = key(32,
-                            "of the encoder; 8 or 16 use atrous convolutions (DeepLab only)", choices=models.OUTPUT_STRIDES, scope="network")
+  model.encoder = key("", "encoder; every network but unet needs one", choices=models.ENCODERS,
+                      scope="network")
+  model.output_stride = key(32, "of the encoder; 8 or 16 use atrous convolutions (DeepLab only)",
+                            choices=models.OUTPUT_STRIDES, scope="network")
   model.pretrained = key("", "encoder weights: '' random, 'imagenet' downloads once, or a file")
   model.freeze_encoder = key(True, "if pretrained: no gradient, fixed batch statistics")
   model.freeze_norm = key(False, "fixed batch statistics in the encoder, weights still train")
   model.init_from = key("", "work directory of another run, whose weights are taken where they fit")
-  model.widths = key((),
-                     "channels of levels; fcn: fc1, fc2; deeplab: ASPP, low level; () = own",
+  model.widths = key((), "channels of levels; fcn: fc1, fc2; deeplab: ASPP, low level; () = own",
                      above=0, item=int, scope="network")
-  model.padding = key("same",
-                      "valid, as published: unpadded in unet, 100 px of zeros in fcn",
+  model.padding = key("same", "valid, as published: unpadded in unet, 100 px of zeros in fcn",
                       choices=models.PADDINGS, scope="network")
-  model.stem_stride = key(1,
-                          "2 in unet: half the resolution inside, a quarter of the cost",
+  model.stem_stride = key(1, "2 in unet: half the resolution inside, a quarter of the cost",
                           choices=models.STEM_STRIDES, scope="network", was="model.patch")
   model.head = key("softmax", "sigmoid: one logit, for two classes", choices=models.HEADS,
                    scope="network")
   model.norm = key(True, "batch normalisation in unet", scope="network")
-  model.separable = key(True,
-                        "deeplab: depthwise separable convolutions in ASPP and decoder",
+  model.separable = key(True, "deeplab: depthwise separable convolutions in ASPP and decoder",
                         scope="network")
-  model.dropout = key(0.0,
-                      "dropout rate: unet's two coarsest levels; after fc1, fc2; after ASPP",
+  model.dropout = key(0.0, "dropout rate: unet's two coarsest levels; after fc1, fc2; after ASPP",
                       low=0, high=0.99)
-  model.up = key("transposed",
-                 "upsampling: transposed convolution, or resize (and convolution)",
+  model.up = key("transposed", "upsampling: transposed convolution, or resize (and convolution)",
                  choices=models.UPS, scope="network")
 
   config.train = train = Group()
   train.num_epochs = key(20.0, "length of the training, passes over the data", above=0)
   train.batch_size = key(16, "examples per step, summed over all devices", above=0)
-  train.accumulation_steps = key(1,
-                                 "gradient accumulation: parts of a batch computed one by one",
+  train.accumulation_steps = key(1, "gradient accumulation: parts of a batch computed one by one",
                                  low=1, was="train.num_micro_batches")
   train.optimizer = key("adam", "optimizer", choices=optim.OPTIMIZERS)
   train.learning_rate = key(1e-3, "peak learning rate", low=0)
@@ -120,10 +110,10 @@ def keys():
   train.weight_decay = key(0.0, "weight decay of kernels; adam and sgd add it to the gradient",
                            low=0, high=1)
   train.clip_grad_norm = key(0.0, "> 0: gradients are clipped to this global norm", low=0)
-  train.ema_decay = key(0.0, "> 0: an EMA of the weights is evaluated and used; try 0.999",
-                        low=0, high=0.999999)
-  train.patience = key(0,
-                       "early stopping: evaluations in a row without a better mean IoU; 0 = off", low=0, high=2**31, scope="free")
+  train.ema_decay = key(0.0, "> 0: an EMA of the weights is evaluated and used; try 0.999", low=0,
+                        high=0.999999)
+  train.patience = key(0, "early stopping: evaluations in a row without a better mean IoU; 0 = off",
+                       low=0, high=2**31, scope="free")
   train.losses = losses = Group()
   weights = {"cross_entropy": 1.0}
   for name in LOSSES:
@@ -140,60 +130,53 @@ def keys():
                         choices=models.PRECISIONS)
   train.parallel = key("jit", "run steps by jit with sharded arrays, or by pmap",
                        choices=parallel.STRATEGIES, scope="free")
-  train.eval_every_epochs = key(5.0,
-                                "epochs between evaluations; there is one at the end, too",
+  train.eval_every_epochs = key(5.0, "epochs between evaluations; there is one at the end, too",
                                 above=0, scope="free")
   train.checkpoint_every_epochs = key(5.0, "epochs between further checkpoints", above=0,
                                       scope="free")
   train.log_every_steps = key(10, "steps between lines of metrics.jsonl", above=0, scope="free")
-  train.profile_steps = key((),
-                            "(first, last) step of a jax.profiler trace in WORKDIR/profile",
+  train.profile_steps = key((), "(first, last) step of a jax.profiler trace in WORKDIR/profile",
                             low=1, item=int, length=2, scope="free")
 
   config.eval = evaluation = Group()
-  evaluation.batch_size = key(16,
-                              "images of image_size in one forward pass; fewer larger ones",
+  evaluation.batch_size = key(16, "images of image_size in one forward pass; fewer larger ones",
                               above=0, scope="free")
   evaluation.num_samples = key(4, "rows on a sheet of predictions", low=0, scope="free")
-  evaluation.instances = key(False,
-                             "V_rand, V_info and warping error of connected components",
+  evaluation.instances = key(False, "V_rand, V_info and warping error of connected components",
                              scope="free")
   evaluation.boundary_f1 = key(False, "boundary F1 score; slow for large images", scope="free")
 
   config.predict = use = Group()  # in evaluation as well
   use.output_stride = key(0, "output stride of deeplab's encoder in use; 0 = as trained",
                           choices=models.OUTPUT_STRIDES, scope="free")
-  use.tile = key(0, "fit crop: largest side that the network sees, px; 0 = the whole image",
-                 low=0, scope="free")
+  use.tile = key(0, "fit crop: largest side that the network sees, px; 0 = the whole image", low=0,
+                 scope="free")
   use.scales = key((1.0,), "test-time augmentation: sizes to average over, fit crop", above=0,
                    item=float, scope="free")
-  use.tta = key("none",
-                "test-time augmentation: average over flip (2) or dihedral (8) views",
+  use.tta = key("none", "test-time augmentation: average over flip (2) or dihedral (8) views",
                 choices=predict.TTA, scope="free", was="predict.symmetries")
 
   config.crf = crf = Group()  # dense CRF on probabilities, in prediction and evaluation
-  crf.num_iterations = key(0, "dense CRF: mean-field iterations; 10 is usual, 0 = no CRF",
-                           low=0, scope="free")
-  crf.spatial_weight = key(3.0, "weight of the spatial kernel: near pixels of any colour",
-                           low=0, scope="free")
+  crf.num_iterations = key(0, "dense CRF: mean-field iterations; 10 is usual, 0 = no CRF", low=0,
+                           scope="free")
+  crf.spatial_weight = key(3.0, "weight of the spatial kernel: near pixels of any colour", low=0,
+                           scope="free")
   crf.spatial_sigma = key(3.0, "width of the spatial kernel, px", above=0, scope="free")
-  crf.bilateral_weight = key(10.0,
-                             "weight of the bilateral kernel: near pixels of similar colour",
+  crf.bilateral_weight = key(10.0, "weight of the bilateral kernel: near pixels of similar colour",
                              low=0, scope="free")
   crf.bilateral_sigma = key(80.0, "width of the bilateral kernel, px", above=0, scope="free")
-  crf.color_sigma = key(13.0, "width of the bilateral kernel in colour, 8-bit steps",
-                        above=0, scope="free")
+  crf.color_sigma = key(13.0, "width of the bilateral kernel in colour, 8-bit steps", above=0,
+                        scope="free")
   crf.exact = key(False, "sum over all pairs of pixels; for accelerators, small images",
                   scope="free")
 
   config.export = exported = Group()
-  exported.output = key("labels",
-                        "what an exported file returns: labels, or float32 probs",
+  exported.output = key("labels", "what an exported file returns: labels, or float32 probs",
                         choices=export.OUTPUTS, scope="free")
-  exported.onnx_size = key((), "(height, width): also writes an ONNX file for this size",
-                           low=1, item=int, length=2, scope="free")
-  exported.num_images = key(3, "images on which a file is compared with the network",
-                            above=0, scope="free")
+  exported.onnx_size = key((), "(height, width): also writes an ONNX file for this size", low=1,
+                           item=int, length=2, scope="free")
+  exported.num_images = key(3, "images on which a file is compared with the network", above=0,
+                            scope="free")
 
   config.parallel = several = Group()  # Slurm, TPU pods and torchrun need none of this
   several.coordinator = key("", "several processes: HOST:PORT of process 0", scope="free")
