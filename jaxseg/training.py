@@ -66,7 +66,9 @@ def _train(config, workdir):
     batches.set_state(so_far["data"])
     scores, step, stop = so_far["scores"], int(state.step), False
     cost = models.summary(model, state.variables, info.channels, size, compile=False)
-    run.start(step, num_steps, build.network_line(config, model, info, cost))
+    memory = sum(x.nbytes for x in jax.tree.leaves(state)) / 2**20
+    about = build.network_line(config, model, info, cost)
+    run.start(step, num_steps, f"{about}; weights and optimizer state {memory:.1f} MiB")
     state = parallel.replicate(mesh, state)
     key = parallel.replicate(mesh, jax.random.key(config.seed))
 
