@@ -3,6 +3,7 @@
 #
 #   ./launch.sh                     set up .venv, then train configs/unet_cells.py (no download)
 #   ./launch.sh test [...]          set up .venv, then lint and tests; arguments go to pytest
+#                                   (--slow: the slow tests, too; -k NAME: some tests)
 #   ./launch.sh --config=... [...]  set up .venv, then python -m jaxseg.main with these flags
 #   ./launch.sh tpu NAME ZONE -- --config=... [...]
 #                                   copy the checkout to ~/jaxseg on every worker of a TPU VM
@@ -136,6 +137,8 @@ case ${1:-} in
     set_up test
     .venv/bin/python -m ruff check .
     .venv/bin/shellcheck launch.sh .ci/run experiments/*/run.sh
+    # All of them: by two processes, which share what they compile.
+    [[ $* != test && $* != 'test --slow' ]] || set -- "$@" -n 2 --dist worksteal
     exec .venv/bin/python -m pytest "${@:2}" ;;
   tpu)
     [[ ${2:-} != -* && ${4:-} == -- && ${5:-} == --* ]] || wrong_usage
