@@ -258,7 +258,7 @@ def test_context(padding, final_stride):
   variables["params"]["encoder"]["block1_conv1"]["kernel"] /= 80
   side = 2 * 256 + 3 * 32
   x = np.random.default_rng(0).random((1, side, 32, 3), np.float32)
-  run = jax.jit(lambda x: model.apply(variables, x, train=False))
-  whole, window = np.asarray(run(x)), np.asarray(run(x[:, 32:]))
+  run = jax.jit(lambda v, x: model.apply(v, x, train=False))
+  whole, window = np.asarray(run(variables, x)), np.asarray(run(variables, x[:, 32:]))
   near = np.abs(whole[:, 32:] - window)
   assert near[:, 256:].max() < 1e-4 * whole.std() < near[:, :100].max()

@@ -178,9 +178,9 @@ def test_partial_windows_count():
   params = reference.random_variables(encoder, 3)["params"]
   for layer in params.values():  # pixel by pixel, so that columns do not see each other
     layer["kernel"] = layer["kernel"] * (np.arange(9) == 4).reshape(3, 3, 1, 1)
-  run = jax.jit(lambda x: encoder.apply({"params": params}, x, train=False))
+  run = jax.jit(lambda params, x: encoder.apply({"params": params}, x, train=False))
   x = image(1, 6, 7)
-  ours, repeated = run(x), run(x[:, :, [*range(7), 6]])
+  ours, repeated = run(params, x), run(params, x[:, :, [*range(7), 6]])
   for name in STAGES:
     assert np.any(ours[name][:, :, -1])
     np.testing.assert_allclose(ours[name], repeated[name], rtol=1e-5, err_msg=name)
@@ -188,7 +188,8 @@ def test_partial_windows_count():
 
 def test_random_start_keeps_the_size_of_activations():
   encoder, x = VGG16(), image(1, 64, 64)
-  stages = jax.jit(lambda: encoder.init_with_output(jax.random.key(0), x, train=False)[0])()
+  run = jax.jit(lambda key, x: encoder.init_with_output(key, x, train=False)[0])
+  stages = run(jax.random.key(0), x)
   assert all(0.1 < np.std(stage) < 10 for stage in stages.values())
 
 
