@@ -55,16 +55,15 @@ def make_predictor(
   `predict` is a generator of (example, f32[H,W,C] probabilities), in order, for variables
   {"params": ..., "batch_stats": ...} and an iterable of {"image": u8[H,W,D], ...}. With `reduce`,
   a function f32[h,w,C] -> [h,w,...] of any part of the probabilities, it yields the reduced values
-  instead, and never holds an image's probabilities as a whole. `progress` is called like `tqdm`,
-  with the windows of an image that take several batches. It uses all devices of this process.
+  instead and never holds a whole image's probabilities. `progress` is called like `tqdm`, with the
+  windows of an image that take several batches. It uses all devices of this process.
 
   Args:
     model: as in `models.build`.
     fit: "resize", the network sees every image at size x size and its logits are enlarged to the
       image; "crop", it sees the image at its native size, mirrored beyond the edges.
     size: height and width for "resize", px.
-    batch_size: windows of one shape that go through the network together; fewer if they are larger
-      than size x size.
+    batch_size: windows of one shape in a forward pass; fewer if they are larger than size x size.
     tile: for "crop", the largest height and width that the network sees, px; larger images are
       cut into windows, see `tiles`. 0: the whole image, whatever its size.
     tta: key of TTA; probabilities are averaged over these views of the image.
