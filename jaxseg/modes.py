@@ -122,8 +122,8 @@ def export_run(
     export.check_options(**options)
     if config.crf.num_iterations or tuple(config.predict.scales) != (1.0,):
       raise UserError(
-        "an exported file cannot contain the CRF or several scales: set config.crf.num_iterations to "
-        "0 and config.predict.scales to (1.0,)"
+        "an exported file has neither dense CRF nor several scales: set config.crf.num_iterations "
+        "to 0 and config.predict.scales to (1.0,)"
       )
     if not parallel.is_main():
       return

@@ -214,8 +214,8 @@ def pad_to_multiple(image: jax.Array, multiple: int) -> jax.Array:
 def center_crop(x: jax.Array, size: Sequence[int]) -> jax.Array:
   """The middle of an image or a feature map.  [B,H,W,...] -> [B,h,w,...] for size (h, w).
 
-  Every crop of U-Net (Ronneberger et al. 2015) removes an even number of pixels; an odd one would be
-  removed at the lower and right edge.
+  All crops of U-Net (Ronneberger et al. 2015) remove an even number of pixels; an odd one would go
+  at the lower and right edge.
   """
   top, left = ((n - m) // 2 for n, m in zip(x.shape[1:3], size, strict=True))
   return x[:, top : top + size[0], left : left + size[1]]
