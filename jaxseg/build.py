@@ -1,9 +1,9 @@
-"""From a config to the parts that it names: data, network, optimizer, training step, predictor."""
+"""Builds the parts that a config names: data, network, optimizer, training step, predictor."""
 
 import collections.abc
-from typing import Any
 
 import flax.linen as nn
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +19,7 @@ from jaxseg.predict import make_predictor, with_crf, with_scales
 from jaxseg.train_step import make_train_step
 from jaxseg.weight_maps import CLASS_BALANCES
 
-# Keys of config.model that are no options of a single network.
+# Keys of config.model that are not options of a particular network.
 COMMON_KEYS = ("name", "encoder", "head", "pretrained", "freeze_encoder", "freeze_norm",
                "init_from")  # fmt: skip
 
@@ -29,7 +29,7 @@ def open_split(
 ) -> tuple[DatasetInfo, collections.abc.Sequence]:
   """(DatasetInfo, source) of what a config trains on ("train") or is scored on ("eval").
 
-  `problems` collects those of files, see `folder.open_folder`.
+  `problems` collects problems of files, see `folder.open_folder`.
   """
   data = config.data
   folded = data.num_folds > 0
@@ -43,13 +43,13 @@ def open_split(
 
 
 def eval_name(config: ConfigDict) -> str:
-  """What the split that is scored is called in a work directory."""
+  """The name of the evaluation split in a work directory."""
   data = config.data
   return f"fold {data.fold} of {data.num_folds}" if data.num_folds else data.eval_split
 
 
 def is_frozen(config: ConfigDict) -> bool:
-  """Whether the encoder is frozen: only pretrained weights are worth it."""
+  """Whether the encoder is frozen, which only pretrained weights are."""
   return bool(config.model.encoder and config.model.pretrained and config.model.freeze_encoder)
 
 
@@ -72,7 +72,7 @@ def build_model(config: ConfigDict, info: DatasetInfo) -> nn.Module:
 
 
 def check_model_keys(config: ConfigDict) -> None:
-  """Raises UserError for a key of config.model that is set but that this network does not have."""
+  """Raises UserError for a key of config.model that is set although this network lacks it."""
   name, declared = config.model.name, settings.declared_keys()
   known = models.options_of(name)
   for key, value in config.model.items():
@@ -83,7 +83,7 @@ def check_model_keys(config: ConfigDict) -> None:
     default = declared[f"model.{key}"].default
     if value != default:
       raise UserError(
-        f"config.model.{key} is {value!r}, which {name} does not have; set it to {default!r}"
+        f"config.model.{key} is {value!r}, but {name} has no such option; set it to {default!r}"
       )
 
 
@@ -114,7 +114,7 @@ def build_predictor(config: ConfigDict, model: nn.Module) -> collections.abc.Cal
 def network_line(
   config: ConfigDict, model: nn.Module, info: DatasetInfo, cost: dict[str, int | None]
 ) -> str:
-  """A line about the network: parameters, and operations of a forward pass.
+  """One line with the network's parameters and the operations of a forward pass.
 
   Args:
     cost: see `models.summary`.
@@ -125,7 +125,7 @@ def network_line(
   size, flop = config.data.image_size, cost["flop"]
   name = " on ".join(filter(None, (config.model.name, config.model.encoder)))
   trained = f" ({number - frozen:,} trained)" if frozen else ""
-  work = f", {flop / 1e9:.2f} GFLOP a forward pass of {size} x {size} px" if flop else ""
+  work = f", {flop / 1e9:.2f} GFLOP per forward pass at {size} x {size} px" if flop else ""
   return f"{name}: {number:,} parameters{trained}{work}"
 
 
@@ -134,8 +134,10 @@ def selected_losses(config: ConfigDict) -> dict[str, tuple[float, losses.Loss]]:
   return losses.select(config.train.losses.to_dict(), focal_gamma=config.train.focal_gamma)
 
 
-def build_batches(config: ConfigDict, source: collections.abc.Sequence, margin: int) -> Any:
-  """This process' endless training batches; see `input_pipeline.train_batches`."""
+def build_batches(
+  config: ConfigDict, source: collections.abc.Sequence, margin: int
+) -> grain.DatasetIterator:
+  """This process's endless training batches; see `input_pipeline.train_batches`."""
   needed = any(loss.needs_instances for _, loss in selected_losses(config).values())
   return train_batches(
     source,
@@ -203,7 +205,7 @@ def build_train_step(
 def class_weights(
   config: ConfigDict, classes: collections.abc.Sequence[str], counts: dict | None
 ) -> jax.Array:
-  """f32[C], the product of what the config gives and what the class frequencies ask for.
+  """f32[C]: config.train.class_weights times the weights from the class frequencies.
 
   Args:
     counts: {"pixels": {class: int}, "pixels_of_their_images": {class: int}} of the training split,
@@ -213,8 +215,8 @@ def class_weights(
   weights = train.class_weights or (1.0,) * len(classes)
   if len(weights) != len(classes):
     raise UserError(
-      f"config.train.class_weights has {len(weights)} numbers for the {len(classes)} classes "
-      f"{', '.join(classes)}"
+      f"config.train.class_weights has {len(weights)} numbers; give one for each of the "
+      f"{len(classes)} classes {', '.join(classes)}"
     )
   if train.class_balance:
     arguments = (list(counts[name].values()) for name in ("pixels", "pixels_of_their_images"))
@@ -223,7 +225,7 @@ def class_weights(
 
 
 def check_training(config: ConfigDict) -> None:
-  """Raises UserError for settings with which no training is possible."""
+  """Raises UserError for settings that training cannot use."""
   settings.check(config)
   train, size = config.train, config.data.image_size
   for name in ("shift", "elastic"):
@@ -234,8 +236,8 @@ def check_training(config: ConfigDict) -> None:
   for name in ("class_weights", "class_balance", "border_weight"):
     if train[name] and not any(train.losses[loss] for loss in per_pixel if loss in train.losses):
       raise UserError(
-        f"config.train.{name} is {train[name]}, but weights only {' and '.join(per_pixel)}, "
-        "whose config.train.losses are 0; set one of them"
+        f"config.train.{name} is {train[name]}, but weights only {' and '.join(per_pixel)}, which "
+        "are 0 in config.train.losses; set one of them above 0"
       )
   with settings.config_errors():
     parallel.check_batch_size(train.batch_size, train.accumulation_steps)

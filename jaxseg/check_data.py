@@ -1,30 +1,37 @@
-"""Reads a whole data set before anyone trains on it, and tells all that is wrong with it."""
+"""Checks a whole data set before training: reports every problem, with its remedy."""
 
 import collections
 import dataclasses
 import functools
 import pathlib
 import textwrap
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxseg import VOID, UserError, parallel
 from jaxseg.build import build_model, eval_name, open_split
 from jaxseg.data.datasets import Subset
 from jaxseg.data.decode import MANY, few, mask_fault
-from jaxseg.data.examine import Finding, examine
+from jaxseg.data.examine import Example, Finding, examine
 from jaxseg.data.input_pipeline import Mapped, eval_examples
 from jaxseg.notebook import progress
 from jaxseg.settings import with_keys
 from jaxseg.visualize import data_sheet
 from jaxseg.workdirs import make_folder
 
-MAX_FILES = 5  # that are named for each kind of finding
-DARK = 32  # a brightest value below this in all images: 13 bits or fewer, read as 16
+MAX_FILES = 5  # files listed for each kind of finding
+DARK = 32  # if no image exceeds this, 13 bits or fewer have been read as 16
 MAX_SIDE = 1024  # px, of pictures on the sheet
 
 
-def find(splits, classes, labels, window):
+def find(
+  splits: Mapping[str, Sequence[Example]],
+  classes: Sequence[str],
+  labels: Mapping[int, int],
+  window: int,
+) -> list[Finding]:
   """All findings about the examples of a data set.
 
   Args:
@@ -34,7 +41,7 @@ def find(splits, classes, labels, window):
   Returns:
     list of Finding
   """
-  examples = sum(splits.values(), [])
+  examples = [example for part in splits.values() for example in part]
   findings = [finding for example in examples for finding in example.findings]
   findings += find_wrong_values(examples, labels)
   for role, part in splits.items():
@@ -42,23 +49,23 @@ def find(splits, classes, labels, window):
   findings += find_same_images(splits)
   for example in splits.get("train", ()):
     if not example.fault and example.values and not example.counts[:-1].any():
-      text = "all of it is void, so training ignores it: correct it or leave it out"
+      text = "every pixel is void, so training ignores it: correct or remove it"
       findings.append(Finding("warning", "masks without a label", f"mask of {example.file}", text))
     if example.size and min(example.size) < window:
-      text = f"training takes windows of {window} px; around these images they are void"
+      text = f"training takes windows of {window} px; beyond these images they are void"
       findings.append(Finding("warning", "small images", example.file, text))
   brightest = max((example.brightest for example in examples if example.size), default=DARK)
   if brightest < DARK:
     text = (
       f"no pixel of any image is brighter than {brightest} of 255: set config.data.value_range to "
-      "the stored values that shall be black and white"
+      "the stored values of black and white"
     )
     findings.append(Finding("warning", "dark images", "", text))
   return findings
 
 
-def find_wrong_values(examples, labels):
-  """Masks with values that have no meaning; what all masks hold together tells the remedy."""
+def find_wrong_values(examples: Sequence[Example], labels: Mapping[int, int]) -> list[Finding]:
+  """Masks with values that are no class; the remedy follows from the values of all masks."""
   clean = [example for example in examples if len(example.values) <= len(labels) + MANY]
   values = sorted({value for example in clean for value in example.values})
   findings = []
@@ -67,14 +74,16 @@ def find_wrong_values(examples, labels):
       continue
     kind, text = "masks of 0 and 255", example.fault
     if not {VOID, *labels}.issuperset(example.values):
-      kind = "masks with values that are no class"
+      kind = "masks with values that are not classes"
       if len(example.values) <= len(labels) + MANY:
         text = mask_fault(values, labels, example.formats.get("mask", "").split(" ")[0])
     findings.append(Finding("error", kind, f"mask of {example.file}", text))
   return findings
 
 
-def find_missing_classes(role, examples, classes):
+def find_missing_classes(
+  role: str, examples: Sequence[Example], classes: Sequence[str]
+) -> list[Finding]:
   """Classes without a pixel in a split, unless its masks have errors that explain it."""
   read = [example for example in examples if example.values]
   if not read or any(example.fault for example in read):
@@ -84,17 +93,17 @@ def find_missing_classes(role, examples, classes):
   missing = [name for name, count in zip(classes, counts[:-1], strict=True) if not count]
   hold = f"the masks hold {values} ({VOID} is void, unless config.data.mask_values names it)"
   if role == "eval" and len(missing) == len(classes):
-    text = f"no pixel of the {len(read)} images has a label, nothing can be scored; {hold}"
+    text = f"no pixel of the {len(read)} images has a label, so there is no score; {hold}"
     return [Finding("error", "no labels", "", text)]
   if missing:
     effect = {"train": "training cannot learn them", "eval": "they get no score"}[role]
-    text = f"{', '.join(missing)}: no pixel in the {role} split, {effect}; {hold}"
+    text = f"{', '.join(missing)}: no pixel in the {role} split, so {effect}; {hold}"
     return [Finding("warning", "classes that do not occur", "", text)]
   return []
 
 
-def find_same_images(splits):
-  """Images with the same content, within a split and across."""
+def find_same_images(splits: Mapping[str, Sequence[Example]]) -> list[Finding]:
+  """Images with the same pixels, within a split and across splits."""
   findings, before = [], {}
   for role, examples in splits.items():
     seen = {}
@@ -107,15 +116,15 @@ def find_same_images(splits):
         findings.append(Finding("warning", f"duplicates in the {role} split", file, text))
       elif example.digest in before:
         file = f"{example.file} = {before[example.digest]}"
-        text = "they can be memorised, which inflates the score: take them out of one split"
+        text = "they can be memorised, which inflates the score: remove them from one split"
         findings.append(Finding("warning", "images in both splits", file, text))
       seen.setdefault(example.digest, example.file)
     before |= seen
   return findings
 
 
-def summary(title, examples, classes):
-  """What a split holds, as lines of text."""
+def summary(title: str, examples: Sequence[Example], classes: Sequence[str]) -> list[str]:
+  """Lines of text: sizes, formats and class frequencies of a split."""
   lines = [f"{title}, {len(examples):,} images"]
   sizes = collections.Counter(example.size for example in examples if example.size)
   if sizes:
@@ -123,7 +132,7 @@ def summary(title, examples, classes):
     small, middle, large = (
       "{} x {}".format(*ordered[i]) for i in (0, len(ordered) // 2, len(ordered) - 1)
     )
-    text = f"{small} to {large} px, median {middle}, {len(sizes)} different"
+    text = f"{small} to {large} px, median {middle}, {len(sizes)} different sizes"
     lines.append(f"  size    {text if len(sizes) > 1 else f'all {small} px'}")
   for part in ("image", "mask"):
     formats = collections.Counter(x.formats[part] for x in examples if part in x.formats)
@@ -144,8 +153,8 @@ def summary(title, examples, classes):
   return lines
 
 
-def listing(findings):
-  """Findings by kind, errors first, and how many there are, as lines of text."""
+def listing(findings: Sequence[Finding]) -> list[str]:
+  """Lines of text: findings by kind, errors first, and their numbers."""
   kinds = collections.defaultdict(list)
   for finding in sorted(findings, key=lambda finding: finding.severity):
     kinds[finding.severity, finding.kind].append(finding)
@@ -164,17 +173,15 @@ def listing(findings):
       lines.append(f"    and {len(files) - MAX_FILES:,} more")
     lines.append("")
   num_errors = sum(finding.severity == "error" for finding in findings)
-  stop = " (training would stop at them)" if num_errors else ""
+  stop = " (training would stop)" if num_errors else ""
   return [*lines, f"errors: {num_errors:,}{stop}, warnings: {len(findings) - num_errors:,}"]
 
 
-def check_data(config, workdir):
-  """Reads both splits of a config, prints a report and writes plots/data.png of samples.
+def check_data(config: ConfigDict, workdir: str | pathlib.Path) -> list[Finding]:
+  """Reads both splits of a config, prints a report and writes samples to plots/data.png.
 
   Args:
-    config: ConfigDict with the keys of configs/default.py.  workdir: folder for the sheet.
-  Returns:
-    list of Finding
+    config: with the keys of configs/default.py.  workdir: folder for the sheet.
   """
   if not parallel.is_main():
     return []
@@ -186,7 +193,7 @@ def check_data(config, workdir):
     del names["eval"]
     text = f"config.data.eval_split is the training split, {held_out!r}, which inflates the score"
     text += ": name another one, or set config.data.num_folds"
-    findings.append(Finding("warning", "one split for both", "", text))
+    findings.append(Finding("warning", "same split for training and evaluation", "", text))
   for role, name in names.items():
     problems, source = [], ()
     try:
@@ -208,7 +215,7 @@ def check_data(config, workdir):
   if splits:
     findings += find(splits, info.classes, labels, window)
   findings = [dataclasses.replace(f, text=with_keys(f.text)) for f in findings]
-  findings = list(dict.fromkeys(findings))  # both splits may be folds of one
+  findings = list(dict.fromkeys(findings))  # two folds of one split repeat its findings
   print("".join(f"{line}\n" for line in listing(findings)), end="")
   if samples:
     sheet = pathlib.Path(workdir) / "plots" / "data.png"
@@ -218,14 +225,16 @@ def check_data(config, workdir):
   return findings
 
 
-def read_all(role, source, num_classes, num_threads):
-  """Examples of all there is in a source; a bar shows how far."""
+def read_all(role: str, source: Sequence, num_classes: int, num_threads: int) -> list[Example]:
+  """Examines every example of a source, with a progress bar."""
   elements = Mapped(range(len(source)), functools.partial(examine, source, num_classes))
   found = eval_examples(elements, num_threads=num_threads)
   return list(progress(found, total=len(source), unit="image", desc=role))
 
 
-def choose_samples(examples, source, number):
+def choose_samples(
+  examples: Sequence[Example], source: Sequence, number: int
+) -> list[tuple[str, np.ndarray, np.ndarray]]:
   """Up to `number` examples without errors, evenly spread: [(name, image, mask)], subsampled."""
   good = [
     example.index

@@ -1,8 +1,10 @@
-"""Checkpoints by Orbax: one atomic step holds all that a run needs to go on bit for bit."""
+"""Orbax checkpoints: each is atomic and holds all that a run needs to resume bit for bit."""
 
 import contextlib
 import logging
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,16 +12,19 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxseg import UserError
+from jaxseg.train_state import TrainState
 
 SCORE = "miou"  # the best checkpoint has the highest
 
+Path = str | pathlib.Path
 
-def open_manager(workdir, *, read_only=False):
+
+def open_manager(workdir: Path, *, read_only: bool = False) -> ocp.CheckpointManager:
   """Checkpoints in workdir/checkpoints: the two latest, and the one with the best score.
 
-  Saving returns at once and goes on in the background; a step appears when it is complete. Use
-  it in a `with` block, or `close()` it, so that the last one is finished. `read_only` leaves alone
-  what another process may be saving there at the moment.
+  Saving continues in the background; a step appears when it is complete. Use the manager in a
+  `with` block, or `close()` it, so that the last save completes. With `read_only`, it does not
+  touch what another process may be saving.
   """
   policy = policies.AnyPreservationPolicy(
     [
@@ -34,7 +39,7 @@ def open_manager(workdir, *, read_only=False):
     preservation_policy=policy,
     best_fn=_score,  # without it Orbax does not write the metrics to disk
     read_only=read_only,
-    save_interval_steps=0 if read_only else 1,  # as Orbax wants it
+    save_interval_steps=0 if read_only else 1,  # Orbax requires this
     cleanup_tmp_directories=not read_only,
     create=False,
     # Only process 0 opens checkpoints; the state is the same in all processes.
@@ -48,7 +53,7 @@ def open_manager(workdir, *, read_only=False):
 
 @contextlib.contextmanager
 def _quiet_orbax():
-  """Orbax warns of options that are meant as they are."""
+  """Silences Orbax's warnings of options that are set on purpose."""
   logger = logging.getLogger("absl")
   level = logger.level
   logger.setLevel(logging.ERROR)
@@ -62,11 +67,17 @@ def _score(metrics):
   return float(np.nan_to_num(metrics[SCORE], nan=-np.inf))
 
 
-def save(manager, state, data_state, meta, metrics=None):
+def save(
+  manager: ocp.CheckpointManager,
+  state: TrainState,
+  data_state: Any,
+  meta: Mapping[str, Any],
+  metrics: Mapping[str, Any] | None = None,
+) -> None:
   """Saves a train state with the position in the data.
 
   Args:
-    state: TrainState, replicated.  data_state: JSON-able, of the data iterator.
+    state: replicated.  data_state: JSON-able, of the data iterator.
     meta: JSON-able, the config and the names of the classes.
     metrics: {"miou": float, ...} if this state was evaluated.
   """
@@ -84,14 +95,16 @@ def save(manager, state, data_state, meta, metrics=None):
 
 
 def _training(state):
-  """What only training needs of a state; with a running mean, also what is averaged."""
+  """What only training needs of a state; with an EMA, also the weights that it averages."""
   items = {"step": state.step, "opt_state": state.opt_state}
   if state.ema:
     items |= {"params": state.params, "batch_stats": state.batch_stats}
   return items
 
 
-def restore(manager, state):
+def restore(
+  manager: ocp.CheckpointManager, state: TrainState
+) -> tuple[TrainState, Any] | None:
   """The latest checkpoint.
 
   Args:
@@ -114,7 +127,7 @@ def restore(manager, state):
   return state.replace(**variables, **restored.optimizer), restored.data
 
 
-def best_step(manager):
+def best_step(manager: ocp.CheckpointManager) -> int | None:
   """The step with the highest score, the latest if none was scored, None if there is none."""
   scored = {}
   for step in manager.all_steps():
@@ -124,11 +137,11 @@ def best_step(manager):
   return max(scored, key=scored.get) if scored else manager.latest_step()
 
 
-def best_checkpoint(workdir, key="--workdir"):
+def best_checkpoint(workdir: Path, key: str = "--workdir") -> tuple[int, dict[str, Any]]:
   """(step, meta) of the best checkpoint of a work directory.
 
   Raises:
-    UserError: it has none; says that `key` may be wrong.
+    UserError: it has none; the remedy names `key`.
   """
   if (pathlib.Path(workdir) / "checkpoints").is_dir():
     with open_manager(workdir, read_only=True) as manager:
@@ -138,27 +151,29 @@ def best_checkpoint(workdir, key="--workdir"):
   raise UserError(f"{workdir} has no checkpoint; train first, or correct {key}")
 
 
-def read_meta(workdir, step):
+def read_meta(workdir: Path, step: int) -> dict[str, Any]:
   """The meta of a checkpoint, see `save`.
 
   Raises:
     UserError: there is no such checkpoint.
   """
   if not (pathlib.Path(workdir) / "checkpoints" / str(step) / "meta").is_dir():
-    raise UserError(f"{workdir} has no checkpoint {step}")
+    raise UserError(f"{workdir} has no checkpoint {step}; choose one from its folder checkpoints")
   with open_manager(workdir, read_only=True) as manager:
     args = ocp.args.Composite(meta=ocp.args.JsonRestore())
     return manager.restore(step, args=args).meta
 
 
-def restore_variables(workdir, step, variables):
-  """The network of a checkpoint, without what only training needs.
+def restore_variables(
+  workdir: Path, step: int, variables: Mapping[str, Any] | None
+) -> dict[str, Any]:
+  """The network's variables in a checkpoint, without the state of training.
 
   Args:
-    variables: {"params": ..., "batch_stats": ...} of arrays or their shapes; None for whatever
-      network it is.
+    variables: {"params": ..., "batch_stats": ...} of arrays or their shapes; None takes those of
+      any network.
   Returns:
-    the same of numpy arrays.
+    the same structure of numpy arrays.
   """
   target = variables and jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables)
   args = ocp.args.Composite(variables=ocp.args.StandardRestore(target))

@@ -12,13 +12,13 @@ from jax import lax
 
 from jaxseg import UserError
 
-MIN_PROB = 1e-30  # below this a class is as good as impossible, but its logarithm stays finite
-PAIRS = 1 << 24  # of pixels, whose kernel the exact path holds at once: 64 MiB
-BLOCK = 1 << 17  # pixels for which the lattice is built at once
+MIN_PROB = 1e-30  # keeps the logarithm of a probability finite
+PAIRS = 1 << 24  # pairs of pixels whose kernel the exact path holds at once: 64 MiB
+BLOCK = 1 << 17  # pixels that enter the lattice at once
 # The lattice is finer than that of Adams et al. (2010) by this factor and blurred twice, with a
 # rim of empty vertices around the occupied ones: a third of the error in the marginals.
 REFINEMENT = 1.2
-REACH = 5  # sigmas, beyond which the spatial kernel of the fast path is cut; there it is 4e-6
+REACH = 5  # sigmas at which the fast path cuts the spatial kernel off; there it is 4e-6
 
 
 def dense_crf(
@@ -49,16 +49,16 @@ def dense_crf(
 
   Args:
     probs: f32[H,W,C]; 0 and 1 are allowed.  image: u8 or f32[H,W,D], in 8-bit steps.
-    num_iterations: 0 gives probs back.
+    num_iterations: 0 returns probs.
     spatial_weight, bilateral_weight: >= 0.  spatial_sigma, bilateral_sigma: px.
     color_sigma: 8-bit steps.
-    exact: all pairs, of JAX, under `jit` and `vmap` as well: time grows with the square of the
-      pixels, memory does not. Otherwise on the host in NumPy, in time linear in the pixels, the
-      bilateral kernel on a permutohedral lattice; `experiments/crf` has the errors.
+    exact: all pairs in JAX, under `jit` and `vmap` too: time grows with the square of the number of
+      pixels, memory does not. Otherwise NumPy on the host, in time linear in the number of pixels,
+      with the bilateral kernel on a permutohedral lattice; `experiments/crf` has its errors.
   Returns:
-    f32[H,W,C], of NumPy unless `exact`.
+    f32[H,W,C]; a NumPy array unless `exact`.
   Raises:
-    UserError: not `exact`, and sigmas that are too small for the keys of the lattice.
+    UserError: without `exact`, sigmas that are too small for the keys of the lattice.
   """
   spatial, bilateral = (spatial_weight, spatial_sigma), (bilateral_sigma, color_sigma)
   find = _exact_mean_field if exact else _lattice_mean_field
@@ -158,7 +158,7 @@ def _separable_filter(h, w, sigma, weight):
 
 
 def _gaussian_blocks(length, sigma, weight):
-  """`_gaussian_matrix` as [(rows, columns, f32[...])], without what is next to 0."""
+  """`_gaussian_matrix` as [(rows, columns, f32[...])], without entries near 0."""
   place, reach = np.arange(length), math.ceil(REACH * sigma)
   kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
   norm = np.convolve(np.ones(length), kernel)[reach : reach + length] ** -0.5
@@ -183,7 +183,7 @@ def _lattice_filter(points, weight):
   """weight times exp(-|points_i - points_j|^2 / 2), normalised as in `dense_crf`, on a lattice.
 
   Permutohedral lattice (Adams et al. 2010): pixels are spread onto the corners of their simplex,
-  blurred along the axes of the lattice, and interpolated back: sparse matrices, built once.
+  blurred along the axes of the lattice, and interpolated back, by sparse matrices built once.
 
   Args:
     points: f32[N,d].
@@ -197,14 +197,14 @@ def _lattice_filter(points, weight):
   base = np.tril(np.ones((d, d + 1))) - np.diag(np.arange(1, d + 1), 1)[:-1]
   base *= scale / np.sqrt(np.arange(1, d + 1) * np.arange(2, d + 2))[:, None]
   points = points - points.min(0)
-  # A vertex as one number, in which a step along an axis is a constant difference. The first
-  # d coordinates tell the last one.
+  # A vertex is one number, in which a step along an axis is a constant difference. The first d
+  # coordinates determine the last one.
   ends = points.max(0)[:, None] * base[:, :d]
   low = np.minimum(ends, 0).sum(0) - 4 * (d + 1)
   spans = np.ceil(np.maximum(ends, 0).sum(0) + 4 * (d + 1) - low)
   if np.prod(spans) > 2.0**62:
     raise UserError(
-      "`bilateral_sigma` or `color_sigma` is too small for an image of this size; enlarge it"
+      "`bilateral_sigma` or `color_sigma` is too small for an image of this size; increase it"
     )
   radix = np.cumprod([1, *spans[:-1]]).astype(np.int64)
   steps = radix.sum() - (d + 1) * np.append(radix, 0)  # +1 in all coordinates, -d in one
@@ -237,7 +237,7 @@ def _lattice_filter(points, weight):
     return (one + forward + forward.T).tocsr()
 
   blurs = [blur_along(step) for step in steps]
-  blurs += blurs[::-1]  # the axes do not commute at the rim; forth and back is symmetric
+  blurs += blurs[::-1]  # axes do not commute at the rim; forwards and backwards is symmetric
 
   def apply(x):
     y = splat @ x.reshape(num_points, -1)

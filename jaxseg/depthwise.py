@@ -15,13 +15,13 @@ def depthwise_conv(
 ) -> jax.Array:
   """Depthwise convolution as shifted multiply-adds.
 
-  XLA runs the same thing as a grouped convolution about fifty times slower on CPU.
+  As a grouped convolution, XLA runs it about fifty times slower on CPU.
 
   Args:
     x: [B,H,W,C].  kernel: [k,k,C], k odd.
     stride: 1 or 2.  dilation: px from one tap to the next ("rate" in DeepLab).
     padding: zeros around the image, "same" as in TensorFlow, where a strided window may begin on
-      the first pixel; "symmetric", as many on each side, so that the first is centred on it.
+      the first pixel; "symmetric", as many on each side, which centres the first window on it.
   Returns:
     [B,ceil(H/stride),ceil(W/stride),C]
   """

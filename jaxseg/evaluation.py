@@ -1,6 +1,8 @@
 """Scores of a network on a whole split, at the native size of every mask."""
 
 import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +17,15 @@ CLASS_SCORES = ("iou", "dice", "accuracy")
 BOUNDARY_TOLERANCE = 0.0075  # of the image's diagonal, as in the SegNet paper
 
 
-def score(predict, examples, classes, *, instances=False, boundaries=False, sample_at=()):
+def score(
+  predict: Callable,
+  examples: Iterable[Mapping[str, Any]],
+  classes: Sequence[str],
+  *,
+  instances: bool = False,
+  boundaries: bool = False,
+  sample_at: Collection[int] = (),
+) -> tuple[dict[str, Any], list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
   """Runs every example once and scores the predictions.
 
   Args:
@@ -28,18 +38,18 @@ def score(predict, examples, classes, *, instances=False, boundaries=False, samp
     sample_at: positions of the examples to return with their predictions.
   Returns:
     ({"loss", "pixel_accuracy", "mean_accuracy", "miou", "fw_iou": float, CLASS_SCORES: {class:
-    float or None}, NAME_interval: [low, high] of each score that is one number, if there are two
-    images, "num_images": int, "confusion": C lists of C int}, the same in all processes; the loss
+    float or None}, NAME_interval: [low, high] of each score that is one number, from two images
+    on, "num_images": int, "confusion": C lists of C int}, the same in all processes; the loss
     is the mean cross-entropy per pixel; [(image u8[H,W,D], mask u8[H,W], prediction u8[H,W])] of
     this process)
   Raises:
     UserError: a probability that is not finite, or no pixel with a label; in all processes.
   """
-  names = ["loss"]  # of what is a mean over pixels or images
+  names = ["loss"]  # scores that are means over pixels or images
   names += INSTANCE_SCORES if instances else ()
   names += ("boundary_f1",) if boundaries else ()
   confusion = np.zeros((len(classes), len(classes)), np.int64)
-  rows, samples = [], []  # of each image, sums and what they are divided by
+  rows, samples = [], []  # a row holds an image's sums and their divisors
   for i, (example, probs) in enumerate(predict(examples)):
     mask, labels = example["mask"], probs.argmax(-1).astype(np.uint8)
     counts = confusion_matrix(mask, labels, len(classes))
@@ -79,8 +89,8 @@ def score(predict, examples, classes, *, instances=False, boundaries=False, samp
   return {**result, "num_images": len(rows), "confusion": confusion.tolist()}, samples
 
 
-def cross_entropy_sum(mask, probs):
-  """Over the pixels of an image that are not VOID; NaN if any probability is not finite."""
+def cross_entropy_sum(mask: np.ndarray, probs: np.ndarray) -> float:
+  """Cross-entropy summed over an image's labelled pixels; NaN if a probability is not finite."""
   if not np.isfinite(probs).all():
     return math.nan
   valid = mask != VOID
@@ -88,7 +98,7 @@ def cross_entropy_sum(mask, probs):
   return -np.log(np.maximum(truth, 1e-30)).sum(dtype=np.float64)
 
 
-def score_instances(example, labels):
+def score_instances(example: Mapping[str, Any], labels: np.ndarray) -> list[float]:
   """INSTANCE_SCORES of a prediction.  labels: u8[H,W]"""
   mask = example["mask"]
   truth = example["instances"] if "instances" in example else connected_components(mask)
@@ -97,15 +107,17 @@ def score_instances(example, labels):
   return [found[name] for name in INSTANCE_SCORES]
 
 
-def readable(value, classes):
-  """A score as JSON has it: a number or {class: number}, None for NaN."""
+def readable(
+  value: float | np.ndarray, classes: Sequence[str]
+) -> float | dict[str, float | None] | None:
+  """A score for JSON: a number or {class: number}, None for NaN."""
   if np.ndim(value):
     return {name: readable(x, ()) for name, x in zip(classes, value, strict=True)}
   return None if np.isnan(value) else float(value)
 
 
-def score_table(result):
-  """Text for people of what `score` returns: classes, then the scores that are one number."""
+def score_table(result: Mapping[str, Any]) -> str:
+  """The result of `score` as a text table: scores of each class, then those that are one number."""
   pixels = np.sum(result["confusion"], axis=1)
   heads, width = ("IoU", "Dice", "accuracy", "pixels"), max(map(len, (*result["iou"], "class")))
   lines = [f"{'class':{width}}" + "".join(f"{head:>10}" for head in heads)]

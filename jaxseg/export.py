@@ -1,27 +1,34 @@
-"""A trained network as one file from which it runs without jaxseg: StableHLO, and ONNX."""
+"""Exports a trained network to a file that runs without jaxseg: StableHLO or ONNX."""
 
 import datetime
 import importlib.util
 import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
 
 from jaxseg import UserError, tiles
+from jaxseg.data.decode import DatasetInfo
 from jaxseg.losses import class_logits
 from jaxseg.ops import mirror
 from jaxseg.predict import INPUT_STEP, TTA, enlarged_probs, mean_log_probs
 
 OUTPUTS = ("labels", "probs")
 PLATFORMS = ("cpu", "cuda", "tpu")
+# How long JAX promises to read what it wrote: half a year, in docs.jax.dev, "Exporting and
+# serializing"; counted here in days, on the safe side.
+READABLE_DAYS = 180
 
 
-def check_options(output, onnx_size, num_images):
-  """Raises UserError for values of config.export that cannot be, or packages that are missing."""
+def check_options(output: str, onnx_size: Sequence[int], num_images: int) -> None:
+  """Raises UserError for invalid values of config.export, or missing packages."""
   if output not in OUTPUTS:
-    raise UserError(f"unknown `output` {output!r}; there are {', '.join(OUTPUTS)}")
+    raise UserError(f"unknown `output` {output!r}; choose from {', '.join(OUTPUTS)}")
   if onnx_size and (len(onnx_size) != 2 or min(onnx_size) < 1):
     raise UserError(f"`onnx_size` is {onnx_size}: use height,width in px, or ()")
   if num_images < 1:
@@ -33,13 +40,8 @@ def check_options(output, onnx_size, num_images):
     )
 
 
-# How long JAX promises to read what it wrote: half a year, in docs.jax.dev, "Exporting and
-# serializing"; counted here in days, on the safe side.
-READABLE_DAYS = 180
-
-
-def describe(info, output, onnx_size):
-  """What a user of the files has to know, for JSON.  info: DatasetInfo."""
+def describe(info: DatasetInfo, output: str, onnx_size: Sequence[int]) -> dict[str, Any]:
+  """What a user of the exported files needs to know, for classes.json."""
   today = datetime.date.today()
   free = ["batch", "height", "width"]
   return {
@@ -68,10 +70,12 @@ def describe(info, output, onnx_size):
   }
 
 
-def whole_image(model, variables, *, fit, size, tta, output):
+def whole_image(
+  model: nn.Module, variables: Mapping[str, Any], *, fit: str, size: int, tta: str, output: str
+) -> Callable[[jax.Array], jax.Array]:
   """Builds the function that is exported: what `predict.make_predictor` does, without tiles.
 
-  Its only sizes are those of its argument, which may be symbolic (`jax.export.symbolic_shape`).
+  It takes sizes from its argument alone, which may be symbolic (`jax.export.symbolic_shape`).
 
   Args:
     model, fit, size, tta: as in `make_predictor`.
@@ -84,12 +88,12 @@ def whole_image(model, variables, *, fit, size, tta, output):
   """
   if fit == "crop" and INPUT_STEP % model.stride:
     raise UserError(
-      f"this network has a stride of {model.stride} px and cannot be exported for images of any "
-      f"size; use fewer levels in `widths`, for a stride of {INPUT_STEP}"
+      f"this network has a stride of {model.stride} px, but export for all image sizes needs one "
+      f"that divides {INPUT_STEP}; use fewer levels in `widths`"
     )
 
   def read(length):
-    """Positions along an axis as in `tiles.split_axis`; sizes that JAX sees to be divisible."""
+    """Positions along an axis as in `tiles.split_axis`; JAX can see that the size divides."""
     step = INPUT_STEP if fit == "crop" else 1
     whole = model.input_size(-(-length // step) * step + 2 * model.margin)
     return mirror(jnp.arange(whole) - model.margin, length).astype(jnp.int32)
@@ -115,7 +119,7 @@ def whole_image(model, variables, *, fit, size, tta, output):
   return run
 
 
-def resize(image, size):
+def resize(image: jax.Array, size: int) -> jax.Array:
   """`decode.resize_image` on the device, bit for bit.  f32[B,H,W,D] of 0..255 -> f32[B,size,size,D]
 
   Pillow rounds to 8 bits after each axis, columns first.
@@ -130,11 +134,11 @@ def resize(image, size):
   return image
 
 
-def pillow_weights(size, length):
-  """How Pillow weighs the pixels of an axis in resizing it bilinearly, in steps of 2^-22.
+def pillow_weights(size: int, length: int) -> jax.Array:
+  """Pillow's weights for resizing an axis bilinearly, in units of 2^-22.
 
-  f32[size,length] of integers: a triangle over the distance to the centre, as wide as the step
-  where it shrinks.
+  f32[size,length] of integers: a triangle over the distance to the centre, widened to the sampling
+  step when shrinking.
   """
   pixels = 2 * jnp.arange(length) + 1
   length = jnp.asarray(length, jnp.int32)
@@ -142,58 +146,60 @@ def pillow_weights(size, length):
   distance = jnp.abs(pixels * size - centre)  # in px / (2 size)
   weight = jnp.maximum(0, 2 * jnp.maximum(length, size) - distance)
   total = weight.sum(axis=1, keepdims=True)
-  # Rounded float32 may be off by one; the remainder, which is small, survives the overflow.
+  # Rounded float32 may be off by one; the remainder is small, so int32 overflow leaves it exact.
   scaled = jnp.round(weight / total * 2.0**22).astype(jnp.int32)
   remainder = weight * 2**22 - scaled * total
   correction = (2 * remainder >= total).astype(jnp.int32) - (2 * remainder < -total)
   return (scaled + correction).astype(jnp.float32)
 
 
-def to_stablehlo(run, channels):
-  """A function u8[B,H,W,D] -> ... for images of any number and size, serialised; bytes."""
+def to_stablehlo(run: Callable[[jax.Array], jax.Array], channels: int) -> bytes:
+  """Serialises a function u8[B,H,W,D] -> ... for images of any number and size."""
   shape = jax.export.symbolic_shape("b, h, w", constraints=["b >= 1", "h >= 1", "w >= 1"])
   image = jax.ShapeDtypeStruct((*shape, channels), jnp.uint8)
   return bytes(jax.export.export(jax.jit(run), platforms=PLATFORMS)(image).serialize())
 
 
-def to_onnx(run, size, channels):
-  """A function u8[B,H,W,D] -> ... for any number of images of one size (H, W) as ONNX; bytes.
+def to_onnx(run: Callable[[jax.Array], jax.Array], size: Sequence[int], channels: int) -> bytes:
+  """Converts a function u8[B,H,W,D] -> ... to ONNX, for any number of images of one size (H, W).
 
-  jax2onnx 0.17.1 fails where H and W are symbolic.
+  jax2onnx 0.17.1 fails if H and W are symbolic.
   """
   import jax2onnx
 
   (batch,) = jax.export.symbolic_shape("b", constraints=["b >= 1"])
   image = jax.ShapeDtypeStruct((batch, *size, channels), jnp.uint8)
-  logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # warns of shapes that are free
+  logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # warns of symbolic shapes
   model = jax2onnx.to_onnx(run, [image], input_names=["image"], output_names=["output"])
   return model.SerializeToString()
 
 
-def load_stablehlo(data):
-  """Function u8[B,H,W,D] -> array of an artefact's bytes."""
+def load_stablehlo(data: bytes) -> Callable[[np.ndarray], jax.Array]:
+  """The function u8[B,H,W,D] -> array that `to_stablehlo` serialised."""
   return jax.jit(jax.export.deserialize(bytearray(data)).call)
 
 
-def load_onnx(data):
-  """Function u8[B,H,W,D] -> array of an ONNX model's bytes."""
+def load_onnx(data: bytes) -> Callable[[np.ndarray], np.ndarray]:
+  """An ONNX model as a function u8[B,H,W,D] -> array."""
   import onnxruntime
 
   options = onnxruntime.SessionOptions()
-  options.log_severity_level = 3  # errors; it warns of constants that are not used
+  options.log_severity_level = 3  # errors only; it warns of unused constants
   session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
   return lambda image: session.run(None, {"image": image})[0]
 
 
-def fit_size(image, size):
+def fit_size(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
   """Cuts or mirrors an image to a size.  u8[H,W,D] -> u8[h,w,D]"""
   return image[
     np.ix_(*(tiles.mirror(np.arange(n), m) for n, m in zip(size, image.shape, strict=False)))
   ]
 
 
-def agreement(call, predict, images):
-  """Share of pixels to which an artefact gives the label of the live network.
+def agreement(
+  call: Callable[[np.ndarray], Any], predict: Callable, images: Sequence[np.ndarray]
+) -> float:
+  """Fraction of pixels to which an exported file gives the same label as the live network.
 
   Args:
     call: function u8[1,H,W,D] -> labels or probabilities.

@@ -1,6 +1,8 @@
 """Any image that a user has in Python -> the u8[H,W,channels] that a network reads."""
 
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,7 +14,9 @@ TAKEN = "[H,W], [H,W,1], [H,W,3], [H,W,4] (RGBA) and batches [B,H,W,C]"
 SLACK = 1e-6  # of [0, 1]: resizing in float32 leaves values such as 1.0000001
 
 
-def to_images(image, channels: int, value_range: tuple = ()) -> tuple[list[np.ndarray], str]:
+def to_images(
+  image: Any, channels: int, value_range: Sequence[float] = ()
+) -> tuple[list[np.ndarray], str]:
   """Lists the images in what a user passes, each as `decode_image` would give it.
 
   Grey becomes RGB and RGB grey as in Pillow, and alpha is dropped. An array whose file Pillow reads

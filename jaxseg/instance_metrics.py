@@ -7,7 +7,9 @@ import numpy as np
 from scipy import ndimage, sparse, special
 
 
-def instance_scores(truth, prediction, valid=None):
+def instance_scores(
+  truth: np.ndarray, prediction: np.ndarray, valid: np.ndarray | None = None
+) -> dict[str, float]:
   """The scores of one image.
 
   Args:
@@ -26,19 +28,19 @@ def instance_scores(truth, prediction, valid=None):
   }
 
 
-def split_scores(truth, prediction):
-  """How far two pixels are together in the prediction if and only if they are in the truth.
+def split_scores(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
+  """How well the pixels that share a segment are those that share a true cell.
 
   Foreground-restricted Rand and information scores (Arganda-Carreras et al. 2015, "Crowdsourcing
   the creation of image segmentation algorithms for connectomics", evaluation metrics), without
-  their thinning of predicted borders. Of the n pixels with truth > 0, p_ij is the part in
-  predicted segment i and true cell j, with sums s_i and t_j; S and T are the two labels. Equal
-  weight of splits and mergers, alpha = 1/2:
+  their thinning of predicted borders. Of the n pixels with truth > 0, p_ij is the fraction in
+  predicted segment i and true cell j, with sums s_i and t_j; S and T are the two labels. Splits and
+  mergers have equal weight, alpha = 1/2:
 
     V_rand = sum p_ij^2 / (sum s_i^2 / 2 + sum t_j^2 / 2)    V_info = I(S;T) / (H(S)/2 + H(T)/2)
 
   A pixel of a cell that is predicted as background is a segment of its own (as in the SNEMI3D
-  evaluation script); else the predicted background would be one giant cell.
+  evaluation script); otherwise the predicted background would be one giant cell.
 
   Args:
     truth, prediction: i32[H,W], 0 = background, 1..n = one id per cell.
@@ -83,13 +85,13 @@ def _simple_points():
   return np.array([num_pieces(code, 0) == num_pieces(code, 1) for code in range(256)])
 
 
-def warping_error(truth_mask, predicted_mask):
-  """Pixels that are wrong in more than where exactly a border runs, as a fraction of all.
+def warping_error(truth_mask: np.ndarray, predicted_mask: np.ndarray) -> float:
+  """Errors that remain when boundary shifts are ignored, as a fraction of all pixels.
 
   Jain et al. 2010, "Boundary learning by optimization with topological constraints": the truth is
-  warped towards the prediction, flipping simple points where the two disagree, until there is
-  none; what still disagrees counts. Foreground is 4-connected, background 8-connected, and all
-  outside the image is background.
+  warped towards the prediction, flipping simple points where the two disagree, until none is left;
+  the pixels that still disagree count. Foreground is 4-connected, background 8-connected, and
+  everything outside the image is background.
 
   The minimum over all warpings is not searched. Only disagreeing pixels flip, in one fixed order,
   so this is an upper bound, and a border moved by more than its width is not followed. A missed
@@ -106,7 +108,7 @@ def warping_error(truth_mask, predicted_mask):
   width, warped = warped.shape[1], warped.ravel()
   window = itertools.product((-1, 0, 1), repeat=2)
   neighbours = np.array([i * width + j for i, j in window if (i, j) != (0, 0)])
-  # Pixels of one phase are not neighbours: to flip them at once is to flip them one by one.
+  # Pixels of one phase are not neighbours: flipping them at once equals flipping them one by one.
   phases = [
     (rows * width + columns)[(rows % 2 == i) & (columns % 2 == j)]
     for i, j in itertools.product((0, 1), repeat=2)

@@ -9,10 +9,12 @@ import os
 import pathlib
 import re
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 from absl import flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from jaxseg import UserError, modes, parallel, schema, settings, workdirs
 from jaxseg.check_data import check_data
@@ -21,16 +23,20 @@ from jaxseg.training import train
 MODES = ("train", "evaluate", "predict", "export", "check_data", "summary", "keys")
 # The library reads the file; its --config.KEY=VALUE flags, taken from sys.argv, are ours to parse.
 CONFIG = config_flags.DEFINE_config_file(
-  "config", help_string="a file of configs/; not needed for a run that exists", sys_argv=["jaxseg"]
+  "config", help_string="a file of configs/; not needed for an existing run", sys_argv=["jaxseg"]
 )
 MODE = flags.DEFINE_enum("mode", "train", MODES, "what to do; keys: list all config keys")
-WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run; default: runs/NAME OF THE CONFIG")
+WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run; default: runs/NAME_OF_CONFIG")
 INPUT = flags.DEFINE_string("input", "", "predict: an image, or a folder of images")
-OUTPUT = flags.DEFINE_string("output", "", "predict, export, keys: folder for what is written")
+OUTPUT = flags.DEFINE_string("output", "", "predict, export, keys: output folder")
 
 
-def split_arguments(arguments):
-  """({"train.batch_size": "8" or None without a value}, all other arguments)."""
+def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str | None], list[str]]:
+  """Takes --config.KEY=VALUE out of the arguments.
+
+  Returns:
+    ({"train.batch_size": "8", or None without a value}, all other arguments)
+  """
   overrides, others, rest = {}, [], list(arguments)
   while rest:
     argument = rest.pop(0)
@@ -44,7 +50,7 @@ def split_arguments(arguments):
   return overrides, others
 
 
-def parse(arguments):
+def parse(arguments: Sequence[str]) -> ConfigDict | None:
   """Sets the flags; returns the config file's config, or None if there is no --config.
 
   Raises:
@@ -56,13 +62,13 @@ def parse(arguments):
       raise UserError(f"{rest[1]!r} is not a flag; flags are --NAME=VALUE, --help lists them")
     return CONFIG.value and CONFIG.value.lock()  # raises the OSError if there is no such file
   except flags.Error as error:
-    # Of an exception in the config file, the text is the traceback and its last line says what.
+    # For an exception in the config file, the text is its traceback; the last line names the error.
     first, *rest = str(error).splitlines()
     raise UserError(f"{first} {rest[-1]}" if rest else first) from error
   except (SyntaxError, ImportError) as error:
     raise UserError(f"config file {config_path(arguments)}: {error}") from error
   except (AttributeError, KeyError) as error:
-    # How ml_collections tells of an unknown key in a config file.
+    # This is how ml_collections reports an unknown key in a config file.
     if "get_config" in str(error):
       raise UserError(f"{config_path(arguments)} has no get_config(); see configs/") from error
     match = re.search(r'Did you mean "(.*?)" instead of "(.*?)"', str(error))
@@ -73,20 +79,21 @@ def parse(arguments):
     raise UserError(f"no config file {config_path(arguments)!r}; see configs/") from error
 
 
-def config_path(arguments):
+def config_path(arguments: Sequence[str]) -> str:
+  """The path that --config gives; "" without the flag."""
   values = [a.split("=", 1)[1] for a in arguments if re.match("--?config=", a)]
   return values[-1] if values else ""
 
 
-def use_compilation_cache():
-  """Keeps compiled programs in the user's cache, so that the next start is fast."""
+def use_compilation_cache() -> None:
+  """Caches compiled programs on disk, so that the next start is fast."""
   cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", pathlib.Path.home() / ".cache/jaxseg/xla")
   jax.config.update("jax_compilation_cache_dir", str(cache))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def print_keys(output):
-  """Lists all config keys, or writes them as config.md into a folder."""
+def print_keys(output: str) -> None:
+  """Prints all config keys, or writes them to config.md in a folder."""
   keys = settings.declared_keys()
   if not output:
     print(schema.describe_keys(keys))
@@ -95,10 +102,12 @@ def print_keys(output):
   (pathlib.Path(output) / "config.md").write_text(schema.keys_page(keys))
 
 
-def configure(arguments, file_config, overrides):
+def configure(
+  arguments: Sequence[str], file_config: ConfigDict | None, overrides: Mapping[str, str | None]
+) -> tuple[pathlib.Path, ConfigDict, dict[str, Any]]:
   """(work directory, config, {key: value} of the flags); without a file, the run's own config."""
   if file_config is None and not WORKDIR.value:
-    raise UserError("--config is missing, for instance --config=configs/unet_cells.py")
+    raise UserError("--config is missing; give it, as in --config=configs/unet_cells.py")
   name = pathlib.Path(config_path(arguments)).stem or "run"
   workdir = pathlib.Path(WORKDIR.value or f"runs/{name}")
   config = file_config or settings.read_run(workdir)
@@ -111,8 +120,8 @@ def configure(arguments, file_config, overrides):
   return workdir, config, values
 
 
-def run(arguments):
-  """Does what the flags say; returns the exit status."""
+def run(arguments: Sequence[str]) -> int:
+  """Runs the mode that the flags ask for; returns the exit status."""
   overrides, arguments = split_arguments(arguments)
   file_config, mode = parse(arguments), MODE.value
   if mode == "keys":
@@ -138,13 +147,13 @@ def run(arguments):
     print("stopped after a checkpoint; re-running the command resumes", file=sys.stderr)
     return 143
   elif parallel.is_main():
-    print(f"scores: {workdir}/evaluation.json   pictures: {workdir}/plots/")
+    print(f"scores: {workdir}/evaluation.json   plots: {workdir}/plots/")
   return 0
 
 
-def main():
-  """Entry point; exits with 1 and one line for an error that the user can fix."""
-  logging.set_verbosity(logging.ERROR)  # Orbax and JAX tell more than a user wants to know
+def main() -> None:
+  """Entry point; for an error that the user can fix, prints one line and exits with 1."""
+  logging.set_verbosity(logging.ERROR)  # Orbax and JAX log more than a user needs
   logging.use_absl_handler()
   try:
     sys.exit(run(sys.argv))

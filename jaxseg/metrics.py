@@ -1,6 +1,7 @@
-"""The confusion matrix, the scores that derive from it, boundary F1, and how sure they are."""
+"""The confusion matrix and its scores, boundary F1, and bootstrap intervals."""
 
 import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from jaxseg import VOID
 NUM_RESAMPLES, CHUNK = 1000, 100
 
 
-def confusion_matrix(mask, prediction, num_classes):
+def confusion_matrix(mask: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
   """Counts of (true, predicted) label pairs; VOID pixels of `mask` are left out.
 
   Args:
@@ -23,18 +24,20 @@ def confusion_matrix(mask, prediction, num_classes):
   return counts.reshape(num_classes, num_classes)
 
 
-def class_pixels(counts):
+def class_pixels(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Hits, true pixels and predicted pixels of each class.  i64[C,C] -> three i64[C]"""
   return np.diag(counts), counts.sum(1), counts.sum(0)
 
 
-def scores(hits, truth, predicted):
+def scores(
+  hits: np.ndarray, truth: np.ndarray, predicted: np.ndarray
+) -> dict[str, np.ndarray]:
   """Scores of a whole data set (Long et al. 2015, section 5; Dice).
 
-  IoU of a class = hits / (truth + prediction - hits), in pixels of all images together; Dice =
-  2 hits / (truth + prediction); accuracy = hits / truth, also called recall. A mean is one over
-  the classes whose score is not NaN: for IoU those in truth or prediction, for accuracy those in
-  the truth. fw_iou weighs the IoU of a class by its part of the true pixels.
+  IoU of a class = hits / (truth + prediction - hits), in pixels summed over all images; Dice =
+  2 hits / (truth + prediction); accuracy = hits / truth, also called recall. Means are over the
+  classes whose score is not NaN: for IoU those in truth or prediction, for accuracy those in the
+  truth. fw_iou weights the IoU of a class by its share of the true pixels.
 
   Args:
     hits, truth, predicted: [...,C], `class_pixels` of the sum over images.
@@ -60,17 +63,17 @@ def _mean(x):
   return np.nansum(x, -1) / np.isfinite(x).sum(-1)
 
 
-def boundary_f1(mask, prediction, tolerance):
-  """How well boundaries are met (Csurka et al. 2013; BF in the SegNet paper).
+def boundary_f1(mask: np.ndarray, prediction: np.ndarray, tolerance: float) -> float:
+  """F1 of predicted against true boundaries (Csurka et al. 2013; BF in the SegNet paper).
 
-  A boundary pixel of a class is a pixel of it with a 4-neighbour of another. Precision is the part
-  of the predicted boundary pixels of a class that have a true one of the same class within
+  A boundary pixel of a class is a pixel of it with a 4-neighbour of another. Precision is the
+  fraction of a class's predicted boundary pixels with a true one of the same class within
   `tolerance`, recall the reverse, F1 = 2 precision recall / (precision + recall); the score of an
   image is the mean over the classes that its truth has. A class with boundary in truth or
-  prediction alone has F1 0; with none in either, it stays out of the mean.
+  prediction alone has F1 0; with none in either, it is left out of the mean.
 
-  Neither the edge of the image nor that of VOID is a boundary: which class lies beyond is not
-  known, and since it is the same line in both maps, every prediction would meet it.
+  The edges of the image and of VOID are no boundaries: the class beyond is unknown, and since the
+  edge is the same line in both maps, every prediction would match it.
 
   Args:
     mask, prediction: u8[H,W].  tolerance: Euclidean distance, px.
@@ -106,8 +109,8 @@ def _changes(labels):
 def _dilate(points, radius):
   """Pixels within a Euclidean distance of a point.  bool[H,W] -> bool[H,W]
 
-  The disc is one run per row: runs grow, and each is moved up and down to where it belongs. 40
-  times as fast as scipy's exact distances at 480x360 and 4.5 px.
+  The disc is one run per row: runs grow, and each is moved up and down to its row. 40 times as
+  fast as scipy's exact distances at 480x360 and 4.5 px.
   """
   reach = [math.isqrt(int(radius**2 - i**2)) for i in range(int(radius) + 1)]
   near, runs = np.zeros_like(points), points.copy()
@@ -121,11 +124,13 @@ def _dilate(points, radius):
   return near
 
 
-def bootstrap_intervals(sums, score, seed=0):
-  """95% percentile intervals (Efron 1979), from 1000 times as many images drawn with replacement.
+def bootstrap_intervals(
+  sums: np.ndarray, score: Callable[[np.ndarray], Mapping[str, np.ndarray]], seed: int = 0
+) -> dict[str, list[float]]:
+  """95% percentile bootstrap intervals (Efron 1979) from 1000 resamples of N images each.
 
   Args:
-    sums: f64[N,K], what every image adds; whole numbers are exact up to 2^53.
+    sums: f64[N,K], the contribution of each image; whole numbers are exact up to 2^53.
     score: function of the sums over a resample, f64[R,K] -> {name: f64[R]}.
   Returns:
     {name: [low, high]}; empty if N < 2, and without a score that is NaN in all resamples.

@@ -1,4 +1,4 @@
-"""What is done with a trained network: score it, use it on files, export it, describe it."""
+"""The modes of a trained network: evaluate, predict, export and summary."""
 
 import collections.abc
 import json
@@ -91,7 +91,7 @@ def predict_folder(
 
   Args:
     workdir, overrides, config: see `evaluate`.
-    source: folder or file.  output: folder, made if need be; see `predict_files.predict_files`.
+    source: folder or file.  output: folder, created if missing; see `predict_files.predict_files`.
   """
   files = list_images(source)
   segmenter = load_run(workdir, overrides or {}, config)
@@ -111,9 +111,9 @@ def export_run(
   """Writes a network's whole prediction as files that run without jaxseg; see `export`.
 
   Args:
-    workdir, overrides, config: see `evaluate`.  output: folder, made if need be.
+    workdir, overrides, config: see `evaluate`.  output: folder, created if missing.
   Raises:
-    UserError: a file disagrees with the network, and is not written.
+    UserError: a file disagrees with the network; it is not written.
   """
   segmenter = load_run(workdir, overrides or {}, config)
   config, output = segmenter.config, pathlib.Path(output)
@@ -122,8 +122,8 @@ def export_run(
     export.check_options(**options)
     if config.crf.num_iterations or tuple(config.predict.scales) != (1.0,):
       raise UserError(
-        "a file has neither the dense CRF nor several scales: set config.crf.num_iterations to 0 "
-        "and config.predict.scales to (1.0,)"
+        "an exported file has neither dense CRF nor several scales: set config.crf.num_iterations "
+        "to 0 and config.predict.scales to (1.0,)"
       )
     if not parallel.is_main():
       return
@@ -155,21 +155,21 @@ def write_artefact(
   predict: collections.abc.Callable,
   images: list,
 ) -> None:
-  """Writes a file if its labels on some images are those of the network.
+  """Writes a file if it gives the network's labels on some images.
 
   Raises:
-    UserError: more than 1 in 1000 pixels differ; rounding alone changes next to none.
+    UserError: more than 1 in 1000 pixels differ; rounding alone changes hardly any.
   """
   share = export.agreement(load(content), predict, images)
   text = f"{share:.4%} of the pixels of {len(images)} images have the network's label"
   if share < 0.999:
-    raise UserError(f"{path} is not written: only {text}; it is a bug, please report it")
+    raise UserError(f"{path} is not written: only {text}; this is a bug, please report it")
   path.write_bytes(content)
   print(f"{path}: {len(content) / 2**20:.1f} MiB, {text}")
 
 
 def sample_images(config: ConfigDict, info: DatasetInfo) -> list[np.ndarray]:
-  """Images from all over the evaluation split, u8[H,W,D]; if it cannot be opened, random ones."""
+  """Images spread over the evaluation split, u8[H,W,D]; random ones if it cannot be opened."""
   num_images = config.export.num_images
   try:
     _, source = build.open_split(config, "eval")
@@ -183,10 +183,10 @@ def sample_images(config: ConfigDict, info: DatasetInfo) -> list[np.ndarray]:
 
 
 def summarize(config: ConfigDict) -> str:
-  """A table of a network's modules, and what it costs on this machine's devices.
+  """A table of a network's modules with their parameters, and its cost on this machine's devices.
 
-  Parameters of each module; the operations and memory of one image's forward pass as XLA counts
-  them, see `models.summary`.
+  The cost is the operations and memory of one image's forward pass as XLA counts them, see
+  `models.summary`.
   """
   with settings.config_errors():
     data = {key: value for key, value in config.data.items() if key != "name"}
@@ -203,5 +203,5 @@ def summarize(config: ConfigDict) -> str:
     *lines,
     "",
     build.network_line(config, model, info, cost),
-    f"memory of that pass: {memory / 2**20:.1f} MiB" if memory else "its memory is not known here",
+    f"memory of that pass: {f'{memory / 2**20:.1f} MiB' if memory else 'unknown on this device'}",
   ])  # fmt: skip

@@ -2,7 +2,9 @@
 
 import importlib.util
 import sys
+from collections.abc import Iterable
 from os import PathLike
+from typing import Any
 
 import tqdm
 
@@ -13,7 +15,7 @@ def in_notebook() -> bool:
   return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
-def progress(iterable=None, **options) -> tqdm.tqdm:
+def progress(iterable: Iterable | None = None, **options: Any) -> tqdm.tqdm:
   """A progress bar that takes what `tqdm` takes, as a widget where a notebook can show one.
 
   A terminal gets a text bar that moves, a log file a line every ten seconds.

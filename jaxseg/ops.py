@@ -1,4 +1,4 @@
-"""Array operations that segmentation needs and XLA does not run fast by itself.
+"""Array operations that segmentation needs and that XLA does not run fast by itself.
 
 All are pure functions of arrays, differentiable, and work under `jit`, `vmap` and sharding. The
 forms were chosen by measurement on CPU; `experiments/convolution_forms` has the figures.
@@ -29,8 +29,8 @@ def max_pool_2x2(x: jax.Array) -> jax.Array:
 def max_pool_3x3(x: jax.Array) -> jax.Array:
   """Largest value of 3x3 windows, stride 2, as ResNet.  [B,H,W,D] -> [B,ceil(H/2),ceil(W/2),D]
 
-  The first window is centred on the first pixel; what is outside does not count. Ties: as above,
-  columns before rows.
+  The first window is centred on the first pixel; pixels outside are ignored. Ties: as in
+  `max_pool_2x2`, columns before rows.
   """
   x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
   x = jnp.maximum(jnp.maximum(x[:, :, :-2:2], x[:, :, 1:-1:2]), x[:, :, 2::2])
@@ -60,8 +60,8 @@ def space_to_depth(x: jax.Array, block: int) -> jax.Array:
 def up_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   """Transposed convolution whose kernel is a multiple of the stride: one matrix product.
 
-  Not cut to any size: U-Net's 2x2 "up-convolution" at stride 2 doubles the size exactly, the
-  2s x 2s kernels of FCN at stride s reach s / 2 px beyond it on each side.
+  The output is not cropped: U-Net's 2x2 "up-convolution" at stride 2 exactly doubles the size; the
+  2s x 2s kernels of FCN at stride s extend s / 2 px beyond that on each side.
 
   Args:
     x: [B,H,W,C].  kernel: [k,k,C,D], k = m * stride.
@@ -70,7 +70,7 @@ def up_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   """
   m, rest = divmod(kernel.shape[0], stride)
   if rest:
-    raise ValueError(f"a kernel of {kernel.shape[0]} px is no multiple of the stride {stride}")
+    raise ValueError(f"a kernel of {kernel.shape[0]} px is not a multiple of the stride {stride}")
   b, h, w, c = x.shape
   d = kernel.shape[-1]
   kernel = kernel.reshape(m, stride, m, stride, c, d).transpose(4, 0, 2, 1, 3, 5)
@@ -146,7 +146,7 @@ def resizing_matrix(new: int, old: int) -> jax.Array:
 def resize(x: jax.Array, size: Sequence[int]) -> jax.Array:
   """Bilinear interpolation to another size (H, W), antialiased.  [B,h,w,C] -> [B,H,W,C]
 
-  What `jax.image.resize` does, in two products of matrices that are also exported to ONNX.
+  Equals `jax.image.resize`, as two matrix products, which export to ONNX.
   """
   rows, cols = (resizing_matrix(*n).astype(x.dtype) for n in zip(size, x.shape[1:3], strict=True))
   product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
@@ -214,8 +214,8 @@ def pad_to_multiple(image: jax.Array, multiple: int) -> jax.Array:
 def center_crop(x: jax.Array, size: Sequence[int]) -> jax.Array:
   """The middle of an image or a feature map.  [B,H,W,...] -> [B,h,w,...] for size (h, w).
 
-  What is left over is even for every crop of U-Net (Ronneberger et al. 2015); an odd pixel more
-  would go at the lower and right edge.
+  All crops of U-Net (Ronneberger et al. 2015) remove an even number of pixels; an odd one would go
+  at the lower and right edge.
   """
   top, left = ((n - m) // 2 for n, m in zip(x.shape[1:3], size, strict=True))
   return x[:, top : top + size[0], left : left + size[1]]

@@ -3,6 +3,8 @@
 import functools
 import json
 import os
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +16,13 @@ AXIS = "batch"
 STRATEGIES = ("jit", "pmap")
 
 
-def process_environment(environ, *, coordinator="", num_processes=0, process_id=-1):
+def process_environment(
+  environ: Mapping[str, str],
+  *,
+  coordinator: str = "",
+  num_processes: int = 0,
+  process_id: int = -1,
+) -> dict[str, Any] | None:
   """Arguments for `jax.distributed.initialize`, or None for a single process.
 
   The first of these that is complete counts: the arguments themselves (`config.parallel`);
@@ -40,7 +48,7 @@ def process_environment(environ, *, coordinator="", num_processes=0, process_id=
     if not 0 <= rank < world:
       raise UserError(f"RANK is {rank}, but has to be at least 0 and less than WORLD_SIZE, {world}")
     arguments = _arguments(f"{environ['MASTER_ADDR']}:{environ['MASTER_PORT']}", world, rank)
-    # torchrun lets all processes of a machine see all of its GPUs; each takes its own.
+    # torchrun shows all GPUs of a machine to all of its processes; each takes its own.
     shared = "LOCAL_RANK" in environ and environ.get("LOCAL_WORLD_SIZE") != "1"
     if shared and "," in environ.get("CUDA_VISIBLE_DEVICES", ","):
       arguments["local_device_ids"] = [_integer(environ, "LOCAL_RANK")]
@@ -67,8 +75,12 @@ def _arguments(coordinator, num_processes, process_id):
   }
 
 
-def start_processes(**settings):
-  """Joins the other processes, if there are any. Call it before anything else touches JAX."""
+def start_processes(**settings: Any) -> None:
+  """Joins the other processes, if there are any. Call it before anything else touches JAX.
+
+  Args:
+    settings: keywords of `process_environment`.
+  """
   arguments = process_environment(os.environ, **settings)
   if arguments is None:
     return
@@ -89,38 +101,38 @@ def is_main() -> bool:
   return jax.process_index() == 0
 
 
-def on_main(function, *arguments):
-  """The JSON-able result of a function that process 0 alone calls, in all processes."""
+def on_main(function: Callable[..., Any], *arguments: Any) -> Any:
+  """Calls a function in process 0 alone; returns its JSON-able result in all processes."""
   return json_from_main(function(*arguments) if is_main() else None)
 
 
-def make_mesh():
+def make_mesh() -> Mesh:
   """One axis, the batch, over all devices of all processes."""
   return Mesh(np.asarray(jax.devices()), (AXIS,))
 
 
-def local_mesh():
+def local_mesh() -> Mesh:
   """One axis, the batch, over the devices of this process."""
   return Mesh(np.asarray(jax.local_devices()), (AXIS,))
 
 
-def on_local_devices(*axes):
+def on_local_devices(*axes: str) -> NamedSharding:
   """Sharding over the devices of this process: whole arrays on each, or split along `axes`."""
   return NamedSharding(local_mesh(), PartitionSpec(*axes))
 
 
-def check_batch_size(batch_size, accumulation_steps=1):
-  """Raises UserError unless every device gets as many examples as the next, of every part."""
+def check_batch_size(batch_size: int, accumulation_steps: int = 1) -> None:
+  """Raises UserError unless a batch divides evenly into devices and accumulation steps."""
   if batch_size % (jax.device_count() * accumulation_steps):
     parts = f" times {accumulation_steps} accumulation steps" if accumulation_steps > 1 else ""
     raise UserError(
-      f"`train.batch_size` is {batch_size}, but has to be a multiple of the "
-      f"{jax.device_count()} devices{parts}"
+      f"`train.batch_size` is {batch_size}, but has to be a multiple of "
+      f"{jax.device_count() * accumulation_steps}: {jax.device_count()} devices{parts}"
     )
 
 
-def put_on_mesh(mesh, batch, strategy):
-  """This process' part of a batch, as the step of that strategy takes it.
+def put_on_mesh(mesh: Mesh, batch: Any, strategy: str) -> Any:
+  """Puts this process's part of a batch where the step of that strategy expects it.
 
   "jit": global arrays [B,...], split over the mesh. "pmap": [local devices, b,...] on the host.
   """
@@ -131,7 +143,7 @@ def put_on_mesh(mesh, batch, strategy):
   return jax.tree.map(functools.partial(jax.make_array_from_process_local_data, sharding), batch)
 
 
-def replicate(mesh, tree):
+def replicate(mesh: Mesh, tree: Any) -> Any:
   """Puts the same host values on all devices of the mesh."""
   sharding = NamedSharding(mesh, PartitionSpec())
 
@@ -144,7 +156,7 @@ def replicate(mesh, tree):
   return jax.tree.map(put, tree)
 
 
-def distribute_step(step, mesh, strategy):
+def distribute_step(step: Callable, mesh: Mesh, strategy: str) -> Callable:
   """`step(state, batch, key, axis_name=None)` on all devices; the state is donated.
 
   Args:
@@ -166,14 +178,14 @@ def distribute_step(step, mesh, strategy):
       out_axes=None,
       donate_argnums=0,
     )
-  raise UserError(f"unknown strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
+  raise UserError(f"unknown strategy {strategy!r}; choose from {', '.join(STRATEGIES)}")
 
 
-def from_main(tree):
-  """What process 0 has, in all processes: only it needs to see the work directory.
+def from_main(tree: Any) -> Any:
+  """Broadcasts arrays of process 0, so that only it needs access to the work directory.
 
   Args:
-    tree: numpy arrays and numbers; elsewhere only structure, shapes and types count.
+    tree: numpy arrays and numbers; in other processes only structure, shapes and types count.
   Returns:
     the same structure of numpy arrays.
   """
@@ -184,8 +196,8 @@ def from_main(tree):
   return multihost_utils.broadcast_one_to_all(tree)
 
 
-def json_from_main(value):
-  """The JSON-able value of process 0 in all processes; elsewhere it is not looked at."""
+def json_from_main(value: Any) -> Any:
+  """Broadcasts a JSON-able value of process 0; those of other processes are ignored."""
   if jax.process_count() == 1:
     return value
   data = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -194,13 +206,13 @@ def json_from_main(value):
   return json.loads(data.tobytes())
 
 
-def sum_over_processes(x):
+def sum_over_processes(x: np.ndarray) -> np.ndarray:
   """Integer sum of a host array over all processes.  i64[...] -> i64[...]"""
   return x if jax.process_count() == 1 else _gather(x).sum(axis=0)
 
 
-def rows_of_processes(rows):
-  """The rows of all processes in the order in which examples are dealt: one each, in turn.
+def rows_of_processes(rows: np.ndarray) -> np.ndarray:
+  """The rows of all processes in the order of the examples, which are dealt out round robin.
 
   Args:
     rows: f64[n,...] of this process; the first processes may have one more than the others.
@@ -217,9 +229,9 @@ def rows_of_processes(rows):
 
 
 def _gather(x):
-  """What every process has, 64-bit numbers in arrays of one shape.  [...] -> [P,...]"""
+  """Gathers arrays of 64-bit numbers, all of one shape, of all processes.  [...] -> [P,...]"""
   from jax.experimental import multihost_utils
 
-  # As words of 32 bits: the gathering may run without 64-bit numbers.
+  # As 32-bit words, because JAX may run without 64-bit numbers.
   words = np.ascontiguousarray(x).view(np.int32)
   return np.ascontiguousarray(multihost_utils.process_allgather(words)).view(x.dtype)

@@ -4,7 +4,10 @@ import collections
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,9 +21,9 @@ from jaxseg.tiles import Span, split_axis, window_side
 
 # Sizes are rounded up to these, so that a folder of many sizes compiles few programs.
 INPUT_STEP, OUTPUT_STEP = 64, 256
-MAX_OUTPUT = 1024  # px; a larger square of probabilities is not enlarged at once
-MAX_WHOLE = 1 << 24  # px of an image that is handled as a whole; in a CRF of 12 classes 7 GiB
-# Whether to transpose, and whether to turn upside down and left to right: all combinations of them.
+MAX_OUTPUT = 1024  # px; larger probability maps are enlarged in squares of this side
+MAX_WHOLE = 1 << 24  # px, the largest image in one piece; a CRF of 12 classes then takes 7 GiB
+# Whether to transpose, and whether to flip (top-bottom, left-right): each combination is a view.
 TTA = {
   "none": ((False,), ((False, False),)),
   "flip": ((False,), ((False, False), (False, True))),
@@ -30,7 +33,7 @@ TTA = {
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-  """What the network sees at once of an example's image; `is_last` of those that cover it."""
+  """A part of an example's image that the network sees at once; `is_last` of its image."""
 
   example: dict
   pixels: np.ndarray  # u8[h,w,D]
@@ -39,26 +42,28 @@ class Window:
   is_last: bool
 
 
-def no_progress(iterable, **_):
+def no_progress(iterable: Iterable, **_: Any) -> Iterable:
+  """Stands in for `tqdm`; shows nothing."""
   return iterable
 
 
-def make_predictor(model, *, fit, size, batch_size, tile=0, tta="none"):
+def make_predictor(
+  model: nn.Module, *, fit: str, size: int, batch_size: int, tile: int = 0, tta: str = "none"
+) -> Callable:
   """Builds `predict(variables, examples, reduce=None, progress=no_progress)`.
 
   `predict` is a generator of (example, f32[H,W,C] probabilities), in order, for variables
   {"params": ..., "batch_stats": ...} and an iterable of {"image": u8[H,W,D], ...}. With `reduce`,
-  a function f32[h,w,C] -> [h,w,...] of any part of the probabilities, it yields what that returns
-  instead, and no image's probabilities are in memory as a whole. `progress` is called as `tqdm`
-  is, with the windows of an image that take several batches. All devices of this process work.
+  a function f32[h,w,C] -> [h,w,...] of any part of the probabilities, it yields the reduced values
+  instead and never holds a whole image's probabilities. `progress` is called like `tqdm`, with the
+  windows of an image that take several batches. It uses all devices of this process.
 
   Args:
     model: as in `models.build`.
     fit: "resize", the network sees every image at size x size and its logits are enlarged to the
-      image; "crop", it sees the image as it is, mirrored beyond the edges.
+      image; "crop", it sees the image at its native size, mirrored beyond the edges.
     size: height and width for "resize", px.
-    batch_size: windows of one shape that go through the network together; fewer where they are
-      larger than size x size.
+    batch_size: windows of one shape in a forward pass; fewer if they are larger than size x size.
     tile: for "crop", the largest height and width that the network sees, px; larger images are
       cut into windows, see `tiles`. 0: the whole image, whatever its size.
     tta: key of TTA; probabilities are averaged over these views of the image.
@@ -66,8 +71,7 @@ def make_predictor(model, *, fit, size, batch_size, tile=0, tta="none"):
     UserError: a tile that is too small, or unknown tta.
   """
   if tta not in TTA:
-    names = ", ".join(TTA)
-    raise UserError(f"unknown `tta` {tta!r}; there are {names}")
+    raise UserError(f"unknown `tta` {tta!r}; choose from {', '.join(TTA)}")
   layout = {}
   if fit == "crop":
     layout = {"multiple": INPUT_STEP, "side": window_side(tile, model) if tile else 0}
@@ -112,7 +116,7 @@ def make_predictor(model, *, fit, size, batch_size, tile=0, tta="none"):
       yield batch
 
   def run(variables, batch):
-    # Fill up to a power of two, and to a multiple of the devices: again, few programs.
+    # Padded to a power of two and a multiple of the devices: again, few programs.
     filled = max(1 << (len(batch) - 1).bit_length(), len(devices))
     filled += -filled % len(devices)
     image = np.zeros((filled, *batch[0].pixels.shape), np.uint8)
@@ -158,18 +162,18 @@ def _whole(examples, key, off):
     h, w = example["image"].shape[:2]
     if h * w > MAX_WHOLE:
       raise UserError(
-        f"`{key}` is for images of up to {MAX_WHOLE:,} px, one has {w} x {h}; set it to {off}"
+        f"`{key}` is for images of up to {MAX_WHOLE:,} px, but one has {w} x {h}; set it to {off}"
       )
     yield example
 
 
-def with_scales(predict, *, fit, scales):
-  """Averages the probabilities of `make_predictor` over sizes of the image.
+def with_scales(predict: Callable, *, fit: str, scales: Sequence[float]) -> Callable:
+  """Averages the probabilities of `make_predictor` over several scales of the image.
 
-  Chen et al. (2018) take 0.5 to 1.75 times the image's. Each size has its tiles and its views.
+  Chen et al. (2018) scale by 0.5 to 1.75. Tiles and views are made for each scale.
 
   Args:
-    predict: see `make_predictor`.  fit: "crop"; the sizes of "resize" do not follow the image.
+    predict: see `make_predictor`.  fit: "crop"; with "resize", the size does not follow the image.
     scales: factors; (1.0,) leaves `predict` as it is.
   Returns:
     a function like `predict`; it raises UserError for an image of more than MAX_WHOLE px.
@@ -177,14 +181,14 @@ def with_scales(predict, *, fit, scales):
     UserError: no scale, one that is not positive, or fit is not "crop".
   """
   if not scales or min(scales) <= 0:
-    raise UserError(f"`scales` is {scales}, but has to be one or more numbers above 0")
+    raise UserError(f"`scales` is {scales}, but needs one or more numbers above 0")
   if tuple(scales) == (1.0,):
     return predict
   if fit != "crop":
-    raise UserError(f"`scales` {scales} needs `fit` crop; set it to (1.0,)")
+    raise UserError(f"`scales` is {scales}, which needs `fit` crop; set `scales` to (1.0,)")
 
   def average(variables, examples, reduce=None, progress=no_progress):
-    waiting = collections.deque()  # the network's batches run ahead of what is put together here
+    waiting = collections.deque()  # the network's batches run ahead of the averages
 
     def views():
       for example in _whole(examples, "scales", "(1.0,)"):
@@ -203,7 +207,7 @@ def with_scales(predict, *, fit, scales):
   return average
 
 
-def resample(x, shape):
+def resample(x: np.ndarray, shape: Sequence[int]) -> np.ndarray:
   """Bilinear interpolation to another size, antialiased.  [H,W,D] -> f32[h,w,D]"""
   if x.shape[:2] == tuple(shape):
     return np.asarray(x, np.float32)
@@ -211,10 +215,10 @@ def resample(x, shape):
   return np.einsum("ih,hwc,jw->ijc", rows, np.asarray(x, np.float32), cols, optimize=True)
 
 
-def with_crf(predict, *, num_iterations, exact, **kernels):
-  """Lets the predictions of `make_predictor` go through a dense CRF, whole images one by one.
+def with_crf(predict: Callable, *, num_iterations: int, exact: bool, **kernels: float) -> Callable:
+  """Refines the predictions of `make_predictor` by a dense CRF, one whole image at a time.
 
-  Tiles and views of an image are put together before, and `reduce` gets the whole.
+  Tiles and views are merged first, and `reduce` gets the whole image.
 
   Args:
     predict: see `make_predictor`.
@@ -241,7 +245,9 @@ def with_crf(predict, *, num_iterations, exact, **kernels):
   return refine
 
 
-def mean_log_probs(network, image, tta):
+def mean_log_probs(
+  network: Callable[[jax.Array], jax.Array], image: jax.Array, tta: tuple
+) -> jax.Array:
   """Logarithm of the class probabilities, averaged over views of the image.
 
   Ronneberger et al. (2015) average over seven rotations; those of "dihedral" need no interpolation.
@@ -266,20 +272,22 @@ def mean_log_probs(network, image, tta):
     def swap(x):
       return x.swapaxes(1, 2) if transpose else x
 
-    return jax.lax.map(one, jnp.array(flips))  # one after the other: the memory of one
+    return jax.lax.map(one, jnp.array(flips))  # one after the other, to save memory
 
   total = jnp.concatenate([views(transpose) for transpose in transposes])
   return jax.nn.logsumexp(total, axis=0) - np.log(len(total))
 
 
 @functools.partial(jax.jit, static_argnames="sides")
-def enlarged_probs(log_probs, shape, origin, sides):
+def enlarged_probs(
+  log_probs: jax.Array, shape: Sequence[int], origin: Sequence[int], sides: Sequence[int]
+) -> jax.Array:
   """Part of the probabilities of an image by bilinear interpolation of the logits.
 
   Args:
     log_probs: f32[h,w,C]; logits give the same.
     shape: (H, W) of the image, px.  origin: (top, left) of the part.
-    sides: its height and width, static.
+    sides: (height, width) of the part, static.
   Returns:
     f32[*sides,C]; beyond the image it repeats the edge.
   """

@@ -2,21 +2,24 @@
 
 import collections
 import pathlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
 
 from jaxseg import UserError
-from jaxseg.data.decode import SUFFIXES, decode_image, num_pages
+from jaxseg.data.decode import SUFFIXES, DatasetInfo, decode_image, num_pages
 from jaxseg.visualize import legend, overlay, save_label_map
 from jaxseg.workdirs import make_folder
 
+Page = tuple[pathlib.Path, int, str]  # (file, page, tag); tag is "_000", ... in a file of several
 
-def list_images(path):
+
+def list_images(path: str | pathlib.Path) -> list[pathlib.Path]:
   """The image files of a folder, sorted, or the file itself.
 
   Raises:
-    UserError: no such file or folder, or nothing in it that could be an image.
+    UserError: no such file or folder, or a folder without images.
   """
   path = pathlib.Path(path)
   if path.is_file():
@@ -29,8 +32,8 @@ def list_images(path):
   return files
 
 
-def list_pages(files):
-  """[(file, page, tag)] of all images in the files; tag is "_000", ... where there are several.
+def list_pages(files: Sequence[pathlib.Path]) -> list[Page]:
+  """All images in the files.
 
   Raises:
     UserError: a TIFF is damaged.
@@ -42,8 +45,8 @@ def list_pages(files):
   return pages
 
 
-def output_names(pages):
-  """A PNG name per page: that of its file, with the old suffix kept where two would collide."""
+def output_names(pages: Sequence[Page]) -> list[str]:
+  """A PNG name per page: that of its file, with the old suffix kept if two would collide."""
   short = [f"{file.stem}{tag}.png" for file, _, tag in pages]
   full = [f"{file.name}{tag}.png" for file, _, tag in pages]
   uses = collections.Counter(short)
@@ -51,18 +54,23 @@ def output_names(pages):
   return names if len(set(names)) == len(names) else full  # a.jpg, a.png and a.jpg.bmp
 
 
-def predict_files(predict, files, output, info, progress=lambda iterable, **_: iterable):
+def predict_files(
+  predict: Callable,
+  files: Sequence[pathlib.Path],
+  output: str | pathlib.Path,
+  info: DatasetInfo,
+  progress: Callable = lambda iterable, **_: iterable,
+) -> None:
   """Writes output/NAME.png, the label map, and output/overlays/NAME.png for each image.
 
-  The overlays' colours are in output/overlays/legend.png, unless an image has that name.
-
-  A TIFF of several pages gives NAME_000.png, NAME_001.png, ...; overlays of large images are
-  smaller, see `visualize.overlay`.
+  output/overlays/legend.png names the colours, unless an image has that name. A TIFF of several
+  pages gives NAME_000.png, NAME_001.png, ...; overlays of large images are smaller, see
+  `visualize.overlay`.
 
   Args:
     predict: function of examples, `reduce` and `progress`, see `predict.make_predictor`.
-    files: paths.  output: folder, made if need be.
-    info: DatasetInfo.  progress: called as `tqdm` is, with the images, and by `predict`.
+    files: paths.  output: folder, created if missing.
+    info: of the training data.  progress: called like `tqdm`, with the images, and by `predict`.
   Raises:
     UserError: an image cannot be decoded, `output` cannot be written or would overwrite an image.
   """

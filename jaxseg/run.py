@@ -1,4 +1,4 @@
-"""The work directory of a training run as all processes see it; only process 0 touches it."""
+"""A training run's output: checkpoints, logs, plots and the progress bar, by process 0 alone."""
 
 import collections
 import collections.abc
@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -28,8 +28,7 @@ from jaxseg.visualize import curves, plot_confusion, prediction_sheet
 class Run:
   """Checkpoints, metrics, plots and the progress bar of a run; use it in a `with` block.
 
-  In processes other than the first, all that would read or write files does nothing, and what is
-  read comes from process 0.
+  Only process 0 reads and writes files; it sends the others what it reads.
   """
 
   def __init__(self, workdir: str | pathlib.Path, config: ConfigDict, info: DatasetInfo):
@@ -41,13 +40,13 @@ class Run:
     self._unread, self._recent, self._start = collections.deque(), [], time.time()
     self._places = {}  # {name of a picture: display_id of its place in a notebook}
 
-  def __enter__(self):
+  def __enter__(self) -> Self:
     if parallel.is_main():
       workdirs.make_folder(self._workdir, "--workdir")
       self._manager = self._stack.enter_context(checkpoint.open_manager(self._workdir))
     return self
 
-  def __exit__(self, *error):
+  def __exit__(self, *error: Any) -> bool | None:
     return self._stack.__exit__(*error)
 
   def restore(
@@ -68,7 +67,7 @@ class Run:
     return parallel.from_main(state), progress
 
   def start(self, step: int, num_steps: int, about: str) -> None:
-    """Begins to log; what a killed run had logged after `step` is dropped.  about: first line."""
+    """Starts logging; drops what a killed run logged after `step`.  about: first line to print."""
     if self._manager is None:
       return
     workdirs.write_json(self._workdir / "config.json", self._config.to_dict())
@@ -85,7 +84,7 @@ class Run:
     Metrics are read one step behind the device, so that it need not wait.
 
     Args:
-      metrics: {name: array []}.  line: {"step", "epoch", ...} to write, after reading everything.
+      metrics: {name: array []}.  line: {"step", "epoch", ...} to write, after reading all metrics.
     Raises:
       UserError: a loss or gradient that is not finite, in all processes.
     """
@@ -101,11 +100,11 @@ class Run:
       self.write({**line, "split": "train", **means, "images_per_second": speed})
 
   def restart_clock(self) -> None:
-    """Speed is measured from here on."""
+    """Measures speed from here on."""
     self._recent, self._start = [], time.time()
 
   def advance(self, step: int, loss: float, images_per_second: float) -> None:
-    """Moves the bar to a step; `loss` is the latest known."""
+    """Moves the progress bar to a step; `loss` is the latest known."""
     if self._bar is not None:
       text = f"loss {loss:.4f}, {images_per_second:.1f} images/s"
       self._bar.set_postfix_str(text, refresh=False)
@@ -116,7 +115,7 @@ class Run:
 
     Args:
       line: {"step", "epoch", "split", names: numbers or {class: number or None}}.
-      sheet: path of a picture that belongs to it.
+      sheet: path of the picture that belongs to it.
     """
     if self._events is None:
       return
@@ -147,7 +146,7 @@ class Run:
     notebook.show(path, self._places.setdefault(name, uuid.uuid4().hex), update=update)
 
   def report(self, line: dict, split: str, result: dict, samples: list) -> None:
-    """Writes an evaluation: evaluation.json, a line of numbers, sheet and confusion matrix."""
+    """Writes an evaluation: evaluation.json, a line of metrics, sheet and confusion matrix."""
     if self._manager is None:
       return
     sheet = report(self._workdir, split, line["step"], self._info, result, samples)
@@ -166,7 +165,7 @@ class Run:
     """Writes a jax.profiler trace from before the first to after the last of `steps`.
 
     Args:
-      step: about to begin.  arrays: of the step before, waited for.
+      step: about to begin.  arrays: results of the previous step, which it waits for.
     """
     if self._manager is None or not steps or step not in (steps[0], steps[1] + 1):
       return
@@ -189,14 +188,14 @@ class Run:
       kept = self._manager and self._manager.latest_step()
       raise UserError(
         f"loss {metrics['loss']}, gradient norm {metrics['grad_norm']} at step {step}: stopped; "
-        + ("no checkpoint was made yet" if kept is None else f"the last good checkpoint is {kept}")
-        + "; lower config.train.learning_rate or look at the data"
+        + ("there is no checkpoint yet" if kept is None else f"the last good checkpoint is {kept}")
+        + "; lower config.train.learning_rate or check the data"
       )
     return metrics
 
 
 def tell(text: str) -> None:
-  """A line for the user, above the progress bar; only process 0 writes it."""
+  """Prints a line above the progress bar, in process 0 only."""
   if parallel.is_main():
     tqdm.write(text, file=sys.stderr)
 
@@ -228,9 +227,9 @@ def report(
 
 @contextlib.contextmanager
 def stop_signals() -> collections.abc.Iterator[collections.abc.Callable[[int], bool]]:
-  """Gives `stop_requested(step) -> bool`: whether to save and leave, the same in all processes.
+  """Gives `stop_requested(step) -> bool`: whether to save and stop, the same in all processes.
 
-  SIGTERM asks for that, and Ctrl-C; a second Ctrl-C stops at once.
+  SIGTERM or Ctrl-C requests it; a second Ctrl-C stops at once.
   """
   if jax.process_count() > 1:
     from jax.experimental import multihost_utils

@@ -1,7 +1,7 @@
-"""Declarations of config keys, and what follows from them: values, checks, text for people.
+"""Declarations of config keys, and what follows from them: values, checks, documentation.
 
-`configs/default.py` declares every key once with `key`. A declaration says what the key means,
-what it may be, and what it belongs to.
+`configs/default.py` declares every key once with `key`. A declaration gives the key's meaning, its
+allowed values and its scope.
 """
 
 import ast
@@ -22,6 +22,7 @@ SCOPES = {
   "free": "may change whenever a run resumes or is used",
 }
 TYPE_NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+UNKNOWN = "which is unknown"  # in errors about a value that is not among the choices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Key:
   was: str = ""
 
   def wrong(self, value: Any) -> str:
-    """How a sentence that begins "KEY is VALUE" ends if the value is wrong; "" if it is not."""
+    """What follows "KEY is VALUE, " in the error about a wrong value; "" for a valid one."""
     kind = type(self.default)
     if not _has_type(value, kind):
       example = f", such as {self.default}" if self.default not in ("", ()) else ""
@@ -72,7 +73,7 @@ class Key:
     if isinstance(value, float) and not math.isfinite(value):
       return "but has to be finite"
     if self.choices is not None and value not in self.choices:
-      return f"which does not exist; there are {', '.join(map(str, self.choices))}"
+      return f"{UNKNOWN}; choose from {', '.join(map(str, self.choices))}"
     if self.low is not None and self.high is not None and not self.low <= value <= self.high:
       return f"but has to be from {self.low} to {self.high}"
     if self.low is not None and value < self.low:
@@ -84,7 +85,7 @@ class Key:
     return ""
 
   def allowed(self) -> str:
-    """What the value may be, in words."""
+    """The allowed values in words."""
     if self.choices is not None:
       return ("any of " if self.item else "") + ", ".join(map(str, self.choices))
     kind = type(self.default)
@@ -117,9 +118,9 @@ def key(
     default: its value unless a config or a flag sets another; also gives the type.
     meaning: one line.
     low, high: smallest and largest value.  above: a value that it has to exceed.
-    choices: the values there are, or a table whose names are looked at when a value is checked.
-    item, length: type and number of the entries of a tuple. Limits and choices then are those of
-      each entry. The default is always allowed.
+    choices: the allowed values, or a table whose keys are read when a value is checked.
+    item, length: type and number of the entries of a tuple; limits and choices then apply to each
+      entry. The default is always allowed.
     scope: key of SCOPES.
     was: the key's name in work directories of earlier versions.
   """
@@ -219,7 +220,7 @@ def parse_value(name: str, text: str | None, declared: Key) -> Any:
 
 
 def unknown_key(name: str, keys: collections.abc.Iterable[str]) -> UserError:
-  """The error for a key that does not exist, with the nearest one that does."""
+  """The error for an unknown key; it suggests the most similar one."""
   keys = list(keys)
   by_last = {known.rsplit(".", 1)[-1]: known for known in keys}
   near = difflib.get_close_matches(name, keys, 1, 0.75)
@@ -231,8 +232,8 @@ def unknown_key(name: str, keys: collections.abc.Iterable[str]) -> UserError:
 def saved_values(saved: collections.abc.Mapping, keys: collections.abc.Mapping) -> dict[str, Any]:
   """The config of an earlier run in today's keys.
 
-  A key that was renamed is translated, one that the run lacked takes its default, and one that
-  nobody declares stays as it is.
+  A renamed key is translated, a key that the run lacked takes its default, and a key that is not
+  declared stays as it is.
 
   Args:
     saved: nested dict, as in config.json.  keys: {"a.b": Key}.
@@ -245,7 +246,7 @@ def saved_values(saved: collections.abc.Mapping, keys: collections.abc.Mapping) 
 
 
 def describe_keys(keys: collections.abc.Mapping) -> str:
-  """Text for --mode=keys: name, default, meaning and values of every key."""
+  """The text of --mode=keys: name, default, meaning and values of every key."""
   lines = []
   for name, declared in keys.items():
     lines.append(f"config.{name} = {declared.default!r}")

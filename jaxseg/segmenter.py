@@ -1,4 +1,4 @@
-"""A trained network to call: images in, label maps or probabilities out."""
+"""A trained network as a function: images in, label maps or probabilities out."""
 
 import collections.abc
 import dataclasses
@@ -28,7 +28,7 @@ class Segmenter:
   """A trained network with all that it needs to segment images; `load` makes one.
 
   Attributes:
-    info: classes, palette, channels and value range of the data that it was trained on.
+    info: classes, palette, channels and value range of its training data.
     predict: function of examples {"image": u8[H,W,D]}, see `predict.make_predictor`.
     step: of the checkpoint.
     config: of the run, with the options of `load`; None for an exported file.
@@ -53,7 +53,7 @@ class Segmenter:
     """(R, G, B) of each class, 0..255."""
     return tuple(map(tuple, self.info.palette))
 
-  def __call__(self, image: Any) -> Any:
+  def __call__(self, image: Any) -> Array | list[Array]:
     """Labels of an image: u8[H,W].
 
     Args:
@@ -62,16 +62,16 @@ class Segmenter:
     Returns:
       u8[H,W]; for a batch u8[B,H,W], for a list a list.
     Raises:
-      UserError: it cannot be read, or is no image.
+      UserError: it cannot be read, or is not an image.
     """
     return self._run(image, most_likely)
 
-  def probs(self, image: Any) -> Any:
-    """Probabilities of the classes, as `__call__` gives labels: f32[H,W,C]."""
+  def probs(self, image: Any) -> Array | list[Array]:
+    """Class probabilities of an image, f32[H,W,C]; takes what `__call__` takes."""
     return self._run(image, None)
 
   def overlay(self, image: Any, labels: Array | None = None, *, opacity: float = 0.45) -> Array:
-    """An image tinted by class: u8[H,W,3]; of more than 4096 px a side, subsampled.
+    """An image tinted by class: u8[H,W,3]; subsampled if a side exceeds 4096 px.
 
     Args:
       image: one image, as for `__call__`.  labels: u8[H,W]; None predicts them.
@@ -79,11 +79,13 @@ class Segmenter:
     """
     images, kind = to_images(image, self.info.channels, self.info.value_range)
     if kind != "image":
-      raise UserError(f"an overlay is of one image, not of a {kind}")
+      raise UserError(f"overlay takes one image, not a {kind}: call it for each image")
     pixels = images[0]
     labels = self(image) if labels is None else np.asarray(labels)
     if labels.shape != pixels.shape[:2]:
-      raise UserError(f"the image is {pixels.shape[:2]} px and its labels {labels.shape}")
+      raise UserError(
+        f"the image is {pixels.shape[:2]} px, but its labels are {labels.shape}: they must match"
+      )
     return overlay(pixels, labels, self.palette, opacity)
 
   def _run(self, image, reduce):
@@ -105,18 +107,18 @@ def load(
 ) -> Segmenter:
   """Reads a trained network.
 
-  Options that are None stay as the run's config has them. A network, encoder or data set of your
-  own has to be in its table before, as your config file puts it there.
+  Options that are None stay as in the run's config. Your own network, encoder or data set has to be
+  in its table first: import the config file that adds it.
 
   Args:
     path: a work directory (its best checkpoint), a folder of one checkpoint
       ("runs/pets/checkpoints/120"), or an exported file ("model.stablehlo", no options).
     tta: test-time augmentation: "none", "flip" or "dihedral".
-    tile: largest side of what the network sees at once, px; 0 for whole images.
+    tile: largest side that the network sees at once, px; 0 for whole images.
     scales: sizes of the image to average over, such as (0.75, 1.0, 1.25).
     crf: True for a dense CRF of 10 iterations, or keys of config.crf: {"color_sigma": 5.0}.
     output_stride: of a DeepLab's encoder: 8 or 16.
-    batch_size: images of training size that go through the network at once.
+    batch_size: images of training size in one forward pass.
   Raises:
     UserError: nothing trained there, or an option that does not fit the network.
   """
@@ -143,7 +145,7 @@ def load_run(
   overrides: collections.abc.Mapping[str, Any],
   config: ConfigDict | None = None,
 ) -> Segmenter:
-  """Reads the network of a run; in all processes, from process 0.
+  """Reads the network of a run; process 0 reads the files and sends it to the others.
 
   Args:
     path: work directory or checkpoint, see `load`.
@@ -193,10 +195,10 @@ def _find(path):
 def _load_exported(path):
   """A Segmenter that runs an exported file; see `export`."""
   if not path.is_file():
-    raise UserError(f"no file {path}")
+    raise UserError(f"no file {path}: correct the path, or export the run first")
   about = workdirs.read_json(path.with_name("classes.json"))
   if about is None:
-    raise UserError(f"{path.with_name('classes.json')} is missing: it belongs to {path.name}")
+    raise UserError(f"{path.with_name('classes.json')} is missing: keep it next to {path.name}")
   channels = about["input"]["shape"][-1]
   value_range = tuple(about["input"]["stored_as_black_and_white"])
   palette = tuple(map(tuple, about["palette"]))
@@ -207,7 +209,7 @@ def _load_exported(path):
     for example in examples:
       output = np.asarray(call(example["image"][None]))[0]
       if output.ndim == 2 and reduce is not most_likely:
-        raise UserError(f"{path} gives labels; export it with config.export.output=probs")
+        raise UserError(f"{path} gives labels only: export it with config.export.output=probs")
       yield example, reduce(output) if reduce and output.ndim == 3 else output
 
   return Segmenter(info, predict, about.get("step"))

@@ -1,7 +1,7 @@
 """The door to configs: reads them back from runs, applies overrides, checks every value.
 
-Code behind the door knows nothing of config keys. Its errors name its own arguments in backticks,
-"`up` is 'x'"; `config_errors` turns these into the keys that a user sets.
+Code behind the door does not know config keys. Its errors name its own arguments in backticks, as
+in "`up` is 'x'"; `config_errors` turns these into the keys that a user sets.
 """
 
 import collections.abc
@@ -25,7 +25,7 @@ def declared_keys() -> dict[str, schema.Key]:
 def from_run(saved: collections.abc.Mapping) -> ConfigDict:
   """The config of an earlier run, from the nested dict of its config.json; see `saved_values`.
 
-  How its processes found each other (config.parallel) is not taken over.
+  Its config.parallel, by which its processes found each other, is reset to the defaults.
   """
   keys = declared_keys()
   values = schema.saved_values(saved, keys)
@@ -69,7 +69,7 @@ def parse_overrides(
 
 
 def check(config: ConfigDict) -> None:
-  """Raises UserError for values that no mode can work with."""
+  """Raises UserError for values that no mode accepts."""
   schema.check_values(config_values(config), declared_keys())
   for name in ("scale", "contrast"):
     value = config.augment[name]
@@ -93,7 +93,7 @@ def config_values(config: ConfigDict) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def own_entries(is_saved: bool) -> collections.abc.Iterator[None]:
-  """Adds to the error about a name that is in no table what to do if it is the user's own.
+  """Extends the error about a name that is in no table: how to add an entry of one's own.
 
   Args:
     is_saved: whether the config comes from a run, without the file that fills the tables.
@@ -101,19 +101,19 @@ def own_entries(is_saved: bool) -> collections.abc.Iterator[None]:
   try:
     yield
   except UserError as error:
-    if not is_saved or "which does not exist" not in str(error):
+    if not is_saved or schema.UNKNOWN not in str(error):
       raise
-    text = "if it is your own, give the --config file that adds it (in Python, import it first)"
+    text = "if it is your own, pass the --config file that adds it (in Python, import it first)"
     raise UserError(f"{error}; {text}") from error
 
 
 @contextlib.contextmanager
 def config_errors(**names: str) -> collections.abc.Iterator[None]:
-  """Puts config keys for the arguments that a UserError names in backticks.
+  """Replaces the arguments that a UserError names in backticks by config keys.
 
   Args:
-    names: keys of arguments that are called otherwise: size="data.image_size". The others are
-      found by their last part if that is unique: `tile` is config.predict.tile.
+    names: keys of arguments that have another name: size="data.image_size". The others are found by
+      their last part if that is unique: `tile` is config.predict.tile.
   """
   try:
     yield
@@ -122,7 +122,7 @@ def config_errors(**names: str) -> collections.abc.Iterator[None]:
 
 
 def with_keys(text: str, names: collections.abc.Mapping[str, str] | None = None) -> str:
-  """A message with config keys for its argument names in backticks; see `config_errors`."""
+  """A message with config keys in place of argument names in backticks; see `config_errors`."""
   known: dict[str, Any] = {}
   for name in declared_keys():
     known.setdefault(name.rsplit(".", 1)[-1], []).append(name)

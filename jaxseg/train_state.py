@@ -1,4 +1,4 @@
-"""What training changes from step to step."""
+"""The state that training updates at every step."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ import optax
 
 @flax.struct.dataclass
 class TrainState:
-  """Arrays only, so that it can be donated, sharded, replicated and saved as it is."""
+  """Holds arrays only, so that it can be donated, sharded, replicated and saved as it is."""
 
   step: jax.Array  # i32[], number of updates done
   params: Any
@@ -36,7 +36,7 @@ def create(
     params=params,
     batch_stats=batch_stats,
     opt_state=optimizer.init(params),
-    # Copies: a step may give away the memory of its state, but not twice.
+    # Copies, because a step donates the memory of its state and cannot donate the same array twice.
     ema=jax.tree.map(jnp.array, mean) if ema else {},
   )
 
@@ -45,7 +45,7 @@ def update_ema(state: TrainState, decay: float) -> TrainState:
   """The state with its EMA moved towards its variables.
 
   ema += (1 - d) (variables - ema), d the smaller of `decay` and (1 + step) / (10 + step), so that
-  the first steps do not drag the random start along (as TensorFlow's ExponentialMovingAverage).
+  the average soon forgets the random start (as in TensorFlow's ExponentialMovingAverage).
   """
   variables = {"params": state.params, "batch_stats": state.batch_stats}
   rate = 1.0 - jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))

@@ -24,7 +24,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
   """Trains the run of a work directory, from its latest checkpoint if it has one.
 
   Args:
-    config: with the keys of configs/default.py.  workdir: folder, made if need be.
+    config: with the keys of configs/default.py.  workdir: folder, created if missing.
   Returns:
     True when the run is complete, False when SIGTERM or Ctrl-C ended it after a checkpoint.
   Raises:
@@ -35,7 +35,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
 
 
 def _train(config, workdir):
-  # What can be wrong with the input comes first, before minutes of compilation.
+  # All input is checked first, before minutes of compilation.
   options, size = config.train, config.data.image_size
   build.check_training(config)
   if (saved := settings.read_run(workdir)) is not None:
@@ -118,7 +118,7 @@ def class_counts(
 ) -> dict | None:
   """Pixels of each class, if the config balances classes; see `weight_maps.count_classes`.
 
-  They are counted once and kept in the work directory, in class_counts.json.
+  They are counted once and stored in the work directory, in class_counts.json.
   """
   if not config.train.class_balance:
     return None
@@ -153,7 +153,7 @@ def pretrained_state(
   state: train_state.TrainState,
   optimizer: optax.GradientTransformation,
 ) -> train_state.TrainState:
-  """The state of a new run, with the pretrained encoder and what fits of `model.init_from`."""
+  """The state of a new run, with a pretrained encoder and the weights of `model.init_from`."""
   variables = {"params": state.params, "batch_stats": state.batch_stats}
   if config.model.encoder and config.model.pretrained:
     variables = models.load_encoder(variables, model.encoder, config.model.pretrained)
@@ -163,12 +163,12 @@ def pretrained_state(
 
 
 def start_from(variables: Any, workdir: str | pathlib.Path) -> Any:
-  """Variables with what fits of another run's best checkpoint; logs what that was."""
+  """Copies the weights that fit from another run's best checkpoint; logs which layers they are."""
   step, _ = checkpoint.best_checkpoint(workdir, "config.model.init_from")
   donor = checkpoint.restore_variables(workdir, step, None)
   variables, modules = models.take_matching(variables, donor)
   if not modules["taken"]:
-    raise UserError(f"nothing in {workdir} fits this network; correct config.model.init_from")
+    raise UserError(f"no layer of {workdir} fits this network; correct config.model.init_from")
   names = {what: ", ".join(found) or "nothing" for what, found in modules.items()}
   tell(
     f"from {workdir}, step {step}: copied {names['taken']}; new: {names['new']}; "

@@ -189,7 +189,9 @@ def curves(path: Path, metrics: Sequence[dict]) -> Figure:
   return _save(figure, path)
 
 
-def plot_confusion(path: Path, counts, classes: Sequence[str], title: str) -> Figure:
+def plot_confusion(
+  path: Path, counts: np.ndarray | Sequence[Sequence[int]], classes: Sequence[str], title: str
+) -> Figure:
   """Draws the confusion matrix in percent of the true pixels, that is, of each row.
 
   Args:

@@ -62,8 +62,8 @@ def _insert(best, distance, cell):
   """(distance, id) of the two nearest cells, of different ids, with one more candidate."""
   distance1, id1, distance2, id2 = best
   closer, same = distance < distance1, cell == id1
-  # Whichever of candidate and old first is farther competes for the second place, unless both
-  # are the same cell.
+  # The farther of the candidate and the old first competes for second place, unless both are the
+  # same cell.
   loser = jnp.where(closer, distance1, distance)
   second = (loser < distance2) & ~same
   return (
@@ -113,7 +113,7 @@ def count_classes(masks: Iterable[np.ndarray], classes: Sequence[str]) -> dict[s
 def inverse_frequency(
   pixels: Sequence[int], pixels_of_their_images: Sequence[int] | None = None
 ) -> np.ndarray:
-  """w_c of U-Net's equation 2: inverse to the frequency of a class, 1 in the mean over pixels.
+  """w_c of U-Net's equation 2: inverse to the frequency of a class; its mean over pixels is 1.
 
   Args:
     pixels: int[C], of each class in the training data.  pixels_of_their_images: not used.

@@ -4,6 +4,7 @@ import collections.abc
 import json
 import os
 import pathlib
+from typing import Any
 
 from jaxseg import UserError
 from jaxseg.schema import flatten
@@ -36,7 +37,7 @@ def check_config(
   """Raises UserError if a config contradicts that of the run in a work directory.
 
   Args:
-    workdir: what the error calls it.
+    workdir: its name in the error.
     saved, current: {"a.b": value} of the run and of now.
     scopes: {"a.b": scope}, see `schema.SCOPES`; a key without one counts as "experiment".
     network: compare only the keys of scope "network", else all but those of scope "free".
@@ -58,16 +59,16 @@ def check_config(
     )
 
 
-def make_folder(path, flag):
-  """Makes a folder unless it is there; raises UserError, naming the flag, if that fails."""
+def make_folder(path: str | pathlib.Path, flag: str) -> None:
+  """Creates a folder unless it exists; if that fails, raises a UserError that names the flag."""
   try:
     pathlib.Path(path).mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise UserError(f"cannot write to {path} ({error.strerror}); correct {flag}") from error
 
 
-def write_json(path, value):
-  """Writes a file that is whole or not there, even if the process dies."""
+def write_json(path: str | pathlib.Path, value: Any) -> None:
+  """Writes a file atomically: it is never incomplete, even if the process dies."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(path.name + ".tmp")
@@ -75,27 +76,27 @@ def write_json(path, value):
   os.replace(temporary, path)
 
 
-def read_json(path):
+def read_json(path: str | pathlib.Path) -> Any:
   """The value in a file of `write_json`; None if there is no file."""
   path = pathlib.Path(path)
   return json.loads(path.read_text()) if path.exists() else None
 
 
-def append_metrics(workdir, line):
+def append_metrics(workdir: str | pathlib.Path, line: collections.abc.Mapping[str, Any]) -> None:
   """Adds one object to metrics.jsonl."""
   with open(pathlib.Path(workdir) / "metrics.jsonl", "a") as file:
     file.write(json.dumps(line, allow_nan=False) + "\n")
 
 
-def read_metrics(workdir):
+def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
   """List of the objects in metrics.jsonl; a last line that was cut short is left out."""
   path = pathlib.Path(workdir) / "metrics.jsonl"
   lines = path.read_text().splitlines(keepends=True) if path.exists() else []
   return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def forget_metrics_after(workdir, step):
-  """Drops what a killed run had logged beyond the checkpoint from which it goes on."""
+def forget_metrics_after(workdir: str | pathlib.Path, step: int) -> None:
+  """Drops the lines that a killed run logged after the checkpoint from which it resumes."""
   kept = [line for line in read_metrics(workdir) if line["step"] <= step]
   path = pathlib.Path(workdir) / "metrics.jsonl"
   temporary = path.with_name(path.name + ".tmp")

@@ -217,7 +217,7 @@ FOLDS = {"num_folds": 2, "fold": 1}
 FAULTS = [
   (no_mask, {}, "error", "images without a mask", "train1.png", "masks (1 of 3 add"),
   (no_image, {}, "error", "masks without an image", "val1.png", "images (1 of 2 add"),
-  (one_name, {}, "error", "files of one name", "train0.tif", "train0.png keep"),
+  (one_name, {}, "error", "files that share a name", "train0.tif", "train0.png rename"),
   (no_split, {}, "error", "splits that cannot be opened", "", "val/images test"),
   (no_files, {}, "error", "folders without images", "images", "val/images .png"),
   (sizes_differ, {}, "error", "images and masks of different sizes", "train2.png", "16x12 12x16"),
@@ -228,15 +228,15 @@ FAULTS = [
   (broken_tiff, {}, "error", "files that cannot be read", "train1.tif", "decoded"),
   (floats, {}, "error", "images that cannot be read", "train1.tif", "config.data.value_range"),
   (colours, {}, "error", "masks that cannot be read", "train1.png", "colours grey"),
-  (stray_values, {}, "error", "masks with values that are no class", "train0.png train2.png",
+  (stray_values, {}, "error", "masks with values that are not classes", "train0.png train2.png",
    "7 9 config.data.void_values"),
-  (off_by_one, {}, "error", "masks with values that are no class",
+  (off_by_one, {}, "error", "masks with values that are not classes",
    "train0.png train1.png train2.png val0.png val1.png",
    "count from 1 config.data.mask_values=(1,2,3)"),
   (zero_and_255, TWO, "error", "masks of 0 and 255",
    "train0.png train1.png train2.png val0.png val1.png", "config.data.mask_values=(0,255)"),
   (zero_and_255, {}, "warning", "classes that do not occur", "", "b, c: 0, 255 mask_values"),
-  (jpeg_masks, {}, "error", "masks with values that are no class", "train1.png", "JPEG PNG"),
+  (jpeg_masks, {}, "error", "masks with values that are not classes", "train1.png", "JPEG PNG"),
   (pages_differ, {}, "error", "volumes of different lengths", "train1.tif", "3 2 pages"),
   (void_scores, {}, "error", "no labels", "", "255"),
   (void_mask, {}, "warning", "masks without a label", "train1.png", "void"),
@@ -248,7 +248,8 @@ FAULTS = [
    "config.data.value_range"),
   (dark, {}, "warning", "dark images", "", "15 config.data.value_range"),
   (absent, {}, "warning", "classes that do not occur", "", "c: train 0, 1"),
-  (nothing, {"eval_split": "train"}, "warning", "one split for both", "", "config.data.eval_split"),
+  (nothing, {"eval_split": "train"}, "warning", "same split for training and evaluation", "",
+   "config.data.eval_split"),
   (nothing, {"classes": ("a", "a", "c")}, "error", "splits that cannot be opened", "",
    "config.data.classes"),
   (nothing, {"num_folds": 9}, "error", "splits that cannot be opened", "", "config.data.num_folds"),
@@ -297,7 +298,7 @@ def test_a_folder_without_a_fault(root, tmp_path, capsys):
   lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
   assert lines[: lines.index("")] == [
     "train: train, 3 images",
-    "size 15 x 10 to 16 x 12 px, median 16 x 12, 2 different",
+    "size 15 x 10 to 16 x 12 px, median 16 x 12, 2 different sizes",
     "image PNG RGB 8 bit (2), PNG grey 8 bit (1)",
     "mask PNG grey 8 bit (3)",
     "class pixels share images",
@@ -308,7 +309,7 @@ def test_a_folder_without_a_fault(root, tmp_path, capsys):
   ]
   assert (
     "eval: val, 2 images" in lines
-    and "size 16 x 12 to 12 x 16 px, median 12 x 16, 2 different" in lines
+    and "size 16 x 12 to 12 x 16 px, median 12 x 16, 2 different sizes" in lines
   )
   assert lines[-2:] == ["errors: 0, warnings: 0", f"samples: {tmp_path}/run/plots/data.png"]
   # Four rows of pictures, three of 250 x 187.5 px and one 250 px high, each with a line of text.
@@ -364,7 +365,7 @@ def test_many_files_are_counted():
     *[f"    file{i}" for i in range(5)],
     "    and 1,229 more",
     "",
-    "errors: 7 (training would stop at them), warnings: 1,234",
+    "errors: 7 (training would stop), warnings: 1,234",
   ]
 
 

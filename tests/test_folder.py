@@ -80,7 +80,7 @@ def test_volumes(tmp_path):
 
   save(tmp_path / "train/masks/b.tif", constant(0), constant(1))
   message = error_of(tmp_path, "train")
-  assert f"{tmp_path}/train/images/b.tif has 3 pages" in message and "masks/b.tif 2" in message
+  assert f"{tmp_path}/train/images/b.tif has 3 pages" in message and "masks/b.tif has 2" in message
 
 
 def test_a_single_volume_needs_no_common_name(tmp_path):
@@ -137,7 +137,7 @@ def test_folders_that_are_missing(tmp_path):
   assert f"no folder {tmp_path}/val/images" in message and "test, train" in message
   (tmp_path / "test/masks").rename(tmp_path / "test/labels")
   message = error_of(tmp_path, "test")
-  assert f"no folder {tmp_path}/test/masks" in message and "there are train;" in message
+  assert f"no folder {tmp_path}/test/masks" in message and "(found: train;" in message
   fill(tmp_path)
   assert "train, all" in error_of(tmp_path, "val")
   assert "`data_dir`" in error_of("", "train")

@@ -38,7 +38,7 @@ WIDTHS = key((), "widths", above=0, item=int)
     (SIZE, 0.0, "positive"),
     (FLAG, "True", "True or False"),
     (FLAG, 1, "True or False"),
-    (NAME, "c", "does not exist; there are a, b"),
+    (NAME, "c", "is unknown; choose from a, b"),
     (NAME, 3, "text"),
     (RANGE, 3, "a tuple of two numbers, such as (1.0, 2.0)"),
     (RANGE, (1.0,), "a tuple of two numbers"),

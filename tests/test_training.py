@@ -281,7 +281,7 @@ def test_not_finite_before_any_checkpoint(tmp_path, monkeypatch):
     optim, "schedule", lambda *_, **__: lambda count: jnp.where(count < 4, 1e-2, 3e38)
   )
   message = error_of(train, tiny.make_config(8), tmp_path)
-  assert "at step 6" in message and "no checkpoint was made yet" in message
+  assert "at step 6" in message and "there is no checkpoint yet" in message
   assert checkpoints(tmp_path) == []
 
 
@@ -419,5 +419,5 @@ def test_start_from_what_is_not_there(straight, tmp_path):
   message = error_of(train, config, tmp_path / "run")
   assert "none has no checkpoint" in message and "config.model.init_from" in message
   other = {"params": {"conv": {"kernel": np.zeros((1, 2))}}, "batch_stats": {}}
-  with pytest.raises(UserError, match=f"nothing in {straight} fits.*config.model.init_from"):
+  with pytest.raises(UserError, match=f"no layer of {straight} fits.*config.model.init_from"):
     training.start_from(other, straight)

@@ -5,7 +5,7 @@ of one or two pixels (the case for the U-Net border weight, Ronneberger et al. 2
 values that cells and background share, so that only texture, rims and shape tell them apart.
 
 All arithmetic is float64: processors differ in the last bits of sums and exponentials, and in
-float32 that would now and then turn up in the bytes of an image.
+float32 these bits would now and then change a byte of an image.
 """
 
 import numpy as np
@@ -17,11 +17,11 @@ MIN_AREA = 30  # px, smaller pieces (left by the image border or by neighbours) 
 OUTLINE = (0.12, 0.06, 0.04, 0.03)  # rms amplitude / radius of the 2nd..5th Fourier term
 REACH = 1.5  # largest distance of an outline from the centre / mean radius
 SPACING = 0.74  # centre distance / sum of radii, at least; below 1, so that neighbours touch
-CLUSTERED = 0.64  # fraction of the plane that clusters take
+CLUSTERED = 0.64  # fraction of the plane that clusters cover
 CLUSTER_SCALE = 20.0  # px
 
 
-def generate_cells(key: tuple[int, ...], height: int, width: int) -> dict:
+def generate_cells(key: tuple[int, ...], height: int, width: int) -> dict[str, np.ndarray]:
   """Draws one grey image of touching cells with its label maps.
 
   Cell size and density are in px and do not depend on the size of the image; cells are cut by
@@ -30,7 +30,7 @@ def generate_cells(key: tuple[int, ...], height: int, width: int) -> dict:
 
   Args:
     key: non-negative integers such as (seed, split, index); the same key and size give the same
-      bytes. Keep to one length: numpy seeds (1,) and (1, 0) alike.
+      bytes. Use keys of one length: numpy treats (1,) and (1, 0) as the same seed.
     height, width: size in px, each at least 16.
   Returns:
     {"image": u8[H,W,1], "mask": u8[H,W], 0 = background, 1 = cell,
@@ -59,7 +59,7 @@ def _noise(rng, height, width, scale):
     return weights / np.linalg.norm(weights, axis=1, keepdims=True)
 
   rows, columns = basis(height), basis(width)
-  # Two thin matrix products: unlike a Gaussian filter, no dearer for a large scale.
+  # Two thin matrix products: unlike a Gaussian filter, no slower for a large scale.
   knots = rng.standard_normal((rows.shape[1], columns.shape[1]))
   return rows @ knots @ columns.T
 
@@ -158,8 +158,8 @@ def _render(rng, mask, owner, distance, centres, radii):
 
   outside = 0.01 * _noise(rng, height, width, 3.0) + 0.02 * _noise(rng, height, width, 12.0)
   # The halo of phase contrast: the low frequencies of an object are missing, so its edge is
-  # dark within and bright without. It saturates between cells and varies along the edge, down
-  # to little: that makes the lines between cells the hard part.
+  # dark inside and bright outside. It saturates between cells and almost vanishes along parts of
+  # the edge: that makes the lines between cells the hard part.
   crowd = ndimage.gaussian_filter(cell, 2.0, truncate=3.0)
   halo = np.where(cell > 0, crowd - 1, crowd * (1.4 - crowd))
   halo *= 0.3 + 0.09 * np.clip(_noise(rng, height, width, 10.0), -2, 2)

@@ -1,14 +1,14 @@
 """Data sets as random-access sources of images with label maps.
 
 A source has a length and gives `source[i]` = {"image": u8[H,W,D], "mask": u8[H,W], "name": str}
-with labels 0..C-1 or VOID; sizes may differ from image to image. Generated data have "instances",
-i32[H,W], as well.
+with labels 0..C-1 or VOID; sizes may differ from image to image. Generated data sets also give
+"instances", i32[H,W].
 """
 
-import collections.abc
 import dataclasses
 import inspect
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,17 +29,17 @@ PETS_LABELS = {1: 0, 2: 1, 3: 2}  # stored value: class
 
 
 @dataclasses.dataclass(frozen=True)
-class Cells(collections.abc.Sequence):
-  """Generated images of touching cells, the same for the same seed, split and index."""
+class Cells(Sequence):
+  """Generated images of touching cells; the same seed, split and index give the same image."""
 
   split: str
   size: int
   seed: int
 
-  def __len__(self):
+  def __len__(self) -> int:
     return CELLS_SPLITS[self.split]
 
-  def __getitem__(self, i):
+  def __getitem__(self, i: int) -> dict[str, Any]:
     if not 0 <= i < len(self):
       raise IndexError(f"example {i} of {len(self)}")
     example = generate_cells(
@@ -49,24 +49,26 @@ class Cells(collections.abc.Sequence):
 
 
 @dataclasses.dataclass(frozen=True)
-class Subset(collections.abc.Sequence):
-  """The examples of another source at some indices, in their order."""
+class Subset(Sequence):
+  """The examples of another source at `indices`, in that order."""
 
-  source: collections.abc.Sequence
-  indices: collections.abc.Sequence
+  source: Sequence
+  indices: Sequence[int]
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self.indices)
 
-  def __getitem__(self, i):
+  def __getitem__(self, i: int) -> dict[str, Any]:
     return self.source[self.indices[i]]
 
 
-def fold_indices(num_examples, num_folds, fold):
+def fold_indices(
+  num_examples: int, num_folds: int, fold: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
   """Splits examples for cross-validation; every example is held out in one of the folds.
 
-  What is held out is a block: neighbours, such as the slices of a stack, are alike, and with some
-  on either side the score would flatter. Sizes of blocks differ by one at most.
+  A fold is a contiguous block: neighbours, such as the slices of a stack, are alike, and to train
+  on some and score others would inflate the score. Block sizes differ by at most one.
 
   Args:
     fold: 0..num_folds-1.
@@ -85,13 +87,13 @@ def fold_indices(num_examples, num_folds, fold):
   return (*range(start), *range(stop, num_examples)), tuple(range(start, stop))
 
 
-def connected_components(mask):
+def connected_components(mask: np.ndarray) -> np.ndarray:
   """Instances of a label map: the 4-connected areas of each class but 0.
 
   Args:
     mask: u8[H,W].
   Returns:
-    i32[H,W], 1..n, the same id nowhere else; 0 where the mask is 0 or VOID
+    i32[H,W], one id of 1..n per area; 0 where the mask is 0 or VOID
   """
   instances, num_instances = np.zeros(mask.shape, np.int32), 0
   for label in np.unique(mask):
@@ -104,9 +106,9 @@ def connected_components(mask):
 
 def _load_cells(split, *, image_size=128, seed=0):
   if split not in CELLS_SPLITS:
-    raise UserError(f"cells has no split {split!r}; there are {', '.join(CELLS_SPLITS)}")
+    raise UserError(f"cells has no split {split!r}; choose from {', '.join(CELLS_SPLITS)}")
   if image_size < MIN_SIZE:
-    raise UserError(f"`image_size` is {image_size}, but cells needs {MIN_SIZE} or more")
+    raise UserError(f"`image_size` is {image_size}, but cells needs {MIN_SIZE} px or more")
   return CELLS, Cells(split, image_size, seed)
 
 
@@ -118,7 +120,7 @@ def _load_pets(split, *, data_dir=""):
     if error.name not in ("tensorflow_datasets", "array_record", "importlib_resources"):
       raise
     raise UserError(
-      f"oxford_iiit_pet needs {error.name}: pip install -e '.[pets]' in the checkout of jaxseg"
+      f"oxford_iiit_pet needs {error.name}: run pip install -e '.[pets]' in the checkout of jaxseg"
     ) from error
 
   return PETS, Encoded(open_pets(data_dir, split), PETS.channels, PETS_LABELS)
@@ -142,13 +144,11 @@ def _load_folder(
 
 # name: function(split, *, options) -> (DatasetInfo, source); see `load`. Add your own.
 DATASETS = {"cells": _load_cells, "oxford_iiit_pet": _load_pets, "folder": _load_folder}
-
-
 INFOS = {"cells": CELLS, "oxford_iiit_pet": PETS}
 
 
 def describe(name: str, split: str, **options: Any) -> DatasetInfo:
-  """What `load` says of a data set, without opening one of those that are built in."""
+  """The DatasetInfo that `load` returns; does not open a data set that is built in."""
   if name in INFOS:
     return INFOS[name]
   if name == "folder":
@@ -160,21 +160,22 @@ def describe(name: str, split: str, **options: Any) -> DatasetInfo:
 
 def load(
   name: str, split: str, *, problems: list | None = None, **options: Any
-) -> tuple[DatasetInfo, collections.abc.Sequence]:
+) -> tuple[DatasetInfo, Sequence]:
   """Opens a split of a data set.
 
   Args:
     name: key of DATASETS.  split: a name that the data set knows.
-    problems: for "folder", collects those of files instead of raising, see `open_folder`.
-    options: of all data sets, by the names of the keys of config.data: data_dir, image_size, seed,
-      classes and so on. The data set's function gets those that it has a keyword for.
+    problems: for "folder", a list that collects the problems of files instead of an error, see
+      `open_folder`.
+    options: named like the keys of config.data: data_dir, image_size, seed, classes and so on. The
+      data set's function gets those that it has a keyword for.
   Returns:
     (DatasetInfo, source)
   Raises:
     UserError: no such data set, split or folder.
   """
   if name not in DATASETS:
-    raise UserError(f"unknown data set {name!r}; there are {', '.join(DATASETS)}")
+    raise UserError(f"unknown data set {name!r}; choose from {', '.join(DATASETS)}")
   folder = options.get("data_dir")
   if folder and not pathlib.Path(folder).expanduser().is_dir():
     raise UserError(f"no folder {folder}: create it or correct `data_dir`")

@@ -1,11 +1,13 @@
-"""Encoded images and label maps to arrays, by Pillow: any format, depth and page."""
+"""Decodes images and label maps with Pillow: any format, depth and page."""
 
-import collections.abc
 import contextlib
 import dataclasses
 import io
 import pathlib
 import re
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -15,16 +17,18 @@ from jaxseg import VOID, UserError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 BITS_PER_SAMPLE = 258  # tag of a TIFF
 CHANNELS = {"1": "grey", "L": "grey", "I": "grey", "F": "grey", "P": "palette"}  # others: by letter
-MANY = 20  # values more than classes: interpolation or instances, no labels
+MANY = 20  # this many more values than classes: interpolation or instance ids, not labels
 BITS = {"1": 1, "I": 32, "F": 32}  # of Pillow's modes; else 8, unless the file says otherwise
 
-# Slides exceed the default. Without a limit, damaged headers take all memory and get us killed.
+Path = str | PathLike
+
+# Slides exceed Pillow's default. Without a limit, a damaged header can use up all memory.
 Image.MAX_IMAGE_PIXELS = 1 << 30  # a warning; twice as many are an error
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-  """What models, pictures and predictions have to know; checkpoints keep it.
+  """What models, plots and predictions need to know of a data set; checkpoints store it.
 
   Attributes:
     classes: names, in the order of the labels.
@@ -39,13 +43,20 @@ class DatasetInfo:
   value_range: tuple[float, ...] = ()
 
 
-def decode_image(data, name, channels, *, page=0, value_range=()):
+def decode_image(
+  data: bytes | Path,
+  name: str,
+  channels: int,
+  *,
+  page: int = 0,
+  value_range: Sequence[float] = (),
+) -> np.ndarray:
   """Any image that Pillow reads -> u8[H,W,channels].
 
   Grey becomes RGB and back, and alpha is dropped.
 
   Args:
-    data: encoded bytes or a path.  name: what errors call it.  channels: 1 or 3.
+    data: encoded bytes or a path.  name: in errors.  channels: 1 or 3.
     page: of a file of several.
     value_range: stored values (low, high) that become 0 and 255, the rest linearly and clipped;
       () for the full range of 8 or 16 bits.
@@ -64,19 +75,21 @@ def decode_image(data, name, channels, *, page=0, value_range=()):
   elif array.dtype != np.uint8:
     if array.dtype.kind == "f" or array.min() < 0 or array.max() > 0xFFFF:
       raise UserError(
-        f"{name}: its values, {array.min()} to {array.max()}, are not of 8 or 16 bits: set "
-        "`value_range` to the two that shall become black and white"
+        f"{name}: pixel values from {array.min()} to {array.max()} are not 8- or 16-bit integers: "
+        "set `value_range` to the values of black and white"
       )
     array = (array >> 8).astype(np.uint8)
   return array if array.ndim == 3 else np.repeat(array[..., None], channels, axis=-1)
 
 
-def decode_mask(data, name, labels, *, page=0):
+def decode_mask(
+  data: bytes | Path, name: str, labels: Mapping[int, int], *, page: int = 0
+) -> np.ndarray:
   """An encoded label map -> u8[H,W] of classes.
 
   Args:
-    data: encoded bytes or a path.  name: what errors call it.  page: of a file of several.
-    labels: {stored value: class or VOID}; the stored value VOID stays what it is, if not in here.
+    data: encoded bytes or a path.  name: in errors.  page: of a file of several.
+    labels: {stored value: class or VOID}; a stored 255 is VOID unless it is listed.
   Raises:
     UserError: it cannot be decoded, has colours, or holds a value that is not in `labels`.
   """
@@ -90,14 +103,14 @@ def decode_mask(data, name, labels, *, page=0):
   return table[np.searchsorted(values, stored)]
 
 
-def read_mask(data, name, *, page=0):
+def read_mask(data: bytes | Path, name: str, *, page: int = 0) -> tuple[np.ndarray, str]:
   """An encoded label map -> (values as stored, [H,W] of any number type; format of the file).
 
   Raises:
     UserError: it cannot be decoded, or has colours.
   """
   image = _open(data, name, page, exact=True)
-  # Whoever writes a GIF may renumber its palette: there the colour counts, elsewhere the index.
+  # A GIF writer may renumber the palette: there the colour is the label, elsewhere the index.
   array = np.asarray(image.convert("RGB") if image.format == "GIF" else image)
   if array.dtype == bool:  # 1 bit
     array = array.astype(np.uint8)
@@ -105,15 +118,15 @@ def read_mask(data, name, *, page=0):
     colours = array[..., :-1] if image.mode[-1] in "Aa" else array
     if (colours != colours[..., :1]).any():
       raise UserError(
-        f"{name}: a mask has one label per pixel, this has {array.shape[-1]} channels of colours: "
-        "save it as grey values"
+        f"{name}: a mask needs one label per pixel, but this has {array.shape[-1]} channels of "
+        "different colours: save it as grey values"
       )
     array = colours[..., 0]
   return array, image.format
 
 
-def mask_fault(values, labels, file_format):
-  """What is wrong with the values that a mask, or several, hold, and the remedy; "" if nothing.
+def mask_fault(values: Sequence[int], labels: Mapping[int, int], file_format: str) -> str:
+  """The problem with the values of one or more masks, and its remedy; "" if there is none.
 
   Args:
     values: sorted list.  labels: see `decode_mask`.  file_format: of the mask.
@@ -123,39 +136,39 @@ def mask_fault(values, labels, file_format):
   if wrong:
     more = f" (and {few(wrong[1:])})" if wrong[1:] else ""
     remedy = _remedy(wrong[0], values, labels, file_format)
-    return f"label {wrong[0]}{more} is not a class; known are {sorted(known)}; {remedy}"
+    return f"label {wrong[0]}{more} is not a class; known values are {sorted(known)}; {remedy}"
   if VOID in values and VOID not in labels and set(values) <= {0, VOID} and set(labels) == {0, 1}:
-    # Void is all that could be learnt from: no error would come, and no network either.
+    # Class 1 would count as void: training would raise no error, and learn nothing.
     return (
-      f"of 0, 1 and {VOID} (void) it holds {' and '.join(map(str, values))}: set "
-      f"`mask_values`=(0,{VOID}) if {VOID} is a class, `void_values`=({VOID},) if not"
+      f"holds {' and '.join(map(str, values))}, but no 1: set `mask_values`=(0,{VOID}) if {VOID} "
+      f"is a class, or `void_values`=({VOID},) if it is void"
     )
   return ""
 
 
-def few(values, limit=10):
-  """The first of some values in words: "1, 2, 3, ... (40 values)"."""
+def few(values: Sequence, limit: int = 10) -> str:
+  """The first values as text: "1, 2, 3, ... (40 values)"."""
   more = f", ... ({len(values)} values)" if len(values) > limit else ""
   return ", ".join(map(str, values[:limit])) + more
 
 
 def _remedy(value, values, labels, file_format):
-  """What to do about a value that is no class in a mask that holds `values`."""
+  """The remedy for a value that is not a class, in a mask that holds `values`."""
   num_classes = len(set(labels.values()) - {VOID})
   if file_format == "JPEG":
     return "JPEG changes labels: save masks as PNG"
   if len(values) > num_classes + MANY:
-    return "so many values come from resizing with interpolation, or number instances: save classes"
+    return "so many values suggest interpolation or instance ids: save one value per class"
   if len(values) == num_classes == 2:
     a, b = values
     return f"if {a} and {b} are the classes, set `mask_values`=({a},{b})"
   if values[0] > 0 and max(set(values) - {VOID}) == num_classes:
     numbers = ",".join(str(i + 1) for i in range(num_classes))
     return f"if the classes count from 1, set `mask_values`=({numbers})"
-  return f"if it is void, set `void_values`=({value},), else `mask_values`"
+  return f"if it is void, set `void_values`=({value},); if it is a class, set `mask_values`"
 
 
-def num_pages(path):
+def num_pages(path: Path) -> int:
   """Number of images in a file, without decoding; 1 for all but TIFF.
 
   Raises:
@@ -164,11 +177,11 @@ def num_pages(path):
   if pathlib.Path(path).suffix.lower() not in (".tif", ".tiff"):
     return 1
   with _decoding(path), Image.open(path) as image:
-    return getattr(image, "n_frames", 1)  # some other format by the name of TIFF has none
+    return getattr(image, "n_frames", 1)  # absent if the file is of another format
 
 
-def describe_file(data, name):
-  """Format, channels and depth by the header of a file, as in "PNG grey 16 bit".
+def describe_file(data: bytes | Path, name: str) -> str:
+  """Format, channels and depth from the header of a file, as in "PNG grey 16 bit".
 
   Raises:
     UserError: it is damaged.
@@ -181,12 +194,13 @@ def describe_file(data, name):
     return f"{image.format} {CHANNELS.get(bands, bands)} {bits} bit"
 
 
-def resize_image(image, size):
+def resize_image(image: np.ndarray, size: int) -> np.ndarray:
   """u8[H,W,D] -> u8[size,size,D], antialiased; the aspect ratio is not kept."""
   if image.shape[:2] == (size, size):
     return image
   picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
-  # In two calls, or the order of the axes, which are rounded one by one, is up to Pillow's version.
+  # Each axis is rounded: in one call, the result would depend on which axis Pillow's version
+  # resizes first.
   for shape in ((size, picture.height), (size, size)):
     picture = picture.resize(shape, Image.Resampling.BILINEAR)
   return np.asarray(picture).reshape(size, size, image.shape[-1])
@@ -218,15 +232,15 @@ def _open(data, name, page, exact):
   if image.mode[0] not in "IF":
     if is_halved and exact:
       raise UserError(
-        f"{name}: has colours of 16 bits, of which Pillow reads 8: save it as grey or with 8 bits"
+        f"{name}: has 16 bits per colour, of which Pillow reads 8: save it as grey or with 8 bits"
       )
     if is_deep and not is_halved:  # uncompressed planes, where Pillow takes each byte for a pixel
-      raise UserError(f"{name}: cannot be decoded (colour planes of 16 bits): save it as PNG")
+      raise UserError(f"{name}: cannot be decoded (16-bit colour planes): save it as PNG")
   return image
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoded(collections.abc.Sequence):
+class Encoded(Sequence):
   """Decodes the records of another sequence.
 
   Attributes:
@@ -235,15 +249,15 @@ class Encoded(collections.abc.Sequence):
     channels, value_range: see `decode_image`.  labels: see `decode_mask`.
   """
 
-  records: collections.abc.Sequence
+  records: Sequence[Mapping[str, Any]]
   channels: int
-  labels: dict
-  value_range: tuple = ()
+  labels: Mapping[int, int]
+  value_range: Sequence[float] = ()
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self.records)
 
-  def __getitem__(self, i):
+  def __getitem__(self, i: int) -> dict[str, Any]:
     record = self.records[i]
     where, page = place(record)
     image = decode_image(
@@ -255,12 +269,14 @@ class Encoded(collections.abc.Sequence):
     return {"image": image, "mask": mask, "name": record["name"]}
 
 
-def place(record):
-  """(what errors call it, page) of a record of `Encoded`."""
+def place(record: Mapping[str, Any]) -> tuple[str, int]:
+  """(name in errors, page) of a record of `Encoded`."""
   return record.get("where", record["name"]), record.get("page", 0)
 
 
-def size_fault(image, mask):
-  """What is wrong if an image [H,W,D] and its mask [h,w] differ in size; "" if they do not."""
+def size_fault(image: np.ndarray, mask: np.ndarray) -> str:
+  """The problem if an image [H,W,D] and its mask [h,w] differ in size; "" if they do not."""
   sizes = ["x".join(map(str, x.shape[1::-1])) for x in (image, mask)]
-  return f"the image is {sizes[0]} and its mask {sizes[1]} pixels" if len(set(sizes)) > 1 else ""
+  if sizes[0] == sizes[1]:
+    return ""
+  return f"the image is {sizes[0]} px, but its mask is {sizes[1]} px: make them the same size"

@@ -1,7 +1,8 @@
-"""What there is to know, and to find fault with, in one example of a data set."""
+"""Statistics and problems of one example of a data set."""
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,12 +21,12 @@ from jaxseg.data.decode import (
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """Something that is wrong.
+  """A problem of a data set.
 
   Attributes:
-    severity: "error", training would stop at it; "warning", it would not.
-    kind: heading under which the like are listed.
-    file: what it is about; "" for a whole split.
+    severity: "error" if training would stop at it, else "warning".
+    kind: heading under which it is listed.
+    file: which it concerns; "" for a whole split.
     text: one line with the remedy.
   """
 
@@ -37,39 +38,39 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """What the check keeps of an example; the pixels go.
+  """What the check keeps of an example, without its pixels.
 
   Attributes:
-    index: in its source.  file: what errors call it.
+    index: in its source.  file: its name in errors.
     findings: tuple of Finding, of this example alone.
-    size: (width, height) of the image, px; None if that cannot be read, as in what follows.
-    formats: {"image", "mask": see `decode.describe_file`}.
-    digest: of the image's pixels and shape; b"" if they are all the same.
+    size: (width, height) of the image, px; None if the image cannot be read.
+    formats: {"image", "mask": see `decode.describe_file`}, of those that can be read.
+    digest: of the image's pixels and shape; b"" if all pixels are the same or cannot be read.
     brightest: largest value of the image, 0..255.
     values: of the mask, as stored, sorted.
-    fault: what is wrong with them alone, see `decode.mask_fault`.
+    fault: the problem with these values, see `decode.mask_fault`.
     counts: i64[C+1], pixels of each class and of VOID.
   """
 
   index: int
   file: str
-  findings: tuple
-  size: tuple | None
-  formats: dict
+  findings: tuple[Finding, ...]
+  size: tuple[int, int] | None
+  formats: dict[str, str]
   digest: bytes
   brightest: int
-  values: list
+  values: list[int]
   fault: str
   counts: np.ndarray
 
 
-def examine(source, num_classes, index):
-  """Reads an example in parts, so that a bad one is found out in all its parts.
+def examine(source: Sequence, num_classes: int, index: int) -> Example:
+  """Reads image and mask separately, so that a bad image does not hide a bad mask.
 
   Args:
     source: as `datasets.load` returns it.  num_classes: C.
   Returns:
-    Example; it has errors, in `findings` or as `fault`, just if source[index] raises UserError.
+    Example; it has errors, in `findings` or as `fault`, exactly if source[index] raises UserError.
   """
   findings, formats = [], {}
 
@@ -119,7 +120,7 @@ def examine(source, num_classes, index):
       pixels = np.ascontiguousarray(image)
       digest = hashlib.blake2b(pixels, digest_size=16, key=str(image.shape).encode()).digest()
     else:
-      text = "all pixels are the same: look at it, and at `value_range`"
+      text = "all pixels have the same value: check the file and `value_range`"
       findings.append(Finding("warning", "images of a single colour", file, text))
   return Example(
     index, file, tuple(findings), size, formats, digest, brightest, values, fault, counts

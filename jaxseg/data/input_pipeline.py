@@ -1,8 +1,8 @@
-"""From a source to batches for one process, by Grain."""
+"""From a source to batches for one process, with Grain."""
 
-import collections.abc
 import dataclasses
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -18,8 +18,8 @@ from jaxseg.tiles import mirror
 FITS = ("resize", "crop")
 
 
-def resize_example(example, size):
-  """Squeezes an example into size x size: image antialiased, labels to the nearest pixel."""
+def resize_example(example: Mapping[str, Any], size: int) -> dict[str, Any]:
+  """Squeezes an example into size x size: image antialiased, labels by nearest neighbour."""
   if example["mask"].shape == (size, size):
     return example
 
@@ -31,13 +31,15 @@ def resize_example(example, size):
   return {**example, "image": resize_image(example["image"], size), **labels}
 
 
-def window_example(example, starts, size):
+def window_example(
+  example: Mapping[str, Any], starts: Sequence[int], size: int
+) -> dict[str, np.ndarray]:
   """A size x size window of an example, which may reach beyond it.
 
   Outside, the image is mirrored; the mask is VOID and there are no instances.
 
   Args:
-    starts: row and column of the first pixel, below 0 as well.
+    starts: row and column of the first pixel; may be negative.
   """
   rows, cols = (start + np.arange(size) for start in starts)
   height, width = example["mask"].shape
@@ -51,21 +53,21 @@ def window_example(example, starts, size):
   return {"image": example["image"][window], **labels}
 
 
-class Cached(collections.abc.Sequence):
-  """Keeps what another sequence returns in memory, up to a number of bytes."""
+class Cached(Sequence):
+  """Keeps the examples of another sequence in memory, up to a number of bytes."""
 
-  def __init__(self, source, max_bytes):
+  def __init__(self, source: Sequence, max_bytes: int):
     self._source, self._free, self._kept = source, max_bytes, {}
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self._source)
 
-  def __getitem__(self, i):
+  def __getitem__(self, i: int) -> dict[str, Any]:
     example = self._kept.get(i)
     if example is None:
       example = self._source[i]
       size = sum(x.nbytes for x in example.values() if isinstance(x, np.ndarray))
-      # Threads may both count an example; the budget then errs on the small side.
+      # Two threads may count the same example; then less than the budget is used.
       if size <= self._free:
         self._free -= size
         self._kept[i] = example
@@ -73,32 +75,32 @@ class Cached(collections.abc.Sequence):
 
 
 @dataclasses.dataclass(frozen=True)
-class Mapped(collections.abc.Sequence):
+class Mapped(Sequence):
   """`function(element)` of each element of another sequence."""
 
-  source: collections.abc.Sequence
-  function: Any
+  source: Sequence
+  function: Callable[[Any], Any]
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self.source)
 
-  def __getitem__(self, i):
+  def __getitem__(self, i: int) -> Any:
     return self.function(self.source[i])
 
 
 def train_batches(
-  source,
+  source: Sequence,
   *,
-  size,
-  fit,
-  batch_size,
-  seed,
-  margin=0,
-  instances=False,
-  process=(0, 1),
-  num_threads=2,
-  cache_mb=0,
-):
+  size: int,
+  fit: str,
+  batch_size: int,
+  seed: int,
+  margin: int = 0,
+  instances: bool = False,
+  process: tuple[int, int] = (0, 1),
+  num_threads: int = 2,
+  cache_mb: int = 0,
+) -> grain.DatasetIterator:
   """Endless shuffled batches of this process; the iterator has `get_state` and `set_state`.
 
   Every pass over the data is shuffled anew. `index` is the position in the shuffled stream of all
@@ -108,19 +110,19 @@ def train_batches(
   Args:
     source: as `datasets.load` returns it.
     size: height and width of the canvas.
-    fit: "resize" squeezes every image into it; "crop" takes a random window of the image as it is.
-    batch_size: of all processes together.
-    margin: of the network, px: so much of the canvas on each side is context without logits, and
-      may lie outside of the image.
+    fit: "resize" squeezes every image into it; "crop" takes a random window at native resolution.
+    batch_size: total over all processes.
+    margin: of the network, px: this much of the canvas on each side is context without logits, and
+      may lie outside the image.
     instances: adds them, from the connected components of the mask if the source has none.
     process: (number of this process, number of processes).
-    num_threads: that decode in advance.  cache_mb: what decoded examples may take in memory.
+    num_threads: threads that decode ahead.  cache_mb: memory for decoded examples, MiB.
   Returns:
     grain iterator of {"image": u8[b,S,S,D], "mask": u8[b,S,S], "index": i32[b]} and, if asked for,
     "instances", i32[b,S,S]
   """
   if fit not in FITS:
-    raise UserError(f"unknown `fit` {fit!r}; there are {', '.join(FITS)}")
+    raise UserError(f"unknown `fit` {fit!r}; choose from {', '.join(FITS)}")
   number, count = process
   inner = size - 2 * margin
   names = ("image", *LABEL_FILL) if instances else ("image", "mask")
@@ -146,10 +148,12 @@ def train_batches(
   return iter(data.to_iter_dataset(options))
 
 
-def eval_examples(source, *, process=(0, 1), num_threads=2):
+def eval_examples(
+  source: Sequence, *, process: tuple[int, int] = (0, 1), num_threads: int = 2
+) -> grain.DatasetIterator:
   """Every example of this process once, in order, at its native size.
 
-  The shares of the processes are disjoint and together are the whole source.
+  The shares of the processes are disjoint and make up the whole source.
   """
   number, count = process
   data = grain.MapDataset.source(source).slice(slice(number, len(source), count))

@@ -11,6 +11,7 @@ import io
 import pathlib
 import tarfile
 import xml.etree.ElementTree as ET
+from typing import Any
 
 import requests
 import tensorflow_datasets as tfds
@@ -44,7 +45,7 @@ class PetsBuilder(official.Builder, skip_registration=True):
     }
 
   def _generate_examples(self, archives, list_name):
-    # TFDS orders examples by the hash of their key, so the order of the archive is as good as any.
+    # TFDS orders examples by the hash of their key: the order in the archive does not matter.
     notes = {str(path): content for path, content in _read_tar(archives["annotations"])}
     lines = notes[f"annotations/{list_name}"].decode().splitlines()
     numbers = {line.split()[0]: line.split()[1:3] for line in lines}
@@ -96,14 +97,14 @@ def _head_box(xml):
 
 @dataclasses.dataclass(frozen=True)
 class _Pets(collections.abc.Sequence):
-  """Random access to encoded examples, from many threads if need be; can be pickled."""
+  """Random access to encoded examples, from several threads too; can be pickled."""
 
   source: collections.abc.Sequence
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self.source)
 
-  def __getitem__(self, i):
+  def __getitem__(self, i: int) -> dict[str, Any]:
     if not 0 <= i < len(self):
       raise IndexError(f"example {i} of {len(self)}")
     example = self.source[i]
@@ -115,16 +116,16 @@ class _Pets(collections.abc.Sequence):
 
 
 def open_pets(data_dir: str, split: str) -> collections.abc.Sequence:
-  """Opens a split of Oxford-IIIT Pets; prepares the data set (0.8 GB download) if need be.
+  """Opens a split of Oxford-IIIT Pets; prepares the data set (0.8 GB download) if necessary.
 
   Args:
-    data_dir: TFDS folder that holds or shall hold oxford_iiit_pet/4.0.0; "" is TFDS's default.
+    data_dir: TFDS folder for oxford_iiit_pet/4.0.0; "" is TFDS's default.
     split: "train", "test", or a part in TFDS's notation such as "train[:90%]".
   Returns:
     Sequence of {"image": JPEG bytes of u8[H,W,3], "mask": PNG bytes of u8[H,W] (1 pet,
     2 background, 3 outline), "name": file name, str}.
   Raises:
-    UserError: no such folder or split; not prepared and cannot be; files missing.
+    UserError: no such folder or split; the data set cannot be prepared; files are missing.
   """
   folder = pathlib.Path(data_dir).expanduser() if data_dir else None
   if folder and not folder.is_dir():
@@ -147,12 +148,12 @@ def open_pets(data_dir: str, split: str) -> collections.abc.Sequence:
     ) from None
   except (KeyError, ValueError):
     raise UserError(
-      f"no split {split!r} in {where}: use {' or '.join(splits)}, or a part that "
-      "is not empty, such as train[:90%]"
+      f"no split {split!r} in {where}: use {' or '.join(splits)}, or a non-empty part such as "
+      "train[:90%]"
     ) from None
   for file in files:
     if not pathlib.Path(file).exists():
-      raise UserError(f"{file} is missing: copy it there, or delete its folder to prepare anew")
+      raise UserError(f"{file} is missing: restore it, or delete its folder to prepare it again")
   return _Pets(source)
 
 
@@ -167,7 +168,7 @@ def _prepare(builder):
   try:
     builder.download_and_prepare(download_config=config, file_format="array_record")
   except (OSError, *bad_download) as error:
-    if builder.data_path.exists():  # another process was faster
+    if builder.data_path.exists():  # another process has prepared it meanwhile
       return
     if isinstance(error, bad_download):
       reason = f"could not be downloaded (no network? {type(error).__name__})"
