@@ -49,7 +49,7 @@ def eval_name(config: ConfigDict) -> str:
 
 
 def is_frozen(config: ConfigDict) -> bool:
-  """Whether the encoder is frozen, which only pretrained weights are."""
+  """Whether the encoder is frozen: only a pretrained one ever is."""
   return bool(config.model.encoder and config.model.pretrained and config.model.freeze_encoder)
 
 

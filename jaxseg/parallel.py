@@ -127,7 +127,7 @@ def check_batch_size(batch_size: int, accumulation_steps: int = 1) -> None:
     parts = f" times {accumulation_steps} accumulation steps" if accumulation_steps > 1 else ""
     raise UserError(
       f"`train.batch_size` is {batch_size}, but has to be a multiple of "
-      f"{jax.device_count() * accumulation_steps}: {jax.device_count()} devices{parts}"
+      f"{jax.device_count() * accumulation_steps} ({jax.device_count()} devices{parts})"
     )
 
 
