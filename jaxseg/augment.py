@@ -62,8 +62,9 @@ class Augmentation:
   def __post_init__(self):
     for name in self.extra:
       if name not in AUGMENTATIONS:
-        there_are = ", ".join(AUGMENTATIONS) or "none yet: add it to augment.AUGMENTATIONS"
-        raise UserError(f"unknown augmentation {name!r} in `extra`; there are {there_are}")
+        known = ", ".join(AUGMENTATIONS)
+        remedy = f"choose from {known}" if known else "add it to augment.AUGMENTATIONS first"
+        raise UserError(f"unknown augmentation {name!r} in `extra`; {remedy}")
 
 
 def augment(

@@ -141,7 +141,7 @@ class Loss:
 
   def __post_init__(self):
     if self.per not in ("pixel", "image"):
-      raise UserError(f"unknown per {self.per!r} of a loss; there are pixel, image")
+      raise UserError(f"unknown per {self.per!r} of a loss; choose from pixel, image")
 
 
 # A loss of your own is one more entry, from your config file for instance.
@@ -169,7 +169,7 @@ def select(
   chosen = {}
   for name, factor in factors.items():
     if name not in LOSSES:
-      raise UserError(f"unknown loss {name!r}; there are {', '.join(LOSSES)}")
+      raise UserError(f"unknown loss {name!r}; choose from {', '.join(LOSSES)}")
     loss = LOSSES[name]
     if name == "focal":
       function = functools.partial(loss.function, gamma=focal_gamma)

@@ -68,7 +68,7 @@ def schedule(
     UserError: an unknown name.
   """
   if name not in SCHEDULES:
-    raise UserError(f"unknown schedule {name!r}; there are {', '.join(SCHEDULES)}")
+    raise UserError(f"unknown schedule {name!r}; choose from {', '.join(SCHEDULES)}")
   num_steps = max(num_steps - warmup_steps, 1)
   after = {
     "constant": optax.constant_schedule(learning_rate),
@@ -111,7 +111,7 @@ def make_optimizer(
     UserError: an unknown name; at `init`, a module that the network does not have.
   """
   if name not in OPTIMIZERS:
-    raise UserError(f"unknown optimizer {name!r}; there are {', '.join(OPTIMIZERS)}")
+    raise UserError(f"unknown optimizer {name!r}; choose from {', '.join(OPTIMIZERS)}")
   make, decoupled = OPTIMIZERS[name]
   steps = [make(momentum, betas, epsilon)]
   if weight_decay:

@@ -125,7 +125,7 @@ def key(
     was: the key's name in work directories of earlier versions.
   """
   if scope not in SCOPES:
-    raise ValueError(f"scope is {scope!r}; there are {', '.join(SCOPES)}")
+    raise ValueError(f"scope is {scope!r}; choose from {', '.join(SCOPES)}")
   return Key(default, meaning, low, above, high, choices, item, length, scope, was)
 
 

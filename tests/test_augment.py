@@ -348,7 +348,7 @@ def test_extra_augmentations_have_keys_of_their_own():
 
 
 def test_wrong_extra_augmentations(monkeypatch):
-  with pytest.raises(UserError, match="^unknown augmentation 'blur' in `extra`; there are none"):
+  with pytest.raises(UserError, match="^unknown augmentation 'blur' in `extra`; add it to augment.AUG"):
     Augmentation(extra=("blur",))
   monkeypatch.setitem(
     augmentations.AUGMENTATIONS, "crop", lambda _, image, labels: (image[1:], labels)
@@ -359,7 +359,7 @@ def test_wrong_extra_augmentations(monkeypatch):
     lambda _, image, labels: (image, {"mask": labels["mask"] + 0.0}),
   )
   with pytest.raises(
-    UserError, match="^unknown augmentation 'blur' in `extra`; there are crop, cast$"
+    UserError, match="^unknown augmentation 'blur' in `extra`; choose from crop, cast$"
   ):
     Augmentation(extra=("crop", "blur"))
   image, mask = noise(5, 6)

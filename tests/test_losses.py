@@ -162,13 +162,13 @@ def test_select():
     values = found["focal"][1].function(logits, mask)
     chex.assert_trees_all_close(values, reference.focal(logits, mask, gamma), rtol=1e-4, atol=1e-6)
   with pytest.raises(
-    UserError, match="^unknown loss 'focus'; there are cross_entropy, focal, dice"
+    UserError, match="^unknown loss 'focus'; choose from cross_entropy, focal, dice"
   ):
     select({"dice": 1.0, "focus": 0.0})
   for nothing in ({}, {"dice": 0.0}):
     with pytest.raises(UserError, match="^no loss has a factor above 0; set one of cross_entropy"):
       select(nothing)
-  with pytest.raises(UserError, match="^unknown per 'px' of a loss; there are pixel, image$"):
+  with pytest.raises(UserError, match="^unknown per 'px' of a loss; choose from pixel, image$"):
     Loss(cross_entropy, per="px")
 
 

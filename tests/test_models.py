@@ -110,16 +110,16 @@ def test_options_reach_the_model(name):
 @pytest.mark.parametrize(
   "name, options, message",
   [
-    ("unett", {}, "^unknown network 'unett'; there are unet, encoder_unet, fcn32s"),
+    ("unett", {}, "^unknown network 'unett'; choose from unet, encoder_unet, fcn32s"),
     ("", {}, "^unknown network ''"),
-    ("unet", {"up": "bilinear"}, "^unknown up 'bilinear'; there are transposed, resize$"),
-    ("unet", {"stem_stride": 3}, "^unknown stem_stride 3; there are 1, 2$"),
-    ("unet", {"padding": "full"}, "^unknown padding 'full'; there are same, valid$"),
-    ("fcn8s", {"padding": "full"}, "^unknown padding 'full'; there are same, valid$"),
+    ("unet", {"up": "bilinear"}, "^unknown up 'bilinear'; choose from transposed, resize$"),
+    ("unet", {"stem_stride": 3}, "^unknown stem_stride 3; choose from 1, 2$"),
+    ("unet", {"padding": "full"}, "^unknown padding 'full'; choose from same, valid$"),
+    ("fcn8s", {"padding": "full"}, "^unknown padding 'full'; choose from same, valid$"),
     ("unet", {"precision": "float16"}, "^unknown precision 'float16'; .*float32, bfloat16$"),
-    ("encoder_unet", {"encoder": ""}, "^unknown encoder ''; there are mobilenet_v2"),
+    ("encoder_unet", {"encoder": ""}, "^unknown encoder ''; choose from mobilenet_v2"),
     ("encoder_unet", {"encoder": "vgg"}, "^unknown encoder 'vgg'"),
-    ("deeplabv3", {"output_stride": 4}, "^unknown output_stride 4; there are 8, 16, 32$"),
+    ("deeplabv3", {"output_stride": 4}, "^unknown output_stride 4; choose from 8, 16, 32$"),
     # Options that the network does not have.
     ("unet", {"patch": 2}, "^unet has no option 'patch'; it has .*stem_stride, padding, norm"),
     ("encoder_unet", {"stem_stride": 2}, "^encoder_unet has no option 'stem_stride'; .*encoder"),
@@ -304,7 +304,7 @@ def test_at_output_stride():
   assert models.abstract_variables(dense, 3) == models.abstract_variables(model, 3)
   with pytest.raises(UserError, match="^`output_stride` 8 is for DeepLab; UNet has"):
     models.at_output_stride(build("unet"), 8)
-  with pytest.raises(UserError, match="^unknown output_stride 4; there are 8, 16, 32"):
+  with pytest.raises(UserError, match="^unknown output_stride 4; choose from 8, 16, 32"):
     models.at_output_stride(model, 4)
 
 
@@ -353,7 +353,7 @@ def test_num_logits():
       UserError, match=f"^`head` 'sigmoid' is for two classes.*{', '.join(classes)}$"
     ):
       models.num_logits("sigmoid", classes)
-  with pytest.raises(UserError, match="^unknown head 'relu'; there are softmax, sigmoid$"):
+  with pytest.raises(UserError, match="^unknown head 'relu'; choose from softmax, sigmoid$"):
     models.num_logits("relu", ("outside", "cell"))
 
 

@@ -243,7 +243,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 
 def _look_up(table: Collection, key: Any, what: str) -> Any:
   if key not in table:
-    raise UserError(f"unknown {what} {key!r}; there are {', '.join(map(str, table))}")
+    raise UserError(f"unknown {what} {key!r}; choose from {', '.join(map(str, table))}")
   return table[key] if isinstance(table, dict) else key
 
 
