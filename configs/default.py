@@ -30,7 +30,8 @@ def keys():
   data.eval_split = key("test", "split that evaluations score")
   data.num_folds = key(0, "> 1: cross-validation within train_split; eval_split is not used", low=0)
   data.fold = key(0, "number of the held-out fold, from 0", low=0)
-  data.image_size = key(128, "height and width of training images, px", above=0, scope="network")
+  data.image_size = key(128, "height and width of training images, px", above=0, high=65536,
+                        scope="network")
   data.fit = key("resize", "resize: squeeze images into image_size; crop: random windows of them",
                  choices=input_pipeline.FITS, scope="network")
   data.num_threads = key(2, "threads that read and decode ahead", low=0, high=256, scope="free")
@@ -51,7 +52,7 @@ def keys():
   aug.flip = key(True, "mirror left-right, every other image")
   aug.flip_vertical = key(False, "mirror top-bottom, every other image")
   aug.transpose = key(False, "swap rows and columns; with both flips, all eight symmetries")
-  aug.scale = key((1.0, 1.0), "range of the random zoom; > 1 enlarges and crops", above=0,
+  aug.scale = key((1.0, 1.0), "range of the random zoom; > 1 enlarges and crops", above=0, high=100,
                   item=float, length=2)
   aug.rotation = key(0.0, "largest rotation, degrees", low=0, high=180)
   aug.shift = key(0.0, "largest shift along each axis, px; up to image_size", low=0)
@@ -59,8 +60,10 @@ def keys():
   aug.elastic_grid = key(3, "elastic displacements along each axis", low=2, high=64)
   aug.border = key("mirror", "beyond the image: mirror image and labels, or void",
                    choices=augment.BORDERS)
-  aug.brightness = key(0.0, "largest brightness shift, as a fraction of the full range")
-  aug.contrast = key((1.0, 1.0), "range of the contrast factor", item=float, length=2)
+  aug.brightness = key(0.0, "largest brightness shift, as a fraction of the full range", low=0,
+                       high=1)
+  aug.contrast = key((1.0, 1.0), "range of the contrast factor", low=0, high=100, item=float,
+                     length=2)
   aug.extra = key((), "your own augmentations, by name, applied in this order", item=str,
                   choices=augment.AUGMENTATIONS)
 
@@ -75,7 +78,7 @@ def keys():
   model.freeze_norm = key(False, "fixed batch statistics in the encoder, weights still train")
   model.init_from = key("", "work directory of another run, whose weights are taken where they fit")
   model.widths = key((), "channels of levels; fcn: fc1, fc2; deeplab: ASPP, low level; () = own",
-                     above=0, item=int, scope="network")
+                     above=0, high=2**20, item=int, scope="network")
   model.padding = key("same", "valid, as published: unpadded in unet, 100 px of zeros in fcn",
                       choices=models.PADDINGS, scope="network")
   model.stem_stride = key(1, "2 in unet: half the resolution inside, a quarter of the cost",
@@ -91,12 +94,12 @@ def keys():
                  choices=models.UPS, scope="network")
 
   config.train = train = Group()
-  train.num_epochs = key(20.0, "length of the training, passes over the data", above=0)
-  train.batch_size = key(16, "examples per step, summed over all devices", above=0)
+  train.num_epochs = key(20.0, "length of the training, passes over the data", above=0, high=1e9)
+  train.batch_size = key(16, "examples per step, summed over all devices", above=0, high=2**24)
   train.accumulation_steps = key(1, "gradient accumulation: parts of a batch computed one by one",
                                  low=1, was="train.num_micro_batches")
   train.optimizer = key("adam", "optimizer", choices=optim.OPTIMIZERS)
-  train.learning_rate = key(1e-3, "peak learning rate", low=0)
+  train.learning_rate = key(1e-3, "peak learning rate", low=0, high=1e6)
   train.schedule = key("constant", "learning rate over time; cosine and poly end at 0",
                        choices=optim.SCHEDULES)
   train.warmup_epochs = key(0.0, "epochs of linear warm-up", low=0, high=1e9)
@@ -109,7 +112,7 @@ def keys():
   train.adam_epsilon = key(1e-8, "added to the denominator of adam and adamw", above=0, high=1)
   train.weight_decay = key(0.0, "weight decay of kernels; adam and sgd add it to the gradient",
                            low=0, high=1)
-  train.clip_grad_norm = key(0.0, "> 0: gradients are clipped to this global norm", low=0)
+  train.clip_grad_norm = key(0.0, "> 0: gradients are clipped to this global norm", low=0, high=1e9)
   train.ema_decay = key(0.0, "> 0: an EMA of the weights is evaluated and used; try 0.999", low=0,
                         high=0.999999)
   train.patience = key(0, "early stopping: evaluations in a row without a better mean IoU; 0 = off",
@@ -120,27 +123,29 @@ def keys():
     setattr(losses, name, key(weights.get(name, 0.0), f"factor of {name} in the loss",
                               low=0, high=1e6))
   train.focal_gamma = key(2.0, "gamma of the focal loss; 0 is cross-entropy", low=0, high=10)
-  train.class_weights = key((), "factor per class, for losses per pixel; () = all 1", item=float)
+  train.class_weights = key((), "factor per class, for losses per pixel; () = all 1", low=0,
+                            high=1e6, item=float)
   train.class_balance = key("", "class weights from the frequencies in the training split",
                             choices=weight_maps.CLASS_BALANCES)
   train.border_weight = key(0.0, "w0 of U-Net's border weight map; the paper has 10", low=0,
                             high=1e6)
-  train.border_sigma = key(5.0, "fall-off of the border weight, px", above=0)
+  train.border_sigma = key(5.0, "fall-off of the border weight, px", above=0, high=1e6)
   train.precision = key("float32", "type of activations; parameters stay float32",
                         choices=models.PRECISIONS)
   train.parallel = key("jit", "run steps by jit with sharded arrays, or by pmap",
                        choices=parallel.STRATEGIES, scope="free")
   train.eval_every_epochs = key(5.0, "epochs between evaluations; there is one at the end, too",
-                                above=0, scope="free")
-  train.checkpoint_every_epochs = key(5.0, "epochs between further checkpoints", above=0,
+                                above=0, high=1e9, scope="free")
+  train.checkpoint_every_epochs = key(5.0, "epochs between further checkpoints", above=0, high=1e9,
                                       scope="free")
-  train.log_every_steps = key(10, "steps between lines of metrics.jsonl", above=0, scope="free")
+  train.log_every_steps = key(10, "steps between lines of metrics.jsonl", above=0, high=10**9,
+                              scope="free")
   train.profile_steps = key((), "(first, last) step of a jax.profiler trace in WORKDIR/profile",
                             low=1, item=int, length=2, scope="free")
 
   config.eval = evaluation = Group()
   evaluation.batch_size = key(16, "images of image_size in one forward pass; fewer larger ones",
-                              above=0, scope="free")
+                              above=0, high=2**24, scope="free")
   evaluation.num_samples = key(4, "rows on a sheet of predictions", low=0, scope="free")
   evaluation.instances = key(False, "V_rand, V_info and warping error of connected components",
                              scope="free")
@@ -152,21 +157,22 @@ def keys():
   use.tile = key(0, "fit crop: largest side that the network sees, px; 0 = the whole image", low=0,
                  scope="free")
   use.scales = key((1.0,), "test-time augmentation: sizes to average over, fit crop", above=0,
-                   item=float, scope="free")
+                   high=100, item=float, scope="free")
   use.tta = key("none", "test-time augmentation: average over flip (2) or dihedral (8) views",
                 choices=predict.TTA, scope="free", was="predict.symmetries")
 
   config.crf = crf = Group()  # dense CRF on probabilities, in prediction and evaluation
   crf.num_iterations = key(0, "dense CRF: mean-field iterations; 10 is usual, 0 = no CRF", low=0,
-                           scope="free")
+                           high=1000, scope="free")
   crf.spatial_weight = key(3.0, "weight of the spatial kernel: near pixels of any colour", low=0,
-                           scope="free")
-  crf.spatial_sigma = key(3.0, "width of the spatial kernel, px", above=0, scope="free")
+                           high=1e6, scope="free")
+  crf.spatial_sigma = key(3.0, "width of the spatial kernel, px", above=0, high=1e6, scope="free")
   crf.bilateral_weight = key(10.0, "weight of the bilateral kernel: near pixels of similar colour",
                              low=0, scope="free")
-  crf.bilateral_sigma = key(80.0, "width of the bilateral kernel, px", above=0, scope="free")
+  crf.bilateral_sigma = key(80.0, "width of the bilateral kernel, px", above=0, high=1e6,
+                            scope="free")
   crf.color_sigma = key(13.0, "width of the bilateral kernel in colour, 8-bit steps", above=0,
-                        scope="free")
+                        high=1e6, scope="free")
   crf.exact = key(False, "sum over all pairs of pixels; for accelerators, small images",
                   scope="free")
 
@@ -176,7 +182,7 @@ def keys():
   exported.onnx_size = key((), "(height, width): also writes an ONNX file for this size", low=1,
                            item=int, length=2, scope="free")
   exported.num_images = key(3, "images on which a file is compared with the network", above=0,
-                            scope="free")
+                            high=10**6, scope="free")
 
   config.parallel = several = Group()  # Slurm, TPU pods and torchrun need none of this
   several.coordinator = key("", "several processes: HOST:PORT of process 0", scope="free")

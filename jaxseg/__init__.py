@@ -45,3 +45,7 @@ def __getattr__(name: str) -> Any:
   if name not in _MODULES:
     raise AttributeError(f"module 'jaxseg' has no attribute {name!r}")
   return getattr(importlib.import_module(f"jaxseg.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+  return sorted([*__all__, "__version__"])

@@ -20,8 +20,7 @@ from jaxseg.train_step import make_train_step
 from jaxseg.weight_maps import CLASS_BALANCES
 
 # Keys of config.model that are not options of a particular network.
-COMMON_KEYS = ("name", "encoder", "head", "pretrained", "freeze_encoder", "freeze_norm",
-               "init_from")  # fmt: skip
+COMMON_KEYS = ("name", "head", "freeze_encoder", "init_from")
 
 
 def open_split(
@@ -67,8 +66,12 @@ def build_model(config: ConfigDict, info: DatasetInfo) -> nn.Module:
   with settings.config_errors(
     name="model.name", output_stride="model.output_stride", precision="train.precision"
   ):
-    num_logits = models.num_logits(config.model.head, info.classes)
-    return models.build(name, num_logits, **options)
+    return models.build(name, num_logits(config, info), **options)
+
+
+def num_logits(config: ConfigDict, info: DatasetInfo) -> int:
+  """Channels of the network's output; see `models.num_logits`."""
+  return models.num_logits(config.model.head, info.classes)
 
 
 def check_model_keys(config: ConfigDict) -> None:
@@ -76,7 +79,7 @@ def check_model_keys(config: ConfigDict) -> None:
   name, declared = config.model.name, settings.declared_keys()
   known = models.options_of(name)
   for key, value in config.model.items():
-    if key in known or key in COMMON_KEYS:
+    if key in known or key in COMMON_KEYS or (key == "pretrained" and "encoder" in known):
       continue
     if f"model.{key}" not in declared:
       raise UserError(f"config.model.{key}: {name} has no such option; it has {', '.join(known)}")
@@ -218,6 +221,8 @@ def class_weights(
       f"config.train.class_weights has {len(weights)} numbers; give one for each of the "
       f"{len(classes)} classes {', '.join(classes)}"
     )
+  if not any(weights):
+    raise UserError("config.train.class_weights are all 0; give one class a factor above 0")
   if train.class_balance:
     arguments = (list(counts[name].values()) for name in ("pixels", "pixels_of_their_images"))
     weights = np.multiply(weights, CLASS_BALANCES[train.class_balance](*arguments))
@@ -228,10 +233,17 @@ def check_training(config: ConfigDict) -> None:
   """Raises UserError for settings that training cannot use."""
   settings.check(config)
   train, size = config.train, config.data.image_size
+  if config.data.fold and not config.data.num_folds:
+    raise UserError(
+      f"config.data.fold is {config.data.fold}, but config.data.num_folds is 0; set both, or none"
+    )
   for name in ("shift", "elastic"):
     if config.augment[name] > size:
       value = config.augment[name]
       raise UserError(f"config.augment.{name} is {value}, but has to be from 0 to {size}")
+  if train.profile_steps and train.profile_steps[0] > train.profile_steps[1]:
+    steps = train.profile_steps
+    raise UserError(f"config.train.profile_steps is {steps}, but has to be (first, last)")
   per_pixel = [name for name, loss in losses.LOSSES.items() if loss.per == "pixel"]
   for name in ("class_weights", "class_balance", "border_weight"):
     if train[name] and not any(train.losses[loss] for loss in per_pixel if loss in train.losses):

@@ -137,7 +137,7 @@ def best_step(manager: ocp.CheckpointManager) -> int | None:
   return max(scored, key=scored.get) if scored else manager.latest_step()
 
 
-def best_checkpoint(workdir: Path, key: str = "--workdir") -> tuple[int, dict[str, Any]]:
+def best_checkpoint(workdir: Path, key: str = "the work directory") -> tuple[int, dict[str, Any]]:
   """(step, meta) of the best checkpoint of a work directory.
 
   Raises:
@@ -148,7 +148,9 @@ def best_checkpoint(workdir: Path, key: str = "--workdir") -> tuple[int, dict[st
       step = best_step(manager)
     if step is not None:
       return step, read_meta(workdir, step)
-  raise UserError(f"{workdir} has no checkpoint; train first, or correct {key}")
+  exported = pathlib.Path(workdir) / "model.stablehlo"
+  remedy = f"load {exported}" if exported.exists() else f"train first, or correct {key}"
+  raise UserError(f"{workdir} has no checkpoint; {remedy}")
 
 
 def read_meta(workdir: Path, step: int) -> dict[str, Any]:

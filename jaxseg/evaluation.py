@@ -11,6 +11,7 @@ from jaxseg.data.datasets import connected_components
 from jaxseg.instance_metrics import instance_scores
 from jaxseg.metrics import bootstrap_intervals, boundary_f1, class_pixels, confusion_matrix, scores
 from jaxseg.parallel import rows_of_processes, sum_over_processes
+from jaxseg.predict import most_likely
 
 INSTANCE_SCORES = ("v_rand", "v_info", "warping_error")
 CLASS_SCORES = ("iou", "dice", "accuracy")
@@ -51,7 +52,7 @@ def score(
   confusion = np.zeros((len(classes), len(classes)), np.int64)
   rows, samples = [], []  # a row holds an image's sums and their divisors
   for i, (example, probs) in enumerate(predict(examples)):
-    mask, labels = example["mask"], probs.argmax(-1).astype(np.uint8)
+    mask, labels = example["mask"], most_likely(probs)
     counts = confusion_matrix(mask, labels, len(classes))
     confusion += counts
     values = score_instances(example, labels) if instances else []

@@ -64,7 +64,8 @@ def describe(info: DatasetInfo, output: str, onnx_size: Sequence[int]) -> dict[s
       "sizes": "any",
       "written_by_jax": jax.__version__,
       "written_on": today.isoformat(),
-      "readable_by_jax_until": (today + datetime.timedelta(READABLE_DAYS)).isoformat(),
+      "readable_by": f"JAX released up to 6 months after JAX {jax.__version__}",
+      "readable_until_at_most": (today + datetime.timedelta(READABLE_DAYS)).isoformat(),
     },
     **({"model.onnx": {"height": onnx_size[0], "width": onnx_size[1]}} if onnx_size else {}),
   }

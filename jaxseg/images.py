@@ -88,11 +88,13 @@ def _decode(path, channels, value_range, page, count):
 
 def _pixels(image, channels, name):
   """A PIL image as the array that `decode_image` goes on from."""
+  if not image.width or not image.height:
+    raise UserError(f"{name}: has no pixels, its size is {image.width} x {image.height}")
   try:
     if image.mode[0] not in "IF":
       return np.asarray(image.convert("RGB" if channels == 3 else "L"))
     array = np.asarray(image)
-  except (OSError, SyntaxError) as error:  # Pillow reads the pixels of a file only now
+  except (OSError, SyntaxError, ValueError) as error:  # Pillow reads the pixels of a file only now
     raise UserError(f"{name}: cannot be decoded ({error})") from error
   is_16_bit = image.mode == "I" and 0 <= array.min() and array.max() <= 0xFFFF
   return array.astype(np.uint16) if is_16_bit else array

@@ -207,12 +207,26 @@ def loss_sum(
     maps: {keyword: f32[B,H,W,...]}, see `label_maps`.
   Returns:
     f32[], to be divided by `loss_count`, each summed over all devices.
+  Raises:
+    UserError: the loss returns another shape than one value per pixel or per image.
   """
   maps = maps or {}
   if loss.per == "image":
-    return jnp.sum(jax.vmap(lambda *x: loss.function(*x[:2], **x[2]))(logits, mask, maps))
+    values = jax.vmap(lambda *x: loss.function(*x[:2], **x[2]))(logits, mask, maps)
+    _check_values(loss, values, mask.shape[:1])
+    return jnp.sum(values)
   values = loss.function(logits, mask, **maps)
+  _check_values(loss, values, mask.shape)
   return jnp.sum(jnp.where(mask != VOID, weight, 0.0) * values)
+
+
+def _check_values(loss, values, shape):
+  found = getattr(values, "shape", type(values).__name__)
+  if found != shape:
+    name = getattr(loss.function, "__name__", "a loss")
+    raise UserError(
+      f"{name} is a loss per {loss.per} and has to return f32{list(shape)}, not {found}"
+    )
 
 
 def loss_count(loss: Loss, mask: jax.Array, weight: jax.Array) -> jax.Array:

@@ -1,14 +1,26 @@
-"""The command line of jaxseg.
+"""Train, score and use semantic segmentation networks.
 
-python -m jaxseg.main --config=configs/unet_pets.py [--workdir=DIR] [--config.KEY=VALUE ...]
-python -m jaxseg.main --mode=evaluate|predict|export|summary --workdir=DIR [--config.KEY=VALUE ...]
-python -m jaxseg.main --mode=keys lists all config keys.
+  jaxseg --config=configs/unet_cells.py     train, or resume; into runs/unet_cells
+  jaxseg --mode=evaluate --workdir=DIR      score the best checkpoint of a run
+  jaxseg --mode=predict --workdir=DIR --input=FILE|DIR --output=DIR
+  jaxseg --mode=export --workdir=DIR        write a file that runs without jaxseg
+  jaxseg --mode=summary --workdir=DIR       parameters, operations and memory of the network
+  jaxseg --mode=check_data --config=FILE    read all data and report what is wrong with them
+  jaxseg --mode=keys                        list all config keys
+
+  --config=FILE         a file of configs/, or yours; a run knows its own
+  --config.KEY=VALUE    another value for a single key, as often as needed
+  --workdir=DIR         folder of the run; default: runs/NAME_OF_CONFIG
+  --help, --version
+
+`python -m jaxseg.main` is the same as `jaxseg`. The documentation is in docs/.
 """
 
 import os
 import pathlib
 import re
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +28,7 @@ import jax
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+import jaxseg
 from jaxseg import UserError, modes, parallel, schema, settings, workdirs
 from jaxseg.check_data import check_data
 from jaxseg.training import train
@@ -56,33 +69,52 @@ def parse(arguments: Sequence[str]) -> ConfigDict | None:
   Raises:
     UserError: a flag that does not exist, or a config file that cannot be read.
   """
+  # A config may import files beside it.
+  folder = str(pathlib.Path(config_path(arguments)).absolute().parent)
+  if folder not in sys.path:
+    sys.path.append(folder)
   try:
     rest = flags.FLAGS(arguments)
     if len(rest) > 1:
       raise UserError(f"{rest[1]!r} is not a flag; flags are --NAME=VALUE, --help lists them")
-    return CONFIG.value and CONFIG.value.lock()  # raises the OSError if there is no such file
+    config = CONFIG.value
+    getattr(config, "lock", None)  # raises the OSError if there is no such file
   except flags.Error as error:
     # For an exception in the config file, the text is its traceback; the last line names the error.
     first, *rest = str(error).splitlines()
     raise UserError(f"{first} {rest[-1]}" if rest else first) from error
-  except (SyntaxError, ImportError) as error:
-    raise UserError(f"config file {config_path(arguments)}: {error}") from error
-  except (AttributeError, KeyError) as error:
-    # This is how ml_collections reports an unknown key in a config file.
-    if "get_config" in str(error):
-      raise UserError(f"{config_path(arguments)} has no get_config(); see configs/") from error
-    match = re.search(r'Did you mean "(.*?)" instead of "(.*?)"', str(error))
-    wrong = match[2] if match else re.findall(r"\w+", str(error))[0]
-    hint = f"did you mean {match[1]!r}?" if match else "--mode=keys lists all keys"
-    raise UserError(f"{config_path(arguments)}: unknown config key {wrong!r}; {hint}") from error
-  except OSError as error:
-    raise UserError(f"no config file {config_path(arguments)!r}; see configs/") from error
+  except Exception as error:  # a config file is a program: it may raise anything
+    raise _config_error(config_path(arguments), error) from error
+  path = config_path(arguments)
+  if not path:
+    return None
+  if not isinstance(config, ConfigDict):
+    raise UserError(f"{path}: get_config() returns {type(config).__name__}, not a ConfigDict")
+  return config.lock()
+
+
+def _config_error(path, error):
+  """The UserError for an exception while a config file was read."""
+  text = next(iter(str(error).splitlines()), "")
+  if isinstance(error, OSError) and error.filename == path:
+    return UserError(f"no config file {path!r}; see configs/")
+  if "no attribute 'get_config'" in str(error):
+    return UserError(f"{path} has no get_config(); see configs/")
+  # This is how ml_collections reports an unknown key.
+  if match := re.search(r'Did you mean "(.*?)" instead of "(.*?)"', str(error)):
+    return UserError(f"{path}: unknown config key {match[2]!r}; did you mean {match[1]!r}?")
+  frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.endswith(path)]
+  where = f"{path}, line {frames[-1].lineno}" if frames else path
+  return UserError(f"config file {where}: {type(error).__name__}: {text}")
 
 
 def config_path(arguments: Sequence[str]) -> str:
   """The path that --config gives; "" without the flag."""
-  values = [a.split("=", 1)[1] for a in arguments if re.match("--?config=", a)]
-  return values[-1] if values else ""
+  path = ""
+  for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    if match := re.match("--?config(=(.*))?$", argument):
+      path = match[2] if match[1] else following
+  return path
 
 
 def use_compilation_cache() -> None:
@@ -112,7 +144,8 @@ def configure(
   workdir = pathlib.Path(WORKDIR.value or f"runs/{name}")
   config = file_config or settings.read_run(workdir)
   if config is None:
-    raise UserError(f"{workdir} has no checkpoint; correct --workdir, or add --config to train")
+    remedy = "add --config to train" if MODE.value == "train" else "train first"
+    raise UserError(f"{workdir} has no checkpoint; correct --workdir, or {remedy}")
   with settings.own_entries(file_config is None):
     values = settings.parse_overrides(config, overrides)
     config = settings.override(config, values)
@@ -122,6 +155,12 @@ def configure(
 
 def run(arguments: Sequence[str]) -> int:
   """Runs the mode that the flags ask for; returns the exit status."""
+  if {"--help", "-help", "-h", "--helpfull"}.intersection(arguments):
+    print(__doc__.strip())
+    return 0
+  if "--version" in arguments:
+    print(f"jaxseg {jaxseg.__version__}, JAX {jax.__version__}")
+    return 0
   overrides, arguments = split_arguments(arguments)
   file_config, mode = parse(arguments), MODE.value
   if mode == "keys":

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from jaxseg import VOID
+from jaxseg import VOID, UserError
 
 NUM_RESAMPLES, CHUNK = 1000, 100
 
@@ -17,8 +17,13 @@ def confusion_matrix(mask: np.ndarray, prediction: np.ndarray, num_classes: int)
     mask, prediction: u8 arrays of one shape, labels 0..C-1.
   Returns:
     i64[C,C], rows are the truth. Integer, because float32 stops counting at 2^24.
+  Raises:
+    UserError: a label of the mask is no class.
   """
   valid = mask != VOID
+  if np.any(mask[valid] >= num_classes):
+    label = mask[valid].max()
+    raise UserError(f"a mask holds {label}, which is no label of {num_classes} classes")
   pairs = mask[valid].astype(np.int64) * num_classes + prediction[valid]
   counts = np.bincount(pairs, minlength=num_classes**2)
   return counts.reshape(num_classes, num_classes)

@@ -15,7 +15,7 @@ from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.input_pipeline import eval_examples
 from jaxseg.evaluation import score, score_table
 from jaxseg.notebook import progress
-from jaxseg.predict_files import list_images, predict_files
+from jaxseg.predict_files import left_out, list_images, predict_files
 from jaxseg.run import report
 from jaxseg.segmenter import load_run
 
@@ -73,10 +73,9 @@ def evaluate(
 def print_scores(result: dict) -> None:
   """The scores as JSON on standard output, and as a table on standard error."""
   if parallel.is_main():
-    numbers = {name: value for name, value in result.items() if name not in ("confusion", "split")}
-    print(json.dumps(numbers, indent=2))
-    print(score_table({k: v for k, v in result.items() if k not in ("split", "step")}),
-          file=sys.stderr)  # fmt: skip
+    print(json.dumps({k: v for k, v in result.items() if k != "confusion"}, indent=2))
+    table = score_table({k: v for k, v in result.items() if k not in ("split", "step")})
+    print(f"split {result['split']}, step {result['step']}\n\n{table}", file=sys.stderr)
 
 
 def predict_folder(
@@ -98,7 +97,10 @@ def predict_folder(
   if parallel.is_main():
     with settings.config_errors():
       predict_files(segmenter.predict, files, output, segmenter.info, progress)
-    print(f"label maps: {output}   overlays: {pathlib.Path(output) / 'overlays'}")
+    if others := left_out(source, files):
+      print(others, file=sys.stderr)
+    overlays = pathlib.Path(output) / "overlays"
+    print(f"{len(files)} files   label maps: {output}   overlays: {overlays}")
 
 
 def export_run(

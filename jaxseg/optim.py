@@ -41,8 +41,8 @@ def sgd(momentum: float) -> optax.GradientTransformation:
 # Steps of learning rate 1, and whether weight decay goes around them (Loshchilov and Hutter 2019)
 # or into the gradient.
 OPTIMIZERS = {
-  "adam": (lambda momentum, betas, epsilon: optax.adam(1.0, *betas, epsilon), False),
-  "adamw": (lambda momentum, betas, epsilon: optax.adam(1.0, *betas, epsilon), True),
+  "adam": (lambda momentum, betas, epsilon: optax.adam(1.0, *betas, eps=epsilon), False),
+  "adamw": (lambda momentum, betas, epsilon: optax.adam(1.0, *betas, eps=epsilon), True),
   "muon": (lambda momentum, betas, epsilon: muon(betas, epsilon), True),
   "sgd": (lambda momentum, betas, epsilon: sgd(momentum), False),
 }
@@ -138,7 +138,19 @@ def make_optimizer(
 def scale_by_part(
   lr_multipliers: Sequence[tuple[str, float]],
 ) -> optax.GradientTransformation:
-  """Multiplies updates by the factors of their modules; see `make_optimizer`."""
+  """Multiplies updates by the factors of their modules; see `make_optimizer`.
+
+  Raises:
+    UserError: an entry that is not (module, factor); at `init`, a module that is not trained.
+  """
+  for entry in lr_multipliers:
+    match entry:
+      case (str(), int() | float() as factor) if 0 <= factor < float("inf"):
+        continue
+    raise UserError(
+      f"`lr_multipliers` has {entry!r}; write (module, factor), such as ('encoder', 0.1), with a "
+      "factor of 0 or more"
+    )
 
   def path_of(path):
     return "/".join(key.key for key in path) + "/"

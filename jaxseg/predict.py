@@ -42,6 +42,11 @@ class Window:
   is_last: bool
 
 
+def most_likely(probs: np.ndarray) -> np.ndarray:
+  """The labels of probabilities.  f32[h,w,C] -> u8[h,w]"""
+  return probs.argmax(-1).astype(np.uint8)
+
+
 def no_progress(iterable: Iterable, **_: Any) -> Iterable:
   """Stands in for `tqdm`; shows nothing."""
   return iterable

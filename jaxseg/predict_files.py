@@ -4,11 +4,11 @@ import collections
 import pathlib
 from collections.abc import Callable, Sequence
 
-import numpy as np
 from PIL import Image
 
 from jaxseg import UserError
-from jaxseg.data.decode import SUFFIXES, DatasetInfo, decode_image, num_pages
+from jaxseg.data.decode import SUFFIXES, DatasetInfo, decode_image, few, num_pages
+from jaxseg.predict import most_likely
 from jaxseg.visualize import legend, overlay, save_label_map
 from jaxseg.workdirs import make_folder
 
@@ -30,6 +30,14 @@ def list_images(path: str | pathlib.Path) -> list[pathlib.Path]:
   if not files:
     raise UserError(f"no images in {path}: none of its files ends in {', '.join(SUFFIXES)}")
   return files
+
+
+def left_out(path: str | pathlib.Path, files: Sequence[pathlib.Path]) -> str:
+  """Names what a folder holds besides its images; "" if there is nothing else."""
+  path = pathlib.Path(path)
+  others = sorted(set(path.iterdir()) - set(files)) if path.is_dir() else []
+  names = [other.name + "/" * other.is_dir() for other in others]
+  return f"not read, as they are no images: {few(names, 5)}" if names else ""
 
 
 def list_pages(files: Sequence[pathlib.Path]) -> list[Page]:
@@ -63,9 +71,9 @@ def predict_files(
 ) -> None:
   """Writes output/NAME.png, the label map, and output/overlays/NAME.png for each image.
 
-  output/overlays/legend.png names the colours, unless an image has that name. A TIFF of several
-  pages gives NAME_000.png, NAME_001.png, ...; overlays of large images are smaller, see
-  `visualize.overlay`.
+  output/overlays/legend.png names the colours; if an image is called legend, legend_of_classes.png
+  does. A TIFF of several pages gives NAME_000.png, NAME_001.png, ...; overlays of large images are
+  smaller, see `visualize.overlay`.
 
   Args:
     predict: function of examples, `reduce` and `progress`, see `predict.make_predictor`.
@@ -81,8 +89,8 @@ def predict_files(
       if path.resolve() in inputs:
         raise UserError(f"{path} is an input and would be overwritten; correct --output")
   make_folder(output / "overlays", "--output")
-  if "legend.png" not in names:
-    legend(output / "overlays" / "legend.png", info.classes, info.palette)
+  key = "legend_of_classes.png" if "legend.png" in names else "legend.png"
+  legend(output / "overlays" / key, info.classes, info.palette)
 
   def examples():
     for (file, page, tag), name in zip(pages, names, strict=True):
@@ -90,10 +98,7 @@ def predict_files(
       image = decode_image(file, where, info.channels, page=page, value_range=info.value_range)
       yield {"image": image, "file_name": name}
 
-  def classes(probs):
-    return probs.argmax(-1).astype(np.uint8)
-
-  predictions = predict(examples(), reduce=classes, progress=progress)
+  predictions = predict(examples(), reduce=most_likely, progress=progress)
   for example, labels in progress(predictions, total=len(names), unit="image"):
     save_label_map(output / example["file_name"], labels, info.palette)
     picture = overlay(example["image"], labels, info.palette)

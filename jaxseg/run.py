@@ -32,8 +32,10 @@ class Run:
   """
 
   def __init__(self, workdir: str | pathlib.Path, config: ConfigDict, info: DatasetInfo):
-    self._workdir, self._config = pathlib.Path(workdir), config
-    self._meta = {"config": config.to_dict(), "info": dataclasses.asdict(info)}
+    self._workdir, self._config = pathlib.Path(workdir), config.to_dict()
+    if folder := config.data.data_dir:  # for modes that start in another directory
+      self._config["data"]["data_dir"] = str(pathlib.Path(folder).expanduser().absolute())
+    self._meta = {"config": self._config, "info": dataclasses.asdict(info)}
     self._info = info
     self._stack = contextlib.ExitStack()
     self._manager = self._events = self._bar = None
@@ -70,7 +72,7 @@ class Run:
     """Starts logging; drops what a killed run logged after `step`.  about: first line to print."""
     if self._manager is None:
       return
-    workdirs.write_json(self._workdir / "config.json", self._config.to_dict())
+    workdirs.write_json(self._workdir / "config.json", self._config)
     workdirs.forget_metrics_after(self._workdir, step)
     self._events = SummaryWriter(str(self._workdir), purge_step=step + 1)
     self._stack.callback(self._events.close)

@@ -9,6 +9,7 @@ import collections.abc
 import dataclasses
 import difflib
 import math
+import numbers
 from types import SimpleNamespace as Group
 from typing import Any
 
@@ -50,7 +51,7 @@ class Key:
       return ""
     if kind is not tuple:
       return self._wrong_item(value)
-    if self.length and value and len(value) != self.length:
+    if self.length and len(value) != self.length:
       return f"but has to be {self._tuple_of()}"
     for x in value:
       if self.item and not _has_type(x, self.item):
@@ -62,7 +63,7 @@ class Key:
   def cast(self, value: Any) -> Any:
     """An allowed value in the key's type: 3 -> 3.0, lists -> tuples."""
     kind = type(self.default)
-    return float(value) if kind is float else _tuples(value) if kind is tuple else value
+    return _tuples(value) if kind is tuple else kind(value)
 
   def _tuple_of(self):
     number = {2: "two ", 3: "three "}.get(self.length, "")
@@ -70,7 +71,10 @@ class Key:
     return f"a tuple of {number}{names.get(self.item, 'values')}"
 
   def _wrong_item(self, value):
-    if isinstance(value, float) and not math.isfinite(value):
+    try:
+      if isinstance(value, numbers.Real) and not math.isfinite(value):
+        return "but has to be finite"
+    except OverflowError:  # a whole number beyond the range of floats
       return "but has to be finite"
     if self.choices is not None and value not in self.choices:
       return f"{UNKNOWN}; choose from {', '.join(map(str, self.choices))}"
@@ -81,13 +85,14 @@ class Key:
     if self.above is not None and value <= self.above:
       return "but has to be positive" if self.above == 0 else f"but has to be above {self.above}"
     if self.high is not None and value > self.high:
-      return f"but has to be {self.high} or less"
+      return f"but has to be at most {self.high:,}"
     return ""
 
   def allowed(self) -> str:
     """The allowed values in words."""
     if self.choices is not None:
-      return ("any of " if self.item else "") + ", ".join(map(str, self.choices))
+      names = ", ".join(map(str, self.choices)) or "none yet, see docs/extend.md"
+      return ("any of " if self.item and self.choices else "") + names
     kind = type(self.default)
     text = self._tuple_of() if kind is tuple else TYPE_NAMES[kind]
     if self.low is not None and self.high is not None:
@@ -133,8 +138,10 @@ def _has_type(value, kind):
   if kind is tuple:
     return isinstance(value, tuple | list)
   if kind is float:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-  return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+  if kind is int:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+  return isinstance(value, kind)
 
 
 def flatten_keys(group: Group, prefix: str = "") -> dict[str, Key]:
@@ -219,11 +226,22 @@ def parse_value(name: str, text: str | None, declared: Key) -> Any:
   return declared.cast(value)
 
 
-def unknown_key(name: str, keys: collections.abc.Iterable[str]) -> UserError:
-  """The error for an unknown key; it suggests the most similar one."""
-  keys = list(keys)
-  by_last = {known.rsplit(".", 1)[-1]: known for known in keys}
-  near = difflib.get_close_matches(name, keys, 1, 0.75)
+def unknown_key(
+  name: str, known: collections.abc.Iterable[str], keys: collections.abc.Mapping[str, Key]
+) -> UserError:
+  """The error for an unknown key; it suggests the most similar one of `known`.
+
+  Args:
+    keys: the declared keys, of which some had another name before.
+  """
+  for new, declared in keys.items():
+    if declared.was == name:
+      return UserError(f"config key {name!r} is called {new!r} now")
+  known = list(known)
+  if any(other.startswith(f"{name}.") for other in known):
+    return UserError(f"{name!r} is a group of config keys; set one of them by --config.{name}.KEY")
+  by_last = {other.rsplit(".", 1)[-1]: other for other in known}
+  near = difflib.get_close_matches(name, known, 1, 0.75)
   near = near or [by_last[x] for x in difflib.get_close_matches(name.split(".")[-1], by_last, 1)]
   hint = f"did you mean {near[0]!r}?" if near else "--mode=keys lists all keys"
   return UserError(f"unknown config key {name!r}; {hint}")

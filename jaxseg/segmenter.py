@@ -13,17 +13,13 @@ from ml_collections import ConfigDict
 from jaxseg import UserError, build, checkpoint, export, models, parallel, settings, workdirs
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.images import to_images
+from jaxseg.predict import most_likely
 from jaxseg.visualize import overlay
 
 Array = np.ndarray
 
 
-def most_likely(probs: Array) -> Array:
-  """Labels of probabilities.  f32[h,w,C] -> u8[h,w]"""
-  return probs.argmax(-1).astype(np.uint8)
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Segmenter:
   """A trained network with all that it needs to segment images; `load` makes one.
 
@@ -37,11 +33,15 @@ class Segmenter:
   """
 
   info: DatasetInfo
-  predict: collections.abc.Callable = dataclasses.field(repr=False)
+  predict: collections.abc.Callable
   step: int | None = None
-  config: ConfigDict | None = dataclasses.field(default=None, repr=False)
-  model: nn.Module | None = dataclasses.field(default=None, repr=False)
-  variables: Any = dataclasses.field(default=None, repr=False)
+  config: ConfigDict | None = None
+  model: nn.Module | None = None
+  variables: Any = None
+
+  def __repr__(self) -> str:
+    name = self.config.model.name if self.config else "exported network"
+    return f"Segmenter({name}, step {self.step}: {', '.join(self.classes)})"
 
   @property
   def classes(self) -> tuple[str, ...]:
@@ -86,6 +86,10 @@ class Segmenter:
       raise UserError(
         f"the image is {pixels.shape[:2]} px, but its labels are {labels.shape}: they must match"
       )
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > 255:
+      raise UserError(f"labels have to be whole numbers from 0 to 255, these are {labels.dtype}")
+    if not 0 <= opacity <= 1:
+      raise UserError(f"`opacity` is {opacity}, but has to be from 0 to 1")
     return overlay(pixels, labels, self.palette, opacity)
 
   def _run(self, image, reduce):
@@ -122,6 +126,10 @@ def load(
   Raises:
     UserError: nothing trained there, or an option that does not fit the network.
   """
+  if crf is not None and not isinstance(crf, bool | collections.abc.Mapping):
+    raise UserError(f"`crf` is {crf!r}; pass True, False, or keys of config.crf in a dict")
+  if scales is not None and not isinstance(scales, tuple | list):
+    raise UserError(f"`scales` is {scales!r}; pass a tuple of numbers")
   if crf is not None:
     crf = {"num_iterations": 10, **({} if crf is True else crf)} if crf else {"num_iterations": 0}
   given = {

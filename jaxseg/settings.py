@@ -6,6 +6,7 @@ in "`up` is 'x'"; `config_errors` turns these into the keys that a user sets.
 
 import collections.abc
 import contextlib
+import json
 import pathlib
 import re
 from typing import Any
@@ -13,6 +14,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxseg import UserError, schema, workdirs
+
+# Their choices are tables that a user's config file may extend.
+OPEN_KEYS = ("data.name", "model.name", "model.encoder", "augment.extra")
+
+
+# Groups that take no keys of the user's own: all of their keys are keywords of one function.
+CLOSED_GROUPS = ("augment", "predict", "crf", "export", "parallel")
 
 
 def declared_keys() -> dict[str, schema.Key]:
@@ -44,7 +52,7 @@ def override(config: ConfigDict, values: collections.abc.Mapping[str, Any]) -> C
   keys, flat = declared_keys(), schema.flatten(config.to_dict())
   for name in values:
     if name not in flat:
-      raise schema.unknown_key(name, flat)
+      raise schema.unknown_key(name, flat, keys)
   schema.check_values(values, keys)
   cast = {name: keys[name].cast(x) if name in keys else x for name, x in values.items()}
   return schema.to_config({**flat, **cast})
@@ -62,18 +70,30 @@ def parse_overrides(
   values = {}
   for name, text in texts.items():
     if name not in flat:
-      raise schema.unknown_key(name, flat)
+      raise schema.unknown_key(name, flat, keys)
     declaration = keys.get(name) or schema.key(flat[name], "")  # a key of the user's own
     values[name] = schema.parse_value(name, text, declaration)
   return values
 
 
 def check(config: ConfigDict) -> None:
-  """Raises UserError for values that no mode accepts."""
-  schema.check_values(config_values(config), declared_keys())
+  """Raises UserError for values that no mode can work with."""
+  keys, values = declared_keys(), config_values(config)
+  for name in keys:
+    if name not in values:
+      raise UserError(f"config.{name} is missing; start from configs/default.py")
+  for name, value in values.items():
+    if name not in keys and name.partition(".")[0] in CLOSED_GROUPS:
+      raise schema.unknown_key(name, keys, keys)
+    try:
+      json.dumps(value)
+    except TypeError as error:
+      kind = type(value).__name__
+      raise UserError(f"config.{name} is a {kind}, which config.json cannot hold") from error
+  schema.check_values(values, keys)
   for name in ("scale", "contrast"):
     value = config.augment[name]
-    if not value or value[0] > value[1]:
+    if value[0] > value[1]:
       raise UserError(f"config.augment.{name} is {value}, but has to be (smallest, largest)")
   if not any(config.train.losses.values()):
     names = ", ".join(config.train.losses)
@@ -101,7 +121,8 @@ def own_entries(is_saved: bool) -> collections.abc.Iterator[None]:
   try:
     yield
   except UserError as error:
-    if not is_saved or schema.UNKNOWN not in str(error):
+    name = str(error).partition(" ")[0].removeprefix("config.")
+    if not is_saved or schema.UNKNOWN not in str(error) or name not in OPEN_KEYS:
       raise
     text = "if it is your own, pass the --config file that adds it (in Python, import it first)"
     raise UserError(f"{error}; {text}") from error

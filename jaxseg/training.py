@@ -12,6 +12,7 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxseg import UserError, build, checkpoint, models, parallel, settings, train_state, workdirs
+from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.input_pipeline import Cached
 from jaxseg.modes import evaluate_split
@@ -44,14 +45,17 @@ def _train(config, workdir):
     build.check_model_keys(config)
   info, source = build.open_split(config, "train")
   _, eval_source = build.open_split(config, "eval")
+  for part in (source, eval_source):
+    datasets.check_source(part, info)
   eval_source = Cached(eval_source, config.data.cache_mb << 20)
   model = build.build_model(config, info)
-  models.check_input(model, info.channels, size)
+  models.check_input(model, info.channels, size, build.num_logits(config, info))
   batches = build.build_batches(config, source, model.margin)
   epoch_steps = len(source) / options.batch_size
   num_steps = max(1, round(options.num_epochs * epoch_steps))
   optimizer, learning_rate = build.build_optimizer(config, num_steps, epoch_steps)
-  weights = build.class_weights(config, info.classes, class_counts(config, info, source, workdir))
+  counts = class_counts(config, info, source, workdir, reuse=saved is not None)
+  weights = build.class_weights(config, info.classes, counts)
   mesh = parallel.make_mesh()
   train_step = build.build_train_step(config, model, optimizer, weights, mesh)
   predict = build.build_predictor(config, model)
@@ -72,6 +76,8 @@ def _train(config, workdir):
     state = parallel.replicate(mesh, state)
     key = parallel.replicate(mesh, jax.random.key(config.seed))
 
+    if step == num_steps:
+      tell(f"already complete: {step} of {num_steps} steps")
     while step < num_steps and not is_stalled(scores, options.patience):
       run.profile(step + 1, options.profile_steps, state)
       batch = parallel.put_on_mesh(mesh, next(batches), options.parallel)
@@ -115,17 +121,22 @@ def class_counts(
   info: DatasetInfo,
   source: collections.abc.Sequence,
   workdir: str | pathlib.Path,
+  *,
+  reuse: bool,
 ) -> dict | None:
   """Pixels of each class, if the config balances classes; see `weight_maps.count_classes`.
 
   They are counted once and stored in the work directory, in class_counts.json.
+
+  Args:
+    reuse: what is stored there is of this run: it has begun before.
   """
   if not config.train.class_balance:
     return None
 
   def count():
     path = pathlib.Path(workdir) / "class_counts.json"
-    counts = workdirs.read_json(path)
+    counts = workdirs.read_json(path) if reuse else None
     if counts is None:
       masks = (example["mask"] for example in source)
       masks = progress(masks, desc="pixels of each class", total=len(source), leave=False)
@@ -155,7 +166,7 @@ def pretrained_state(
 ) -> train_state.TrainState:
   """The state of a new run, with a pretrained encoder and the weights of `model.init_from`."""
   variables = {"params": state.params, "batch_stats": state.batch_stats}
-  if config.model.encoder and config.model.pretrained:
+  if config.model.pretrained and hasattr(model, "encoder"):
     variables = models.load_encoder(variables, model.encoder, config.model.pretrained)
   if config.model.init_from:
     variables = start_from(variables, config.model.init_from)

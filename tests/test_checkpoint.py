@@ -181,8 +181,12 @@ def test_no_checkpoint(tmp_path):
     with pytest.raises(UserError) as error:
       checkpoint.best_checkpoint(tmp_path / name)
     message = str(error.value)
-    assert str(tmp_path / name) in message and "--workdir" in message and "\n" not in message
+    assert str(tmp_path / name) in message and "train first" in message and "\n" not in message
   assert not (tmp_path / "missing").exists()
+  (tmp_path / "export").mkdir()
+  (tmp_path / "export" / "model.stablehlo").touch()
+  with pytest.raises(UserError, match="export has no checkpoint; load .*model.stablehlo"):
+    checkpoint.best_checkpoint(tmp_path / "export")
 
 
 def test_meta_is_readable_without_us(tmp_path):

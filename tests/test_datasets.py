@@ -157,3 +157,27 @@ def test_pets_equal_an_independent_decode(data_dir):
     np.testing.assert_array_equal(example["mask"], expected[i]["segmentation_mask"][..., 0] - 1)
     np.testing.assert_array_equal(example["image"], expected[i]["image"])
     assert example["name"] == expected[i]["file_name"].decode()
+
+
+@pytest.mark.parametrize(
+  "changes, words",
+  [
+    ({"image": np.zeros((4, 5), np.uint8)}, "image is uint8"),
+    ({"image": np.zeros((4, 5, 1), np.uint8)}, "uint8[H,W,3]"),
+    ({"image": np.zeros((4, 5, 3), np.float32)}, "float32"),
+    ({"mask": np.zeros((4, 6), np.uint8)}, "uint8[4, 5, 3]"),
+    ({"mask": np.zeros((4, 5), np.int32)}, "mask is int32"),
+    ({"mask": np.full((4, 5), 3, np.uint8)}, "holds 3, which is no label of 3 classes"),
+    ({"mask": None}, "no mask"),
+  ],
+)
+def test_examples_of_the_users_own(changes, words):
+  good = {"image": np.zeros((4, 5, 3), np.uint8), "mask": np.full((4, 5), VOID, np.uint8)}
+  example = {"name": "a", **good}
+  info = datasets.DatasetInfo(("x", "y", "z"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)), 3)
+  datasets.check_source([example], info)
+  example = {k: v for k, v in {**example, **changes}.items() if v is not None}
+  assert words in error_of(lambda: datasets.check_source([example], info))
+  assert "no examples" in error_of(lambda: datasets.check_source([], info))
+  one = datasets.DatasetInfo(("x",), ((0, 0, 0),), 3)
+  assert "1 classes" in error_of(lambda: datasets.check_source([example], one))

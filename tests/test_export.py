@@ -1,5 +1,6 @@
 """Exported networks give the live network's labels, in a Python that has no jaxseg."""
 
+import datetime
 import json
 import subprocess
 import sys
@@ -103,6 +104,11 @@ def test_command_and_a_process_without_jaxseg(jaxseg, trained, tmp_path):  # noq
   assert status == 0 and "100.0000%" in out and "2 images" in out
   about = json.loads((trained / "export" / "classes.json").read_text())
   assert about["classes"] == ["background", "cell"]
+  written = about["model.stablehlo"]
+  assert written["written_by_jax"] == jax.__version__ and jax.__version__ in written["readable_by"]
+  dates = [written[name] for name in ("written_on", "readable_until_at_most")]
+  days = [datetime.date.fromisoformat(date) for date in dates]
+  assert (days[1] - days[0]).days == 180
   assert about["input"]["shape"] == ["batch", "height", "width", 1]
   assert about["output"] == {"dtype": "uint8", "shape": ["batch", "height", "width"]}
 

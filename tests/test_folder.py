@@ -134,12 +134,15 @@ def test_folders_that_are_missing(tmp_path):
   fill(tmp_path / "train")
   fill(tmp_path / "test")
   message = error_of(tmp_path, "val")
-  assert f"no folder {tmp_path}/val/images" in message and "test, train" in message
+  assert f"no folder {tmp_path}/val/images" in message and "'test', 'train'" in message
   (tmp_path / "test/masks").rename(tmp_path / "test/labels")
   message = error_of(tmp_path, "test")
-  assert f"no folder {tmp_path}/test/masks" in message and "(found: train;" in message
+  assert f"no folder {tmp_path}/test/masks" in message and "has 'train' (" in message
   fill(tmp_path)
-  assert "train, all" in error_of(tmp_path, "val")
+  assert "'train', 'all'" in error_of(tmp_path, "val")
+  (tmp_path / "other" / "pictures").mkdir(parents=True)
+  message = error_of(tmp_path / "other", "all")
+  assert "other holds pictures/: rename or link" in message
   assert "`data_dir`" in error_of("", "train")
 
 

@@ -211,3 +211,9 @@ def test_errors_of_files(tmp_path):
   Image.fromarray(np.tile(RGB, (20, 20, 1))).save(buffer, "PNG")
   truncated = Image.open(io.BytesIO(buffer.getvalue()[:500]))
   assert "cannot be decoded" in error_of(to_images, truncated, 3)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "I", "F"])
+def test_pictures_without_pixels(mode):
+  with pytest.raises(UserError, match="no pixels"):
+    to_images(Image.new(mode, (0, 5)), 3)

@@ -355,3 +355,18 @@ def test_sigmoid_head_by_hand():
 def test_other_heads_pass_through(num_classes):
   logits = np.ones((2, 5, num_classes), np.float32)
   np.testing.assert_array_equal(class_logits(logits), logits)
+
+
+@pytest.mark.parametrize(
+  "per, function, words",
+  [
+    ("image", lambda logits, mask: logits[..., 0], r"per image .*f32\[2\], not \(2, 4, 5\)"),
+    ("pixel", lambda logits, mask: logits, r"per pixel .*f32\[2, 4, 5\], not \(2, 4, 5, 3\)"),
+    ("pixel", lambda logits, mask: None, "not NoneType"),
+  ],
+)
+def test_losses_of_another_shape(per, function, words):
+  """What would broadcast, or be summed over too much, is no loss."""
+  logits, mask = jnp.zeros((2, 4, 5, 3)), jnp.zeros((2, 4, 5), jnp.uint8)
+  with pytest.raises(UserError, match=words):
+    loss_sum(Loss(function, per=per), logits, mask, jnp.ones(mask.shape))

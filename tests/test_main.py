@@ -138,6 +138,26 @@ def test_resume_without_a_config(jaxseg, trained):
   assert status == 0 and f"{trained}/evaluation.json" in out
 
 
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help(jaxseg, flag):
+  status, out, err = jaxseg(flag)
+  assert status == 0 and err == "" and all(f"--mode={mode}" in out for mode in main.MODES[1:])
+
+
+def test_version(jaxseg):
+  status, out, _ = jaxseg("--version")
+  assert status == 0 and out.startswith("jaxseg 0.")
+
+
+def test_a_config_imports_the_file_beside_it(jaxseg, tmp_path, monkeypatch):
+  monkeypatch.setattr(sys, "path", sys.path.copy())
+  (tmp_path / "beside_it.py").write_text("WIDTHS = (4, 8, 16)\n")
+  text = "  config.model.widths = beside_it.WIDTHS\n  return config"
+  (tmp_path / "mine.py").write_text(f"import beside_it\n{DEFAULT}{text}")
+  status, out, _ = jaxseg("--mode=summary", "--config", tmp_path / "mine.py")
+  assert status == 0 and "down2_conv1" in out and "down3_conv1" not in out
+
+
 def test_keys(jaxseg, tmp_path):
   status, out, _ = jaxseg("--mode=keys")
   assert status == 0
@@ -155,6 +175,11 @@ DEFAULT = "from configs import default\n\ndef get_config():\n  config = default.
   [
     (DEFAULT + "  config.train.batchsize = 8\n  return config", "'batchsize' 'batch_size'"),
     (DEFAULT + "  config.train.batch_size = '8'\n  return config", "'batch_size' str int"),
+    ("def get_config():\n  return {}", "returns dict ConfigDict"),
+    ("def get_config():\n  return {}['zzz']", "config.py line 2 KeyError zzz"),
+    ("import os\ndef get_config():\n  os.nope", "line 3 AttributeError nope"),
+    ("def get_config():\n  open('/no/file')", "line 2 FileNotFoundError /no/file"),
+    ("x = 1 / 0", "line 1 ZeroDivisionError"),
     ("def get_config(:", "config.py invalid"),
     ("x = 1", "config.py get_config()"),
     ("import no_such_package", "config.py no_such_package"),
@@ -186,6 +211,7 @@ def test_config_files(jaxseg, tmp_path, text, words):
     ([CELLS, "--mode=predict", "--config.crf.color_sigma=-1"], "config.crf.color_sigma positive"),
     ([CELLS, "--mode=summary", "--config.model.up=nearest"], "config.model.up 'nearest' resize"),
     (["--workdir=none", "--mode=evaluate"], "none checkpoint"),
+    (["--workdir=none"], "none checkpoint --config"),
     ([CELLS, "--config.train.batch_size=many"], "config.train.batch_size 'many'"),
     ([CELLS, "--config.train.batch_size=1.5"], "config.train.batch_size 1.5 whole"),
     ([CELLS, "--config.train.num_epochs=few"], "config.train.num_epochs 'few'"),

@@ -496,3 +496,26 @@ def test_load_encoder_with_imagenet_weights(model, variables, data_dir):
     key.replace("depthwise/kernel", "depthwise/depthwise_kernel"): x for key, x in tensors.items()
   }
   assert_encoder(loaded, variables, kernels)
+
+
+def test_output_of_a_user_s_network_is_checked():
+  """Before it trains: shape, channels and margin."""
+
+  class Half(nn.Module):
+    margin = context = 0
+    stride = 1
+
+    def input_size(self, size):
+      return size
+
+    @nn.compact
+    def __call__(self, image, *, train, keys=None):
+      return nn.Conv(3, (1, 1), 2)(image)
+
+  models.check_input(Half(), 3, 32)  # nothing is known of the classes
+  with pytest.raises(UserError, match=r"Half returns \(1, 16, 16, 3\) .*, not logits \(1, 32"):
+    models.check_input(Half(), 3, 32, 3)
+  model = models.build("unet", 3, widths=(4, 8))
+  models.check_input(model, 3, 33, 3)
+  with pytest.raises(UserError, match="UNet returns .*not logits"):
+    models.check_input(model, 3, 32, 2)

@@ -6,7 +6,13 @@ from PIL import Image
 from tiny import error_of
 
 from jaxseg.data.decode import DatasetInfo
-from jaxseg.predict_files import list_images, list_pages, output_names, predict_files
+from jaxseg.predict_files import (
+  left_out,
+  list_images,
+  list_pages,
+  output_names,
+  predict_files,
+)
 
 RGB = DatasetInfo(("red", "green", "blue"), ((250, 0, 0), (0, 240, 0), (0, 0, 230)), channels=3)
 GREY = DatasetInfo(("dark", "bright"), ((0, 0, 0), (255, 255, 255)), 1, value_range=(0, 1000))
@@ -171,3 +177,20 @@ def test_inputs_are_not_overwritten(folder):
   message = error_of(predict_files, predict, list_images(inside), inside.parent, RGB)
   assert "grey.png" in message and "--output" in message
   assert {file.name: file.read_bytes() for file in inside.iterdir()} == before
+
+
+def test_an_image_called_legend_keeps_its_overlay(tmp_path):
+  Image.fromarray(np.full((6, 8), 99, np.uint8)).save(tmp_path / "legend.png")
+  predict_files(predict, list_images(tmp_path), tmp_path / "out", GREY)
+  overlays = tmp_path / "out" / "overlays"
+  assert sorted(p.name for p in overlays.iterdir()) == ["legend.png", "legend_of_classes.png"]
+  assert Image.open(overlays / "legend.png").size == (8, 6)
+
+
+def test_what_is_no_image_is_named(tmp_path):
+  Image.fromarray(np.zeros((6, 8), np.uint8)).save(tmp_path / "a.png")
+  files = list_images(tmp_path)
+  assert left_out(tmp_path, files) == left_out(files[0], files) == ""
+  (tmp_path / "notes.txt").touch()
+  (tmp_path / "more").mkdir()
+  assert left_out(tmp_path, files).endswith(": more/, notes.txt")

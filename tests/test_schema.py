@@ -3,6 +3,7 @@
 import pathlib
 from types import SimpleNamespace as Group
 
+import numpy as np
 import pytest
 from tiny import error_of
 
@@ -42,6 +43,8 @@ WIDTHS = key((), "widths", above=0, item=int)
     (NAME, 3, "text"),
     (RANGE, 3, "a tuple of two numbers, such as (1.0, 2.0)"),
     (RANGE, (1.0,), "a tuple of two numbers"),
+    (RANGE, (), "a tuple of two numbers"),
+    (RATE, 10**400, "finite"),
     (RANGE, (1.0, "x"), "a tuple of two numbers"),
     (RANGE, (0.0, 1.0), "positive"),
     (RANGE, (1.0, float("inf")), "finite"),
@@ -130,9 +133,23 @@ def test_unknown_keys_get_the_nearest():
     "batch_size": "batch_size",
     "learning_rate": "train.learning_rate",
   }.items():
-    message = str(schema.unknown_key(wrong, keys))
+    message = str(schema.unknown_key(wrong, keys, keys))
     assert repr(wrong) in message and f"{right}'?" in message, message
-  assert "--mode=keys" in str(schema.unknown_key("zzz", keys))
+  assert "--mode=keys" in str(schema.unknown_key("zzz", keys, keys))
+
+
+def test_renamed_keys_and_groups():
+  keys = default.keys()
+  message = str(schema.unknown_key("model.patch", keys, keys))
+  assert "'model.patch' is called 'model.stem_stride' now" in message
+  assert "'model' is a group" in str(schema.unknown_key("model", keys, keys))
+
+
+def test_numbers_of_numpy():
+  values = {"x.a": np.int64(3), "x.b": np.float32(0.5)}
+  keys = {"x.a": NUMBER, "x.b": RATE}
+  schema.check_values(values, keys)
+  assert [type(keys[name].cast(value)) for name, value in values.items()] == [int, float]
 
 
 def test_flatten():

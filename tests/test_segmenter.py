@@ -108,6 +108,10 @@ def test_overlay(workdir, photo):
   np.testing.assert_array_equal(picture, np.array(seg.palette)[seg(photo)])
   np.testing.assert_array_equal(picture, seg.overlay(photo, seg(photo), opacity=1.0))
   assert "(2, 2)" in error_of(seg.overlay, photo, np.zeros((2, 2), np.uint8))
+  labels = seg(photo)
+  for wrong in (labels / 2, labels.astype(int) - 1, labels.astype(int) + 300):
+    assert "0 to 255" in error_of(seg.overlay, photo, wrong)
+  assert "opacity" in error_of(seg.overlay, photo, labels, opacity=2)
   assert "list" in error_of(seg.overlay, [photo], np.zeros((2, 2), np.uint8))
 
 
@@ -140,6 +144,8 @@ def test_what_cannot_be_loaded(workdir, tmp_path):
     ({"tta": "all"}, "config.predict.tta is 'all'"),
     ({"tile": 3}, "config.predict.tile is 3"),
     ({"scales": (0,)}, "config.predict.scales is (0,)"),
+    ({"scales": 1.0}, "`scales` is 1.0"),
+    ({"crf": "yes"}, "`crf` is 'yes'"),
     ({"output_stride": 8}, "config.predict.output_stride"),
     ({"crf": {"sigma": 3}}, "'crf.sigma'"),
     ({"crf": {"num_iterations": -3}}, "config.crf.num_iterations is -3"),

@@ -61,6 +61,19 @@ pytestmark = pytest.mark.usefixtures("photos")
     ("train.profile_steps", (3,), "config.train.profile_steps (3,) two"),
     ("augment.extra", ("glow",), "config.augment.extra glow"),
     ("model.separable", False, "config.model.separable False unet True"),
+    ("model.encoder", "vgg16", "config.model.encoder 'vgg16' unet"),
+    ("model.pretrained", "imagenet", "config.model.pretrained 'imagenet' unet"),
+    ("model.freeze_norm", True, "config.model.freeze_norm unet"),
+    ("data.fold", 2, "config.data.fold is 2 num_folds"),
+    ("train.adam_betas", (), "config.train.adam_betas () two"),
+    ("train.class_weights", (-1.0, 1.0, 1.0), "config.train.class_weights 0"),
+    ("train.class_weights", (0.0, 0.0, 0.0), "config.train.class_weights all 0"),
+    ("train.profile_steps", (5, 3), "config.train.profile_steps (5, 3) first"),
+    ("train.num_epochs", 1e308, "config.train.num_epochs 1e+308"),
+    ("train.lr_multipliers", ((1, 2, 3),), "config.train.lr_multipliers (1, 2, 3)"),
+    ("train.lr_multipliers", (("head", -1.0),), "config.train.lr_multipliers -1.0"),
+    ("augment.brightness", -1.0, "config.augment.brightness -1.0"),
+    ("augment.contrast", (-1.0, 1.0), "config.augment.contrast"),
     ("model.encoder", "resnet99", "config.model.encoder 'resnet99' resnet101"),
   ],
 )
@@ -157,3 +170,18 @@ def test_arguments_become_keys(text, expected):
   with pytest.raises(UserError) as error, settings.config_errors(x="model.up"):
     raise UserError(text)
   assert str(error.value) == expected.replace("x is odd", "config.model.up is odd")
+
+
+def test_keys_that_are_missing_too_many_or_no_json():
+  config = tiny.make_config(3)
+  with config.unlocked():
+    config.augment.foo = 3
+  assert "'augment.foo'" in error_of(settings.check, config)
+  config = tiny.make_config(3)
+  with config.unlocked():
+    config.model.own = {1, 2}
+  assert "config.model.own is a set" in error_of(settings.check, config)
+  config = tiny.make_config(3)
+  with config.unlocked():
+    del config.train.momentum
+  assert "config.train.momentum is missing" in error_of(settings.check, config)

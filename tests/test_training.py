@@ -330,7 +330,7 @@ def test_class_weights(tmp_path):
 
   def get(given, balance, source=source):
     config = tiny.make_config(1, train__class_weights=given, train__class_balance=balance)
-    counts = training.class_counts(config, info, source, tmp_path)
+    counts = training.class_counts(config, info, source, tmp_path, reuse=source is None)
     return build.class_weights(config, info.classes, counts)
 
   assert get((), "").dtype == jnp.float32

@@ -11,7 +11,7 @@ import re
 from os import PathLike
 
 from jaxseg import VOID, UserError
-from jaxseg.data.decode import SUFFIXES, DatasetInfo, Encoded, num_pages
+from jaxseg.data.decode import SUFFIXES, DatasetInfo, Encoded, few, num_pages
 
 # Safe for colour-blind readers: Okabe and Ito's seven, and eight that are 18 CIELAB units or more
 # from all others, white, grey and black in normal vision, deuteranopia and protanopia (Machado
@@ -69,12 +69,7 @@ def open_folder(
   folder = root if split in ("", "all") else root / split
   for part in ("images", "masks"):
     if not (folder / part).is_dir():
-      found = sorted(path.parent.name for path in root.glob("*/masks"))
-      found += ["all"] if (root / "masks").is_dir() else []
-      raise UserError(
-        f"no folder {folder / part}: create it, or correct `data_dir` or the split (found: "
-        f"{', '.join(found) or 'none'}; 'all' is images/ and masks/ in data_dir itself)"
-      )
+      raise UserError(f"no folder {folder / part}: {_remedy(root, folder)}")
   pairs, found = _pairs(folder)
   if problems is not None:
     problems += found
@@ -94,6 +89,18 @@ def open_folder(
   palette = fmt.palette or default_palette(len(fmt.classes))
   info = DatasetInfo(fmt.classes, palette, fmt.channels, fmt.value_range)
   return info, Encoded(records, fmt.channels, labels, fmt.value_range)
+
+
+def _remedy(root, folder):
+  """What to do if a folder has no images/ or no masks/."""
+  splits = sorted(path.parent.name for path in root.glob("*/masks"))
+  splits += ["all"] if (root / "masks").is_dir() else []
+  if splits:
+    names = ", ".join(map(repr, splits))
+    return f"correct the split, {root} has {names} ('all' is its own images/ and masks/)"
+  names = sorted(f"{path.name}/" for path in folder.glob("*") if path.is_dir())
+  held = f"{folder} holds {few(names)}: rename or link two of them" if names else "create it"
+  return f"{held} (images/ and masks/ are expected), or correct `data_dir` or the split"
 
 
 def _labels(fmt):

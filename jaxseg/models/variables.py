@@ -50,11 +50,21 @@ def abstract_variables(model: nn.Module, channels: int) -> Variables:
   return jax.eval_shape(lambda: _random(model, channels, 0))
 
 
-def check_input(model: nn.Module, channels: int, size: int) -> None:
-  """Raises UserError if a network does not take square images of `size` px; computes nothing."""
+def check_input(
+  model: nn.Module, channels: int, size: int, num_logits: int | None = None
+) -> None:
+  """Raises UserError if a network does not fit square images of `size` px; computes nothing.
+
+  With `num_logits`, its output has to be f32[1,h,h,num_logits] for an image, h = size - 2 margin.
+  """
   image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
   variables = abstract_variables(model, channels)
-  jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, image)
+  found = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, image)
+  side = size - 2 * model.margin
+  expected = (1, side, side, num_logits)
+  if num_logits is not None and getattr(found, "shape", None) != expected:
+    name, shape = type(model).__name__, getattr(found, "shape", type(found).__name__)
+    raise UserError(f"{name} returns {shape} for an image of {size} px, not logits {expected}")
 
 
 def load_encoder(variables: Variables, encoder: nn.Module, pretrained: str) -> Variables:
