@@ -96,8 +96,10 @@ def parse(arguments: Sequence[str]) -> ConfigDict | None:
 def _config_error(path, error):
   """The UserError for an exception while a config file was read."""
   text = next(iter(str(error).splitlines()), "")
-  if isinstance(error, OSError) and error.filename == path:
-    return UserError(f"no config file {path!r}; see configs/")
+  if isinstance(error, OSError):  # ml_collections raises its own for any of them
+    if not pathlib.Path(path).is_file():
+      return UserError(f"no config file {path!r}; see configs/")
+    return UserError(f"config file {path}: {text.rpartition('failure to load: ')[2]}")
   if "no attribute 'get_config'" in str(error):
     return UserError(f"{path} has no get_config(); see configs/")
   # This is how ml_collections reports an unknown key.

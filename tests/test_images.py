@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from tiny import error_of
 
+from jaxseg import UserError
 from jaxseg.data.decode import decode_image
 from jaxseg.images import to_images
 

@@ -178,7 +178,7 @@ DEFAULT = "from configs import default\n\ndef get_config():\n  config = default.
     ("def get_config():\n  return {}", "returns dict ConfigDict"),
     ("def get_config():\n  return {}['zzz']", "config.py line 2 KeyError zzz"),
     ("import os\ndef get_config():\n  os.nope", "line 3 AttributeError nope"),
-    ("def get_config():\n  open('/no/file')", "line 2 FileNotFoundError /no/file"),
+    ("def get_config():\n  open('/no/file')", "config.py No such file /no/file"),
     ("x = 1 / 0", "line 1 ZeroDivisionError"),
     ("def get_config(:", "config.py invalid"),
     ("x = 1", "config.py get_config()"),
