@@ -178,3 +178,15 @@ def test_quickstart_without_pets(kernel, monkeypatch):
   _, train, predict = run_quickstart(kernel, monkeypatch, PETS, "## Next")
   assert text_of(train.outputs).startswith("Skipped: no oxford_iiit_pet in ")
   assert "--mode=check_data" in text_of(train.outputs) and not predict.outputs
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_quickstart_goes_on_without_usable_pets(kernel, monkeypatch, tmp_path, prepared):
+  monkeypatch.delenv("JAXSEG_TEST_DATA", raising=False)
+  folder = tmp_path / "tensorflow_datasets" / "oxford_iiit_pet" / "4.0.0"
+  folder.mkdir(parents=True)
+  if prepared:  # but without its splits
+    (folder / "dataset_info.json").write_text('{"name": "oxford_iiit_pet", "version": "4.0.0"}')
+  _, train, predict = run_quickstart(kernel, monkeypatch, PETS, "## Next")
+  reason = f"{folder} holds no data set" if prepared else "no oxford_iiit_pet in "
+  assert text_of(train.outputs).startswith(f"Skipped: {reason}") and not predict.outputs
