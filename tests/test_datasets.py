@@ -1,6 +1,7 @@
 """Every data set by name, folds and instances."""
 
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -157,3 +158,10 @@ def test_pets_equal_an_independent_decode(data_dir):
     np.testing.assert_array_equal(example["mask"], expected[i]["segmentation_mask"][..., 0] - 1)
     np.testing.assert_array_equal(example["image"], expected[i]["image"])
     assert example["name"] == expected[i]["file_name"].decode()
+
+
+def test_pets_without_their_extra(monkeypatch):
+  monkeypatch.delitem(sys.modules, "jaxseg.data.pets", raising=False)
+  monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)  # as if not installed
+  message = error_of(datasets.load, "oxford_iiit_pet", "test")
+  assert "tensorflow_datasets" in message and "pip install -e '.[pets]'" in message
