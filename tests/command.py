@@ -8,30 +8,31 @@ import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Programs that run for seconds are compiled fast rather than well.
-FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-FAST += " --xla_cpu_parallel_codegen_split_count=1"
+FUSED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+FUSED += " --xla_cpu_parallel_codegen_split_count=1"
+FAST = FUSED
 if importlib.metadata.version("jaxlib").startswith("0.10."):
-  # These emitters take two thirds of the time; a later jaxlib cannot do without them.
+  # The fusion emitters take two thirds of the time; jaxlib 0.12 cannot do without them.
   FAST += " --xla_cpu_use_fusion_emitters=false"
 
 
-def start(config, workdir, values, *, num_devices=1, **environ):
+def start(config, workdir, values, *, num_devices=1, flags=FAST, **environ):
   """Starts `python -m jaxseg.main`.
 
   Args:
     config: name of a file in configs/; None for that of the run.  workdir: path.
-    values: {key of the config: value}.
+    values: {key of the config: value}.  flags: of XLA.
     environ: more environment variables. (conftest.py sets some that count.)
   Returns:
     subprocess.Popen with stdout (and stderr in it) as text.
   """
-  flags = [f"--workdir={workdir}", *([f"--config=configs/{config}.py"] if config else [])]
-  flags += [f"--config.{key}={value}" for key, value in values.items()]
+  arguments = [f"--workdir={workdir}", *([f"--config=configs/{config}.py"] if config else [])]
+  arguments += [f"--config.{key}={value}" for key, value in values.items()]
   devices = f"--xla_force_host_platform_device_count={num_devices}"
   return subprocess.Popen(
-    [sys.executable, "-m", "jaxseg.main", *flags],
+    [sys.executable, "-m", "jaxseg.main", *arguments],
     cwd=ROOT,
-    env={**os.environ, "XLA_FLAGS": f"{FAST} {devices}", **environ},
+    env={**os.environ, "XLA_FLAGS": f"{flags} {devices}", **environ},
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,

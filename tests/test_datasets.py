@@ -1,6 +1,7 @@
 """Every data set by name, folds and instances."""
 
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -181,3 +182,10 @@ def test_examples_of_the_users_own(changes, words):
   assert "no examples" in error_of(lambda: datasets.check_source([], info))
   one = datasets.DatasetInfo(("x",), ((0, 0, 0),), 3)
   assert "1 classes" in error_of(lambda: datasets.check_source([example], one))
+
+
+def test_pets_without_their_extra(monkeypatch):
+  monkeypatch.delitem(sys.modules, "jaxseg.data.pets", raising=False)
+  monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)  # as if not installed
+  message = error_of(datasets.load, "oxford_iiit_pet", "test")
+  assert "tensorflow_datasets" in message and "pip install -e '.[pets]'" in message
