@@ -99,8 +99,9 @@ def small(name):
   }
 
 
-# Encoders of full size in every respect; the other FCN and DeepLab configs stand for these.
-LARGE = ("deeplabv3plus_camvid", "fcn16s_camvid", "fcn32s_camvid")
+# A full-size encoder, or the network of another config: those that are left stand for these.
+LARGE = ("deeplabv3plus_camvid", "deeplabv3plus_camvid_small", "fcn16s_camvid", "fcn32s_camvid",
+         "unet_camvid")  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,7 @@ def test_quickstart_with_cells(kernel, monkeypatch):
   assert text_of(cells[-1].outputs).count("of the pixels correct") == 2
 
 
+@pytest.mark.slow
 def test_quickstart_with_pets(kernel, monkeypatch, data_dir):
   monkeypatch.setenv("JAXSEG_TEST_DATA", str(data_dir))
   cells = run_quickstart(kernel, monkeypatch, PETS, "## Next")

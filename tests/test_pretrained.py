@@ -160,7 +160,7 @@ def test_vgg_file(tmp_path):
 def test_missing_file(tmp_path):
   for path in tmp_path / "typo.h5", tmp_path:  # a folder is no file
     message = error_line(read_weights, path)
-    assert str(path) in message and "pretrained is 'imagenet' or the path" in message
+    assert str(path) in message and "`pretrained` is 'imagenet' or the path" in message
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_file_is_gone(server, tmp_path):
   download = publish(server, tmp_path, b"weights")
   (tmp_path / "served" / "weights.h5").unlink()
   message = error_line(fetch, download, tmp_path / "cache")
-  assert download.url in message and "as pretrained" in message
+  assert download.url in message and "as `pretrained`" in message
 
 
 def closed_url():
@@ -329,7 +329,7 @@ def test_no_network(tmp_path):
   url = closed_url()
   message = error_line(fetch, Download(url, "sha256:" + "0" * 64), tmp_path / "cache")
   assert url in message and str(tmp_path / "cache") in message
-  assert "no network" in message and "as pretrained" in message
+  assert "no network" in message and "as `pretrained`" in message
   shutil.rmtree(tmp_path / "cache", ignore_errors=True)
 
 

@@ -85,5 +85,5 @@ def test_the_tiles_of_the_paper():
 def test_smallest_tile(model, smallest):
   assert window_side(smallest, model) == smallest
   assert len(split_axis(1000, model, side=smallest)) == -(-1000 // model.stride)
-  with pytest.raises(UserError, match=f"^tile is {smallest - 1} px.* {smallest} "):
+  with pytest.raises(UserError, match=f"^`tile` is {smallest - 1} px.* {smallest} "):
     window_side(smallest - 1, model)

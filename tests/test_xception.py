@@ -104,6 +104,6 @@ def test_reach():
 
 def test_no_download():
   model = EncoderUNet(2, Xception65(), widths=(2, 2, 2, 2))
-  message = "^pretrained 'imagenet': no download is known for Xception65; give the path of"
+  message = "^`pretrained` 'imagenet': no download is known for Xception65; give the path of"
   with pytest.raises(UserError, match=message):
     models.load_encoder({}, model.encoder, "imagenet")
