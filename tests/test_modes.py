@@ -164,31 +164,6 @@ def test_no_checkpoint(trained, tmp_path):
   assert not (tmp_path / "new").exists() and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-  "encoder, pretrained, freeze, frozen",
-  [
-    ("mobilenet_v2", "imagenet", True, True),
-    ("mobilenet_v2", "imagenet", False, False),
-    ("mobilenet_v2", "", True, False),
-    ("", "imagenet", True, False),
-  ],
-)
-def test_only_pretrained_encoders_are_frozen(encoder, pretrained, freeze, frozen):
-  config = tiny.make_config(
-    1, model__encoder=encoder, model__pretrained=pretrained, model__freeze_encoder=freeze
-  )
-  assert build.is_frozen(config) is frozen
-
-
-def test_build_model_passes_on_what_the_config_says():
-  config = tiny.make_config(1, model__norm=False, model__dropout=0.25, model__up="resize")
-  model = build.build_model(config, tiny.INFO)
-  assert (model.num_classes, model.widths, model.norm) == (3, (4, 8), False)
-  assert (model.dropout, model.up, model.axis_name) == (0.25, "resize", None)
-  model = build.build_model(tiny.make_config(1, train__parallel="pmap"), tiny.INFO)
-  assert model.norm is True and model.axis_name is not None
-
-
 def certain(examples):
   """Predicts the class 0 everywhere, without doubt."""
   for example in examples:

@@ -1,0 +1,60 @@
+"""The parts that a config names."""
+
+import pytest
+import tiny
+from tiny import error_of
+
+from configs import default
+from jaxseg import build
+
+
+@pytest.mark.parametrize(
+  "encoder, pretrained, freeze, frozen",
+  [
+    ("mobilenet_v2", "imagenet", True, True),
+    ("mobilenet_v2", "imagenet", False, False),
+    ("mobilenet_v2", "", True, False),
+    ("", "imagenet", True, False),
+  ],
+)
+def test_only_pretrained_encoders_are_frozen(encoder, pretrained, freeze, frozen):
+  config = tiny.make_config(
+    1, model__encoder=encoder, model__pretrained=pretrained, model__freeze_encoder=freeze
+  )
+  assert build.is_frozen(config) is frozen
+
+
+def test_build_model_passes_on_what_the_config_says():
+  config = tiny.make_config(1, model__norm=False, model__dropout=0.25, model__up="resize")
+  model = build.build_model(config, tiny.INFO)
+  assert (model.num_classes, model.widths, model.norm) == (3, (4, 8), False)
+  assert (model.dropout, model.up, model.axis_name) == (0.25, "resize", None)
+  model = build.build_model(tiny.make_config(1, train__parallel="pmap"), tiny.INFO)
+  assert model.norm is True and model.axis_name is not None
+
+
+def test_network_line():
+  """Of a frozen encoder, only the rest is trained."""
+  config = tiny.make_config(1)
+  cost = {"num_parameters": 2_000_000, "flop": 2_500_000_000, "memory_bytes": None}
+  line = build.network_line(config, build.build_model(config, tiny.INFO), tiny.INFO, cost)
+  assert line.startswith("unet: 2,000,000 parameters, 2.50 GFLOP") and "32 x 32 px" in line
+  changes = {"model__name": "encoder_unet", "model__encoder": "mobilenet_v2"}
+  config = tiny.make_config(1, model__pretrained="imagenet", model__widths=(8,) * 4, **changes)
+  model = build.build_model(config, tiny.INFO)
+  # MobileNetV2 without its last two layers has 1,811,072 parameters.
+  line = build.network_line(config, model, tiny.INFO, {**cost, "flop": None})
+  assert line == "encoder_unet on mobilenet_v2: 2,000,000 parameters (188,928 trained)"
+
+
+@pytest.mark.parametrize("key, value", [("separable", False), ("output_stride", 8)])
+def test_keys_that_the_network_does_not_have(key, value):
+  config = tiny.make_config(1, **{f"model__{key}": value})
+  default_value = default.keys()[f"model.{key}"].default
+  message = error_of(build.check_model_keys, config)
+  assert f"config.model.{key} is {value!r}" in message and repr(default_value) in message
+  build.check_model_keys(tiny.make_config(1))
+  config = tiny.make_config(1)
+  with config.unlocked():
+    config.model.depth = 3
+  assert "config.model.depth: unet has no such option" in error_of(build.check_model_keys, config)
