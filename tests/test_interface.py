@@ -1,4 +1,5 @@
 """The contract of encoders and networks: those that are built in fulfil it, a user's may."""
+
 import functools
 import inspect
 from typing import Any
@@ -14,9 +15,6 @@ from jaxseg import UserError, models
 from jaxseg.models import interface
 from jaxseg.models.resnet import ResNet
 from jaxseg.models.vgg import VGG16
-
-# A row for every network: (class, options that make it small).
-
 
 ENCODER_PARTS = {"stages", "stride", "receptive_radius", "imagenet", "classifier", "unused_layers"}
 NETWORK_PARTS = {"margin", "context", "stride", "input_size"}

@@ -1,4 +1,5 @@
 """Variables of networks: random, from weight files, from another network; what they fit."""
+
 import hashlib
 import http.server
 import threading
@@ -16,8 +17,6 @@ from test_models import build
 from jaxseg import UserError, models
 from jaxseg.models.mobilenet_v2 import MobileNetV2
 from jaxseg.models.pretrained import Download
-
-# A row for every network: (class, options that make it small).
 
 
 def test_check_input():
