@@ -128,7 +128,7 @@ def network_line(
   size, flop = config.data.image_size, cost["flop"]
   name = " on ".join(filter(None, (config.model.name, config.model.encoder)))
   trained = f" ({number - frozen:,} trained)" if frozen else ""
-  work = f", {flop / 1e9:.2f} GFLOP per forward pass at {size} x {size} px" if flop else ""
+  work = f", {flop / 1e9:.3g} GFLOP per forward pass at {size} x {size} px" if flop else ""
   return f"{name}: {number:,} parameters{trained}{work}"
 
 

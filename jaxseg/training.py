@@ -72,7 +72,7 @@ def _train(config, workdir):
     cost = models.summary(model, state.variables, info.channels, size, compile=False)
     memory = sum(x.nbytes for x in jax.tree.leaves(state)) / 2**20
     about = build.network_line(config, model, info, cost)
-    run.start(step, num_steps, f"{about}; weights and optimizer state {memory:.1f} MiB")
+    run.start(step, num_steps, f"{about}; weights and optimizer state {memory:.3g} MiB")
     state = parallel.replicate(mesh, state)
     key = parallel.replicate(mesh, jax.random.key(config.seed))
 

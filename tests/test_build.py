@@ -38,7 +38,7 @@ def test_network_line():
   config = tiny.make_config(1)
   cost = {"num_parameters": 2_000_000, "flop": 2_500_000_000, "memory_bytes": None}
   line = build.network_line(config, build.build_model(config, tiny.INFO), tiny.INFO, cost)
-  assert line.startswith("unet: 2,000,000 parameters, 2.50 GFLOP") and "32 x 32 px" in line
+  assert line.startswith("unet: 2,000,000 parameters, 2.5 GFLOP") and "32 x 32 px" in line
   changes = {"model__name": "encoder_unet", "model__encoder": "mobilenet_v2"}
   config = tiny.make_config(1, model__pretrained="imagenet", model__widths=(8,) * 4, **changes)
   model = build.build_model(config, tiny.INFO)
