@@ -80,7 +80,11 @@ def test_decoder_equals_keras(final_stride):
   twin = keras_decoder(12, final_stride, (48, 40))
   reference.set_keras_weights(twin, variables)
   used = list(stages.values())[-len(twin.inputs) :]
-  expected = np.asarray(jax.jit(lambda x: twin(x, training=False))(used))
+  # Without any optimisation, Keras's transposed convolution takes half a minute.
+  run = jax.jit(
+    lambda x: twin(x, training=False), compiler_options={"xla_backend_optimization_level": 1}
+  )
+  expected = np.asarray(run(used))
   assert expected.shape == (2, 224, 224, 12) and 0.1 < expected.std() < 10
   ours = logits(model, variables, np.zeros((2, 224, 224, 3), np.float32))
   np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
