@@ -17,8 +17,6 @@ from jaxseg import UserError, schema, workdirs
 
 # Their choices are tables that a user's config file may extend.
 OPEN_KEYS = ("data.name", "model.name", "model.encoder", "augment.extra")
-
-
 # Groups that take no keys of the user's own: all of their keys are keywords of one function.
 CLOSED_GROUPS = ("augment", "predict", "crf", "export", "parallel")
 
