@@ -26,7 +26,8 @@ def list_images(path: str | pathlib.Path) -> list[pathlib.Path]:
     return [path]
   if not path.is_dir():
     raise UserError(f"no file or folder {path}; correct --input")
-  files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
+  shown = (f for f in path.iterdir() if not f.name.startswith("."))  # not ._a.jpg of macOS
+  files = sorted(f for f in shown if f.suffix.lower() in SUFFIXES and f.is_file())
   if not files:
     raise UserError(f"no images in {path}: none of its files ends in {', '.join(SUFFIXES)}")
   return files

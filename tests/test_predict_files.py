@@ -193,4 +193,6 @@ def test_what_is_no_image_is_named(tmp_path):
   assert left_out(tmp_path, files) == left_out(files[0], files) == ""
   (tmp_path / "notes.txt").touch()
   (tmp_path / "more").mkdir()
-  assert left_out(tmp_path, files).endswith(": more/, notes.txt")
+  (tmp_path / "._a.png").touch()
+  assert list_images(tmp_path) == files
+  assert left_out(tmp_path, files).endswith(": ._a.png, more/, notes.txt")
