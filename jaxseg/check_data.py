@@ -13,9 +13,10 @@ from ml_collections import ConfigDict
 from jaxseg import VOID, UserError, parallel
 from jaxseg.build import build_model, eval_name, open_split
 from jaxseg.data.datasets import Subset
-from jaxseg.data.decode import MANY, few, mask_fault
 from jaxseg.data.examine import Example, Finding, examine
+from jaxseg.data.files import few
 from jaxseg.data.input_pipeline import Mapped, eval_examples
+from jaxseg.data.masks import MANY, mask_fault
 from jaxseg.notebook import progress
 from jaxseg.settings import with_keys
 from jaxseg.visualize import data_sheet

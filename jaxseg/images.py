@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from jaxseg import UserError
-from jaxseg.data.decode import decode_image, num_pages
+from jaxseg.data.decode import decode_image
+from jaxseg.data.files import num_pages
 
 TAKEN = "[H,W], [H,W,1], [H,W,3], [H,W,4] (RGBA) and batches [B,H,W,C]"
 SLACK = 1e-6  # of [0, 1]: resizing in float32 leaves values such as 1.0000001

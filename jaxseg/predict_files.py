@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 
 from jaxseg import UserError
-from jaxseg.data.decode import SUFFIXES, DatasetInfo, decode_image, few, num_pages
+from jaxseg.data.decode import DatasetInfo, decode_image
+from jaxseg.data.files import SUFFIXES, few, num_pages
 from jaxseg.predict import most_likely
 from jaxseg.visualize import legend, overlay, save_label_map
 from jaxseg.workdirs import make_folder

@@ -12,15 +12,10 @@ from PIL import Image
 from tiny import error_of
 
 from jaxseg import VOID, UserError
-from jaxseg.data.decode import (
-  Encoded,
-  decode_image,
-  decode_mask,
-  describe_file,
-  mask_fault,
-  num_pages,
-  resize_image,
-)
+from jaxseg.data.decode import decode_image, resize_image
+from jaxseg.data.encoded import Encoded
+from jaxseg.data.files import describe_file, num_pages
+from jaxseg.data.masks import decode_mask, mask_fault
 from jaxseg.settings import with_keys
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)

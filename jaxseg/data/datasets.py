@@ -16,7 +16,8 @@ from scipy import ndimage
 
 from jaxseg import VOID, UserError
 from jaxseg.data.cells import MIN_SIZE, generate_cells
-from jaxseg.data.decode import DatasetInfo, Encoded
+from jaxseg.data.decode import DatasetInfo
+from jaxseg.data.encoded import Encoded
 from jaxseg.data.folder import FolderFormat, default_palette, open_folder
 
 CELLS = DatasetInfo(("background", "cell"), ((0, 0, 0), (255, 200, 60)), channels=1)
@@ -78,9 +79,7 @@ def fold_indices(
     UserError: no such fold, or more folds than examples.
   """
   if not 2 <= num_folds <= num_examples:
-    raise UserError(
-      f"`num_folds` is {num_folds}: use 2 to {num_examples}, the number of examples"
-    )
+    raise UserError(f"`num_folds` is {num_folds}: use 2 to {num_examples}, the number of examples")
   if not 0 <= fold < num_folds:
     raise UserError(f"`fold` is {fold}: use 0 to {num_folds - 1}")
   start, stop = (num_examples * i // num_folds for i in (fold, fold + 1))

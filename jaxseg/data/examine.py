@@ -8,15 +8,10 @@ import numpy as np
 
 from jaxseg import VOID, UserError
 from jaxseg.data.datasets import Subset
-from jaxseg.data.decode import (
-  Encoded,
-  decode_image,
-  describe_file,
-  mask_fault,
-  place,
-  read_mask,
-  size_fault,
-)
+from jaxseg.data.decode import decode_image
+from jaxseg.data.encoded import Encoded, place, size_fault
+from jaxseg.data.files import describe_file
+from jaxseg.data.masks import mask_fault, read_mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +39,11 @@ class Example:
     index: in its source.  file: its name in errors.
     findings: tuple of Finding, of this example alone.
     size: (width, height) of the image, px; None if the image cannot be read.
-    formats: {"image", "mask": see `decode.describe_file`}, of those that can be read.
+    formats: {"image", "mask": see `files.describe_file`}, of those that can be read.
     digest: of the image's pixels and shape; b"" if all pixels are the same or cannot be read.
     brightest: largest value of the image, 0..255.
     values: of the mask, as stored, sorted.
-    fault: the problem with these values, see `decode.mask_fault`.
+    fault: the problem with these values, see `masks.mask_fault`.
     counts: i64[C+1], pixels of each class and of VOID.
   """
 

@@ -11,7 +11,10 @@ import re
 from os import PathLike
 
 from jaxseg import VOID, UserError
-from jaxseg.data.decode import SUFFIXES, DatasetInfo, Encoded, few, num_pages
+from jaxseg.data.decode import DatasetInfo
+from jaxseg.data.encoded import Encoded
+from jaxseg.data.files import SUFFIXES, few, num_pages
+from jaxseg.data.masks import label_table
 
 # Safe for colour-blind readers: Okabe and Ito's seven, and eight that are 18 CIELAB units or more
 # from all others, white, grey and black in normal vision, deuteranopia and protanopia (Machado
@@ -62,7 +65,8 @@ def open_folder(
   Raises:
     UserError: the format contradicts itself, a folder is missing, or images and masks do not pair.
   """
-  labels = _labels(fmt)
+  _check(fmt)
+  labels = label_table(len(fmt.classes), fmt.mask_values, fmt.void_values)
   if not data_dir:
     raise UserError("`data_dir` is empty: set it to the folder of the data set")
   root = pathlib.Path(data_dir).expanduser()
@@ -103,8 +107,8 @@ def _remedy(root, folder):
   return f"{held} (images/ and masks/ are expected), or correct `data_dir` or the split"
 
 
-def _labels(fmt):
-  """Checks a FolderFormat and returns its {stored value: class or VOID}."""
+def _check(fmt):
+  """Raises UserError for a FolderFormat that contradicts itself."""
   num_classes = len(fmt.classes)
   if not 2 <= num_classes <= VOID:
     raise UserError(
@@ -125,18 +129,6 @@ def _labels(fmt):
     len(fmt.value_range) == 2 and fmt.value_range[0] < fmt.value_range[1]
   ):
     raise UserError(f"`value_range`={fmt.value_range}: use (low,high) with low < high")
-  entries = [(values, i) for i, values in enumerate(fmt.mask_values or range(num_classes))]
-  labels = {}
-  for values, label in [*entries, (fmt.void_values, VOID)]:
-    for value in values if isinstance(values, tuple | list) else (values,):
-      if not isinstance(value, int):
-        raise UserError(f"`mask_values` and `void_values`: {value!r} is not a whole number")
-      if value in labels:
-        raise UserError(
-          f"mask value {value} has two meanings: correct `mask_values` or `void_values`"
-        )
-      labels[value] = label
-  return labels
 
 
 def _pairs(folder):
