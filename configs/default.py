@@ -10,7 +10,8 @@ a "network" key for the trained network as well; a "free" key may change wheneve
 from types import SimpleNamespace as Group
 
 from jaxseg import augment, export, models, optim, parallel, predict, weight_maps
-from jaxseg.data import datasets, input_pipeline
+from jaxseg.data import datasets, files, input_pipeline
+from jaxseg.data.normalization import NORMALIZATIONS
 from jaxseg.losses import LOSSES
 from jaxseg.schema import flatten_keys, key, to_config
 
@@ -41,12 +42,26 @@ def keys():
   # What a folder's files mean; docs/your_data.md walks through it.
   data.classes = key((), "class names, in the order of the labels", item=str)
   data.palette = key((), "(R, G, B) of each class; () = chosen for you", item=tuple)
-  data.channels = key(3, "channels that images are converted to: 1 grey, 3 RGB", choices=(1, 3))
+  data.channels = key(3, "channels of images: 1 grey, 3 RGB (each becomes the other), or N bands",
+                      low=1, high=1024)
+  data.bands = key((), "numbers of the bands that are the channels, from 0; () = the first",
+                   item=int, low=0, scope="network")
+  data.dtype = key("", "type of images up to the device; '' = that of the first files",
+                   choices=("uint8", "uint16", "float32"))
   data.mask_values = key((), "stored value, or tuple of values, of each class; () = 0, 1, 2 ...")
   data.void_values = key((), "stored values that loss and metrics ignore (ignore index); and 255",
                          item=int)
-  data.value_range = key((), "stored values of black and white; () = the full range of the type",
-                         item=float, length=2, scope="network")
+  data.value_range = key((), "stored values of black and white, or such pairs, one a channel; () = "
+                         "full range", scope="network")
+  data.normalization = key("range", "black and white: value_range; or of the training images the "
+                           "percentiles 0.5 and 99.5 of each channel, or mean and deviation",
+                           choices=NORMALIZATIONS, scope="network")
+  data.exif_orientation = key(True, "turn images and masks upright as their EXIF orientation says",
+                              scope="network")
+  data.pages = key("auto", "pages of a TIFF: channels, examples, or what its metadata say",
+                   choices=files.PAGES, scope="network")
+  data.display_bands = key((), "1 or 3 channels that pictures show; () = the first three", item=int,
+                           low=0, scope="free")
 
   config.augment = aug = Group()
   aug.flip = key(True, "mirror left-right, every other image")

@@ -20,14 +20,18 @@ if TYPE_CHECKING:
   from jaxseg.training import train
 
 __version__ = "0.2.0"
-__all__ = ["Segmenter", "UserError", "VOID", "evaluate", "load", "models", "predict_folder",
-           "train"]  # fmt: skip
+__all__ = ["DataWarning", "Segmenter", "UserError", "VOID", "evaluate", "load", "models",
+           "predict_folder", "train"]  # fmt: skip
 
 VOID = 255  # the label of every pixel that loss and metrics ignore (the ignore index)
 
 
 class UserError(ValueError):
   """An error that the user can fix; its text is one line that names the value and the remedy."""
+
+
+class DataWarning(UserWarning):
+  """Something that a file holds and that is not used."""
 
 
 _MODULES = {

@@ -1,6 +1,8 @@
 """Builds the parts that a config names: data, network, optimizer, training step, predictor."""
 
 import collections.abc
+import dataclasses
+import functools
 
 import flax.linen as nn
 import grain
@@ -13,9 +15,11 @@ from ml_collections import ConfigDict
 from jaxseg import UserError, losses, models, optim, parallel, settings
 from jaxseg.augment import Augmentation
 from jaxseg.data import datasets
-from jaxseg.data.decode import DatasetInfo
+from jaxseg.data.decode import DatasetInfo, to_picture
 from jaxseg.data.input_pipeline import train_batches
-from jaxseg.predict import make_predictor, with_crf, with_scales
+from jaxseg.data.normalization import STORED
+from jaxseg.predict import make_predictor
+from jaxseg.refine import with_crf, with_scales
 from jaxseg.train_step import make_train_step
 from jaxseg.weight_maps import CLASS_BALANCES
 
@@ -24,17 +28,24 @@ COMMON_KEYS = ("name", "head", "freeze_encoder", "init_from")
 
 
 def open_split(
-  config: ConfigDict, role: str, problems: list | None = None
+  config: ConfigDict, role: str, problems: list | None = None, value_range: tuple = ()
 ) -> tuple[DatasetInfo, collections.abc.Sequence]:
   """(DatasetInfo, source) of what a config trains on ("train") or is scored on ("eval").
 
-  `problems` collects problems of files, see `folder.open_folder`.
+  Args:
+    problems: collects problems of files, see `folder.open_folder`.
+    value_range: if it was measured, see `data.normalization`; () until then.
   """
   data = config.data
   folded = data.num_folds > 0
   split = data.train_split if folded or role == "train" else data.eval_split
   options = {name: value for name, value in data.items() if name != "name"}
+  if measured := data.normalization != "range":
+    options["value_range"] = value_range or STORED
   info, source = datasets.load(data.name, split, problems=problems, **options)
+  if measured:
+    clip = data.normalization != "mean_std"
+    info = dataclasses.replace(info, value_range=options["value_range"], clip=clip)
   if folded:
     kept, held_out = datasets.fold_indices(len(source), data.num_folds, data.fold)
     source = datasets.Subset(source, held_out if role == "eval" else kept)
@@ -99,8 +110,10 @@ def model_in_use(config: ConfigDict, model: nn.Module) -> nn.Module:
     return models.at_output_stride(model, output_stride)
 
 
-def build_predictor(config: ConfigDict, model: nn.Module) -> collections.abc.Callable:
-  """See `make_predictor`, `with_scales` and `with_crf` in `predict`."""
+def build_predictor(
+  config: ConfigDict, model: nn.Module, info: DatasetInfo
+) -> collections.abc.Callable:
+  """See `predict.make_predictor`, `refine.with_scales` and `refine.with_crf`."""
   model = model_in_use(config, model)
   predict = make_predictor(
     model,
@@ -109,9 +122,11 @@ def build_predictor(config: ConfigDict, model: nn.Module) -> collections.abc.Cal
     batch_size=config.eval.batch_size,
     tile=config.predict.tile,
     tta=config.predict.tta,
+    value_range=info.value_range,
+    clip=info.clip,
   )
   predict = with_scales(predict, fit=config.data.fit, scales=config.predict.scales)
-  return with_crf(predict, **config.crf)
+  return with_crf(predict, to_picture=functools.partial(to_picture, info=info), **config.crf)
 
 
 def network_line(
@@ -188,6 +203,7 @@ def build_train_step(
   optimizer: optax.GradientTransformation,
   class_weights: jax.Array,
   mesh: jax.sharding.Mesh,
+  info: DatasetInfo,
 ) -> collections.abc.Callable:
   """step(state, batch, key) on all devices; see `train_step` and `parallel.distribute_step`."""
   train = config.train
@@ -201,6 +217,8 @@ def build_train_step(
     border_sigma=train.border_sigma,
     accumulation_steps=train.accumulation_steps,
     ema_decay=train.ema_decay,
+    value_range=info.value_range,
+    clip=info.clip,
   )
   return parallel.distribute_step(step, mesh, train.parallel)
 

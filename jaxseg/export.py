@@ -1,5 +1,6 @@
 """Exports a trained network to a file that runs without jaxseg: StableHLO or ONNX."""
 
+import dataclasses
 import datetime
 import importlib.util
 import logging
@@ -15,7 +16,7 @@ import numpy as np
 from jaxseg import UserError, tiles
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.losses import class_logits
-from jaxseg.ops import mirror
+from jaxseg.ops import mirror, normalize
 from jaxseg.predict import INPUT_STEP, TTA, enlarged_probs, mean_log_probs
 
 OUTPUTS = ("labels", "probs")
@@ -48,12 +49,11 @@ def describe(info: DatasetInfo, output: str, onnx_size: Sequence[int]) -> dict[s
     "classes": list(info.classes),
     "palette": [list(colour) for colour in info.palette],
     "input": {
-      "dtype": "uint8",
+      "dtype": info.dtype,
       "shape": [*free, info.channels],
-      "channels": "RGB" if info.channels == 3 else "grey",
-      "black": 0,
-      "white": 255,
-      "stored_as_black_and_white": list(info.value_range),  # [] = the full range of the file's type
+      "channels": {1: "grey", 3: "RGB"}.get(info.channels, "bands"),
+      "value_range": list(full_range(info)),  # black and white, of all channels or of each
+      "image_format": dataclasses.asdict(info.image_format(info.dtype)),
     },
     "output": {
       "labels": {"dtype": "uint8", "shape": free},
@@ -71,8 +71,20 @@ def describe(info: DatasetInfo, output: str, onnx_size: Sequence[int]) -> dict[s
   }
 
 
+def full_range(info: DatasetInfo) -> tuple:
+  """Black and white of a data set in stored values, (low, high) or a pair for each channel."""
+  return tuple(info.value_range) or (0, {"uint8": 255, "uint16": 65535}.get(info.dtype, 1))
+
+
 def whole_image(
-  model: nn.Module, variables: Mapping[str, Any], *, fit: str, size: int, tta: str, output: str
+  model: nn.Module,
+  variables: Mapping[str, Any],
+  *,
+  fit: str,
+  size: int,
+  tta: str,
+  output: str,
+  info: DatasetInfo,
 ) -> Callable[[jax.Array], jax.Array]:
   """Builds the function that is exported: what `predict.make_predictor` does, without tiles.
 
@@ -81,9 +93,9 @@ def whole_image(
   Args:
     model, fit, size, tta: as in `make_predictor`.
     variables: {"params": ..., "batch_stats": ...}, constants of the function.
-    output: "labels" or "probs".
+    output: "labels" or "probs".  info: of the training data.
   Returns:
-    function u8[B,H,W,D] -> u8[B,H,W] or f32[B,H,W,C]
+    function info.dtype[B,H,W,D] -> u8[B,H,W] or f32[B,H,W,C]
   Raises:
     UserError: a network whose stride does not divide INPUT_STEP.
   """
@@ -106,8 +118,9 @@ def whole_image(
     h, w = image.shape[1:3]
     x = image.astype(jnp.float32)
     if fit == "resize":
-      x = resize(x, size)
-    x = x[:, read(x.shape[1])][:, :, read(x.shape[2])] / 255.0
+      x = resize(x, size, info.dtype)
+    x = normalize(x, full_range(info), info.clip and info.value_range)
+    x = x[:, read(x.shape[1])][:, :, read(x.shape[2])]
     log_probs = mean_log_probs(network, x, TTA[tta])
     if fit == "crop":
       log_probs = log_probs[:, :h, :w]
@@ -120,11 +133,16 @@ def whole_image(
   return run
 
 
-def resize(image: jax.Array, size: int) -> jax.Array:
-  """`decode.resize_image` on the device, bit for bit.  f32[B,H,W,D] of 0..255 -> f32[B,size,size,D]
+def resize(image: jax.Array, size: int, dtype: str = "uint8") -> jax.Array:
+  """`decode.resize_image` on the device, of uint8 bit for bit.  f32[B,H,W,D] -> f32[B,size,size,D]
 
-  Pillow rounds to 8 bits after each axis, columns first.
+  Pillow rounds to 8 bits after each axis, columns first; other types are not rounded in between.
   """
+  if dtype != "uint8":
+    by_col, by_row = (pillow_weights(size, image.shape[axis]) / 2**22 for axis in (2, 1))
+    precision = jax.lax.Precision.HIGHEST
+    image = jnp.einsum("jw,ih,bhwd->bijd", by_col, by_row, image, precision=precision)
+    return image if dtype == "float32" else jnp.round(image)
   for axis, product in ((2, "pjw,bhwd->pbhjd"), (1, "pih,bhwd->pbiwd")):
     weights = pillow_weights(size, image.shape[axis])
     # Halves of 11 bits: sums over pixels are integers below 2^24, which float32 has exactly.
@@ -154,22 +172,29 @@ def pillow_weights(size: int, length: int) -> jax.Array:
   return (scaled + correction).astype(jnp.float32)
 
 
-def to_stablehlo(run: Callable[[jax.Array], jax.Array], channels: int) -> bytes:
-  """Serialises a function u8[B,H,W,D] -> ... for images of any number and size."""
+def to_stablehlo(
+  run: Callable[[jax.Array], jax.Array], channels: int, dtype: str = "uint8"
+) -> bytes:
+  """Serialises a function dtype[B,H,W,D] -> ... for images of any number and size."""
   shape = jax.export.symbolic_shape("b, h, w", constraints=["b >= 1", "h >= 1", "w >= 1"])
-  image = jax.ShapeDtypeStruct((*shape, channels), jnp.uint8)
+  image = jax.ShapeDtypeStruct((*shape, channels), dtype)
   return bytes(jax.export.export(jax.jit(run), platforms=PLATFORMS)(image).serialize())
 
 
-def to_onnx(run: Callable[[jax.Array], jax.Array], size: Sequence[int], channels: int) -> bytes:
-  """Converts a function u8[B,H,W,D] -> ... to ONNX, for any number of images of one size (H, W).
+def to_onnx(
+  run: Callable[[jax.Array], jax.Array],
+  size: Sequence[int],
+  channels: int,
+  dtype: str = "uint8",
+) -> bytes:
+  """Converts a function dtype[B,H,W,D] -> ... to ONNX, for any number of images of one size (H, W).
 
   jax2onnx 0.17.1 fails if H and W are symbolic.
   """
   import jax2onnx
 
   (batch,) = jax.export.symbolic_shape("b", constraints=["b >= 1"])
-  image = jax.ShapeDtypeStruct((batch, *size, channels), jnp.uint8)
+  image = jax.ShapeDtypeStruct((batch, *size, channels), dtype)
   logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # warns of symbolic shapes
   model = jax2onnx.to_onnx(run, [image], input_names=["image"], output_names=["output"])
   return model.SerializeToString()

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxseg import UserError, build, export, models, parallel, settings, workdirs
 from jaxseg.data import datasets
-from jaxseg.data.decode import DatasetInfo
+from jaxseg.data.decode import DatasetInfo, to_picture
 from jaxseg.data.input_pipeline import eval_examples
 from jaxseg.evaluation import score, score_table
 from jaxseg.notebook import progress
@@ -30,7 +30,7 @@ def evaluate_split(
   process = number, count = parallel.this_process()
   share = len(range(number, len(source), count))
   wanted = min(config.eval.num_samples, share)
-  return score(
+  result, samples = score(
     predict,
     eval_examples(source, process=process, num_threads=config.data.num_threads),
     info.classes,
@@ -38,6 +38,7 @@ def evaluate_split(
     boundaries=config.eval.boundary_f1,
     sample_at={i * share // wanted for i in range(wanted)},
   )
+  return result, [(to_picture(image, info), *labels) for image, *labels in samples]
 
 
 def evaluate(
@@ -62,11 +63,12 @@ def evaluate(
   segmenter = load_run(workdir, overrides or {}, config)
   with settings.config_errors():
     config = segmenter.config
-    _, source = build.open_split(config, "eval")
-    result, samples = evaluate_split(segmenter.predict, source, segmenter.info, config)
+    info = segmenter.info
+    _, source = build.open_split(config, "eval", value_range=info.value_range)
+    result, samples = evaluate_split(segmenter.predict, source, info, config)
   split = build.eval_name(config)
   if parallel.is_main():
-    report(workdir, split, segmenter.step, segmenter.info, result, samples)
+    report(workdir, split, segmenter.step, info, result, samples)
   return {"split": split, "step": segmenter.step, **result}
 
 
@@ -136,16 +138,17 @@ def export_run(
       size=data.image_size - 2 * segmenter.model.margin,
       tta=config.predict.tta,
       output=options.output,
+      info=info,
     )
   workdirs.make_folder(output, "--output")
   about = export.describe(info, options.output, options.onnx_size)
   workdirs.write_json(output / "classes.json", {"step": segmenter.step, **about})
   images = sample_images(config, info)
-  stablehlo = export.to_stablehlo(run, info.channels)
+  stablehlo = export.to_stablehlo(run, info.channels, info.dtype)
   predict = segmenter.predict
   write_artefact(output / "model.stablehlo", stablehlo, export.load_stablehlo, predict, images)
   if options.onnx_size:
-    onnx = export.to_onnx(run, options.onnx_size, info.channels)
+    onnx = export.to_onnx(run, options.onnx_size, info.channels, info.dtype)
     images = [export.fit_size(image, options.onnx_size) for image in images]
     write_artefact(output / "model.onnx", onnx, export.load_onnx, predict, images)
 
@@ -174,13 +177,16 @@ def sample_images(config: ConfigDict, info: DatasetInfo) -> list[np.ndarray]:
   """Images spread over the evaluation split, u8[H,W,D]; random ones if it cannot be opened."""
   num_images = config.export.num_images
   try:
-    _, source = build.open_split(config, "eval")
+    _, source = build.open_split(config, "eval", value_range=info.value_range)
     num_images = min(num_images, len(source))
     return [source[i * len(source) // num_images]["image"] for i in range(num_images)]
   except UserError:
     rng = np.random.default_rng(0)
     size = config.data.image_size
     blocks = rng.integers(0, 256, (num_images, 8, 12, info.channels), dtype=np.uint8)
+    if info.dtype != "uint8":
+      low, high = np.array(info.value_range or (0.0, 65535.0 if info.dtype == "uint16" else 1.0)).T
+      blocks = (low + (high - low) * (blocks / 255)).astype(info.dtype)
     return list(blocks.repeat(-(-size // 8), axis=1).repeat(-(-size // 8), axis=2))
 
 

@@ -9,7 +9,25 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+
+
+def normalize(image: jax.Array, value_range: Sequence = (), clip: bool = True) -> jax.Array:
+  """Stored values -> f32 of the same shape, black 0 and white 1.
+
+  Args:
+    image: u8, u16 or f32 [...,D].
+    value_range: (low, high) of black and white, or D of these pairs; () for the full range of the
+      type, which for f32 is [0, 1].
+    clip: cuts values beyond black and white off.
+  """
+  x = image.astype(jnp.float32)
+  if not value_range:
+    return x if image.dtype == jnp.float32 else x / float(jnp.iinfo(image.dtype).max)
+  low, high = np.array(value_range, np.float64).T
+  x = (x - low.astype(np.float32)) / (high - low).astype(np.float32)
+  return jnp.clip(x, 0.0, 1.0) if clip else x
 
 
 def max_pool_2x2(x: jax.Array) -> jax.Array:

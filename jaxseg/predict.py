@@ -1,6 +1,5 @@
 """From images of any size to class probabilities of the same size."""
 
-import collections
 import dataclasses
 import functools
 import itertools
@@ -13,16 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg import UserError, parallel
-from jaxseg.crf import dense_crf
 from jaxseg.data.decode import resize_image
 from jaxseg.losses import class_logits
-from jaxseg.ops import resizing_matrix, sampling_matrix
+from jaxseg.ops import normalize, sampling_matrix
 from jaxseg.tiles import Span, split_axis, window_side
 
 # Sizes are rounded up to these, so that a folder of many sizes compiles few programs.
 INPUT_STEP, OUTPUT_STEP = 64, 256
 MAX_OUTPUT = 1024  # px; larger probability maps are enlarged in squares of this side
-MAX_WHOLE = 1 << 24  # px, the largest image in one piece; a CRF of 12 classes then takes 7 GiB
 # Whether to transpose, and whether to flip (top-bottom, left-right): each combination is a view.
 TTA = {
   "none": ((False,), ((False, False),)),
@@ -36,7 +33,7 @@ class Window:
   """A part of an example's image that the network sees at once; `is_last` of its image."""
 
   example: dict
-  pixels: np.ndarray  # u8[h,w,D]
+  pixels: np.ndarray  # [h,w,D]
   rows: Span
   cols: Span
   is_last: bool
@@ -53,15 +50,24 @@ def no_progress(iterable: Iterable, **_: Any) -> Iterable:
 
 
 def make_predictor(
-  model: nn.Module, *, fit: str, size: int, batch_size: int, tile: int = 0, tta: str = "none"
+  model: nn.Module,
+  *,
+  fit: str,
+  size: int,
+  batch_size: int,
+  tile: int = 0,
+  tta: str = "none",
+  value_range: Sequence = (),
+  clip: bool = True,
 ) -> Callable:
   """Builds `predict(variables, examples, reduce=None, progress=no_progress)`.
 
   `predict` is a generator of (example, f32[H,W,C] probabilities), in order, for variables
-  {"params": ..., "batch_stats": ...} and an iterable of {"image": u8[H,W,D], ...}. With `reduce`,
-  a function f32[h,w,C] -> [h,w,...] of any part of the probabilities, it yields the reduced values
-  instead and never holds a whole image's probabilities. `progress` is called like `tqdm`, with the
-  windows of an image that take several batches. It uses all devices of this process.
+  {"params": ..., "batch_stats": ...} and an iterable of {"image": [H,W,D] of u8, u16 or f32, ...}.
+  With `reduce`, a function f32[h,w,C] -> [h,w,...] of any part of the probabilities, it yields the
+  reduced values instead and never holds a whole image's probabilities. `progress` is called like
+  `tqdm`, with the windows of an image that take several batches. It uses all devices of this
+  process.
 
   Args:
     model: as in `models.build`.
@@ -72,6 +78,7 @@ def make_predictor(
     tile: for "crop", the largest height and width that the network sees, px; larger images are
       cut into windows, see `tiles`. 0: the whole image, whatever its size.
     tta: key of TTA; probabilities are averaged over these views of the image.
+    value_range, clip: of the images, see `ops.normalize`.
   Raises:
     UserError: a tile that is too small, or unknown tta.
   """
@@ -90,7 +97,7 @@ def make_predictor(
     def network(image):
       return class_logits(model.apply(variables, image, train=False))
 
-    log_probs = mean_log_probs(network, image.astype(jnp.float32) / 255.0, TTA[tta])
+    log_probs = mean_log_probs(network, normalize(image, value_range, clip), TTA[tta])
     return jnp.exp(log_probs) if fit == "crop" else log_probs
 
   def limit(rows, cols):
@@ -110,7 +117,8 @@ def make_predictor(
   def batches(windows):
     batch = []
     for window in windows:
-      if batch and batch[0].pixels.shape != window.pixels.shape:
+      pixels = window.pixels
+      if batch and (batch[0].pixels.shape, batch[0].pixels.dtype) != (pixels.shape, pixels.dtype):
         yield batch
         batch = []
       batch.append(window)
@@ -124,7 +132,7 @@ def make_predictor(
     # Padded to a power of two and a multiple of the devices: again, few programs.
     filled = max(1 << (len(batch) - 1).bit_length(), len(devices))
     filled += -filled % len(devices)
-    image = np.zeros((filled, *batch[0].pixels.shape), np.uint8)
+    image = np.zeros((filled, *batch[0].pixels.shape), batch[0].pixels.dtype)
     image[: len(batch)] = [window.pixels for window in batch]
     outputs = np.asarray(forward(variables, jax.device_put(image, split)))
     for window, output in zip(batch, outputs, strict=False):
@@ -159,95 +167,6 @@ def make_predictor(
           result = None
 
   return predict
-
-
-def _whole(examples, key, off):
-  """The examples; raises UserError for an image of more than MAX_WHOLE px."""
-  for example in examples:
-    h, w = example["image"].shape[:2]
-    if h * w > MAX_WHOLE:
-      raise UserError(
-        f"`{key}` is for images of up to {MAX_WHOLE:,} px, but one has {w} x {h}; set it to {off}"
-      )
-    yield example
-
-
-def with_scales(predict: Callable, *, fit: str, scales: Sequence[float]) -> Callable:
-  """Averages the probabilities of `make_predictor` over several scales of the image.
-
-  Chen et al. (2018) scale by 0.5 to 1.75. Tiles and views are made for each scale.
-
-  Args:
-    predict: see `make_predictor`.  fit: "crop"; with "resize", the size does not follow the image.
-    scales: factors; (1.0,) leaves `predict` as it is.
-  Returns:
-    a function like `predict`; it raises UserError for an image of more than MAX_WHOLE px.
-  Raises:
-    UserError: no scale, one that is not positive, or fit is not "crop".
-  """
-  if not scales or min(scales) <= 0:
-    raise UserError(f"`scales` is {scales}, but needs one or more numbers above 0")
-  if tuple(scales) == (1.0,):
-    return predict
-  if fit != "crop":
-    raise UserError(f"`scales` is {scales}, which needs `fit` crop; set `scales` to (1.0,)")
-
-  def average(variables, examples, reduce=None, progress=no_progress):
-    waiting = collections.deque()  # the network's batches run ahead of the averages
-
-    def views():
-      for example in _whole(examples, "scales", "(1.0,)"):
-        waiting.append(example)
-        for scale in scales:
-          shape = [max(1, round(scale * n)) for n in example["image"].shape[:2]]
-          yield {"image": np.round(resample(example["image"], shape)).astype(np.uint8)}
-
-    outputs = predict(variables, views(), progress=progress)
-    while group := list(itertools.islice(outputs, len(scales))):
-      example = waiting.popleft()
-      shape = example["image"].shape[:2]
-      probs = sum(resample(probs, shape) for _, probs in group) / len(scales)
-      yield example, reduce(probs) if reduce else probs
-
-  return average
-
-
-def resample(x: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-  """Bilinear interpolation to another size, antialiased.  [H,W,D] -> f32[h,w,D]"""
-  if x.shape[:2] == tuple(shape):
-    return np.asarray(x, np.float32)
-  rows, cols = (np.asarray(resizing_matrix(*n)) for n in zip(shape, x.shape, strict=False))
-  return np.einsum("ih,hwc,jw->ijc", rows, np.asarray(x, np.float32), cols, optimize=True)
-
-
-def with_crf(predict: Callable, *, num_iterations: int, exact: bool, **kernels: float) -> Callable:
-  """Refines the predictions of `make_predictor` by a dense CRF, one whole image at a time.
-
-  Tiles and views are merged first, and `reduce` gets the whole image.
-
-  Args:
-    predict: see `make_predictor`.
-    num_iterations, exact, kernels: of `crf.dense_crf`; 0 iterations leave `predict` as it is.
-  Returns:
-    a function like `predict`; it raises UserError for an image of more than MAX_WHOLE px.
-  Raises:
-    UserError: a number that is out of range.
-  """
-  for name, value in {"num_iterations": num_iterations, **kernels}.items():
-    if value < 0 or (value == 0 and name.endswith("sigma")):
-      bound = "above 0" if name.endswith("sigma") else "0 or more"
-      raise UserError(f"`{name}` is {value}, but has to be {bound}")
-  if not num_iterations:
-    return predict
-  options = {"num_iterations": num_iterations, "exact": exact, **kernels}
-
-  def refine(variables, examples, reduce=None, progress=no_progress):
-    examples = _whole(examples, "num_iterations", 0)
-    for example, probs in predict(variables, examples, progress=progress):
-      probs = np.asarray(dense_crf(probs, example["image"], **options))
-      yield example, reduce(probs) if reduce else probs
-
-  return refine
 
 
 def mean_log_probs(

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 
 from jaxseg import UserError
-from jaxseg.data.decode import DatasetInfo, decode_image
+from jaxseg.data.decode import DatasetInfo, decode_image, to_picture
+from jaxseg.data.encoded import Notes
 from jaxseg.data.files import SUFFIXES, few, num_pages
 from jaxseg.predict import most_likely
 from jaxseg.visualize import legend, overlay, save_label_map
@@ -42,17 +43,17 @@ def left_out(path: str | pathlib.Path, files: Sequence[pathlib.Path]) -> str:
   return f"not read, as they are no images: {few(names, 5)}" if names else ""
 
 
-def list_pages(files: Sequence[pathlib.Path]) -> list[Page]:
-  """All images in the files.
+def list_pages(files: Sequence[pathlib.Path], pages: str = "auto") -> list[Page]:
+  """All images in the files.  pages: see `files.read_raster`.
 
   Raises:
     UserError: a TIFF is damaged.
   """
-  pages = []
+  found = []
   for file in files:
-    count = num_pages(file)
-    pages += [(file, page, f"_{page:03}" if count > 1 else "") for page in range(count)]
-  return pages
+    count = num_pages(file, pages)
+    found += [(file, page, f"_{page:03}" if count > 1 else "") for page in range(count)]
+  return found
 
 
 def output_names(pages: Sequence[Page]) -> list[str]:
@@ -84,7 +85,8 @@ def predict_files(
   Raises:
     UserError: an image cannot be decoded, `output` cannot be written or would overwrite an image.
   """
-  output, pages = pathlib.Path(output), list_pages(files)
+  fmt, notes = info.image_format(), Notes()
+  output, pages = pathlib.Path(output), list_pages(files, fmt.pages)
   names, inputs = output_names(pages), {file.resolve() for file in files}
   for name in names:
     for path in (output / name, output / "overlays" / name):
@@ -97,11 +99,13 @@ def predict_files(
   def examples():
     for (file, page, tag), name in zip(pages, names, strict=True):
       where = f"{file} page {page + 1}" if tag else str(file)
-      image = decode_image(file, where, info.channels, page=page, value_range=info.value_range)
+      found = []
+      image = decode_image(file, where, fmt, page=page, notes=found)
+      notes.warn(where, found)
       yield {"image": image, "file_name": name}
 
   predictions = predict(examples(), reduce=most_likely, progress=progress)
   for example, labels in progress(predictions, total=len(names), unit="image"):
     save_label_map(output / example["file_name"], labels, info.palette)
-    picture = overlay(example["image"], labels, info.palette)
+    picture = overlay(to_picture(example["image"], info), labels, info.palette)
     Image.fromarray(picture).save(output / "overlays" / example["file_name"])

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseg import UserError, build, checkpoint, export, models, parallel, settings, workdirs
-from jaxseg.data.decode import DatasetInfo
+from jaxseg.data.decode import DatasetInfo, convert, to_picture
 from jaxseg.images import to_images
 from jaxseg.predict import most_likely
 from jaxseg.visualize import overlay
@@ -77,10 +77,10 @@ class Segmenter:
       image: one image, as for `__call__`.  labels: u8[H,W]; None predicts them.
       opacity: of the colours, 0 to 1.
     """
-    images, kind = to_images(image, self.info.channels, self.info.value_range)
+    images, kind = to_images(image, self.info.image_format())
     if kind != "image":
       raise UserError(f"overlay takes one image, not a {kind}: call it for each image")
-    pixels = images[0]
+    pixels = to_picture(images[0], self.info)
     labels = self(image) if labels is None else np.asarray(labels)
     if labels.shape != pixels.shape[:2]:
       raise UserError(
@@ -93,7 +93,7 @@ class Segmenter:
     return overlay(pixels, labels, self.palette, opacity)
 
   def _run(self, image, reduce):
-    images, kind = to_images(image, self.info.channels, self.info.value_range)
+    images, kind = to_images(image, self.info.image_format())
     examples = ({"image": pixels} for pixels in images)
     found = [output for _, output in self.predict(examples, reduce=reduce)]
     return found[0] if kind == "image" else np.stack(found) if kind == "batch" else found
@@ -172,7 +172,7 @@ def load_run(
     info = DatasetInfo(**meta["info"])
     model = build.build_model(config, info)
     target = models.abstract_variables(model, info.channels)
-    predict = build.build_predictor(config, model)
+    predict = build.build_predictor(config, model, info)
     variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), target)
     if parallel.is_main():
       variables = checkpoint.restore_variables(workdir, step, target)
@@ -207,15 +207,24 @@ def _load_exported(path):
   about = workdirs.read_json(path.with_name("classes.json"))
   if about is None:
     raise UserError(f"{path.with_name('classes.json')} is missing: keep it next to {path.name}")
-  channels = about["input"]["shape"][-1]
-  value_range = tuple(about["input"]["stored_as_black_and_white"])
   palette = tuple(map(tuple, about["palette"]))
-  info = DatasetInfo(tuple(about["classes"]), palette, channels, value_range)
+  stored = about["input"]
+  fmt = stored.get("image_format") or {  # version 0.1 had 8-bit input only
+    "channels": stored["shape"][-1],
+    "value_range": tuple(stored["stored_as_black_and_white"]),
+    "dtype": "uint8",
+  }
+  info = DatasetInfo(tuple(about["classes"]), palette, **fmt)
   call = export.load_stablehlo(path.read_bytes())
 
   def predict(examples, reduce=None, progress=None):
     for example in examples:
-      output = np.asarray(call(example["image"][None]))[0]
+      image = example["image"]
+      if "image_format" not in stored:
+        image = to_picture(image, info)
+      elif image.dtype != info.dtype:
+        image = image.astype(info.dtype) if info.value_range else convert(image, info.dtype)
+      output = np.asarray(call(image[None]))[0]
       if output.ndim == 2 and reduce is not most_likely:
         raise UserError(f"{path} gives labels only: export it with config.export.output=probs")
       yield example, reduce(output) if reduce and output.ndim == 3 else output

@@ -4,7 +4,7 @@ The wrappers that put them on devices are in `parallel`.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -14,7 +14,7 @@ import optax
 from jaxseg import VOID, weight_maps
 from jaxseg.augment import LABEL_FILL, Augmentation, augment
 from jaxseg.losses import Loss, class_logits, class_weight_map, label_maps, loss_count, loss_sum
-from jaxseg.ops import center_crop
+from jaxseg.ops import center_crop, normalize
 from jaxseg.train_state import TrainState, update_ema
 
 AUGMENT, DROPOUT = 0, 1  # streams of randomness of an example
@@ -37,6 +37,8 @@ def make_train_step(
   border_sigma: float = 5.0,
   accumulation_steps: int = 1,
   ema_decay: float = 0.0,
+  value_range: Sequence = (),
+  clip: bool = True,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
   """Builds `train_step(state, batch, key, axis_name=None) -> (state, metrics)`.
 
@@ -57,12 +59,13 @@ def make_train_step(
       sees each part by itself.
     ema_decay: > 0 keeps an exponential moving average (EMA) of the weights, see
       `train_state.update_ema`.
+    value_range, clip: of the images, see `ops.normalize`.
   Returns:
-    A function of state; batch {"image": u8[b,S,S,D], "mask": u8[b,S,S], "index": i32[b],
-    "instances": i32[b,S,S]}; the root key, the same at every step; and the name of the mapped
-    axis under `pmap`. Its metrics are f32[] "loss" and "grad_norm" and i32[] "num_pixels", those
-    that have a logit and are not VOID; and if there are several losses, the mean of each, before
-    its factor, as f32[] "loss/NAME".
+    A function of state; batch {"image": [b,S,S,D] of u8, u16 or f32, "mask": u8[b,S,S], "index":
+    i32[b], "instances": i32[b,S,S]}; the root key, the same at every step; and the name of the
+    mapped axis under `pmap`. Its metrics are f32[] "loss" and "grad_norm" and i32[] "num_pixels",
+    those that have a logit and are not VOID; and if there are several losses, the mean of each,
+    before its factor, as f32[] "loss/NAME".
   """
 
   def train_step(state, batch, key, axis_name=None):
@@ -70,7 +73,7 @@ def make_train_step(
       return jax.lax.psum(x, axis_name) if axis_name else x
 
     keys = example_keys(key, AUGMENT, batch["index"])
-    image = batch["image"].astype(jnp.float32) / 255.0
+    image = normalize(batch["image"], value_range, clip)
     labels = {name: batch[name] for name in LABEL_FILL if name in batch}
     image, labels = jax.vmap(augment, (0, 0, 0, None))(keys, image, labels, augmentation)
     mask = labels["mask"]

@@ -15,6 +15,7 @@ from jaxseg import UserError, build, checkpoint, models, parallel, settings, tra
 from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.input_pipeline import Cached
+from jaxseg.data.normalization import measure
 from jaxseg.modes import evaluate_split
 from jaxseg.notebook import progress
 from jaxseg.run import Run, stop_signals, tell
@@ -43,8 +44,9 @@ def _train(config, workdir):
     settings.check_same(workdir, saved, config)
   else:
     build.check_model_keys(config)
-  info, source = build.open_split(config, "train")
-  _, eval_source = build.open_split(config, "eval")
+  value_range = measured_range(config, workdir, reuse=saved is not None)
+  info, source = build.open_split(config, "train", value_range=value_range)
+  _, eval_source = build.open_split(config, "eval", value_range=value_range)
   for part in (source, eval_source):
     datasets.check_source(part, info)
   eval_source = Cached(eval_source, config.data.cache_mb << 20)
@@ -57,8 +59,8 @@ def _train(config, workdir):
   counts = class_counts(config, info, source, workdir, reuse=saved is not None)
   weights = build.class_weights(config, info.classes, counts)
   mesh = parallel.make_mesh()
-  train_step = build.build_train_step(config, model, optimizer, weights, mesh)
-  predict = build.build_predictor(config, model)
+  train_step = build.build_train_step(config, model, optimizer, weights, mesh, info)
+  predict = build.build_predictor(config, model, info)
 
   def is_due(step, every_epochs):
     return step == num_steps or step % max(1, round(every_epochs * epoch_steps)) == 0
@@ -114,6 +116,32 @@ def _train(config, workdir):
 def is_stalled(scores: collections.abc.Sequence[float], patience: int) -> bool:
   """Whether the best of the scores is more than `patience` > 0 evaluations old."""
   return len(scores) > patience > 0 and len(scores) - int(np.argmax(scores)) > patience
+
+
+def measured_range(
+  config: ConfigDict, workdir: str | pathlib.Path, *, reuse: bool
+) -> tuple[tuple[float, float], ...]:
+  """The value_range that config.data.normalization measures on the training split; else ().
+
+  It is measured once and stored in the work directory, in normalization.json.
+
+  Args:
+    reuse: what is stored there is of this run: it has begun before.
+  """
+  mode = config.data.normalization
+  if mode == "range":
+    return ()
+
+  def find():
+    path = pathlib.Path(workdir) / "normalization.json"
+    stored = workdirs.read_json(path) if reuse else None
+    if stored is None:
+      _, source = build.open_split(config, "train")
+      stored = {"normalization": mode, "value_range": measure(source, mode, progress)}
+      workdirs.write_json(path, stored)
+    return stored["value_range"]
+
+  return tuple(tuple(pair) for pair in parallel.on_main(find))
 
 
 def class_counts(

@@ -1,8 +1,8 @@
 """Data sets as random-access sources of images with label maps.
 
-A source has a length and gives `source[i]` = {"image": u8[H,W,D], "mask": u8[H,W], "name": str}
-with labels 0..C-1 or VOID; sizes may differ from image to image. Generated data sets also give
-"instances", i32[H,W].
+A source has a length and gives `source[i]` = {"image": [H,W,D] of the type that its DatasetInfo
+names, "mask": u8[H,W], "name": str} with labels 0..C-1 or VOID; sizes may differ from image to
+image. Generated data sets also give "instances", i32[H,W].
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from jaxseg import VOID, UserError
 from jaxseg.data.cells import MIN_SIZE, generate_cells
-from jaxseg.data.decode import DatasetInfo
+from jaxseg.data.decode import DatasetInfo, ImageFormat
 from jaxseg.data.encoded import Encoded
 from jaxseg.data.folder import FolderFormat, default_palette, open_folder
 
@@ -122,7 +122,7 @@ def _load_pets(split, *, data_dir=""):
       f"oxford_iiit_pet needs {error.name}: run pip install -e '.[pets]' in the checkout of jaxseg"
     ) from error
 
-  return PETS, Encoded(open_pets(data_dir, split), PETS.channels, PETS_LABELS)
+  return PETS, Encoded(open_pets(data_dir, split), PETS.image_format("uint8"), PETS_LABELS)
 
 
 def _load_folder(
@@ -135,9 +135,15 @@ def _load_folder(
   mask_values=(),
   void_values=(),
   value_range=(),
+  bands=(),
+  dtype="",
+  exif_orientation=True,
+  pages="auto",
+  display_bands=(),
   problems=None,
 ):
-  fmt = FolderFormat(classes, palette, channels, mask_values, void_values, value_range)
+  images = ImageFormat(channels, bands, value_range, dtype, exif_orientation, pages)
+  fmt = FolderFormat(classes, palette, images, mask_values, void_values, display_bands)
   return open_folder(data_dir, split, fmt, problems)
 
 
@@ -160,8 +166,10 @@ def check_source(source: Sequence, info: DatasetInfo) -> None:
   image, mask = example["image"], example["mask"]
   kinds = [f"{x.dtype}{list(x.shape)}" for x in (image, mask)]
   where, (height, width) = f"example {example['name']!r}", (*mask.shape, 0, 0)[:2]
-  if image.dtype != np.uint8 or image.shape != (height, width, info.channels):
-    raise UserError(f"{where}: its image is {kinds[0]}, not uint8[H,W,{info.channels}] of its mask")
+  if image.dtype != info.dtype or image.shape != (height, width, info.channels):
+    raise UserError(
+      f"{where}: its image is {kinds[0]}, not {info.dtype}[H,W,{info.channels}] of its mask"
+    )
   if mask.dtype != np.uint8 or mask.ndim != 2:
     raise UserError(f"{where}: its mask is {kinds[1]}, not uint8[H,W]")
   if wrong := set(np.unique(mask).tolist()) - {VOID, *range(len(info.classes))}:

@@ -1,4 +1,4 @@
-"""Decodes images into the arrays that networks read."""
+"""Stored samples -> the images that networks read: [H,W,channels] of uint8, uint16 or float32."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,7 +7,35 @@ import numpy as np
 from PIL import Image
 
 from jaxseg import UserError
-from jaxseg.data.files import Path, decoding, open_image
+from jaxseg.data.files import read_raster
+from jaxseg.data.raster import Path, Raster
+
+DTYPES = ("uint8", "uint16", "float32")
+LUMA = (19595, 38470, 7471)  # ITU-R 601-2 in units of 2^-16, as in Pillow
+EXACT = 1 << 24  # whole numbers up to here are exact in float32
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFormat:
+  """How the images of a data set are read.
+
+  Attributes:
+    channels: number of them. Grey becomes RGB and back; of more samples the first are taken.
+    bands: numbers of the samples that are the channels, from 0; () = see above.
+    value_range: stored values of black and white, (low, high) or a pair for each channel; () = the
+      full range of the type.
+    dtype: "uint8", "uint16" or "float32", to which images are converted without a loss; "" = the
+      type of each file.
+    orient: turns images upright as their EXIF orientation says.
+    pages: see `files.read_raster`.
+  """
+
+  channels: int
+  bands: tuple[int, ...] = ()
+  value_range: tuple = ()
+  dtype: str = ""
+  orient: bool = True
+  pages: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,62 +45,275 @@ class DatasetInfo:
   Attributes:
     classes: names, in the order of the labels.
     palette: an (R, G, B) of 0..255 per class.
-    channels: of the images; 1 grey, 3 RGB.
-    value_range: see `decode_image`.
+    channels, bands, value_range, orient, pages: see `ImageFormat`.
+    dtype: of the images: uint8, uint16 or float32.
+    clip: whether values beyond `value_range` are cut off.
+    display_bands: channels that pictures show as red, green and blue; () = the first three.
   """
 
   classes: tuple[str, ...]
   palette: tuple[tuple[int, int, int], ...]
   channels: int
-  value_range: tuple[float, ...] = ()
+  value_range: tuple = ()
+  bands: tuple[int, ...] = ()
+  dtype: str = "uint8"
+  orient: bool = True
+  pages: str = "auto"
+  clip: bool = True
+  display_bands: tuple[int, ...] = ()
+
+  def image_format(self, dtype: str = "") -> ImageFormat:
+    """How to read an image for a network that was trained on this data set."""
+    return ImageFormat(
+      self.channels, self.bands, self.value_range, dtype, self.orient, self.pages
+    )
 
 
 def decode_image(
   data: bytes | Path,
   name: str,
-  channels: int,
+  fmt: ImageFormat,
   *,
   page: int = 0,
-  value_range: Sequence[float] = (),
+  notes: list[str] | None = None,
 ) -> np.ndarray:
-  """Any image that Pillow reads -> u8[H,W,channels].
-
-  Grey becomes RGB and back, and alpha is dropped.
+  """One image of a file -> u8, u16 or f32 [H,W,channels].
 
   Args:
-    data: encoded bytes or a path.  name: in errors.  channels: 1 or 3.
-    page: of a file of several.
-    value_range: stored values (low, high) that become 0 and 255, the rest linearly and clipped;
-      () for the full range of 8 or 16 bits.
+    data: encoded bytes or a path.  name: in errors.  page: of a file of several images.
+    notes: list that collects what is not used of the file, in words that follow "FILE: ".
   Raises:
-    UserError: it cannot be decoded, or needs a value_range.
+    UserError: it cannot be decoded, lacks channels, or needs a value_range.
   """
-  image = open_image(data, name, page, exact=bool(value_range))
-  with decoding(name):
-    if image.mode[0] not in "IF":
-      image = image.convert("RGB" if channels == 3 else "L")
-    array = np.asarray(image)
-  if value_range:
-    low, high = value_range
-    array = ((array.astype(np.float32) - low) * (255 / (high - low))).clip(0, 255).round()
-    array = np.nan_to_num(array).astype(np.uint8)
-  elif array.dtype != np.uint8:
-    if array.dtype.kind == "f" or array.min() < 0 or array.max() > 0xFFFF:
-      raise UserError(
-        f"{name}: pixel values from {array.min()} to {array.max()} are not 8- or 16-bit integers: "
-        "set `value_range` to the values of black and white"
-      )
-    array = (array >> 8).astype(np.uint8)
-  return array if array.ndim == 3 else np.repeat(array[..., None], channels, axis=-1)
+  raster = read_raster(data, name, page=page, pages=fmt.pages, orient=fmt.orient)
+  notes = [] if notes is None else notes
+  notes += raster.header.notes
+  return to_image(raster, name, fmt, notes)
+
+
+def to_image(raster: Raster, name: str, fmt: ImageFormat, notes: list[str]) -> np.ndarray:
+  """A raster -> u8, u16 or f32 [H,W,channels]; see `decode_image`."""
+  array, missing = to_channels(raster, name, fmt, notes)
+  if fmt.value_range:
+    low, high = np.array(fmt.value_range, np.float64).T
+  elif array.dtype.kind == "f":
+    low, high = 0.0, 1.0
+  else:
+    low, high = 0, np.iinfo(array.dtype).max
+  if array.dtype.kind == "f" and np.isinf(array).any():
+    array = np.where(np.isinf(array), np.where(array > 0, high, low), array).astype(np.float32)
+  if missing is not None and missing.any():
+    filled = np.where(missing, np.asarray(low, array.dtype), array)
+    if not np.array_equal(filled, array):
+      notes.append("pixels of no data are filled with black")
+    array = filled
+  return _cast(array, name, fmt)
+
+
+def to_channels(
+  raster: Raster, name: str, fmt: ImageFormat, notes: list[str]
+) -> tuple[np.ndarray, np.ndarray | None]:
+  """The channels of a raster in stored units, and where there are no data.
+
+  Returns:
+    (u8, u16 or f32 [H,W,channels], bool[H,W,channels] or None)
+  Raises:
+    UserError: too few samples, or values of which the full range is unknown.
+  """
+  samples, names = raster.samples, raster.header.names
+  if raster.palette is not None:
+    samples, names = raster.palette[np.minimum(samples[..., 0], len(raster.palette) - 1)], "RGB"
+  elif not fmt.value_range:
+    samples = _full_range(samples, raster.header, name)
+  if raster.header.names[0] == "white" and samples.dtype.kind == "u":
+    maximum = raster.header.maximum if fmt.value_range else np.iinfo(samples.dtype).max
+    samples = (maximum - samples.astype(np.int64)).astype(samples.dtype)
+  missing = None
+  if samples.dtype.kind == "f" and np.isnan(samples).any():
+    missing = np.isnan(samples)
+  if (nodata := raster.header.nodata) is not None and raster.palette is None:
+    is_nodata = raster.samples == nodata
+    missing = is_nodata if missing is None else missing | is_nodata
+  if samples.dtype not in (np.uint8, np.uint16, np.float32):
+    if samples.dtype.kind in "ui" and samples.itemsize > 2 and np.abs(samples).max() > EXACT:
+      notes.append(f"{samples.dtype} values beyond {EXACT:,} are rounded to float32")
+    samples = samples.astype(np.float32)
+  chosen = _choose(tuple(names), samples, name, fmt, notes)
+  if missing is not None:
+    missing = _choose(tuple(names), missing, name, fmt, [])
+  return chosen, missing
+
+
+def _full_range(samples, header, name):
+  """Samples stretched to the full range of 8 or 16 bits, where that is known."""
+  if samples.dtype.kind in "ui" and header.maximum is None:
+    low, high = int(samples.min()), int(samples.max())
+    if low >= 0 and high <= 0xFFFF and samples.dtype == np.int32:  # 16 bits in Pillow's 32
+      return samples.astype(np.uint16)
+    raise UserError(
+      f"{name}: {samples.dtype} values from {low} to {high} have no full range: set `value_range` "
+      "to the values of black and white"
+    )
+  if samples.dtype.kind == "f":
+    if header.format == "array":  # in [0, 1], see `images.to_images`
+      return samples
+    with np.errstate(invalid="ignore"):
+      low, high = (f(samples[np.isfinite(samples)], initial=0) for f in (np.min, np.max))
+    raise UserError(
+      f"{name}: {samples.dtype} values from {low:g} to {high:g} have no full range: set "
+      "`value_range` to the values of black and white, or `normalization` to percentiles"
+    )
+  full = np.iinfo(samples.dtype).max
+  if header.maximum in (None, full):
+    return samples
+  return np.round(samples * (full / header.maximum)).astype(samples.dtype)
+
+
+def _choose(names, samples, name, fmt, notes):
+  """The channels that `fmt` asks for, of samples or of a mask of them."""
+  count, wanted = len(names), fmt.channels
+  if fmt.bands:
+    if max(fmt.bands) >= count:
+      raise UserError(f"{name}: has {count} bands, but `bands` is {fmt.bands} (they count from 0)")
+    return samples[..., list(fmt.bands)]
+  if count == wanted:
+    return samples
+  if wanted > count and not (wanted == 3 and names[0] in ("grey", "white")):
+    raise UserError(f"{name}: has {count} bands, but `channels` is {wanted}")
+  colours = {"C": 4, "R": 3, "grey": 1, "white": 1}.get(names[0], 0)
+  if wanted > 3 or (wanted == 2 and colours) or (not colours and wanted < count):
+    notes.append(f"{wanted} of {count} bands are used: set `channels`={count}, or `bands`")
+    return samples[..., :wanted]
+  rest = names[colours:]
+  if "A" in rest:
+    notes.append("transparency (alpha) is not used")
+  if num_bands := rest.count("band"):
+    text = f"{colours} of {colours + num_bands} bands are used: set `channels`={count}, or `bands`"
+    notes.append(text)
+  samples = samples[..., :colours]
+  if colours == 4:
+    samples = _from_cmyk(samples)
+  if samples.shape[-1] == wanted:
+    return samples
+  if wanted == 3:
+    return np.repeat(samples, 3, axis=-1)
+  return _grey(samples)
+
+
+def _from_cmyk(samples):
+  if samples.dtype == bool:
+    return samples.any(-1, keepdims=True).repeat(3, -1)
+  if samples.dtype == np.uint8:
+    return np.asarray(Image.fromarray(samples, "CMYK").convert("RGB"))
+  full = 1.0 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max
+  rgb = (full - samples[..., :3]) * ((full - samples[..., 3:]) / full)
+  return np.round(rgb).astype(samples.dtype) if full > 1 else rgb.astype(samples.dtype)
+
+
+def _grey(samples):
+  """RGB -> grey by ITU-R 601-2, rounded as in Pillow."""
+  if samples.dtype == bool:
+    return samples.any(-1, keepdims=True)
+  if samples.dtype == np.uint8:
+    return np.asarray(Image.fromarray(samples).convert("L"))[..., None]
+  if samples.dtype.kind == "f":
+    return (samples @ (np.array(LUMA, np.float32) / 65536))[..., None]
+  grey = (samples.astype(np.uint64) * np.array(LUMA, np.uint64)).sum(-1, keepdims=True)
+  return ((grey + 0x8000) >> 16).astype(samples.dtype)
+
+
+def _cast(array, name, fmt):
+  """Converts an image to fmt.dtype, if that loses nothing."""
+  dtype = np.dtype(fmt.dtype or array.dtype)
+  if array.dtype == dtype:
+    return array
+  if dtype == np.uint8 or array.dtype == np.float32:
+    raise UserError(
+      f"{name}: has {array.dtype} values, but this data set is read as {dtype}, like the files "
+      f"that were looked at first: set `dtype`={array.dtype}"
+    )
+  if fmt.value_range:
+    return array.astype(dtype)
+  if dtype == np.uint16:
+    return array.astype(np.uint16) * np.uint16(257)  # 255 -> 65535
+  return array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
+
+
+def to_picture(image: np.ndarray, info: DatasetInfo) -> np.ndarray:
+  """What pictures show of an image: u8[H,W,1], or u8[H,W,3] of three chosen channels.
+
+  Black and white are those of the network; of standardised images, 2 standard deviations from the
+  mean.
+  """
+  channels = image.shape[-1]
+  bands = info.display_bands or range(3 if channels >= 3 else 1)
+  if len(bands) != channels or list(bands) != list(range(channels)):
+    image = image[..., list(bands)]
+  if image.dtype == np.uint8 and not info.value_range:
+    return image
+  if info.value_range:
+    low, high = np.array(info.value_range, np.float64).T
+    low, high = (x[list(bands)] if x.ndim else x for x in (low, high))
+  else:
+    low, high = 0.0, 1.0 if image.dtype.kind == "f" else np.iinfo(image.dtype).max
+  x = (image - low) / (high - low)
+  x = x if info.clip else (x + 2) / 4
+  return (255 * np.clip(np.nan_to_num(x), 0, 1)).round().astype(np.uint8)
+
+
+def convert(image: np.ndarray, dtype: str) -> np.ndarray:
+  """An image of one full range -> that of another type; floats are in [0, 1]; rounds."""
+  x = image.astype(np.float64)
+  x = x if image.dtype.kind == "f" else x / np.iinfo(image.dtype).max
+  full = 1.0 if dtype == "float32" else np.iinfo(dtype).max
+  x = full * np.clip(x, 0, 1)
+  return (x if dtype == "float32" else np.round(x)).astype(dtype)
 
 
 def resize_image(image: np.ndarray, size: int) -> np.ndarray:
-  """u8[H,W,D] -> u8[size,size,D], antialiased; the aspect ratio is not kept."""
+  """[H,W,D] -> [size,size,D] of the same type, antialiased; the aspect ratio is not kept."""
   if image.shape[:2] == (size, size):
     return image
-  picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
-  # Each axis is rounded: in one call, the result would depend on which axis Pillow's version
-  # resizes first.
-  for shape in ((size, picture.height), (size, size)):
-    picture = picture.resize(shape, Image.Resampling.BILINEAR)
-  return np.asarray(picture).reshape(size, size, image.shape[-1])
+  channels = image.shape[-1]
+  if image.dtype == np.uint8 and channels in (1, 3):
+    parts = [image.squeeze(-1) if channels == 1 else image]
+  else:  # Pillow resizes other types channel by channel
+    parts = [image[..., i] for i in range(channels)]
+    parts = [p if p.dtype == np.uint8 else p.astype(np.float32) for p in parts]
+  resized = []
+  for part in parts:
+    picture = Image.fromarray(np.ascontiguousarray(part))
+    # Each axis is rounded: in one call, the result would depend on which axis Pillow's version
+    # resizes first.
+    for shape in ((size, picture.height), (size, size)):
+      picture = picture.resize(shape, Image.Resampling.BILINEAR)
+    resized.append(np.asarray(picture))
+  if len(resized) == 1:
+    result = resized[0].reshape(size, size, channels)
+  else:
+    result = np.stack(resized, axis=-1)
+  return result if result.dtype == image.dtype else np.round(result).astype(image.dtype)
+
+
+def check_format(
+  channels: int, value_range: Sequence, bands: Sequence[int], display_bands: Sequence[int]
+) -> None:
+  """Raises UserError for an image format that contradicts itself; see `ImageFormat`."""
+  if channels < 1:
+    raise UserError(f"`channels` is {channels}: use 1 (grey), 3 (RGB) or the number of bands")
+  pairs = value_range if value_range and isinstance(value_range[0], tuple | list) else [value_range]
+  for pair in pairs if value_range else ():
+    good = len(pair) == 2 and all(isinstance(v, int | float) for v in pair) and pair[0] < pair[1]
+    if not good:
+      raise UserError(f"`value_range`={value_range}: use (low,high) with low < high, or a pair for "
+                      "each channel")  # fmt: skip
+  if len(pairs) not in (1, channels):
+    raise UserError(f"`value_range` has {len(pairs)} pairs for {channels} channels")
+  if bands and (len(bands) != channels or min(bands) < 0):
+    raise UserError(f"`bands`={tuple(bands)}: give `channels`={channels} numbers, 0 or more")
+  if display_bands and (len(display_bands) not in (1, 3) or not all(
+      0 <= band < channels for band in display_bands)):  # fmt: skip
+    raise UserError(
+      f"`display_bands`={tuple(display_bands)}: give 1 or 3 numbers from 0 to {channels - 1}"
+    )
+

@@ -1,14 +1,34 @@
 """Sources that decode the files of an image and its mask."""
 
+import contextlib
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxseg import UserError
-from jaxseg.data.decode import decode_image
+from jaxseg import DataWarning, UserError
+from jaxseg.data.decode import DTYPES, ImageFormat, decode_image
+from jaxseg.data.files import inspect
 from jaxseg.data.masks import decode_mask
+
+MAX_INSPECTED = 64  # files whose headers tell the type of a data set
+
+
+class Notes:
+  """Warns of each kind of thing that is not used of a data set's files, once."""
+
+  def __init__(self):
+    self._said = set()
+
+  def warn(self, where: str, notes: Sequence[str]) -> None:
+    """Says those of the notes that have not been said.  where: name of the file."""
+    for note in notes:
+      if note not in self._said:
+        self._said.add(note)
+        more = "and maybe of other files; check_data lists them"
+        warnings.warn(f"{where}: {note} ({more})", DataWarning, stacklevel=2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,24 +38,23 @@ class Encoded(Sequence):
   Attributes:
     records: {"image": bytes or path, "mask": the same, "name": str} and, where needed, "page": int
       of both files and "where": str, the name in errors.
-    channels, value_range: see `decode_image`.  labels: see `decode_mask`.
+    fmt: how images are read.  labels: see `decode_mask`.
   """
 
   records: Sequence[Mapping[str, Any]]
-  channels: int
+  fmt: ImageFormat
   labels: Mapping[int, int]
-  value_range: Sequence[float] = ()
+  notes: Notes = dataclasses.field(default_factory=Notes, compare=False, repr=False)
 
   def __len__(self) -> int:
     return len(self.records)
 
   def __getitem__(self, i: int) -> dict[str, Any]:
-    record = self.records[i]
+    record, notes = self.records[i], []
     where, page = place(record)
-    image = decode_image(
-      record["image"], where, self.channels, page=page, value_range=self.value_range
-    )
+    image = decode_image(record["image"], where, self.fmt, page=page, notes=notes)
     mask = decode_mask(record["mask"], f"mask of {where}", self.labels, page=page)
+    self.notes.warn(where, notes)
     if fault := size_fault(image, mask):
       raise UserError(f"{where}: {fault}")
     return {"image": image, "mask": mask, "name": record["name"]}
@@ -44,6 +63,21 @@ class Encoded(Sequence):
 def place(record: Mapping[str, Any]) -> tuple[str, int]:
   """(name in errors, page) of a record of `Encoded`."""
   return record.get("where", record["name"]), record.get("page", 0)
+
+
+def common_dtype(records: Sequence[Mapping[str, Any]], fmt: ImageFormat) -> str:
+  """The type that holds the images of a data set, by the headers of some files: see `ImageFormat`.
+
+  Files that cannot be read are skipped; reading them is an error of its own.
+  """
+  number, found = min(len(records), MAX_INSPECTED), set()
+  for i in range(number):
+    record = records[i * len(records) // number]
+    where, page = place(record)
+    with contextlib.suppress(UserError):
+      header = inspect(record["image"], where, page=page, pages=fmt.pages)
+      found.add(str(header.dtype) if header.dtype in (np.uint8, np.uint16) else "float32")
+  return max(found, key=DTYPES.index, default=DTYPES[0])
 
 
 def size_fault(image: np.ndarray, mask: np.ndarray) -> str:

@@ -67,7 +67,7 @@ def examine(source: Sequence, num_classes: int, index: int) -> Example:
   Returns:
     Example; it has errors, in `findings` or as `fault`, exactly if source[index] raises UserError.
   """
-  findings, formats = [], {}
+  findings, formats, notes = [], {}, []
 
   def attempt(kind, name, function, *arguments, **options):
     try:
@@ -84,15 +84,15 @@ def examine(source: Sequence, num_classes: int, index: int) -> Example:
     record, labels = records.records[i], records.labels
     file, page = place(record)
     names = {"image": file, "mask": f"mask of {file}"}
-    options = {"page": page, "value_range": records.value_range}
     image = attempt("images that cannot be read", file, decode_image, record["image"], file,
-                    records.channels, **options)  # fmt: skip
+                    records.fmt, page=page, notes=notes)  # fmt: skip
     read = attempt("masks that cannot be read", names["mask"], read_mask, record["mask"],
                    names["mask"], page=page)  # fmt: skip
     stored = read and read[0]
     for part, array in ("image", image), ("mask", stored):
       if array is not None:
         formats[part] = describe_file(record[part], names[part])
+    findings += [Finding("warning", "parts of files that are not used", file, x) for x in notes]
   else:
     file, labels = f"example {i}", {label: label for label in range(num_classes)}
     example = attempt("examples that cannot be read", file, records.__getitem__, i)

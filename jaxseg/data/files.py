@@ -1,25 +1,37 @@
-"""Opens image files: what their headers declare, and their stored pixels."""
+"""Reads image files: what they declare, and their stored samples, whatever the format.
 
-import contextlib
+TIFF is read by tifffile, `.npy` by NumPy, all else by Pillow; 16-bit colours that Pillow would cut
+to 8 bits by imagecodecs. The content of a file decides, not its suffix.
+"""
+
+import dataclasses
 import io
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
-from os import PathLike
+from collections.abc import Sequence
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+from PIL import Image
 
 from jaxseg import UserError
+from jaxseg.data.raster import MAX_PIXELS, Header, Path, Raster, check_size, decoding, upright
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-BITS_PER_SAMPLE = 258  # tag of a TIFF
-CHANNELS = {"1": "grey", "L": "grey", "I": "grey", "F": "grey", "P": "palette"}  # others: by letter
-BITS = {"1": 1, "I": 32, "F": 32}  # of Pillow's modes; else 8, unless the file says otherwise
-
-Path = str | PathLike
+TIFF_SUFFIXES = (".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", *TIFF_SUFFIXES, ".webp",
+            ".jp2", ".j2k", ".avif", ".pgm", ".ppm", ".npy")  # fmt: skip
+PAGES = ("auto", "examples", "channels")
+ORIENTATION = 0x0112  # EXIF tag
+# Pillow's modes: samples and bits.
+MODES = {"1": (("grey",), 1), "L": (("grey",), 8), "P": (("index",), 8), "LA": (("grey", "A"), 8),
+         "RGB": (tuple("RGB"), 8), "RGBA": (tuple("RGBA"), 8), "CMYK": (tuple("CMYK"), 8),
+         "I;16": (("grey",), 16), "I;16B": (("grey",), 16), "I": (("grey",), 32),
+         "F": (("grey",), 32)}  # fmt: skip
+CONVERTED = {"YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "PA": "RGBA", "RGBa": "RGBA", "La": "LA",
+             "RGBX": "RGB", "I;16L": "I;16", "I;16N": "I;16"}  # fmt: skip
+NPY = b"\x93NUMPY"
 
 # Slides exceed Pillow's default. Without a limit, a damaged header can use up all memory.
-Image.MAX_IMAGE_PIXELS = 1 << 30  # a warning; twice as many are an error
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # a warning; twice as many are an error
 
 
 def few(values: Sequence, limit: int = 10) -> str:
@@ -28,16 +40,72 @@ def few(values: Sequence, limit: int = 10) -> str:
   return ", ".join(map(str, values[:limit])) + more
 
 
-def num_pages(path: Path) -> int:
+def num_pages(path: Path, pages: str = "auto") -> int:
   """Number of images in a file, without decoding; 1 for all but TIFF.
 
+  Args:
+    pages: see `read_raster`.
   Raises:
     UserError: it is damaged.
   """
-  if pathlib.Path(path).suffix.lower() not in (".tif", ".tiff"):
+  if not str(path).lower().endswith(TIFF_SUFFIXES):
     return 1
-  with decoding(path), Image.open(path) as image:
-    return getattr(image, "n_frames", 1)  # absent if the file is of another format
+  with decoding(path):
+    if not _is_tiff(_start(path)):  # of another format, or none at all
+      inspect(path, str(path))
+      return 1
+    from jaxseg.data.tiff import inspect_tiff
+
+    return inspect_tiff(path, pages, 0)[1]
+
+
+def inspect(data: bytes | Path, name: str, *, page: int = 0, pages: str = "auto") -> Header:
+  """What a file declares about one of its images; see `read_raster`."""
+  with decoding(name):
+    start = _start(data)
+    if _is_tiff(start):
+      from jaxseg.data.tiff import inspect_tiff
+
+      return inspect_tiff(data, pages, page)[0]
+    if start.startswith(NPY):
+      return _npy_header(_load_npy(data))
+    with Image.open(_as_file(data)) as image:
+      return _header(image, start)
+
+
+def read_raster(
+  data: bytes | Path, name: str, *, page: int = 0, pages: str = "auto", orient: bool = True
+) -> Raster:
+  """One image of a file as it is stored.
+
+  Args:
+    data: encoded bytes or a path.  name: in errors.
+    page: number of the image in a TIFF of several. Overviews and transparency masks do not count.
+    pages: "channels", all pages of a TIFF are channels of one image; "examples", each page is an
+      image; "auto", what the ImageJ or OME metadata call channels are channels, other pages images.
+    orient: turns the image upright as its EXIF orientation says.
+  Returns:
+    Raster
+  Raises:
+    UserError: it cannot be decoded, or needs imagecodecs.
+  """
+  with decoding(name):
+    start = _start(data)
+    if _is_tiff(start):
+      from jaxseg.data.tiff import read_tiff
+
+      raster = read_tiff(data, pages, page)
+    elif page:
+      raise ValueError(f"there is no page {page + 1}")
+    elif start.startswith(NPY):
+      array = _load_npy(data)
+      raster = Raster(_npy_header(array), np.array(array.reshape(_npy_header(array).shape)))
+    else:
+      raster = _read_by_pillow(data, start)
+  if orient and raster.header.orientation != 1:
+    samples = upright(raster.samples, raster.header.orientation)
+    raster = dataclasses.replace(raster, samples=np.ascontiguousarray(samples))
+  return raster
 
 
 def describe_file(data: bytes | Path, name: str) -> str:
@@ -46,44 +114,151 @@ def describe_file(data: bytes | Path, name: str) -> str:
   Raises:
     UserError: it is damaged.
   """
-  with decoding(name), Image.open(as_file(data)) as image:
-    bands = "".join(image.getbands())
-    stored = re.findall(r";(\d+)", str([tile.args for tile in image.tile]))  # "I;16B", "P;4"
-    tagged = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, ())
-    bits = max(map(int, [*stored, *tagged]), default=BITS.get(image.mode, 8))
-    return f"{image.format} {CHANNELS.get(bands, bands)} {bits} bit"
+  return inspect(data, name).text
 
 
-@contextlib.contextmanager
-def decoding(name: str | Path) -> Iterator[None]:
-  """Turns whatever a decoder raises into a UserError that names the file."""
-  try:
-    yield
-  except UnidentifiedImageError as error:  # its text has the address of an object
-    raise UserError(f"{name}: cannot be decoded (not an image that Pillow reads)") from error
-  except Exception as error:  # damaged files raise nearly anything in Pillow
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    raise UserError(f"{name}: cannot be decoded ({reason})") from error
+def _start(data):
+  if isinstance(data, bytes):
+    return data[:4096]
+  with open(data, "rb") as file:
+    return file.read(4096)
 
 
-def as_file(data: bytes | Path) -> io.BytesIO | Path:
-  """What Pillow opens."""
+def _is_tiff(start):
+  # tifffile takes a moment to import; most data sets need none of it.
+  return start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def _as_file(data):
   return io.BytesIO(data) if isinstance(data, bytes) else data
 
 
-def open_image(data: bytes | Path, name: str, page: int, exact: bool) -> Image.Image:
-  """A loaded page.  exact: whether all bits of a colour matter."""
-  with decoding(name), Image.open(as_file(data)) as image:
-    if page:
-      image.seek(page)
-    is_deep = max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))) > 8
-    is_halved = any(";16" in str(tile.args) for tile in image.tile)
-    image.load()
-  if image.mode[0] not in "IF":
-    if is_halved and exact:
-      raise UserError(
-        f"{name}: has 16 bits per colour, of which Pillow reads 8: save it as grey or with 8 bits"
-      )
-    if is_deep and not is_halved:  # uncompressed planes, where Pillow takes each byte for a pixel
-      raise UserError(f"{name}: cannot be decoded (16-bit colour planes): save it as PNG")
-  return image
+def _num_bytes(data):
+  return len(data) if isinstance(data, bytes) else pathlib.Path(data).stat().st_size
+
+
+def _load_npy(data):
+  if isinstance(data, bytes):
+    return np.load(io.BytesIO(data), allow_pickle=False)
+  return np.load(data, mmap_mode="r", allow_pickle=False)
+
+
+def _npy_header(array):
+  if array.ndim not in (2, 3) or array.dtype.kind not in "buif":
+    shape = ",".join(map(str, array.shape))
+    raise ValueError(f"an array {array.dtype}[{shape}] is no image [H,W] or [H,W,channels]")
+  shape = array.shape if array.ndim == 3 else (*array.shape, 1)
+  check_size(shape, 8 * array.itemsize, None)
+  names = {1: ("grey",), 3: tuple("RGB")}.get(shape[2], ("band",) * shape[2])
+  bits = 8 * array.itemsize
+  maximum = 1 if array.dtype == bool else (1 << bits) - 1
+  is_whole = array.dtype.kind in "bu" and bits <= 16
+  dtype = np.dtype(np.uint8) if array.dtype == bool else array.dtype.newbyteorder("=")
+  return Header("NPY", shape, dtype, names, bits, maximum if is_whole else None)
+
+
+def _header(image, start):
+  """The Header of an open Pillow image that has not been loaded."""
+  notes, stored = [], str([tile.args for tile in image.tile])
+  mode = CONVERTED.get(image.mode, image.mode)
+  if image.mode in ("YCbCr", "LAB", "HSV"):
+    notes.append(f"{image.mode} converted to RGB")
+  if mode not in MODES:
+    raise ValueError(f"Pillow's mode {image.mode} is unknown here")
+  names, bits = MODES[mode]
+  declared = max(map(int, re.findall(r";(\d+)", stored)), default=bits)  # "RGB;16B", "L;4"
+  kind = image.format
+  if kind == "JPEG2000":
+    declared = _jpeg2000_bits(start) or bits
+  elif kind == "AVIF" and (at := start.find(b"pixi")) > 0:
+    declared = start[at + 9]
+  maximum = (1 << declared) - 1 if declared <= 16 else None
+  if kind == "PNG" and mode == "I":  # older versions of Pillow
+    names, declared, maximum = ("grey",), 16, 65535
+  if kind == "PPM" and image.mode != "1" and (found := re.findall(r", (\d+)\)", stored)):
+    maximum = int(found[-1])
+    declared = maximum.bit_length()
+  if mode in ("I", "F") and kind != "PNG":
+    dtype = np.dtype(np.int32 if mode == "I" else np.float32)
+    declared, maximum = (declared, maximum) if kind == "PPM" else (32, None)
+  else:
+    dtype = np.dtype(np.uint8 if declared <= 8 else np.uint16)
+  if (count := getattr(image, "n_frames", 1)) > 1:
+    notes.append(f"{count} frames, of which only the first is read")
+  orientation = image.getexif().get(ORIENTATION, 1)
+  if orientation not in range(1, 9):
+    orientation = 1
+  shape = (image.height, image.width, len(names))
+  return Header(kind, shape, dtype, names, declared, maximum, orientation, None, tuple(notes))
+
+
+def _jpeg2000_bits(start):
+  """Bits of a component, from the SIZ segment of a codestream (ISO 15444-1, A.5.1)."""
+  at = start.find(b"\xff\x4f\xff\x51")
+  return (start[at + 42] & 127) + 1 if at >= 0 else None
+
+
+def picture_raster(image: Image.Image, name: str, orient: bool = True) -> Raster:
+  """A PIL image as a raster, as if it had been read from its file.
+
+  Raises:
+    UserError: its pixels cannot be read.
+  """
+  with decoding(name):
+    header = _header(image, b"")
+    if image.mode not in CONVERTED and MODES[image.mode][1] > header.bits and not image.tile:
+      header = dataclasses.replace(header, bits=MODES[image.mode][1])
+    raster = _loaded(image, header)
+  if orient and header.orientation != 1:
+    samples = np.ascontiguousarray(upright(raster.samples, header.orientation))
+    raster = dataclasses.replace(raster, samples=samples)
+  return raster
+
+
+def _read_by_pillow(data, start):
+  with Image.open(_as_file(data)) as image:
+    header = _header(image, start)
+    check_size(header.shape, header.bits, _num_bytes(data))
+    if header.bits > 8 and len(header.names) > 1:
+      return Raster(header, _by_imagecodecs(data, header))
+    return _loaded(image, header)
+
+
+def _loaded(image, header):
+  """The Raster of a Pillow image."""
+  image.load()
+  if image.mode in CONVERTED:
+    image = image.convert(CONVERTED[image.mode])
+  samples = np.asarray(image)
+  if samples.dtype == bool:
+    samples = samples.astype(np.uint8)
+  if image.mode == "L" and header.bits < 8 or header.format == "PPM":
+    # Pillow stretches few grey levels to 8 or 16 bits; the stored value is a label, or a measure.
+    full = 65535 if samples.dtype == np.int32 else 255
+    if header.maximum != full:
+      samples = np.round(samples * (header.maximum / full))
+  samples = samples.astype(header.dtype, copy=False)
+  palette = None
+  if header.names == ("index",):
+    palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+  return Raster(header, samples.reshape(header.shape), palette)
+
+
+def _by_imagecodecs(data, header):
+  """Samples of more than 8 bits a colour, of which Pillow would read 8."""
+  try:
+    import imagecodecs
+  except ModuleNotFoundError as error:
+    raise UserError(
+      f"{header.format} of {header.bits} bits a colour needs imagecodecs: run pip install -e "
+      "'.[formats]' in the checkout of jaxseg, or save it as TIFF"
+    ) from error
+  decoders = {"PNG": imagecodecs.png_decode, "JPEG2000": imagecodecs.jpeg2k_decode,
+              "AVIF": imagecodecs.avif_decode}  # fmt: skip
+  if header.format not in decoders:
+    raise UserError(f"{header.format} of {header.bits} bits a colour is not read: save it as TIFF")
+  encoded = data if isinstance(data, bytes) else pathlib.Path(data).read_bytes()
+  samples = decoders[header.format](encoded)
+  if samples.shape != header.shape:
+    raise ValueError(f"pixels of shape {samples.shape}, where {header.shape} are declared")
+  return samples.astype(header.dtype, copy=False)

@@ -11,8 +11,8 @@ import re
 from os import PathLike
 
 from jaxseg import VOID, UserError
-from jaxseg.data.decode import DatasetInfo
-from jaxseg.data.encoded import Encoded
+from jaxseg.data.decode import DatasetInfo, ImageFormat, check_format
+from jaxseg.data.encoded import Encoded, common_dtype
 from jaxseg.data.files import SUFFIXES, few, num_pages
 from jaxseg.data.masks import label_table
 
@@ -31,18 +31,18 @@ class FolderFormat:
   Attributes:
     classes: names, in the order of the labels.
     palette: an (R, G, B) per class; () for `default_palette`.
-    channels: 1 or 3, to which images are converted.
+    images: how images are read; a dtype of "" becomes that of the first files.
     mask_values: stored value, or tuple of values, of each class; () = 0, 1, ...
     void_values: stored values that count as VOID; so does 255, unless it is a class.
-    value_range: of images, see `decode_image`.
+    display_bands: see `DatasetInfo`.
   """
 
   classes: tuple[str, ...]
   palette: tuple = ()
-  channels: int = 3
+  images: ImageFormat = ImageFormat(3)
   mask_values: tuple = ()
   void_values: tuple = ()
-  value_range: tuple = ()
+  display_bands: tuple = ()
 
 
 def default_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
@@ -91,8 +91,16 @@ def open_folder(
     for page in range(pages)
   ]
   palette = fmt.palette or default_palette(len(fmt.classes))
-  info = DatasetInfo(fmt.classes, palette, fmt.channels, fmt.value_range)
-  return info, Encoded(records, fmt.channels, labels, fmt.value_range)
+  images = fmt.images
+  if not images.dtype:
+    images = dataclasses.replace(images, dtype=common_dtype(records, images))
+  info = DatasetInfo(
+    fmt.classes,
+    palette,
+    **dataclasses.asdict(images),
+    display_bands=fmt.display_bands,
+  )
+  return info, Encoded(records, images, labels)
 
 
 def _remedy(root, folder):
@@ -123,12 +131,8 @@ def _check(fmt):
       )
   if not all(len(c) == 3 and all(v in range(256) for v in c) for c in fmt.palette):
     raise UserError(f"`palette`={fmt.palette}: use (R,G,B) of whole numbers from 0 to 255")
-  if fmt.channels not in (1, 3):
-    raise UserError(f"`channels` is {fmt.channels}: use 1 (grey) or 3 (RGB)")
-  if fmt.value_range and not (
-    len(fmt.value_range) == 2 and fmt.value_range[0] < fmt.value_range[1]
-  ):
-    raise UserError(f"`value_range`={fmt.value_range}: use (low,high) with low < high")
+  images = fmt.images
+  check_format(images.channels, images.value_range, images.bands, fmt.display_bands)
 
 
 def _pairs(folder):

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxseg import VOID, UserError
-from jaxseg.data.files import Path, few, open_image
+from jaxseg.data.files import few, read_raster
+from jaxseg.data.raster import Path
 
 MANY = 20  # this many more values than classes: interpolation or instance ids, not labels
 
@@ -63,20 +64,17 @@ def read_mask(data: bytes | Path, name: str, *, page: int = 0) -> tuple[np.ndarr
   Raises:
     UserError: it cannot be decoded, or has colours.
   """
-  image = open_image(data, name, page, exact=True)
-  # A GIF writer may renumber the palette: there the colour is the label, elsewhere the index.
-  array = np.asarray(image.convert("RGB") if image.format == "GIF" else image)
-  if array.dtype == bool:  # 1 bit
-    array = array.astype(np.uint8)
-  if array.ndim == 3:
-    colours = array[..., :-1] if image.mode[-1] in "Aa" else array
-    if (colours != colours[..., :1]).any():
-      raise UserError(
-        f"{name}: a mask needs one label per pixel, but this has {array.shape[-1]} channels of "
-        "different colours: save it as grey values"
-      )
-    array = colours[..., 0]
-  return array, image.format
+  raster = read_raster(data, name, page=page)
+  array, names = raster.samples, raster.header.names
+  if raster.header.format == "GIF":
+    array, names = raster.palette[array[..., 0]], "RGB"
+  colours = array[..., :-1] if names[-1] == "A" else array
+  if (colours != colours[..., :1]).any():
+    raise UserError(
+      f"{name}: a mask needs one label per pixel, but this has {array.shape[-1]} channels of "
+      "different colours: save it as grey values"
+    )
+  return colours[..., 0], raster.header.format
 
 
 def mask_fault(values: Sequence[int], labels: Mapping[int, int], file_format: str) -> str:

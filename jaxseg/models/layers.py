@@ -224,6 +224,14 @@ class UpScore(nn.Module):
     return ops.up_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.factor)
 
 
+def repeat_rgb(values: Sequence[float], channels: int) -> tuple[float, ...]:
+  """Constants of red, green and blue, for images of any number of channels: repeated in turn.
+
+  Those of a grey image stay three: it broadcasts to them.
+  """
+  return tuple(values[i % 3] for i in range(3 if channels == 1 else channels))
+
+
 class Dropout(nn.Module):
   """Dropout whose draws follow the example and not its place in the batch.
 

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -127,16 +127,21 @@ def assign_weights(
   *,
   leave: Collection[str],
   source: str | os.PathLike,
+  rgb: Sequence[int] = (0, 1, 2),
 ) -> dict[str, Any]:
   """Puts tensors into a module whose submodules are named like the layers.
 
   The matrix of a fully connected layer becomes a convolution that covers its whole input: Keras
   flattens images as [H,W,C].
 
+  The kernel of a convolution of RGB images fits any other number of channels N: it is summed over
+  its inputs for N = 1, else repeated in turn and multiplied by 3 / N (as timm does).
+
   Args:
     variables: {"params": {layer: {weight: array}}, "batch_stats": ...}, arrays or their shapes.
     tensors: what `read_weights` returns.
     leave: layers of the file that the module does not have.  source: what errors call the file.
+    rgb: inputs of the file's kernels of RGB images that are red, green and blue.
   Returns:
     variables of the same structure, f32 numpy arrays.
   Raises:
@@ -156,6 +161,8 @@ def assign_weights(
     if tensor.ndim == 2 and len(target.shape) == 4:
       h, w, c, d = target.shape
       tensor = tensor.reshape(target.shape) if tensor.shape == (h * w * c, d) else tensor
+    if tensor.ndim == len(target.shape) == 4 and tensor.shape[2] == 3 != target.shape[2]:
+      tensor = for_channels(tensor, target.shape[2], rgb)
     if tensor.shape != target.shape:
       raise UserError(
         f"{source} is of another network: {key} is {tensor.shape}, this one has {target.shape}"
@@ -168,6 +175,14 @@ def assign_weights(
       for weight in weights.keys() - result[collection][layer].keys():
         raise UserError(f"{source} is of another network: it lacks {weight} of {layer}")
   return result
+
+
+def for_channels(kernel: np.ndarray, channels: int, rgb: Sequence[int]) -> np.ndarray:
+  """The kernel of a convolution of RGB images, f32[h,w,3,D], for N channels: f32[h,w,N,D]."""
+  if channels == 1:
+    return kernel.sum(2, keepdims=True)
+  chosen = [rgb[i % 3] for i in range(channels)]
+  return kernel[:, :, chosen] * np.float32(3 / channels)
 
 
 READERS = {

@@ -93,7 +93,8 @@ def load_encoder(variables: Variables, encoder: nn.Module, pretrained: str) -> V
   part = {collection: tree.get("encoder", {}) for collection, tree in variables.items()}
   part["params"] = {**part["params"], **top}
   leave = {*encoder.unused_layers, *encoder.classifier} - top.keys()
-  loaded = weights.assign_weights(part, tensors, leave=leave, source=path)
+  rgb = getattr(encoder, "rgb", (0, 1, 2))
+  loaded = weights.assign_weights(part, tensors, leave=leave, source=path, rgb=rgb)
   top = {layer: loaded["params"].pop(layer) for layer in top}
   result = {c: {**tree, "encoder": loaded[c]} for c, tree in variables.items() if loaded[c]}
   result["params"] |= top

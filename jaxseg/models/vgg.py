@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import ops
-from jaxseg.models.layers import Conv3x3
+from jaxseg.models.layers import Conv3x3, repeat_rgb
 from jaxseg.models.pretrained import Download
 
 # (convolutions, channels) of each block, configuration D in table 1 of the paper.
@@ -23,7 +23,7 @@ IMAGENET = Download(
 
 
 class VGG16(nn.Module):
-  """f32[B,H,W,3] in [0, 1] -> named stages {name: [B,ceil(H/s),ceil(W/s),C]}, s = 2, 4, ..., 32.
+  """f32[B,H,W,D] in [0, 1] -> named stages {name: [B,ceil(H/s),ceil(W/s),C]}, s = 2, 4, ..., 32.
 
   Attributes:
     pad: zeros around the normalised image, px; FCN's paper has 99 (and one more as every 3x3
@@ -40,10 +40,14 @@ class VGG16(nn.Module):
   imagenet = IMAGENET
   classifier = ("fc1", "fc2")  # which FCN has as convolutions
   unused_layers = ("predictions",)
+  rgb = (2, 1, 0)  # inputs of the weight file's first convolution
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
-    x = 255.0 * image[..., ::-1] - jnp.array(MEAN, jnp.float32)
+    if image.shape[-1] in (1, 3):
+      x = 255.0 * image[..., ::-1] - jnp.array(MEAN, jnp.float32)
+    else:  # each channel as if it were red, green or blue in turn
+      x = 255.0 * image - jnp.array(repeat_rgb(MEAN[::-1], image.shape[-1]), jnp.float32)
     x = jnp.pad(x, ((0, 0), (self.pad, self.pad), (self.pad, self.pad), (0, 0)))
     stages = {}
     for i, (num_convs, features) in enumerate(BLOCKS, start=1):

@@ -1,0 +1,114 @@
+"""What an image file declares, and its stored samples."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from os import PathLike
+
+import numpy as np
+from PIL import UnidentifiedImageError
+
+from jaxseg import UserError
+
+MAX_PIXELS = 1 << 31  # of an image; more are an error before anything is allocated
+MAX_RATIO = 10_000  # decoded bytes to bytes of the file; deflate reaches 1032, bilevel codecs more
+SMALL = 1 << 26  # bytes that are decoded whatever the ratio
+
+Path = str | PathLike
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+  """What a file says about one of its images, before its pixels are read.
+
+  Attributes:
+    format: "PNG", "TIFF", ...
+    shape: (H, W, samples), as stored.
+    dtype: type of the samples as they are read; 1 to 7 bits are uint8, 9 to 15 bits uint16.
+    names: meaning of each sample: "grey", "white" (grey whose 0 is white), "index" (of a palette),
+      "R", "G", "B", "C", "M", "Y", "K", "A" (alpha), "band".
+    bits: of a sample, as stored.
+    maximum: sample of full brightness; None for floats, signed numbers and more than 16 bits.
+    orientation: EXIF orientation, 1 (upright) to 8.
+    nodata: sample that stands for no data, or None.
+    notes: what is not read of the file, in words that follow "FILE: ".
+  """
+
+  format: str
+  shape: tuple[int, int, int]
+  dtype: np.dtype
+  names: tuple[str, ...]
+  bits: int
+  maximum: int | None = None
+  orientation: int = 1
+  nodata: float | None = None
+  notes: tuple[str, ...] = ()
+
+  @property
+  def text(self) -> str:
+    """Format, samples and depth, as in "PNG grey 16 bit"."""
+    kinds = {("index",): "palette", ("white",): "grey", ("grey", "A"): "LA"}
+    if len(set(self.names)) == 1 and len(self.names) > 1:
+      names = f"{len(self.names)} bands"
+    elif "band" in self.names:
+      colours = tuple(n for n in self.names if n != "band")
+      names = f"{''.join(colours)} + {len(self.names) - len(colours)} bands"
+    else:
+      names = kinds.get(self.names, "".join(self.names))
+    kind = {"f": " float", "i": " signed"}.get(self.dtype.kind, "")
+    return f"{self.format} {names} {self.bits} bit{kind}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Raster:
+  """One image of a file as stored.
+
+  Attributes:
+    header: see `Header`.
+    samples: [H,W,S] in native byte order, turned upright if that was asked for.
+    palette: u8[n,3], the colours of "index"; else None.
+  """
+
+  header: Header
+  samples: np.ndarray
+  palette: np.ndarray | None = None
+
+
+def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
+  """Turns an image [H,W,...] as its EXIF orientation says (EXIF 2.3, tag 274)."""
+  if orientation in (5, 6, 7, 8):
+    samples = samples.swapaxes(0, 1)
+  rows = -1 if orientation in (3, 4, 7, 8) else 1
+  cols = -1 if orientation in (2, 3, 6, 7) else 1
+  return samples[::rows, ::cols]
+
+
+def check_size(shape: tuple[int, ...], bits: int, num_bytes: int | None) -> None:
+  """Raises ValueError for an image that is too large, or larger than its file can hold.
+
+  Args:
+    shape: (H, W, samples).  bits: of a sample.  num_bytes: of the file, if known.
+  """
+  height, width, samples = shape
+  text = f"{width:,} x {height:,} px of {samples} x {bits} bits"
+  if not height * width * samples:
+    raise ValueError(f"no pixels: {text}")
+  if height * width > MAX_PIXELS:
+    raise ValueError(f"{text} exceeds the limit of {MAX_PIXELS:,} px")
+  size = height * width * samples * bits / 8
+  if num_bytes is not None and size > max(SMALL, MAX_RATIO * num_bytes):
+    raise ValueError(f"{text} in {num_bytes:,} bytes cannot be")
+
+
+@contextlib.contextmanager
+def decoding(name: str | Path) -> Iterator[None]:
+  """Turns whatever a decoder raises into a UserError that names the file."""
+  try:
+    yield
+  except UserError:
+    raise
+  except UnidentifiedImageError as error:  # its text has the address of an object
+    raise UserError(f"{name}: cannot be decoded (not an image that Pillow reads)") from error
+  except Exception as error:  # damaged files raise nearly anything
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    raise UserError(f"{name}: cannot be decoded ({reason})") from error

@@ -1,0 +1,236 @@
+"""TIFF: which of its pages are images, what their axes and samples mean, and their pixels."""
+
+import io
+import logging
+import os
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from jaxseg import UserError
+from jaxseg.data.raster import Header, Path, Raster, check_size
+
+PAGES = ("auto", "examples", "channels")
+REDUCED, MASK = 1, 4  # bits of NewSubfileType
+ORIENTATION, GDAL_NODATA = 274, 42113  # tags
+SAMPLES = {0: "white", 1: "grey", 2: "RGB", 3: "index", 4: "grey", 5: "CMYK", 6: "RGB"}
+ALPHA = (1, 2)  # of ExtraSamples
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters is an error or a note
+
+
+def is_tiff(start: bytes) -> bool:
+  """Whether a file that begins with these bytes is a TIFF."""
+  return start[:4] in MAGIC
+
+
+def inspect_tiff(data: bytes | Path, pages: str, index: int) -> tuple[Header, int]:
+  """(Header of image `index`, number of images).  pages: see `files.read_raster`."""
+  with _open(data) as tif:
+    images, notes = _images(tif, data, pages)
+    return _header(tif, _take(images, index), notes), len(images)
+
+
+def read_tiff(data: bytes | Path, pages: str, index: int) -> Raster:
+  """Image `index` as stored, not turned."""
+  with _open(data) as tif:
+    images, notes = _images(tif, data, pages)
+    image = _take(images, index)
+    header = _header(tif, image, notes)
+    check_size(header.shape, header.bits, _num_bytes(tif))
+    planes = [_plane(tif, data, number, header) for number in image]
+    samples = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
+    if header.nodata is None and header.dtype.kind not in "uif":
+      raise ValueError(f"samples of type {header.dtype}")
+    palette = None
+    if header.names == ("index",) and (colours := _page(tif, image[0]).colormap) is not None:
+      palette = (np.asarray(colours).T >> 8).astype(np.uint8)
+    return Raster(header, samples, palette)
+
+
+def _open(data):
+  file = io.BytesIO(data) if isinstance(data, bytes) else os.fspath(data)
+  return tifffile.TiffFile(file, _multifile=False)  # an OME-TIFF may name others: not read
+
+
+def _num_bytes(tif):
+  return tif.filehandle.size
+
+
+def _take(images, index):
+  if not 0 <= index < len(images):
+    raise ValueError(f"there is no page {index + 1}: it has {len(images)}")
+  return images[index]
+
+
+def _images(tif, data, pages):
+  """([numbers of the planes that are the channels of an image], notes); cached for files."""
+  if isinstance(data, bytes):
+    return _list_images(tif, pages)
+  stat = os.stat(data)
+  key = (os.fspath(data), stat.st_mtime_ns, stat.st_size, pages)
+  if key not in _LISTED:
+    if len(_LISTED) >= 4096:
+      _LISTED.clear()
+    _LISTED[key] = _list_images(tif, pages)
+  return _LISTED[key]
+
+
+_LISTED: dict[tuple, tuple] = {}
+
+
+def _list_images(tif, pages):
+  notes, kept = [], []
+  reduced = masks = 0
+  for number, page in enumerate(tif.pages):
+    kind = int(page.subfiletype or 0)
+    if kind & MASK and number:
+      masks += 1
+    elif kind & REDUCED and number:
+      reduced += 1
+    else:
+      kept.append(number)
+  if reduced:
+    notes.append(f"{_count(reduced, 'page')} of reduced resolution not read as images")
+  if masks:
+    notes.append(f"{_count(masks, 'transparency mask')} not used")
+  series = tif.series[0] if tif.is_imagej or tif.is_ome or tif.is_shaped else None
+  if tif.is_svs or tif.is_ndpi or tif.is_scn or tif.is_bif:  # slides, with label and thumbnail
+    others = len(kept) - 1
+    kept = kept[:1]
+    notes += [f"{_count(others, 'further page')} of the slide not read"] * (others > 0)
+  axes, shape = "Q", (len(kept),)
+  if series is not None and series.keyframe is not None:
+    count = len(series.axes) - len(series.keyframe.axes)
+    axes, shape = series.axes[:count], series.shape[:count]
+    total = int(np.prod(shape, dtype=np.int64))
+    if total == len(kept):
+      pass
+    elif len(kept) == 1 and total <= 1 << 20:  # ImageJ stores the planes of one page in a row
+      kept = range(-total, 0)
+    elif tif.is_ome and len(tif.series) > 1:
+      notes.append(f"{_count(len(tif.series) - 1, 'further series')} not read")
+      kept = kept[:total]
+    else:
+      axes, shape = "Q", (len(kept),)
+  numbers = np.array(kept).reshape(shape)
+  if pages == "channels":
+    return [numbers.ravel().tolist()], notes
+  if pages == "auto" and "C" in axes:
+    numbers = np.moveaxis(numbers, axes.index("C"), -1)
+    return numbers.reshape(-1, numbers.shape[-1]).tolist(), notes
+  return numbers.reshape(-1, 1).tolist(), notes
+
+
+def _count(number, noun):
+  return f"{number} {noun}{'s' * (number != 1 and noun[-1] != 's')}"
+
+
+def _page(tif, number):
+  return tif.pages[max(number, 0)]
+
+
+def _header(tif, image, notes):
+  """The Header of an image, from its first page; the others have to agree with it."""
+  page = _page(tif, image[0])
+  if not isinstance(page, tifffile.TiffPage):
+    page = page.aspage()
+  if page.dtype is None or set(page.axes) - set("YXS"):
+    raise ValueError(f"pages of axes {page.axes or '?'} are not images")
+  for number in image[1:]:
+    other = _page(tif, number)
+    if (other.shape, other.dtype) != (page.shape, page.dtype):
+      raise ValueError(f"page {number + 1} has another size or type than page {image[0] + 1}")
+  sizes = dict(zip(page.axes, page.shape, strict=True))
+  per_page = sizes.get("S", 1)
+  names = _names(page, per_page) if len(image) == 1 else ("band",) * (per_page * len(image))
+  dtype = np.dtype(np.uint8) if page.dtype == bool else page.dtype.newbyteorder("=")
+  bits = max(page.bitspersample) if isinstance(page.bitspersample, tuple) else page.bitspersample
+  is_whole = dtype.kind == "u" and bits <= 16
+  tags = page.tags
+  orientation = tags[ORIENTATION].value if ORIENTATION in tags else 1
+  return Header(
+    "TIFF",
+    (sizes["Y"], sizes["X"], per_page * len(image)),
+    dtype,
+    names,
+    bits,
+    (1 << bits) - 1 if is_whole else None,
+    orientation if orientation in range(1, 9) else 1,
+    _nodata(tags, dtype),
+    tuple(notes),
+  )
+
+
+def _names(page, count):
+  """Meaning of the samples of a page."""
+  known = SAMPLES.get(int(page.photometric), "grey")
+  known = tuple(known) if known in ("RGB", "CMYK") else (known,)
+  extra = count - len(known)
+  if extra < 0:
+    return ("band",) * count
+  kinds = [int(kind) for kind in page.extrasamples]
+  kinds = [0] * (extra - len(kinds)) + kinds[-extra:] if extra else []
+  rest = tuple("A" if kind in ALPHA else "band" for kind in kinds)
+  return ("band",) * count if "band" in rest and len(known) == 1 else known + rest
+
+
+def _nodata(tags, dtype):
+  if GDAL_NODATA not in tags:
+    return None
+  try:
+    value = float(str(tags[GDAL_NODATA].value).strip("\0 "))
+  except ValueError:
+    return None
+  return float(np.float32(value)) if dtype == np.float32 else value
+
+
+def _plane(tif, data, number, header):
+  """The samples [H,W,S] of a page, or of plane `number` < 0 of an ImageJ file, from the end."""
+  page = _page(tif, number)
+  if number < 0:
+    planes = tif.series[0].asarray(maxworkers=1)
+    array = planes.reshape(-1, *page.shape)[number]
+  else:
+    _check_segments(page, _num_bytes(tif))
+    try:
+      array = page.asarray(maxworkers=1)
+    except ValueError as error:
+      if "imagecodecs" not in str(error):
+        raise
+      array = _by_pillow(data, number, page)
+  if array.shape != page.shape:
+    raise ValueError(f"pixels of shape {array.shape}, where {page.shape} are declared")
+  array = array.astype(np.uint8) if array.dtype == bool else array
+  array = array.astype(array.dtype.newbyteorder("="), copy=False)
+  if page.axes == "SYX":
+    array = np.moveaxis(array, 0, -1)
+  return array if array.ndim == 3 else array[..., None]
+
+
+def _check_segments(page, num_bytes):
+  """Raises ValueError if the file ends before the page's data do."""
+  ends = [start + size for start, size in zip(page.dataoffsets, page.databytecounts, strict=False)]
+  if not ends or max(ends) > num_bytes:
+    raise ValueError(f"the file is truncated: {max(ends, default=0) - num_bytes:,} bytes missing")
+
+
+def _by_pillow(data, number, page):
+  """Decodes what tifffile cannot without imagecodecs, where Pillow keeps every bit."""
+  codec = getattr(page.compression, "name", page.compression)
+  missing = UserError(
+    f"TIFF of compression {codec} needs imagecodecs: run pip install -e '.[formats]' in the "
+    "checkout of jaxseg"
+  )
+  with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+    image.seek(number)
+    if image.mode not in ("1", "L", "P", "RGB", "RGBA", "CMYK", "I;16", "I;16B"):
+      raise missing
+    array = np.asarray(image)
+  if page.photometric == 0 and image.mode in ("1", "L"):  # which Pillow inverts
+    array = ~array
+  if array.shape != page.shape or array.dtype.newbyteorder("=") != page.dtype.newbyteorder("="):
+    raise missing
+  return array
