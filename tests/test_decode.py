@@ -1,27 +1,33 @@
-"""Decoding of every kind of file, and errors that name it."""
+"""Stored samples -> images of any number of channels and depth, and errors that name the file."""
 
+import dataclasses
 import io
-import pickle
-import struct
-import warnings
-import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from tiny import error_of
 
-from jaxseg import VOID, UserError
-from jaxseg.data.decode import decode_image, resize_image
-from jaxseg.data.encoded import Encoded
-from jaxseg.data.files import describe_file, num_pages
-from jaxseg.data.masks import decode_mask, mask_fault
-from jaxseg.settings import with_keys
+from jaxseg import ops
+from jaxseg.data.decode import (
+  DatasetInfo,
+  ImageFormat,
+  check_format,
+  convert,
+  decode_image,
+  resize_image,
+  to_picture,
+)
 
-RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
 GREY = RGB[..., 0]
 ALPHA = np.linspace(0, 255, 35).astype(np.uint8).reshape(5, 7)
 LUMA = np.array([0.299, 0.587, 0.114])  # grey of a colour, ITU-R 601-2
+DEEP = RNG.integers(0, 65536, (5, 7, 3), dtype=np.uint16)
+BANDS = RNG.integers(0, 65536, (5, 7, 12), dtype=np.uint16)
 
 
 def encode(image, kind="PNG", **options):
@@ -31,51 +37,21 @@ def encode(image, kind="PNG", **options):
   return buffer.getvalue()
 
 
+def tiff(array, **options):
+  buffer = io.BytesIO()
+  tifffile.imwrite(buffer, array, **options)
+  return buffer.getvalue()
+
+
+def decode(data, channels=3, notes=None, **options):
+  return decode_image(data, "x.png", ImageFormat(channels, **options), notes=notes)
+
+
 def palette_image():
   """Labels 0..3 as indices of a palette in which no colour is the index."""
-  labels = (np.arange(35) % 4).astype(np.uint8).reshape(5, 7)
-  image = Image.fromarray(labels)
-  image.putpalette([200, 10, 30, 40, 250, 60, 70, 80, 9, 100, 110, 120])
-  return image, labels
-
-
-def palette_colours():
-  image, labels = palette_image()
-  return np.array(image.getpalette()[:12], np.uint8).reshape(4, 3)[labels]
-
-
-def png(array, *, bits, colour, size=None):
-  """A PNG of a kind that Pillow does not write; colour: 2 RGB, 4 grey and alpha."""
-
-  def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-  width, height = size or array.shape[1::-1]
-  rows = b"".join(b"\0" + row.astype(f">u{bits // 8}").tobytes() for row in array)
-  header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
-  chunks = (b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
-  return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in chunks)
-
-
-def tiff_of_planes(rgb):
-  """A TIFF that holds red, green and blue, u16[H,W,3], one after the other."""
-  size, (height, width) = rgb[..., 0].size * 2, rgb.shape[:2]
-  values = {256: [width], 257: [height], 258: [16] * 3, 259: [1], 262: [2], 277: [3], 284: [2],
-            273: [200 + size * i for i in range(3)], 278: [height], 279: [size] * 3}  # fmt: skip
-  entries, extra = b"", b""
-  for tag, numbers in sorted(values.items()):
-    packed = struct.pack(f"<{len(numbers)}H", *numbers)
-    if len(packed) > 4:
-      extra, packed = extra + packed, struct.pack("<I", 150 + len(extra))
-    entries += struct.pack("<HHI", tag, 3, len(numbers)) + packed.ljust(4, b"\0")
-  head = struct.pack("<2sHIH", b"II", 42, 8, len(values)) + entries
-  planes = np.moveaxis(rgb, -1, 0).astype("<u2").tobytes()
-  return (head.ljust(150, b"\0") + extra).ljust(200, b"\0") + planes
-
-
-def pages(*arrays, **options):
-  first, *rest = [Image.fromarray(array) for array in arrays]
-  return encode(first, "TIFF", save_all=True, append_images=rest, **options)
+  image = Image.fromarray((np.arange(35) % 4).astype(np.uint8).reshape(5, 7))
+  image.putpalette([9, 99, 200, 70, 60, 50, 255, 1, 2, 40, 200, 90] + [0] * 756)
+  return image
 
 
 def three(grey):
@@ -87,106 +63,185 @@ IMAGES = {
   "L": (encode(GREY), three(GREY)),
   "LA": (encode(Image.fromarray(np.dstack([GREY, ALPHA]))), three(GREY)),
   "RGBA": (encode(np.dstack([RGB, ALPHA])), RGB),
-  "P": (encode(palette_image()[0]), palette_colours()),
+  "P": (encode(palette_image()), np.asarray(palette_image().convert("RGB"))),
   "1": (encode(Image.fromarray(GREY > 99)), three(np.where(GREY > 99, 255, 0))),
-  # 16 bits: the high byte counts. The low one is not 0, so that scaling from 65535 shows.
-  "I;16": (encode((GREY.astype(np.uint16) << 8) + 77), three(GREY)),
-  "I;16B": (
-    encode(Image.frombytes("I;16B", (7, 5), (GREY * 256.0 + 77).astype(">u2").tobytes()), "TIFF"),
-    three(GREY),
-  ),
-  "I": (encode((GREY.astype(np.int32) << 8) + 77, "TIFF"), three(GREY)),
   "BMP": (encode(RGB, "BMP"), RGB),
   "TIFF": (encode(RGB, "TIFF"), RGB),
+  "min is white": (tiff(GREY, photometric="miniswhite"), three(255 - GREY)),
+  "white of 16 bits": (tiff(DEEP[..., 0], photometric="miniswhite"), three(65535 - DEEP[..., 0])),
+  "deep": (tiff(DEEP, photometric="rgb"), DEEP),
+  "deep planes": (tiff(np.moveaxis(DEEP, -1, 0), photometric="rgb", planarconfig=2), DEEP),
+  "deep png": (imagecodecs.png_encode(DEEP), DEEP),
+  "deep grey": (encode(DEEP[..., 0]), three(DEEP[..., 0])),
+  "int32": (encode(DEEP[..., 0].astype(np.int32), "TIFF"), three(DEEP[..., 0])),
 }
 
 
-@pytest.mark.parametrize("mode", IMAGES)
-def test_lossless_images(mode):
-  data, expected = IMAGES[mode]
-  assert Image.open(io.BytesIO(data)).mode == (mode if mode not in ("BMP", "TIFF") else "RGB")
-  colour = decode_image(data, "x.png", 3)
-  assert (colour.shape, colour.dtype) == ((5, 7, 3), np.uint8)
+@pytest.mark.parametrize("name", IMAGES)
+def test_lossless_images(name):
+  data, expected = IMAGES[name]
+  colour = decode(data)
+  assert colour.dtype == (np.uint16 if expected.max() > 255 else np.uint8)
   np.testing.assert_array_equal(colour, expected)
-  grey = decode_image(data, "x.png", 1)
-  assert (grey.shape, grey.dtype) == ((5, 7, 1), np.uint8)
-  luma = expected @ LUMA
-  np.testing.assert_allclose(grey[..., 0], luma, atol=1)
+  grey = decode(data, 1)
+  assert (grey.shape, grey.dtype) == ((5, 7, 1), colour.dtype)
+  np.testing.assert_allclose(grey[..., 0], expected @ LUMA, atol=1)
 
 
-STEPS = np.array([[0, 50, 100, 101, 200, 300]])
+def test_grey_of_colours_is_pillows():
+  expected = np.asarray(Image.fromarray(RGB).convert("L"))
+  np.testing.assert_array_equal(decode(encode(RGB), 1)[..., 0], expected)
+  wide = tiff(RGB.astype(np.uint16) * 257, photometric="rgb")
+  np.testing.assert_allclose(decode(wide, 1)[..., 0] / 257, expected, atol=0.51)
+  floats = tiff(RGB.astype(np.float32), photometric="rgb")
+  found = decode(floats, 1, value_range=(0, 255))
+  np.testing.assert_allclose(found[..., 0], RGB @ LUMA, rtol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
+@pytest.mark.parametrize("bits", [1, 2, 4, 12])
+def test_few_bits_reach_the_full_range(bits):
+  """A white of 15 is white; with a value_range, the stored values count."""
+  array = (np.arange(35) % (1 << bits)).astype(np.uint16 if bits > 8 else np.uint8).reshape(5, 7)
+  array[0, 0] = full = (1 << bits) - 1
+  data = tiff(array, bitspersample=bits) if bits > 8 else tiff(array * 1, bitspersample=8)
+  if bits == 12:
+    data = imagecodecs.jpeg2k_encode(array, level=0, bitspersample=12)
+  elif bits < 8:
+    data = b"P5 7 5 %d\n" % full + array.tobytes()
+  top = 65535 if bits > 8 else 255
+  np.testing.assert_array_equal(decode(data, 1)[..., 0], np.round(array * (top / full)))
+  np.testing.assert_array_equal(decode(data, 1, value_range=(0, full))[..., 0], array)
+
+
+def test_any_number_of_channels():
+  twelve = tiff(BANDS, photometric="minisblack", planarconfig="contig")
+  np.testing.assert_array_equal(decode(twelve, 12), BANDS)
+  np.testing.assert_array_equal(decode(twelve, 3, bands=(3, 2, 1)), BANDS[..., [3, 2, 1]])
+  np.testing.assert_array_equal(decode(twelve, 1, bands=(11,)), BANDS[..., 11:])
+  rgbx = tiff(BANDS[..., :4], photometric="rgb", extrasamples=["unspecified"])
+  np.testing.assert_array_equal(decode(rgbx, 4), BANDS[..., :4])
+  rgba = encode(np.dstack([RGB, ALPHA]))
+  np.testing.assert_array_equal(decode(rgba, 4), np.dstack([RGB, ALPHA]))
+  cmyk = Image.fromarray(RGB).convert("CMYK")
+  np.testing.assert_array_equal(decode(encode(cmyk, "TIFF"), 4), np.asarray(cmyk))
+
+
+@pytest.mark.parametrize(
+  "data, channels, note",
+  [
+    (tiff(BANDS, photometric="minisblack", planarconfig="contig"), 3, "3 of 12 bands are used"),
+    (tiff(BANDS, photometric="minisblack", planarconfig="contig"), 1, "1 of 12 bands are used"),
+    (tiff(BANDS, photometric="minisblack", planarconfig="contig"), 4, "4 of 12 bands are used"),
+    (tiff(BANDS[..., :4], photometric="rgb", extrasamples=[0]), 3,
+     "3 of 4 bands are used: set `channels`=4"),
+    (tiff(BANDS[..., :4], photometric="rgb", extrasamples=[0]), 1, "3 of 4 bands are used"),
+    (encode(np.dstack([RGB, ALPHA])), 3, "transparency (alpha) is not used"),
+    (encode(Image.fromarray(np.dstack([GREY, ALPHA]))), 1, "transparency (alpha) is not used"),
+    (encode(RGB), 2, "2 of 3 bands are used: set `channels`=3"),
+  ],
+)  # fmt: skip
+def test_what_is_not_used_is_named(data, channels, note):
+  notes = []
+  assert decode(data, channels, notes).shape == (5, 7, channels)
+  assert len(notes) == 1 and notes[0].startswith(note)
+
+
+def test_nothing_is_noted_where_all_is_used():
+  for data, channels in ((encode(RGB), 3), (encode(RGB), 1), (encode(GREY), 3),
+                         (encode(np.dstack([RGB, ALPHA])), 4)):  # fmt: skip
+    notes = []
+    decode(data, channels, notes)
+    assert notes == []
+
+
+@pytest.mark.parametrize("channels, options, words", [
+  (4, {}, "x.png: has 3 bands, but `channels` is 4"),
+  (1, {"bands": (3,)}, "x.png: has 3 bands, but `bands` is (3,)"),
+])  # fmt: skip
+def test_too_few_bands(channels, options, words):
+  assert words in error_of(decode, encode(RGB), channels, **options)
+
+
+def network(image, **options):
+  return np.asarray(ops.normalize(image, **options))
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "i1", "i2", "i8", "f2", "f4", "f8"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_value_range(dtype, channels):
-  stored = np.minimum(STEPS, 255).astype(dtype)
-  image = decode_image(encode(stored, "TIFF"), "x", channels, value_range=(50, 200))
-  # (v - 50) * 255 / 150, clipped
-  np.testing.assert_array_equal(
-    image, np.repeat([[[0], [0], [85], [87], [255], [255]]], channels, -1)
-  )
-  assert image.dtype == np.uint8
+  stored = np.array([[0, 50, 100, 101, 125]]).astype(dtype)
+  image = decode(tiff(stored), channels, value_range=(50, 110))
+  assert image.dtype == {"u1": "u1", "u2": "u2"}.get(dtype, "f4")
+  expected = [0, 0, 50 / 60, 51 / 60, 1]
+  found = network(image, value_range=(50, 110))
+  np.testing.assert_allclose(found, np.repeat(np.array([expected])[..., None], channels, -1),
+                             atol=1e-6)  # fmt: skip
 
 
-def test_value_range_of_colours_and_of_extremes():
-  image = decode_image(encode(RGB), "x", 3, value_range=(50, 200))
-  np.testing.assert_allclose(image, np.clip((RGB - 50.0) * 255 / 150, 0, 255), atol=0.5001)
+def test_a_range_for_each_channel():
+  image = np.array([[[0, 10, 5000]], [[5, 20, 6000]]], np.uint16)
+  pairs = ((0, 10), (0, 20), (4000, 6000))
+  found = network(image, value_range=pairs)
+  np.testing.assert_allclose(found, [[[0, 0.5, 0.5]], [[0.5, 1, 1]]], atol=1e-6)
+  found = network(image, value_range=((5, 6), (20, 30), (5000, 6000)), clip=False)
+  np.testing.assert_allclose(found, [[[-5, -1, 0]], [[0, 0, 1]]], atol=1e-6)
+
+
+def test_the_full_range():
+  for dtype, top in (("uint8", 255), ("uint16", 65535)):
+    values = np.array([0, 1, top], dtype)
+    np.testing.assert_allclose(network(values), [0, 1 / top, 1], rtol=1e-6)
+  floats = np.array([0, 0.25, 1], np.float32)
+  np.testing.assert_array_equal(network(floats), floats)
+
+
+def test_extremes_and_no_data():
   stored = np.array([[-np.inf, np.nan, -1e30, -7, 0, 1, 1e30, np.inf]], np.float32)
-  image = decode_image(encode(stored, "TIFF"), "x", 1, value_range=(-7, 1))
-  np.testing.assert_array_equal(image[0, :, 0], [0, 0, 0, 0, 223, 255, 255, 255])
+  notes = []
+  image = decode(tiff(stored), 1, notes, value_range=(-7, 1))
+  assert np.isfinite(image).all() and notes == ["pixels of no data are filled with black"]
+  found = network(image[0, :, 0], value_range=(-7, 1))
+  np.testing.assert_allclose(found, [0, 0, 0, 0, 7 / 8, 1, 1, 1], atol=1e-6)
+  declared = [(42113, 2, 0, "-9999", True)]
+  image = decode(tiff(np.float32([[-9999, 300]]), extratags=declared), 1, value_range=(200, 400))
+  np.testing.assert_array_equal(image.ravel(), [200, 300])
+  declared = [(42113, 2, 0, "7", True)]
+  for value_range, black in (((), 0), ((3, 9), 3)):
+    data = tiff(np.uint16([[7, 300]]), extratags=declared)
+    image = decode(data, 1, value_range=value_range)
+    np.testing.assert_array_equal(image.ravel(), [black, 300])
+  pairs = ((1, 2), (3, 4), (5, 6))
+  image = decode(tiff(np.full((1, 2, 3), np.nan, np.float32), photometric="rgb"),
+                 value_range=pairs)  # fmt: skip
+  np.testing.assert_array_equal(image[0, 0], [1, 3, 5])
 
 
 @pytest.mark.parametrize("stored", [[[0.0, 0.5]], [[-1, 5]], [[0, 65536]]])
 def test_values_that_need_a_range(stored):
   array = np.array(stored, np.float32 if stored[0][1] == 0.5 else np.int32)
-  message = error_of(decode_image, encode(array, "TIFF"), "a.tif", 1)
-  assert message.startswith("a.tif: ") and "`value_range`" in message
+  message = error_of(decode, tiff(array), 1)
+  assert message.startswith("x.png: ") and "`value_range`" in message
   assert str(array.max()) in message
+  for value_range in ((0, 1), (-1, 70000)):  # the remedy
+    assert decode(tiff(array), 1, value_range=value_range).dtype == np.float32
 
 
-DEEP = (RGB.astype(np.uint16) << 8) + 77
+def test_large_numbers_are_rounded_by_name():
+  notes = []
+  decode(tiff(np.array([[0, (1 << 24) + 1]], np.uint32)), 1, notes, value_range=(0, 1 << 25))
+  assert notes == ["uint32 values beyond 16,777,216 are rounded to float32"]
 
 
-def test_colours_of_16_bits():
-  """Pillow keeps the high bytes, which is right for full-range images and for nothing else."""
-  data = png(DEEP, bits=16, colour=2)
-  np.testing.assert_array_equal(decode_image(data, "x.png", 3), RGB)
-  assert "16 bits" in error_of(decode_image, data, "x.png", 3, value_range=(0, 4095))
-  labels = np.tile([[[1, 65535]]], (5, 7, 1))
-  assert "16 bits" in error_of(decode_mask, png(labels, bits=16, colour=4), "m.png", {0: 0, 1: 1})
-  with Image.open(io.BytesIO(tiff_of_planes(DEEP))) as image:
-    assert image.mode == "RGB"  # so Pillow claims; its pixels are bytes of red
-  assert "cannot be decoded" in error_of(decode_image, tiff_of_planes(DEEP), "x.tif", 3)
-
-
-@pytest.mark.parametrize("options", [{}, {"compression": "tiff_deflate"}])
-def test_pages(tmp_path, options):
-  volume = np.random.default_rng(2).integers(0, 60000, (3, 5, 7), dtype=np.uint16)
-  (tmp_path / "v.TIF").write_bytes(pages(*volume, **options))
-  (tmp_path / "a.gif").write_bytes(encode(GREY, "GIF", save_all=True, append_images=[
-    Image.fromarray(GREY.T)]))  # fmt: skip
-  assert num_pages(tmp_path / "v.TIF") == 3
-  assert num_pages(tmp_path / "a.gif") == 1  # only volumes have pages
-  (tmp_path / "jpeg.tif").write_bytes(encode(RGB, "JPEG"))
-  assert num_pages(tmp_path / "jpeg.tif") == 1
-  for page, slice_ in enumerate(volume):
-    for data in (tmp_path / "v.TIF", pages(*volume, **options)):
-      image = decode_image(data, "v", 1, page=page)
-      np.testing.assert_array_equal(image[..., 0], slice_ >> 8)
-    mask = decode_mask(pages(*volume % 3), "v", {0: 2, 1: 1, 2: 0}, page=page)
-    np.testing.assert_array_equal(mask, 2 - slice_ % 3)
-  assert error_of(decode_image, tmp_path / "v.TIF", "v.tif", 1, page=3).startswith("v.tif: ")
-  (tmp_path / "bad.tif").write_bytes(b"II*\0")
-  assert "bad.tif: cannot be decoded" in error_of(num_pages, tmp_path / "bad.tif")
-
-
-def test_large_pictures_and_sizes_that_cannot_be(tmp_path):
-  Image.new("1", (20000, 20000)).save(tmp_path / "slide.tif", compression="group4")
-  with warnings.catch_warnings(action="error"):
-    assert num_pages(tmp_path / "slide.tif") == 1  # opening is where Pillow checks the size
-  message = error_of(decode_image, png(RGB, bits=8, colour=2, size=(70000, 70000)), "x.png", 3)
-  assert message.startswith("x.png: ") and "exceeds limit" in message
+def test_the_type_of_a_data_set():
+  eight, sixteen = encode(RGB), tiff(DEEP, photometric="rgb")
+  np.testing.assert_array_equal(decode(eight, dtype="uint16"), RGB.astype(np.uint16) * 257)
+  np.testing.assert_array_equal(decode(eight, dtype="uint16", value_range=(0, 9)), RGB)
+  np.testing.assert_allclose(decode(sixteen, dtype="float32"), DEEP / 65535, rtol=1e-6)
+  np.testing.assert_array_equal(decode(sixteen, dtype="float32", value_range=(0, 9)), DEEP)
+  message = error_of(decode, sixteen, dtype="uint8")
+  assert message.startswith("x.png: has uint16 values") and "`dtype`=uint16" in message
+  message = error_of(decode, tiff(np.float32(GREY)), 1, dtype="uint16", value_range=(0, 9))
+  assert "`dtype`=float32" in message
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
@@ -194,223 +249,69 @@ def test_jpeg(mode):
   y, x = np.mgrid[:48, :64]
   smooth = np.stack([4 * x, 5 * y, 2 * x + 2 * y], -1).astype(np.uint8)
   data = encode(Image.fromarray(smooth).convert(mode), "JPEG", quality=95, subsampling=0)
-  assert Image.open(io.BytesIO(data)).mode == mode
   luma = smooth @ LUMA
   expected = three(luma) if mode == "L" else smooth.astype(float)
   # A file that is read as the negative of its colours would be 100 off.
-  assert np.abs(decode_image(data, "x.jpg", 3) - expected).mean() < 4
-  assert np.abs(decode_image(data, "x.jpg", 1)[..., 0] - luma).mean() < 4
+  assert np.abs(decode(data) - expected).mean() < 4
+  assert np.abs(decode(data, 1)[..., 0] - luma).mean() < 4
+
+
+def test_inks_of_16_bits():
+  """(1 - ink) (1 - black), as in 8 bits."""
+  inks = np.array([[[0, 0, 0, 0], [65535, 0, 0, 0], [0, 0, 0, 65535]]], np.uint16)
+  found = decode(tiff(inks, photometric="separated"))
+  np.testing.assert_array_equal(found, [[[65535] * 3, [0, 65535, 65535], [0] * 3]])
 
 
 def test_image_from_a_path(tmp_path):
   (tmp_path / "a.png").write_bytes(encode(RGB))
-  np.testing.assert_array_equal(decode_image(tmp_path / "a.png", "a.png", 3), RGB)
-  assert "b.png" in error_of(decode_image, tmp_path / "b.png", "b.png", 3)
+  np.testing.assert_array_equal(decode(tmp_path / "a.png"), RGB)
+  assert "x.png" in error_of(decode, tmp_path / "b.png")
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP"])
-def test_damaged_images_name_the_file(kind):
-  data = encode(RGB, kind)
-  for end in (0, 1, 10, len(data) // 2):
-    message = error_of(decode_image, data[:end], f"pets/a.{kind}", 3)
-    assert message.startswith(f"pets/a.{kind}: cannot be decoded")
+INFO = DatasetInfo(("a", "b"), ((0, 0, 0), (9, 9, 9)), 3)
 
 
-def test_what_is_no_image_names_the_file():
-  for data in (b"", b"no image at all", b"<html>404</html>", bytes(1000)):
-    for function, last in ((decode_image, 3), (decode_mask, {0: 0})):
-      assert error_of(function, data, "b.jpg", last) == (
-        "b.jpg: cannot be decoded (not an image that Pillow reads)"
-      )
+def test_pictures():
+  assert to_picture(RGB, INFO) is RGB
+  picture = to_picture(DEEP, dataclasses.replace(INFO, dtype="uint16"))
+  np.testing.assert_allclose(picture, DEEP / 257, atol=0.501)
+  pairs = tuple((100.0 * i, 100.0 * i + 5100) for i in range(12))
+  info = dataclasses.replace(INFO, channels=12, value_range=pairs, dtype="uint16")
+  chosen = dataclasses.replace(info, display_bands=(7, 0, 11))
+  for bands, one in (((0, 1, 2), info), ((7, 0, 11), chosen)):
+    values = np.stack([np.clip((BANDS[..., i] - 100.0 * i) / 20, 0, 255) for i in bands], -1)
+    np.testing.assert_allclose(to_picture(BANDS, one), values, atol=0.501)
+  two = dataclasses.replace(INFO, channels=2)
+  np.testing.assert_array_equal(to_picture(RGB[..., :2], two), RGB[..., :1])
+  # Standardised: the mean is grey, two deviations are black and white.
+  info = dataclasses.replace(INFO, channels=1, value_range=((10.0, 14.0),), clip=False)
+  picture = to_picture(np.float32([[[2]], [[10]], [[18]], [[99]]]), info)
+  assert picture.ravel().tolist() == [0, 128, 255, 255]
 
 
-def test_bytes_that_flipped_never_show_a_traceback():
-  rng = np.random.default_rng(1)
-  for kind in ("PNG", "JPEG", "GIF"):
-    data = np.frombuffer(encode(RGB, kind), np.uint8)
-    failed = 0
-    for _ in range(150):
-      damaged = data.copy()
-      damaged[rng.integers(len(data), size=3)] = rng.integers(256, size=3)
-      try:
-        decode_image(damaged.tobytes(), "a.png", 3)
-      except UserError as error:
-        assert str(error).startswith("a.png: ")
-        failed += 1
-    assert failed > 20
+def test_conversion_of_a_full_range():
+  assert convert(np.uint16([0, 257, 65535]), "uint8").tolist() == [0, 1, 255]
+  assert convert(np.uint8([0, 1, 255]), "uint16").tolist() == [0, 257, 65535]
+  assert convert(np.float32([-1, 0.5, 2]), "uint8").tolist() == [0, 128, 255]
+  assert convert(np.uint8([0, 51]), "float32").tolist() == [0, pytest.approx(0.2)]
 
 
-def test_mask_of_a_palette_keeps_its_indices():
-  image, labels = palette_image()
-  mask = decode_mask(encode(image), "m.png", {i: i for i in range(4)})
-  assert mask.dtype == np.uint8
-  np.testing.assert_array_equal(mask, labels)
-
-
-def test_mask_labels_are_mapped_and_void_stays():
-  stored = np.array([[1, 2, 3], [255, 3, 1]], np.uint8)
-  expected = [[0, 1, 2], [VOID, 2, 0]]
-  np.testing.assert_array_equal(decode_mask(encode(stored), "m", {1: 0, 2: 1, 3: 2}), expected)
-  wide = encode(stored.astype(np.uint16))
-  np.testing.assert_array_equal(decode_mask(wide, "m", {1: 0, 2: 1, 3: 2}), expected)
-
-
-def test_mask_of_one_bit():
-  stored = np.array([[True, False], [False, True]])
-  mask = decode_mask(encode(Image.fromarray(stored)), "m", {0: 0, 1: 1})
-  assert mask.dtype == np.uint8
-  np.testing.assert_array_equal(mask, [[1, 0], [0, 1]])
-
-
-@pytest.mark.parametrize("mode", ["LA", "RGB", "RGBA"])
-def test_mask_of_grey_saved_as_colours(mode):
-  labels = (np.arange(35) % 3).astype(np.uint8).reshape(5, 7)
-  grey = [labels] * (len(mode.removesuffix("A")))
-  data = encode(np.dstack([*grey, ALPHA] if mode[-1] == "A" else grey))
-  assert Image.open(io.BytesIO(data)).mode == mode
-  np.testing.assert_array_equal(decode_mask(data, "m", {i: i for i in range(3)}), labels)
-
-
-def test_mask_in_gif():
-  """Pillow, for one, renumbers what it stores."""
-  labels = np.array([[5, 5], [255, 7]], np.uint8)
-  data = encode(labels, "GIF")
-  assert (np.asarray(Image.open(io.BytesIO(data))) != labels).any()
-  np.testing.assert_array_equal(decode_mask(data, "m", {5: 0, 7: 1}), [[0, 0], [VOID, 1]])
-
-
-def test_mask_in_colour():
-  for data in (
-    encode(RGB),
-    encode(palette_image()[0], "GIF"),
-    encode(np.dstack([GREY, GREY, RGB[..., 1], ALPHA])),
-  ):
-    message = error_of(decode_mask, data, "camvid/m1.png", {0: 0})
-    assert message.startswith("camvid/m1.png: ") and "channels" in message and "grey" in message
-
-
-def test_mask_values_of_any_size():
-  labels = {0: VOID, 255: 0, 256: 1, 65535: 2, 70000: 1}
-  stored = np.array([[0, 255, 256], [65535, 256, 255]])
-  expected = [[VOID, 0, 1], [2, 1, 0]]
-  for dtype in (np.uint16, np.int32, np.float32):
-    mask = decode_mask(encode(stored.astype(dtype), "TIFF"), "m", labels)
-    assert mask.dtype == np.uint8
-    np.testing.assert_array_equal(mask, expected)
-
-
-@pytest.mark.parametrize("dtype, value", [(np.uint8, 4), (np.uint8, 254), (np.uint16, 258),
-                                          (np.float32, 0.5), (np.int32, -1)])  # fmt: skip
-def test_label_that_is_no_class(dtype, value):
-  stored = np.array([[1, 2], [value, 3]], dtype)
-  message = error_of(decode_mask, encode(stored, "TIFF"), "mask of a.jpg", {1: 0, 2: 1, 3: 2})
-  assert message.startswith("mask of a.jpg: ") and f"label {value} " in message
-  assert "[1, 2, 3, 255]" in message
-
-
-@pytest.mark.parametrize(
-  "stored, num_classes, remedy",
-  [
-    ([0, 128], 2, "mask_values=(0,128)"),
-    ([0, 255], 2, "mask_values=(0,255)"),  # else VOID, without an error
-    ([255, 255], 2, "void_values=(255,)"),
-    ([1, 2], 2, "mask_values=(1,2)"),
-    ([1, 2, 3, 255], 3, "mask_values=(1,2,3)"),
-    ([0, 2, 11], 11, "void_values=(11,)"),
-  ],
-)
-def test_remedies(stored, num_classes, remedy):
-  data = encode(np.array([stored], np.uint8))
-  message = error_of(decode_mask, data, "m", {i: i for i in range(num_classes)})
-  assert f"config.data.{remedy}" in with_keys(message)  # as the command prints it
-
-
-def test_fault_of_several_masks():
-  labels = {0: 0, 1: 1, 2: 2}
-  assert mask_fault([0, 2, 255], labels, "PNG") == ""
-  fault = mask_fault([1, 2, 7, *range(20, 60)], labels, "PNG")
-  assert fault.startswith("label 7 (and 20, 21, 22, ") and "29, ... (40 values)) is not" in fault
-  assert "interpolation" in fault and "void_values" not in fault
-  assert "`mask_values`=(1,2,3)" in mask_fault([1, 2, 3], labels, "PNG")
-  assert mask_fault([1, 2, 3], labels, "JPEG").endswith("save masks as PNG")
-
-
-@pytest.mark.parametrize(
-  "array, mode, file_format, options, expected",
-  [
-    (RGB, "RGB", "PNG", {}, "PNG RGB 8 bit"),
-    (RGB, "RGBA", "PNG", {}, "PNG RGBA 8 bit"),
-    (RGB, "L", "JPEG", {}, "JPEG grey 8 bit"),
-    (RGB, "CMYK", "JPEG", {}, "JPEG CMYK 8 bit"),
-    (RGB, "P", "BMP", {}, "BMP palette 8 bit"),
-    (RGB, "1", "PNG", {}, "PNG grey 1 bit"),
-    (RGB, "1", "TIFF", {}, "TIFF grey 1 bit"),
-    (RGB[..., 0].astype(np.uint16), None, "PNG", {}, "PNG grey 16 bit"),
-    (RGB[..., 0].astype(np.uint16), None, "TIFF", {"compression": "tiff_lzw"}, "TIFF grey 16 bit"),
-    (RGB[..., 0].astype(np.int32), None, "TIFF", {}, "TIFF grey 32 bit"),
-    (RGB[..., 0].astype(np.float32), None, "TIFF", {}, "TIFF grey 32 bit"),
-  ],
-)
-def test_description_of_a_file(tmp_path, array, mode, file_format, options, expected):
-  picture = Image.fromarray(array)
-  picture = picture.convert(mode) if mode else picture
-  picture.save(tmp_path / "x", file_format, **options)
-  assert describe_file(tmp_path / "x", "x") == expected
-  assert describe_file((tmp_path / "x").read_bytes(), "x") == expected
-
-
-def test_description_of_16_bit_colours_and_of_damage():
-  rows = np.zeros((2, 3), np.uint16)
-  assert describe_file(png(rows, bits=16, colour=0), "x") == "PNG grey 16 bit"
-  deep = png(np.zeros((2, 9), np.uint16), bits=16, colour=2)
-  assert describe_file(deep, "x") == "PNG RGB 16 bit"
-  assert error_of(describe_file, b"no image", "x.png").startswith("x.png: cannot be decoded")
-
-
-def test_void_on_purpose_and_masks_in_jpeg():
-  data = encode(np.array([[0, 255]], np.uint8))
-  for labels in ({0: 0, 1: 1, VOID: VOID}, {0: 0, 1: 1, 2: 2}):
-    np.testing.assert_array_equal(decode_mask(data, "m", labels), [[0, VOID]])
-  np.testing.assert_array_equal(decode_mask(data, "m", {0: 0, VOID: 1}), [[0, 1]])
-  noisy = encode((GREY > 99).astype(np.uint8) * 255, "JPEG")
-  assert "save masks as PNG" in error_of(decode_mask, noisy, "m.jpg", {0: 0, 255: 1})
-
-
-def test_image_and_mask_of_different_sizes():
-  records = [
-    {"image": encode(RGB), "mask": encode(np.zeros(shape, np.uint8)), "name": "a.jpg"}
-    for shape in ((5, 7), (6, 9))
-  ]
-  source = Encoded(records, 3, {0: 0})
-  example = source[0]
-  assert set(example) == {"image", "mask", "name"} and example["name"] == "a.jpg"
-  np.testing.assert_array_equal(example["image"], RGB)
-  message = error_of(source.__getitem__, 1)
-  assert "a.jpg" in message and "7x5" in message and "9x6" in message  # width x height
-
-
-def test_damage_of_image_or_mask_is_told_apart():
-  good = {"image": encode(RGB), "mask": encode(np.zeros((5, 7), np.uint8)), "name": "a.jpg"}
-  records = [{**good, "image": b""}, {**good, "mask": b""}]
-  source = Encoded(records, 3, {0: 0})
-  assert error_of(source.__getitem__, 0).startswith("a.jpg: ")
-  assert error_of(source.__getitem__, 1).startswith("mask of a.jpg: ")
-
-
-def test_records_of_pages():
-  volume = np.random.default_rng(3).integers(0, 4096, (2, 5, 7), dtype=np.uint16)
-  image, mask = pages(*volume), pages(*(volume % 2).astype(np.uint8))
-  records = [
-    {"image": image, "mask": mask, "page": page, "name": f"v {page}", "where": f"dir/v {page}"}
-    for page in range(3)
-  ]
-  source = pickle.loads(pickle.dumps(Encoded(records, 1, {0: 0, 1: 1}, (0, 4095))))
-  for page in range(2):
-    example = source[page]
-    assert example["name"] == f"v {page}"
-    np.testing.assert_allclose(example["image"][..., 0], volume[page] / 4095 * 255, atol=0.501)
-    np.testing.assert_array_equal(example["mask"], volume[page] % 2)
-  assert error_of(source.__getitem__, 2).startswith("dir/v 2: ")
+@pytest.mark.parametrize("channels, value_range, bands, display, word", [
+  (0, (), (), (), "`channels`"),
+  (3, (1,), (), (), "`value_range`"),
+  (3, (5, 5), (), (), "`value_range`"),
+  (3, ("a", "b"), (), (), "`value_range`"),
+  (3, ((0, 1), (0, 1)), (), (), "2 pairs for 3 channels"),
+  (2, ((0, 1), (2, 1)), (), (), "`value_range`"),
+  (3, (), (0, 1), (), "`bands`"),
+  (1, (), (-1,), (), "`bands`"),
+  (3, (), (), (0, 1), "`display_bands`"),
+  (3, (), (), (0, 1, 3), "`display_bands`"),
+])  # fmt: skip
+def test_formats_that_contradict_themselves(channels, value_range, bands, display, word):
+  assert word in error_of(check_format, channels, value_range, bands, display)
+  check_format(2, ((0, 1), (1, 2.5)), (4, 0), (1,))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -430,3 +331,15 @@ def test_resize_image(channels):
   ramp = np.repeat(np.tile(np.arange(0, 256, 4, np.uint8), (64, 1))[..., None], channels, -1)
   expected = 4 * (4 * np.arange(16) + 1.5)
   np.testing.assert_allclose(resize_image(ramp, 16)[8, 2:-2, 0], expected[2:-2], atol=1)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("channels", [2, 4, 12])
+def test_resizing_of_many_channels_and_of_depth(dtype, channels):
+  """Channel by channel as 8 bits, only finer."""
+  image = RNG.integers(0, 256, (40, 30, channels), dtype=np.uint8)
+  expected = np.stack([resize_image(image[..., i : i + 1], 14)[..., 0] for i in range(channels)], -1)
+  factor = {"uint8": 1, "uint16": 200, "float32": 0.01}[dtype]
+  found = resize_image((image * np.float64(factor)).astype(dtype), 14)
+  assert (found.shape, found.dtype) == ((14, 14, channels), np.dtype(dtype))
+  np.testing.assert_allclose(found / factor, expected, atol=1.01 if dtype != "uint8" else 0)

@@ -12,6 +12,7 @@ from jaxseg import DataWarning, UserError
 from jaxseg.data.decode import DTYPES, ImageFormat, decode_image
 from jaxseg.data.files import inspect
 from jaxseg.data.masks import decode_mask
+from jaxseg.data.raster import Path
 
 MAX_INSPECTED = 64  # files whose headers tell the type of a data set
 
@@ -55,7 +56,7 @@ class Encoded(Sequence):
     image = decode_image(record["image"], where, self.fmt, page=page, notes=notes)
     mask = decode_mask(record["mask"], f"mask of {where}", self.labels, page=page)
     self.notes.warn(where, notes)
-    if fault := size_fault(image, mask):
+    if fault := size_fault(image, mask, record["image"], self.fmt):
       raise UserError(f"{where}: {fault}")
     return {"image": image, "mask": mask, "name": record["name"]}
 
@@ -80,9 +81,24 @@ def common_dtype(records: Sequence[Mapping[str, Any]], fmt: ImageFormat) -> str:
   return max(found, key=DTYPES.index, default=DTYPES[0])
 
 
-def size_fault(image: np.ndarray, mask: np.ndarray) -> str:
-  """The problem if an image [H,W,D] and its mask [h,w] differ in size; "" if they do not."""
+def size_fault(
+  image: np.ndarray,
+  mask: np.ndarray,
+  file: bytes | Path | None = None,
+  fmt: ImageFormat | None = None,
+) -> str:
+  """The problem if an image [H,W,D] and its mask [h,w] differ in size; "" if they do not.
+
+  Args:
+    file, fmt: of the image, if it was read from a file.
+  """
   sizes = ["x".join(map(str, x.shape[1::-1])) for x in (image, mask)]
   if sizes[0] == sizes[1]:
     return ""
+  if file is not None and fmt.orient and image.shape[1::-1] == mask.shape:
+    if (orientation := inspect(file, "image").orientation) > 4:
+      return (
+        f"the image is {sizes[0]} px, turned by its EXIF orientation {orientation}, but its mask "
+        f"is {sizes[1]} px, as if not turned: set `exif_orientation`=False, or turn the mask"
+      )
   return f"the image is {sizes[0]} px, but its mask is {sizes[1]} px: make them the same size"

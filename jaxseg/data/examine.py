@@ -79,9 +79,10 @@ def examine(source: Sequence, num_classes: int, index: int) -> Example:
   records, i = source, index
   while isinstance(records, Subset):
     records, i = records.source, records.indices[i]
-  image = stored = None
+  image, stored, turned = None, None, ()
   if isinstance(records, Encoded):
     record, labels = records.records[i], records.labels
+    turned = record["image"], records.fmt
     file, page = place(record)
     names = {"image": file, "mask": f"mask of {file}"}
     image = attempt("images that cannot be read", file, decode_image, record["image"], file,
@@ -98,7 +99,9 @@ def examine(source: Sequence, num_classes: int, index: int) -> Example:
     example = attempt("examples that cannot be read", file, records.__getitem__, i)
     if example:
       image, stored, file = example["image"], example["mask"], example["name"]
-  if image is not None and stored is not None and (fault := size_fault(image, stored)):
+  if image is not None and stored is not None and (
+    fault := size_fault(image, stored, *turned)
+  ):
     findings.append(Finding("error", "images and masks of different sizes", file, fault))
   values, fault, counts = [], "", np.zeros(num_classes + 1, np.int64)
   if stored is not None:

@@ -99,7 +99,8 @@ def read_raster(
       raise ValueError(f"there is no page {page + 1}")
     elif start.startswith(NPY):
       array = _load_npy(data)
-      raster = Raster(_npy_header(array), np.array(array.reshape(_npy_header(array).shape)))
+      header = _npy_header(array)
+      raster = Raster(header, array.reshape(header.shape).astype(header.dtype))
     else:
       raster = _read_by_pillow(data, start)
   if orient and raster.header.orientation != 1:
@@ -159,13 +160,13 @@ def _npy_header(array):
 
 def _header(image, start):
   """The Header of an open Pillow image that has not been loaded."""
-  notes, stored = [], str([tile.args for tile in image.tile])
+  notes, stored = [], str([tile.args for tile in getattr(image, "tile", ())])
   mode = CONVERTED.get(image.mode, image.mode)
   if image.mode in ("YCbCr", "LAB", "HSV"):
     notes.append(f"{image.mode} converted to RGB")
   if mode not in MODES:
     raise ValueError(f"Pillow's mode {image.mode} is unknown here")
-  names, bits = MODES[mode]
+  names, bits = MODES["LA" if "LA;16" in stored else mode]  # which Pillow opens as RGBA
   declared = max(map(int, re.findall(r";(\d+)", stored)), default=bits)  # "RGB;16B", "L;4"
   kind = image.format
   if kind == "JPEG2000":
@@ -206,8 +207,6 @@ def picture_raster(image: Image.Image, name: str, orient: bool = True) -> Raster
   """
   with decoding(name):
     header = _header(image, b"")
-    if image.mode not in CONVERTED and MODES[image.mode][1] > header.bits and not image.tile:
-      header = dataclasses.replace(header, bits=MODES[image.mode][1])
     raster = _loaded(image, header)
   if orient and header.orientation != 1:
     samples = np.ascontiguousarray(upright(raster.samples, header.orientation))
@@ -237,6 +236,8 @@ def _loaded(image, header):
     full = 65535 if samples.dtype == np.int32 else 255
     if header.maximum != full:
       samples = np.round(samples * (header.maximum / full))
+  if header.format == "JPEG2000":  # shifted up to 8 or 16 bits
+    samples = samples >> (8 * samples.itemsize - header.bits)
   samples = samples.astype(header.dtype, copy=False)
   palette = None
   if header.names == ("index",):

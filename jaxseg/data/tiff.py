@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 
 from jaxseg import UserError
-from jaxseg.data.raster import Header, Path, Raster, check_size
+from jaxseg.data.raster import Header, Path, Raster, check_size, upright
 
 PAGES = ("auto", "examples", "channels")
 REDUCED, MASK = 1, 4  # bits of NewSubfileType
@@ -229,6 +229,9 @@ def _by_pillow(data, number, page):
     if image.mode not in ("1", "L", "P", "RGB", "RGBA", "CMYK", "I;16", "I;16B"):
       raise missing
     array = np.asarray(image)
+    turned = page.tags[ORIENTATION].value if ORIENTATION in page.tags else 1
+    if turned in range(2, 9):  # which Pillow has applied
+      array = upright(array, {6: 8, 8: 6}.get(turned, turned))
   if page.photometric == 0 and image.mode in ("1", "L"):  # which Pillow inverts
     array = ~array
   if array.shape != page.shape or array.dtype.newbyteorder("=") != page.dtype.newbyteorder("="):
