@@ -100,9 +100,10 @@ def _check_shape(array, fmt, name):
   counts = {1, 3, 4} if fmt.channels in (1, 3) else {fmt.channels}
   counts |= {max(fmt.bands) + 1} if fmt.bands else set()
   fault = ""
-  if array.ndim not in (2, 3, 4) or (array.ndim > 2 and array.shape[-1] not in counts):
-    kinds = [f"[H,W,{count}]" for count in sorted(counts)]
-    fault = f"taken are [H,W], {', '.join(kinds)} and batches [B,H,W,C]"
+  given = 1 if array.ndim == 2 else array.shape[-1] if array.ndim in (3, 4) else None
+  if given not in counts:
+    kinds = ["[H,W]"] * (1 in counts) + [f"[H,W,{count}]" for count in sorted(counts)]
+    fault = f"taken are {', '.join(kinds)} and batches [B,H,W,C]"
     if array.ndim in (3, 4) and array.shape[-3] in counts:
       fault += "; if the channels come first, move them to the end with np.moveaxis(image, -3, -1)"
     elif array.ndim == 3 and array.shape[-1] > 4:
@@ -126,12 +127,13 @@ def _from_array(array, fmt, name):
       f"{name}: the full range of {array.dtype} is unknown; convert it to uint8 or uint16, or set "
       "value_range to the values of black and white"
     )
-  array = array.astype(np.uint8) * np.uint8(255) if kind == "b" else array
-  array = array.astype(array.dtype.newbyteorder("="), copy=False)
+  dtype = np.dtype(np.uint8) if kind == "b" else array.dtype.newbyteorder("=")
+  array = array.astype(dtype, copy=False)
   count = array.shape[-1]
   names = NAMES.get(count, ("band",) * count)
-  maximum = np.iinfo(array.dtype).max if array.dtype in (np.uint8, np.uint16) else None
-  header = Header("array", array.shape, array.dtype, names, 8 * array.itemsize, maximum)
+  maximum = np.iinfo(dtype).max if dtype in (np.uint8, np.uint16) else None
+  maximum = 1 if kind == "b" else maximum
+  header = Header("array", array.shape, dtype, names, 8 * dtype.itemsize, maximum)
   return to_image(Raster(header, array), name, fmt, [])
 
 

@@ -86,7 +86,8 @@ def small(name):
   elif "camvid" in name and (root / "camvid").is_dir():
     data, num_images = {"data_dir": root / "camvid", "num_folds": 183}, 365  # 2 are scored
   else:  # the generated images, whatever the config asks for
-    data = {"name": "cells", "train_split": "train", "eval_split": "test", "num_folds": 0, "fold": 0}
+    data = {"name": "cells", "train_split": "train", "eval_split": "test"}
+    data |= {"num_folds": 0, "fold": 0}
     num_images = datasets.CELLS_SPLITS["train"]
   return {
     **{f"data.{key}": value for key, value in data.items()},

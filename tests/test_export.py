@@ -1,5 +1,6 @@
 """Exported networks give the live network's labels, in a Python that has no jaxseg."""
 
+import dataclasses
 import datetime
 import json
 import subprocess
@@ -13,7 +14,9 @@ from test_main import TINY, error_of, jaxseg, trained  # noqa: F401, fixtures
 from test_predict import draw_variables, images_of, probs_of, squeeze
 
 from jaxseg import UserError, export, models
+from jaxseg.data.decode import DatasetInfo, resize_image
 from jaxseg.models.unet import UNet
+from jaxseg.predict import make_predictor
 
 BUILD = {"widths": (4, 8)}
 NARROW = {"encoder": "mobilenet_v2", "widths": (4, 4, 4, 4)}
@@ -35,8 +38,11 @@ np.savez(sys.argv[3], **{name: call(image) for name, image in arrays.items()})
 """
 
 
-def export_of(model, variables, *, output="probs", tta="none", fit="crop", size=32):
-  options = {"fit": fit, "size": size, "tta": tta, "output": output}
+INFO = DatasetInfo(("a", "b", "c"), ((0, 0, 0), (9, 9, 9), (99, 0, 0)), 3)
+
+
+def export_of(model, variables, *, output="probs", tta="none", fit="crop", size=32, info=INFO):
+  options = {"fit": fit, "size": size, "tta": tta, "output": output, "info": info}
   return export.whole_image(model, variables, **options)
 
 
@@ -48,6 +54,38 @@ def test_resize_is_pillows_one_axis_after_the_other(shape, channels):
   for one, small in zip(image, found, strict=True):
     for c in range(channels):
       np.testing.assert_array_equal(small[..., c], squeeze(one[..., c], 32))
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_resize_of_depth_is_that_of_the_reader(dtype):
+  image = np.random.default_rng(0).uniform(0, 60000, (2, 45, 40, 4)).astype(dtype)
+  found = jax.jit(export.resize, static_argnums=(1, 2))(image.astype(np.float32), 32, dtype)
+  expected = [resize_image(one, 32).astype(np.float32) for one in image]
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1 if dtype == "uint16" else 0)
+
+
+@pytest.mark.parametrize("fit", ["resize", "crop"])
+@pytest.mark.parametrize(
+  "info",
+  [
+    {"dtype": "uint16"},
+    {"dtype": "uint16", "value_range": (500, 20000)},
+    {"dtype": "float32", "value_range": ((0, 60000), (1, 40000), (30000, 36000)), "clip": False},
+  ],
+)
+def test_depth_and_value_range_are_in_the_artefact(fit, info):
+  info = dataclasses.replace(INFO, **info)
+  model = UNet(num_classes=3, widths=(4, 8), norm=True)
+  variables = draw_variables(model, 8)
+  call = export.load_stablehlo(
+    export.to_stablehlo(export_of(model, variables, fit=fit, info=info), 3, info.dtype)
+  )
+  image = np.random.default_rng(1).uniform(0, 60000, (45, 70, 3)).astype(info.dtype)
+  options = {"value_range": info.value_range, "clip": info.clip}
+  predict = make_predictor(model, fit=fit, size=32, batch_size=1, **options)
+  ((_, live),) = predict(variables, [{"image": image}])
+  assert np.ptp(live[..., 0]) > 0.01
+  np.testing.assert_allclose(call(image[None])[0], live, atol=1e-4)
 
 
 @pytest.mark.parametrize("fit", ["resize", "crop"])

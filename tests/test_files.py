@@ -306,7 +306,8 @@ def test_numpy_files(tmp_path, dtype, shape):
 
 
 def test_numpy_files_that_are_no_images(tmp_path):
-  for name, array in (("line", np.zeros(5)), ("text", np.array([["a"]])), ("none", np.zeros((0, 3)))):
+  arrays = {"line": np.zeros(5), "text": np.array([["a"]]), "none": np.zeros((0, 3))}
+  for name, array in arrays.items():
     np.save(tmp_path / f"{name}.npy", array)
     assert error_of(stored, tmp_path / f"{name}.npy").startswith("x: cannot be decoded")
   np.save(tmp_path / "objects.npy", np.array([[{}]], object), allow_pickle=True)

@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 from tiny import error_of
 
-from jaxseg import UserError
-from jaxseg.data.decode import decode_image
-from jaxseg.images import to_images
+from jaxseg import UserError, images
+from jaxseg.data.decode import ImageFormat, decode_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 GREY = RGB[..., 0]
@@ -18,6 +17,14 @@ ALPHA = np.linspace(0, 255, 35).astype(np.uint8).reshape(5, 7)
 DEEP = (GREY.astype(np.uint16) << 8) + ALPHA  # 16 bits: GREY is the high byte
 # ITU-R 601-2 in the integers that Pillow uses.
 LUMA = ((RGB.astype(int) * (19595, 38470, 7471)).sum(-1) + 0x8000 >> 16).astype(np.uint8)
+RGB16 = RGB.astype(np.uint16) << 8 | 77
+LUMA16 = ((RGB16.astype(int) * (19595, 38470, 7471)).sum(-1) + 0x8000 >> 16).astype(np.uint16)
+RGB_FLOAT = RGB.astype(np.float32) / 255
+WEIGHTS = np.float32([0.299, 0.587, 0.114])
+
+
+def to_images(image, channels, value_range=(), **options):
+  return images.to_images(image, ImageFormat(channels, value_range=value_range, **options))
 
 
 def grey(array, channels):
@@ -29,12 +36,12 @@ EXPECTED = {
   "rgba": (np.dstack([RGB, ALPHA]), {3: RGB, 1: LUMA[..., None]}),
   "grey": (GREY, {c: grey(GREY, c) for c in (1, 3)}),
   "grey with an axis": (GREY[..., None], {c: grey(GREY, c) for c in (1, 3)}),
-  "bool": (GREY > 99, {c: grey(255 * (GREY > 99), c) for c in (1, 3)}),
-  "uint16": (DEEP, {c: grey(GREY, c) for c in (1, 3)}),
-  "big-endian": (DEEP.astype(">u2"), {c: grey(GREY, c) for c in (1, 3)}),
-  "uint16 rgb": (RGB.astype(np.uint16) << 8 | 77, {3: RGB, 1: LUMA[..., None]}),
-  "float32": (RGB.astype(np.float32) / 255, {3: RGB, 1: LUMA[..., None]}),
-  "float64": (GREY / 255, {c: grey(GREY, c) for c in (1, 3)}),
+  "bool": (GREY > 99, {c: grey(np.uint8(255) * (GREY > 99), c) for c in (1, 3)}),
+  "uint16": (DEEP, {c: grey(DEEP, c) for c in (1, 3)}),
+  "big-endian": (DEEP.astype(">u2"), {c: grey(DEEP, c) for c in (1, 3)}),
+  "uint16 rgb": (RGB16, {3: RGB16, 1: LUMA16[..., None]}),
+  "float32": (RGB_FLOAT, {3: RGB_FLOAT, 1: (RGB_FLOAT @ WEIGHTS)[..., None]}),
+  "float64": (GREY / 255, {c: grey((GREY / 255).astype(np.float32), c) for c in (1, 3)}),
 }
 
 
@@ -44,31 +51,41 @@ def test_arrays(name, channels):
   array, expected = EXPECTED[name]
   for given in (array, np.asfortranarray(array)):
     (image,), kind = to_images(given, channels)
-    assert (kind, image.dtype) == ("image", np.uint8)
-    np.testing.assert_array_equal(image, expected[channels])
+    assert (kind, image.dtype) == ("image", expected[channels].dtype)
+    np.testing.assert_allclose(image, expected[channels], rtol=1e-4)
   (image,), _ = to_images(jnp.asarray(array.astype(array.dtype.newbyteorder("="))), channels)
-  np.testing.assert_array_equal(image, expected[channels])
+  np.testing.assert_allclose(image, expected[channels], rtol=1e-4)
 
 
-def test_float_keeps_every_value_of_8_bits():
-  levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+def test_floats_are_kept():
+  levels = np.arange(256).reshape(16, 16) / 255
   for dtype in (np.float16, np.float32, np.float64):
-    (image,), _ = to_images((levels / 255).astype(dtype), 1)
-    np.testing.assert_array_equal(image[..., 0], levels)
+    (image,), _ = to_images(levels.astype(dtype), 1)
+    assert image.dtype == np.float32
+    np.testing.assert_array_equal(image[..., 0], levels.astype(dtype).astype(np.float32))
   (image,), _ = to_images(np.float32([[-1e-7, 1.0000001]]), 1)  # as resizing leaves them
-  assert image.ravel().tolist() == [0, 255]
+  assert image.ravel().tolist() == [0, 1]
 
 
 def test_value_range():
-  """(100, 300): 100 and less are black, 300 and more white, 200 is half way, NaN black."""
+  """(100, 300): stored values stay, and the network takes 100 for black; NaN is black."""
   values = [[0, 100, 200, 300, 4000]]
   for dtype in (np.uint16, np.int32, np.float32, np.float64):
     (image,), _ = to_images(np.array(values, dtype), 1, (100, 300))
-    assert image.ravel().tolist() == [0, 0, 128, 255, 255]
-  (image,), _ = to_images(np.uint8([[0, 100, 150, 200, 250]]), 3, (100, 200))
-  assert image[0, :, 2].tolist() == [0, 0, 128, 255, 255]
+    assert image.dtype == (np.uint16 if dtype == np.uint16 else np.float32)
+    np.testing.assert_array_equal(image[..., 0], values)
   (image,), _ = to_images(np.array([[np.nan, np.inf, -np.inf]]), 1, (100, 300))
-  assert image.ravel().tolist() == [0, 255, 0]
+  assert image.ravel().tolist() == [100, 300, 100]
+
+
+def test_any_number_of_channels():
+  bands = np.random.default_rng(1).integers(0, 65536, (5, 7, 12), dtype=np.uint16)
+  np.testing.assert_array_equal(to_images(bands, 12)[0], [bands])
+  np.testing.assert_array_equal(to_images(bands[None], 12)[0], [bands])
+  np.testing.assert_array_equal(to_images(np.dstack([RGB, ALPHA]), 4)[0], [np.dstack([RGB, ALPHA])])
+  np.testing.assert_array_equal(to_images(bands, 3, bands=(3, 2, 11))[0], [bands[..., [3, 2, 11]]])
+  for shape in ((5, 7), (5, 7, 3)):
+    assert "[H,W,12]" in error_of(to_images, np.zeros(shape, np.uint8), 12)
 
 
 FILES = {
@@ -104,7 +121,8 @@ def test_path_and_picture_and_array_agree(tmp_path, name, channels, value_range)
       to_images, np.asarray(picture), channels
     )
     return
-  expected = decode_image(path.read_bytes(), name, channels, value_range=value_range)
+  fmt = ImageFormat(channels, value_range=value_range)
+  expected = decode_image(path.read_bytes(), name, fmt)
   array = np.asarray(Image.open(path))
   if name == "int.tif" and not value_range:  # of an array, nobody knows that 65535 is white
     assert "int32" in error_of(to_images, array, channels)
@@ -112,11 +130,11 @@ def test_path_and_picture_and_array_agree(tmp_path, name, channels, value_range)
   same = [path, str(path), Image.open(path)] + ([array] if name in FILES else [])
   for given in same:
     (image,), kind = to_images(given, channels, value_range)
-    assert (kind, image.dtype) == ("image", np.uint8)
+    assert (kind, image.dtype) == ("image", expected.dtype)
     np.testing.assert_array_equal(image, expected, err_msg=f"{type(given)}")
-  images, kind = to_images(same, channels, value_range)
-  assert kind == "list" and len(images) == len(same)
-  for image in images:
+  found, kind = to_images(same, channels, value_range)
+  assert kind == "list" and len(found) == len(same)
+  for image in found:
     np.testing.assert_array_equal(image, expected)
 
 
@@ -124,18 +142,18 @@ def test_path_and_picture_and_array_agree(tmp_path, name, channels, value_range)
 def test_batches(channels):
   for name in ("rgb", "rgba", "grey with an axis", "uint16 rgb", "float32"):
     array, expected = EXPECTED[name]
-    images, kind = to_images(np.stack([array, array[::-1]]), channels)
+    found, kind = to_images(np.stack([array, array[::-1]]), channels)
     assert kind == "batch"
-    np.testing.assert_array_equal(images, [expected[channels], expected[channels][::-1]])
+    np.testing.assert_allclose(found, [expected[channels], expected[channels][::-1]], rtol=1e-4)
 
 
 def test_lists_mix_types_and_sizes(tmp_path):
   Image.fromarray(RGB).save(tmp_path / "a.png")
   given = [RGB, GREY[:3], tmp_path / "a.png", Image.fromarray(GREY), jnp.asarray(RGB / 255)]
   for container in (list, tuple):
-    images, kind = to_images(container(given), 3)
+    found, kind = to_images(container(given), 3)
     assert kind == "list"
-    for image, expected in zip(images, [RGB, grey(GREY[:3], 3), RGB, grey(GREY, 3), RGB],
+    for image, expected in zip(found, [RGB, grey(GREY[:3], 3), RGB, grey(GREY, 3), RGB_FLOAT],
                                strict=True):  # fmt: skip
       np.testing.assert_array_equal(image, expected)
   assert to_images([], 3) == ([], "list")
@@ -146,9 +164,9 @@ def test_pages_of_a_tiff(tmp_path):
   slices = [GREY, GREY[::-1], GREY[:2, :3]]
   first, *rest = (Image.fromarray(x) for x in slices)
   first.save(path, save_all=True, append_images=rest)
-  images, kind = to_images(str(path), 1)
-  assert kind == "list" and len(images) == 3
-  for image, expected in zip(images, slices, strict=True):
+  found, kind = to_images(str(path), 1)
+  assert kind == "list" and len(found) == 3
+  for image, expected in zip(found, slices, strict=True):
     np.testing.assert_array_equal(image[..., 0], expected)
   message = error_of(to_images, [path], 1)
   assert str(path) in message and "3 pages" in message

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxseg import UserError, predict
+from jaxseg import UserError, predict, refine
 from jaxseg.crf import dense_crf
 from jaxseg.models.unet import UNet
-from jaxseg.predict import make_predictor, resample, with_crf, with_scales
+from jaxseg.predict import make_predictor
+from jaxseg.refine import resample, with_crf, with_scales
 
 SIZES = ((33, 57), (40, 40), (33, 57), (64, 20), (1, 5), (10, 70), (50, 64))  # height, width
 
@@ -414,7 +415,7 @@ def test_no_crf(unet):
 
 
 def test_image_that_is_too_large_for_the_crf(monkeypatch):
-  monkeypatch.setattr(predict, "MAX_WHOLE", 1500)
+  monkeypatch.setattr(refine, "MAX_WHOLE", 1500)
   model = Pixelwise()
   network = make_predictor(model, fit="crop", size=16, batch_size=1)
   assert len(list(with_crf(network, **CRF)(PARAMS, examples_of([(30, 50)])))) == 1

@@ -22,7 +22,8 @@ def predict(examples, reduce, progress):
   """As if the image were the probabilities."""
   for example in examples:
     image = example["image"]
-    probs = image if image.shape[-1] > 1 else np.concatenate([255 - image, image], axis=-1)
+    dark = (500 if image.dtype == np.uint16 else 127) * np.ones_like(image)
+    probs = image if image.shape[-1] > 1 else np.concatenate([dark, image], axis=-1)
     yield example, reduce(probs.astype(np.float32))
 
 
@@ -33,7 +34,7 @@ def images_of(sizes, seed=0):
 
 def test_list_images(tmp_path):
   names = ["b.png", "a.JPG", "c.TiFf", "d.jpeg"]
-  for name in (*names, "notes.txt", "a.npy", "png"):
+  for name in (*names, "notes.txt", "a.npz", "png"):
     (tmp_path / name).touch()
   (tmp_path / "folder.png").mkdir()
   assert list_images(str(tmp_path)) == sorted(tmp_path / name for name in names)

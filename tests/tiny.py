@@ -49,7 +49,7 @@ def make_photo(split, i):
 def load_photos(split, data_dir, image_size, seed):
   """A loader for datasets.DATASETS."""
   records = [make_photo(split, i) for i in range(NUM_PHOTOS[split])]
-  return INFO, datasets.Encoded(records, INFO.channels, {0: 0, 1: 1})
+  return INFO, datasets.Encoded(records, INFO.image_format("uint8"), {0: 0, 1: 1})
 
 
 def make_config(num_steps, *, eval_every=1000, checkpoint_every=1000, **changes):
