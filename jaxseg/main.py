@@ -21,7 +21,8 @@ import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,8 +30,9 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import jaxseg
-from jaxseg import UserError, modes, parallel, schema, settings, workdirs
+from jaxseg import DataWarning, UserError, modes, parallel, schema, settings, workdirs
 from jaxseg.check_data import check_data
+from jaxseg.run import tell
 from jaxseg.training import train
 
 MODES = ("train", "evaluate", "predict", "export", "check_data", "summary", "keys")
@@ -192,10 +194,23 @@ def run(arguments: Sequence[str]) -> int:
   return 0
 
 
+def warn_of_data(show: Callable) -> Callable:
+  """`warnings.showwarning` that prints a DataWarning as one line, above the progress bar."""
+
+  def show_warning(message, category, *place, **options):
+    if not issubclass(category, DataWarning):
+      show(message, category, *place, **options)
+    elif parallel.is_main():
+      tell(f"note: {settings.with_keys(str(message))}")
+
+  return show_warning
+
+
 def main() -> None:
   """Entry point; for an error that the user can fix, prints one line and exits with 1."""
   logging.set_verbosity(logging.ERROR)  # Orbax and JAX log more than a user needs
   logging.use_absl_handler()
+  warnings.showwarning = warn_of_data(warnings.showwarning)
   try:
     sys.exit(run(sys.argv))
   except UserError as error:
