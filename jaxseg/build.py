@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxseg import UserError, losses, models, optim, parallel, settings
 from jaxseg.augment import Augmentation
-from jaxseg.data import datasets
+from jaxseg.data import datasets, splits
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.input_pipeline import train_batches
 from jaxseg.predict import make_predictor, with_crf, with_scales
@@ -36,7 +36,8 @@ def open_split(
   options = {name: value for name, value in data.items() if name != "name"}
   info, source = datasets.load(data.name, split, problems=problems, **options)
   if folded:
-    kept, held_out = datasets.fold_indices(len(source), data.num_folds, data.fold)
+    groups = datasets.groups_of(source) if data.group_by else ()
+    kept, held_out = splits.fold_indices(len(source), data.num_folds, data.fold, groups)
     source = datasets.Subset(source, held_out if role == "eval" else kept)
   return info, source
 

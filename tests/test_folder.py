@@ -92,7 +92,7 @@ def test_a_single_volume_needs_no_common_name(tmp_path):
     ("train-volume.tif page 2", 60, 1),
   ]
   save(tmp_path / "masks/train-labels.tif", constant(0))  # no volume any more
-  assert "train-volume.tif has no file of that name" in error_of(tmp_path, "all")
+  assert "train-volume.tif has no mask masks/{name} in" in error_of(tmp_path, "all")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_folders_that_are_missing(tmp_path):
   assert "'train', 'all'" in error_of(tmp_path, "val")
   (tmp_path / "other" / "pictures").mkdir(parents=True)
   message = error_of(tmp_path / "other", "all")
-  assert "other holds pictures/: rename or link" in message
+  assert "other holds pictures/" in message and "`images`" in message
   assert "`data_dir`" in error_of("", "train")
 
 

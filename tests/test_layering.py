@@ -28,6 +28,8 @@ RANKS = {
   **dict.fromkeys(("jaxseg.data.encoded", "jaxseg.train_step", "jaxseg.run"), 2),
   **dict.fromkeys(("jaxseg.models.interface", "jaxseg.models.variables"), 2),
   **dict.fromkeys(("jaxseg.models", "jaxseg.export", "jaxseg.predict_files"), 3),
+  "jaxseg.data.layouts": 1,
+  **dict.fromkeys(("jaxseg.data.splits", "jaxseg.data.suggest"), 2),
   "jaxseg.data.folder": 3,
   "jaxseg.data.datasets": 4,
   **dict.fromkeys(("jaxseg.data.input_pipeline", "jaxseg.data.examine", "jaxseg.evaluation"), 5),
