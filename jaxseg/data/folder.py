@@ -16,7 +16,7 @@ from jaxseg.data import layouts, splits, suggest
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.encoded import Encoded
 from jaxseg.data.files import num_pages
-from jaxseg.data.layouts import PLAIN, Layout, Pair, Parts, Problems, nfc
+from jaxseg.data.layouts import PLAIN, Layout, Pair, Problems, nfc
 from jaxseg.data.masks import label_table
 
 # Safe for colour-blind readers: Okabe and Ito's seven, and eight that are 18 CIELAB units or more
@@ -131,7 +131,7 @@ def _pairs(root, split, layout, problems):
     if len(rows[0][1]) == 2:
       pattern = layout.images and layouts.compile_pattern("images", layout.images, split)
       return [
-        Pair(image, mask, pattern and pattern.match(image) or {})
+        Pair(image, root / mask, pattern and pattern.match(image) or {})
         for image, mask in splits.listed_pairs(root, list_path, rows, problems)
       ]
   images, masks = layouts.patterns(layout, split)
@@ -145,7 +145,7 @@ def _pairs(root, split, layout, problems):
       is_own = getattr(layout, pattern.key)
       text = (suggest.no_match if is_own else suggest.no_images)(root, pattern)
       kind = "patterns that match no file" if is_own else "folders without images"
-      problems.append((kind, root / pattern.base, text))
+      problems.append((kind, root if is_own else root / pattern.base, text))
   if not (found and labels):
     return []
   if rows is not None:
@@ -209,10 +209,6 @@ def _records(root, pairs, layout, problems):
   records = []
   for pair in pairs:
     image, mask = root / pair.image, pair.mask
-    if isinstance(mask, str):
-      mask = root / mask
-    elif isinstance(mask, Parts):
-      mask = {name: [root / path for path in paths] for name, paths in mask.items()}
     pages = _num_pages(image, problems)
     mask_pages = _num_pages(mask, problems) if isinstance(mask, pathlib.Path) else 1
     if pages and mask_pages and pages != mask_pages:

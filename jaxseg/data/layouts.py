@@ -76,17 +76,13 @@ class Pattern:
     return self.text.lower().endswith(".json") and not self.fields
 
 
-class Parts(dict[str, list[str]]):
-  """{class name: relative paths} of a mask that is one file or more for each class."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Pair:
   """An image and its mask.
 
   Attributes:
     image: relative path.
-    mask: relative path; `Parts`, if the pattern of masks has {class}; or what a COCO file has.
+    mask: path; {class: paths}, if the pattern of masks has {class}; or what a COCO file has.
     fields: values of the fields of the image.
   """
 
@@ -198,29 +194,35 @@ def walk(root: pathlib.Path, bases: Collection[str] = ("",)) -> Iterator[str]:
     UserError: a folder cannot be listed.
   """
   bases = sorted(set(bases))
-  outer = [b for b in bases if not any(b.startswith(f"{o}/") or not o for o in bases if o != b)]
-  for base in outer:
-    if (root / base).is_dir():
-      yield from _walk(str(root / base), f"{base}/" if base else "", frozenset())
+  for base in bases:
+    if any(base != other and f"{base}/".startswith(other and f"{other}/") for other in bases):
+      continue  # it is in another one
+    folders = [root.joinpath(*base.split("/")[:i]) for i in range(base.count("/") + 2)]
+    if folders[-1].is_dir():
+      above = frozenset(map(_identity, folders))
+      yield from _walk(str(folders[-1]), f"{base}/" if base else "", above)
 
 
 def _walk(folder, prefix, above):
   try:
-    stat = os.stat(folder)
     with os.scandir(folder) as scan:
       entries = sorted(scan, key=lambda entry: entry.name)
   except OSError as error:
     raise UserError(f"{folder} cannot be listed ({error.strerror}): correct its rights") from error
-  here = stat.st_dev, stat.st_ino
-  if here in above:  # a link to a folder that it is in
-    return
   for entry in entries:
     if entry.name[0] == ".":
       continue
     if entry.is_dir():
-      yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {here})
+      here = _identity(entry.path)
+      if here not in above:  # else a link to a folder that it is in
+        yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {here})
     elif entry.is_file():
       yield prefix + entry.name
+
+
+def _identity(folder):
+  stat = os.stat(folder)
+  return stat.st_dev, stat.st_ino
 
 
 def match_files(
@@ -250,7 +252,7 @@ def pair(
   """Pairs images and masks whose common fields are equal.
 
   Args:
-    found, labels: see `match_files`.  images, masks: their patterns.  root: named in problems.
+    found, labels: see `match_files`.  images, masks: their patterns.  root: of their paths.
     problems: gets two images or two masks that cannot be told apart.
   Returns:
     (pairs in natural order, images without a mask, masks without an image)
@@ -272,14 +274,14 @@ def pair(
     if not paths:
       alone.append(path)
     elif by_class:
-      mask = Parts()
+      mask = {}
       for file in paths:
-        mask.setdefault(labels[file]["class"], []).append(file)
+        mask.setdefault(labels[file]["class"], []).append(root / file)
       pairs.append(Pair(path, mask, fields))
     else:
       for file in paths[1:] if key not in used else ():
         _clash(root, paths[0], file, problems)
-      pairs.append(Pair(path, paths[0], fields))
+      pairs.append(Pair(path, root / paths[0], fields))
     used.add(key)
   strays = [path for key, paths in by_key.items() if key not in used for path in paths]
   return pairs, alone, strays

@@ -206,8 +206,9 @@ def _split_cells(path, root, split):
   if separator:
     return rows
   parts = [(number, line.split()) for number, line in lines]
+  names = {split, "train", "val", "test"} - set(WHOLE)
   if {len(cells) for _, cells in parts} in ({2}, {3}) and any(
-    relative(root, cells[1]) or cells[-1] == split for _, cells in parts
+    relative(root, cells[1]) or cells[-1] in names for _, cells in parts
   ):
     return parts
   return rows
