@@ -136,11 +136,15 @@ def test_sub_folders_pair_by_relative_path(tmp_path):
   assert [record["name"] for record in source.records] == [images[i] for i in order]
   touch(tmp_path, "train/masks/p3/a.png")
   assert problems_of(tmp_path, "train") == [("masks without an image", "train/masks/p3/a.png")]
+  message = error(tmp_path, "train")
+  assert message.endswith("(1 of 4 have none): add it or remove this"), message
 
 
 def test_a_link_to_a_folder_above_ends(tmp_path):
   touch(tmp_path, "images/a.png", "masks/a.png", "far/b.png")
   (tmp_path / "images/loop").symlink_to(tmp_path)
+  (tmp_path / "images/d/e").mkdir(parents=True)
+  (tmp_path / "images/d/e/loop").symlink_to(tmp_path / "images/d")
   for part in "images", "masks":  # both are read, though they are one folder
     (tmp_path / part / "far").symlink_to(tmp_path / "far")
   assert opened(tmp_path, images="images/{name}", masks="masks/{name}")[:1] == [
@@ -235,10 +239,13 @@ def test_one_mask_for_several_images_but_not_the_reverse(tmp_path):
   message = error(tmp_path, **layout)
   assert "m/a-by-eva.png" in message and "m/a-by-jo.png" in message
   touch(tmp_path, "i/a.jpg")
-  assert set(problems_of(tmp_path, **layout)) == {
+  assert problems_of(tmp_path, **layout) == [
     ("files that share a name", "m/a-by-jo.png"),
     ("files that share a name", "i/a.png"),
-  }
+  ]
+  layout["images"] = "j/{name}-at-{time}"
+  touch(tmp_path, "j/a-at-1.png", "j/a-at-2.png")
+  assert problems_of(tmp_path, **layout) == [("files that share a name", "m/a-by-jo.png")]
 
 
 def test_a_png_for_each_class(tmp_path):
@@ -383,6 +390,8 @@ def test_known_cityscapes_coco_and_nothing(tmp_path):
   assert "COCO, set `images`='JPEGImages/{name}' and `masks`='annotations.json'" in error(
     tmp_path / "d"
   )
+  touch(tmp_path / "g", "scans/1.jpg", "notes/train.json")
+  assert "and `masks`='notes/{split}.json'" in error(tmp_path / "g", "train")
   touch(tmp_path / "e", "a.nii", "b.nii", "sub/c.jpg")
   assert "holds 2 files of .nii, sub/: say" in error(tmp_path / "e")
   (tmp_path / "f").mkdir()
@@ -420,3 +429,5 @@ def test_renamed_needs_all_images():
   assert suggest.renamed(["a", "b"], ["a_m", "b_m", "c_m"]) == ("{name}", "{name}_m")
   assert suggest.renamed(["a", "b", "c"], ["a_m", "b_m"]) is None
   assert suggest.renamed([], ["a"]) is None
+  names = [[f"t/{part}/c/{i}" for i in range(3)] for part in ("images", "masks")]
+  assert suggest.renamed(*names) == ("t/images/{name}", "t/masks/{name}")

@@ -217,6 +217,8 @@ def test_folds_of_a_config(patients, name):
 
 @pytest.fixture
 def pictures(tmp_path):
+  touch(tmp_path, "out.jpg")
+  tmp_path = tmp_path / "data"
   touch(tmp_path, *(f"x/{name}.jpg" for name in ("a", "b c", "d/e", "é")), "x/d/f.jpg", "x/g/f.jpg")
   touch(tmp_path, *(f"y/{name}.png" for name in ("a", "b c", "d/e", "é", "d/f", "g/f")))
   return tmp_path
@@ -240,6 +242,7 @@ XY = {"images": "x/{name}", "masks": "y/{name}"}
     ("image;mask\nx/b c.jpg;y/b c.png\nx/a.jpg;y/a.png", "a b_c"),
     ("/x/a.jpg /y/a.png\n/x/d/e.jpg  /y/a.png\n", "a d/e"),
     ("x/a.jpg\ty/a.png\n", "a"),
+    ('x/a.jpg, "y/a.png"\n', "a"),
   ],
 )
 def test_lists(pictures, text, expected):
@@ -247,6 +250,13 @@ def test_lists(pictures, text, expected):
   images = [f"x/{name.replace('_', ' ')}.jpg" for name in expected.split()]
   assert images_of(pictures, "train", **XY, split_file="{split}.txt") == images
   assert images_of(pictures, "all", **XY, split_file="train.txt") == images
+
+
+def test_lists_in_another_unicode_form(tmp_path):
+  touch(tmp_path, "images/e\u0301.jpg", "masks/e\u0301.png")
+  for text in "\u00e9", "\u00e9.jpg", "images/\u00e9.jpg":
+    (tmp_path / "list.txt").write_text(text, "utf-8")
+    assert len(images_of(tmp_path, split_file="list.txt")) == 1
 
 
 @pytest.mark.parametrize(
@@ -299,7 +309,7 @@ def test_lists_of_paths_need_no_patterns(pictures):
     ("a\n\na.jpg\n", "line 3: 'a.jpg' twice"),
     ("x/a.jpg,y/a.png\nx/d/e.jpg,y/q.png\n", "line 2: no file 'y/q.png'"),
     ("x/a.jpg,y/a.png\nx/q.jpg,y/a.png\n", "line 2: no file 'x/q.jpg'"),
-    ("x/a.jpg,y/a.png\n../../x/q.jpg,y/a.png\n", "line 2: no file"),
+    ("x/a.jpg,y/a.png\n../out.jpg,y/a.png\n", "line 2: no file"),
     ("x/a.jpg,y/a.png\nx/a.jpg,y/d/e.png\n", "line 2: 'x/a.jpg' twice"),
     ("x/a.jpg,y/a.png\nx/a.jpg\n", "line 1 has 2 cells, last line 1:"),
     ("x/a.jpg,y/a.png\nx/a.jpg,\n", "line 2 has 1 cells"),

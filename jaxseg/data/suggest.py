@@ -154,7 +154,10 @@ def renamed(images: Sequence[str], masks: Sequence[str]) -> tuple[str, str] | No
     return None
   image = min(images, key=natural)
   for mask in sorted(masks, key=natural)[:20]:
-    core = _longest_common(image, mask).strip(SEPARATORS)
+    core = _longest_common(image, mask)
+    if not image.startswith(core) and "/" in core:
+      core = core.partition("/")[2]  # whole names of folders
+    core = core.strip(SEPARATORS)
     places = [[m.start() for m in re.finditer(re.escape(core), x)] for x in (image, mask)]
     for i, j in itertools.product(*places) if core else ():
       frames = (image[:i], image[i + len(core) :]), (mask[:j], mask[j + len(core) :])
