@@ -293,9 +293,11 @@ def test_lists_of_paths_need_no_patterns(pictures):
   layout = {"split_file": "lists/{split}.txt", "images": "x/{name}", "group_by": "name"}
   source = open_folder(pictures, "train", FORMAT, layout=Layout(**layout))[1]
   assert [record["group"] for record in source.records] == ["a", "d/e"]
-  layout["images"] = "x/{folder}/{name}"
-  message = error_of(lambda: images_of(pictures, "train", **{**layout, "group_by": "folder"}))
-  assert "`group_by`" in message
+  message = error_of(lambda: images_of(pictures, "train", **{**layout, "masks": "y/d/{name}"}))
+  assert f"{pictures}/y/a.png is listed" in message and "`masks`='y/d/{name}'" in message
+  message = error_of(lambda: images_of(pictures, "train", images="x/{group}",
+                                       split_file="lists/{split}.txt"))  # fmt: skip
+  assert f"{pictures}/x/d/e.jpg is listed" in message and "`images`='x/{group}'" in message
 
 
 @pytest.mark.parametrize(

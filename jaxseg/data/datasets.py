@@ -70,6 +70,9 @@ def groups_of(source: Sequence) -> list[str]:
   Raises:
     UserError: the data set has no groups.
   """
+  if isinstance(source, Subset):
+    groups = groups_of(source.source)
+    return [groups[i] for i in source.indices]
   records = getattr(source, "records", ({},))
   if not all("group" in record for record in records):
     raise UserError("`group_by` needs the data set 'folder': set it to ''")

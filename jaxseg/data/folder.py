@@ -120,20 +120,13 @@ def _group(pair, layout):
 
 
 def _pairs(root, split, layout, problems):
-  """The pairs of a split in natural order; adds the problems of files that do not pair.
-
-  Returns:
-    [Pair]
-  """
+  """[Pair] of a split in natural order; adds the problems of files that do not pair."""
   rows = None
   if layout.split_file:
     list_path, rows = splits.read_list(root, layout.split_file, split)
     if len(rows[0][1]) == 2:
-      pattern = layout.images and layouts.compile_pattern("images", layout.images, split)
-      return [
-        Pair(image, root / mask, pattern and pattern.match(image) or {})
-        for image, mask in splits.listed_pairs(root, list_path, rows, problems)
-      ]
+      listed = splits.listed_pairs(root, list_path, rows, problems)
+      return _with_fields(root, split, layout, listed, problems)
   images, masks = layouts.patterns(layout, split)
   for key, pattern in ("images", images), ("masks", masks):
     if not getattr(layout, key) and not (root / pattern.base).is_dir():
@@ -171,6 +164,23 @@ def _pairs(root, split, layout, problems):
     text = f"{text}: {remedy or 'add it or remove this'}"
     problems += [(kind, root / path, f"{root / path} {text}") for path in paths]
   return pairs
+
+
+def _with_fields(root, split, layout, listed, problems):
+  """[Pair] of [(image, mask)] from a list; adds the problems of files that fit no pattern."""
+  fields = [{}, {}]
+  for i, key in enumerate(("images", "masks")):
+    if text := getattr(layout, key):
+      pattern = layouts.compile_pattern(key, text, split)
+      fields[i] = {pair[i]: pattern.match(pair[i]) for pair in listed}
+      for path in (path for path, found in fields[i].items() if found is None):
+        text = f"{root / path} is listed, but does not fit `{key}`={pattern.text!r}: correct one"
+        problems.append(("entries of a list that fit no pattern", root / path, text))
+  return [
+    Pair(image, root / mask, fields[0].get(image, {}))
+    for image, mask in listed
+    if None not in (fields[0].get(image, {}), fields[1].get(mask, {}))
+  ]
 
 
 def _one_volume(root, layout, found, labels):

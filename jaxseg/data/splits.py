@@ -174,7 +174,7 @@ def read_list(
     )
   own = [(number, cells[:-1]) for number, cells in data if split in (*WHOLE, cells[-1])]
   if not own:
-    names = few(sorted({cells[-1] for _, cells in data}, key=natural))
+    names = few(sorted({cells[-1] for _, cells in data}))
     raise UserError(
       f"{path} has no row of the split {split!r}, and no file in its second column: the last "
       f"holds {names}"
