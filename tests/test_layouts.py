@@ -118,6 +118,13 @@ def test_patterns_that_cannot_be(tmp_path, layout, words):
   assert all(word in message for word in words.split()), message
 
 
+@pytest.mark.parametrize("split", ["../train", "/train", "a/../../b"])
+def test_splits_that_leave_the_folder(tmp_path, split):
+  touch(tmp_path, "train/images/a.png", "train/masks/a.png")
+  message = error(tmp_path / "train", split)
+  assert repr(split) in message and "leaves `data_dir`" in message
+
+
 def test_natural_order_and_suffixes():
   names = ["10.png", "2.png", "B/1.png", "a/30/1.png", "a/4/1.png"]
   assert sorted(names, key=natural) == ["2.png", "10.png", "a/4/1.png", "a/30/1.png", "B/1.png"]

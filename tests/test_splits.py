@@ -1,11 +1,12 @@
 """What belongs to a split: parts, folds and groups, and the entries of list files."""
 
 import itertools
+import random
 
 import pytest
 from tiny import error_of
 
-from jaxseg import build
+from jaxseg import UserError, build
 from jaxseg.data import splits
 from jaxseg.data.folder import FolderFormat, open_folder
 from jaxseg.data.layouts import Layout
@@ -356,3 +357,20 @@ def test_lists_that_are_not_there_or_not_text(pictures):
   layout = Layout(**XY, split_file="names.txt")
   message = error_of(open_folder, pictures, "train", FORMAT, layout=layout)
   assert "does not say" in message and "{split}" in message and "all[:80%]" in message
+
+
+def test_mutated_lists_are_read_or_refused_in_one_line(pictures):
+  rng, layout = random.Random(0), Layout(**XY, split_file="{split}.txt")
+  texts = [b"name\na\nd/e\n", b"x/a.jpg,y/a.png\nx/d/e.jpg,y/a.png\n", b"a train\ne val\n"]
+  noise = [b"", b"\0", b'"', b"\n", b",", b";", b"\xff", b"..", b"/", b"\t", b"#", b"9" * 5000]
+  for _ in range(300):
+    data = bytearray(rng.choice(texts))
+    for _ in range(rng.randint(1, 6)):
+      i = rng.randrange(len(data) + 1)
+      data[i : i + rng.randint(0, 3)] = rng.choice(noise)
+    (pictures / "train.txt").write_bytes(data)
+    try:
+      records = open_folder(pictures, "train", FORMAT, layout=layout)[1].records
+      assert all(record["image"].is_file() and record["mask"].is_file() for record in records)
+    except UserError as error:
+      assert "\n" not in str(error) and "train" in str(error)

@@ -164,6 +164,8 @@ def patterns(layout: Layout, split: str) -> tuple[Pattern, Pattern]:
   Raises:
     UserError: they cannot pair, or nothing says what is in the split.
   """
+  if split.startswith("/") or ".." in split.split("/"):
+    raise UserError(f"the split {split!r} leaves `data_dir`: use the name of a folder in it")
   place = "" if split in WHOLE else "{split}/"
   texts = layout.images or f"{place}images/{{name}}", layout.masks or f"{place}masks/{{name}}"
   if split not in WHOLE and not any("{split}" in text for text in (*texts, layout.split_file)):
