@@ -144,7 +144,7 @@ def read_list(
     raise UserError(
       f"`split_file`={split_file!r}: use a path without .. and no field but {{split}}"
     )
-  path = root / pathlib.Path(split_file.replace("{split}", split)).expanduser()
+  path = root / os.path.expanduser(split_file.replace("{split}", split))
   rows = _split_cells(path, root, split)
   if not rows:
     raise UserError(f"{path} lists nothing: add names of images or correct `split_file`")
