@@ -27,10 +27,15 @@ def keys():
                   scope="network")
   data.data_dir = key("", "folder of the data; '' = the default of TFDS", scope="free")
   data.train_split = key("train",
-                         "training split; a subfolder of data_dir; TFDS takes 'train[:90%]'")
+                         "training split; a subfolder of data_dir; or a part, 'train[:90%]'")
   data.eval_split = key("test", "split that evaluations score")
   data.num_folds = key(0, "> 1: cross-validation within train_split; eval_split is not used", low=0)
   data.fold = key(0, "number of the held-out fold, from 0", low=0)
+  # Where a folder's files are, relative to data_dir; docs/your_data.md walks through it.
+  data.images = key("", "pattern of images, such as 'scans/{name}.png'; '' = images/{name}")
+  data.masks = key("", "pattern of masks, such as 'labels/{name}_mask.png'; '' = masks/{name}")
+  data.split_file = key("", "list of a split's examples, such as 'lists/{split}.txt'; '' = none")
+  data.group_by = key("", "fields of images, such as 'patient', that no fold or part cuts through")
   data.image_size = key(128, "height and width of training images, px", above=0, high=65536,
                         scope="network")
   data.fit = key("resize", "resize: squeeze images into image_size; crop: random windows of them",
@@ -53,8 +58,8 @@ def keys():
                          item=int)
   data.value_range = key((), "stored values of black and white, or such pairs, one a channel; () = "
                          "full range", scope="network")
-  data.normalization = key("range", "black and white: value_range; or of the training images the "
-                           "percentiles 0.5 and 99.5 of each channel, or mean and deviation",
+  data.normalization = key("range", "black and white: value_range, or measured in each channel of "
+                           "the training images",
                            choices=NORMALIZATIONS, scope="network")
   data.exif_orientation = key(True, "turn images and masks upright as their EXIF orientation says",
                               scope="network")

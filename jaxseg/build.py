@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from jaxseg import UserError, losses, models, optim, parallel, settings
 from jaxseg.augment import Augmentation
-from jaxseg.data import datasets
+from jaxseg.data import datasets, splits
 from jaxseg.data.decode import DatasetInfo, to_picture
 from jaxseg.data.input_pipeline import train_batches
 from jaxseg.data.normalization import STORED
@@ -47,7 +47,8 @@ def open_split(
     clip = data.normalization != "mean_std"
     info = dataclasses.replace(info, value_range=options["value_range"], clip=clip)
   if folded:
-    kept, held_out = datasets.fold_indices(len(source), data.num_folds, data.fold)
+    groups = datasets.groups_of(source) if data.group_by else ()
+    kept, held_out = splits.fold_indices(len(source), data.num_folds, data.fold, groups)
     source = datasets.Subset(source, held_out if role == "eval" else kept)
   return info, source
 

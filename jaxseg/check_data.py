@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxseg import VOID, UserError, parallel
 from jaxseg.build import build_model, eval_name, open_split
-from jaxseg.data.datasets import Subset
+from jaxseg.data.datasets import Subset, groups_of
 from jaxseg.data.examine import Example, Finding, examine
 from jaxseg.data.files import few
 from jaxseg.data.input_pipeline import Mapped, eval_examples
@@ -23,7 +23,7 @@ from jaxseg.visualize import data_sheet
 from jaxseg.workdirs import make_folder
 
 MAX_FILES = 5  # files listed for each kind of finding
-DARK = 32  # if no image exceeds this, 13 bits or fewer have been read as 16
+DARK = 1 / 8  # of white; if no image exceeds this, 13 bits or fewer have been read as 16
 MAX_SIDE = 1024  # px, of pictures on the sheet
 
 
@@ -58,8 +58,8 @@ def find(
   brightest = max((example.brightest for example in examples if example.size), default=DARK)
   if brightest < DARK:
     text = (
-      f"no pixel of any image is brighter than {brightest} of 255: set config.data.value_range to "
-      "the stored values of black and white"
+      f"no pixel of any image is brighter than {brightest:.1%} of white: set `value_range` to the "
+      "stored values of black and white, or `normalization` to percentiles"
     )
     findings.append(Finding("warning", "dark images", "", text))
   return findings
@@ -186,7 +186,7 @@ def check_data(config: ConfigDict, workdir: str | pathlib.Path) -> list[Finding]
   """
   if not parallel.is_main():
     return []
-  data, findings, splits, samples = config.data, [], {}, []
+  data, findings, splits, samples, groups = config.data, [], {}, [], []
   held_out = eval_name(config)
   trained_on = f"{data.train_split} without {held_out}" if data.num_folds else data.train_split
   names = {"train": trained_on, "eval": held_out}
@@ -206,6 +206,7 @@ def check_data(config: ConfigDict, workdir: str | pathlib.Path) -> list[Finding]
       findings.append(Finding("error", kind, str(file), text))
     if not source:
       continue
+    groups += [set(groups_of(source))] if data.group_by else []
     window = data.image_size - 2 * build_model(config, info).margin if data.fit == "crop" else 0
     splits[role] = examples = read_all(role, source, len(info.classes), data.num_threads)
     print("\n".join([*summary(f"{role}: {name}", examples, info.classes), ""]))
@@ -213,6 +214,9 @@ def check_data(config: ConfigDict, workdir: str | pathlib.Path) -> list[Finding]
     samples += [(f"{role}: {name}", *arrays) for name, *arrays in chosen]
     whole = source.source if isinstance(source, Subset) else source
     labels = getattr(whole, "labels", {label: label for label in range(len(info.classes))})
+  if len(groups) == 2 and (shared := sorted(set.intersection(*groups))):
+    text = f"{few(shared)}: relatives of training images inflate the score: split by groups"
+    findings.append(Finding("warning", "groups in both splits", "", text))
   if splits:
     findings += find(splits, info.classes, labels, window)
   findings = [dataclasses.replace(f, text=with_keys(f.text)) for f in findings]

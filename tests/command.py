@@ -20,13 +20,14 @@ def start(config, workdir, values, *, num_devices=1, flags=FAST, **environ):
   """Starts `python -m jaxseg.main`.
 
   Args:
-    config: name of a file in configs/; None for that of the run.  workdir: path.
+    config: name of a file in configs/, or a pathlib.Path; None for that of the run.  workdir: path.
     values: {key of the config: value}.  flags: of XLA.
     environ: more environment variables. (conftest.py sets some that count.)
   Returns:
     subprocess.Popen with stdout (and stderr in it) as text.
   """
-  arguments = [f"--workdir={workdir}", *([f"--config=configs/{config}.py"] if config else [])]
+  file = config if isinstance(config, pathlib.Path) else f"configs/{config}.py"
+  arguments = [f"--workdir={workdir}", *([f"--config={file}"] if config else [])]
   arguments += [f"--config.{key}={value}" for key, value in values.items()]
   devices = f"--xla_force_host_platform_device_count={num_devices}"
   return subprocess.Popen(

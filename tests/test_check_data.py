@@ -246,7 +246,7 @@ FAULTS = [
   (small, {}, "warning", "small images", "train1.png", "8 px"),
   (single_colour, {}, "warning", "images of a single colour", "train0.png train1.png",
    "config.data.value_range"),
-  (dark, {}, "warning", "dark images", "", "15 config.data.value_range"),
+  (dark, {}, "warning", "dark images", "", "6.2% config.data.value_range config.data.normalization"),
   (absent, {}, "warning", "classes that do not occur", "", "c: train 0, 1"),
   (nothing, {"eval_split": "train"}, "warning", "same split for training and evaluation", "",
    "config.data.eval_split"),
@@ -278,6 +278,18 @@ def test_faults(root, tmp_path, capsys, plant, changes, severity, kind, files, w
   assert f"{severity}: {kind}" in out
   counts = {name: sum(x.severity == name for x in findings) for name in ("error", "warning")}
   assert f"errors: {counts['error']}" in out and f"warnings: {counts['warning']}" in out
+
+
+def test_groups_in_both_splits(root, tmp_path):
+  """Groups by the last letter of the name: 0 and 1 are in train and val, 2 is not."""
+  layout = {part: f"{{split}}/{part}/{{name}}l{{patient}}" for part in ("images", "masks")}
+  for path in [*root.glob("*/images/*"), *root.glob("*/masks/*")]:
+    path.rename(path.with_name(f"xl{path.stem[-1]}.png"))
+  (finding,) = check_data(make_config(root, **layout, group_by="patient"), tmp_path)
+  assert (finding.severity, finding.kind) == ("warning", "groups in both splits")
+  assert finding.text.startswith("0, 1: ")
+  folds = {"train_split": "all", "num_folds": 3, "group_by": "patient"}
+  assert check_data(make_config(root, **layout, **folds), tmp_path) == []
 
 
 def test_a_folder_without_a_fault(root, tmp_path, capsys):

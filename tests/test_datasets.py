@@ -1,4 +1,4 @@
-"""Every data set by name, folds and instances."""
+"""Every data set by name, groups and instances."""
 
 import pickle
 import sys
@@ -63,25 +63,9 @@ def test_folder_is_loaded_as_its_format_says(tmp_path):
   np.testing.assert_array_equal(source[0]["mask"], [[1, 0]])
 
 
-@pytest.mark.parametrize("num_examples, num_folds", [(30, 5), (30, 7), (5, 5), (11, 2)])
-def test_folds(num_examples, num_folds):
-  folds = [datasets.fold_indices(num_examples, num_folds, fold) for fold in range(num_folds)]
-  held_out = [i for _, indices in folds for i in indices]
-  assert held_out == list(range(num_examples))  # blocks, in order, all of them once
-  for train, held_out in folds:
-    assert len(held_out) in (num_examples // num_folds, -(-num_examples // num_folds))
-    assert sorted(train + held_out) == list(range(num_examples)) and list(train) == sorted(train)
-  if (num_examples, num_folds) == (30, 5):
-    assert folds[4][1] == (24, 25, 26, 27, 28, 29)
-
-
-@pytest.mark.parametrize(
-  "num_folds, fold, words", [(1, 0, "num_folds 1 30"), (31, 0, "num_folds 31 30"),
-                             (0, 0, "num_folds 0"), (5, 5, "fold 5 4"), (5, -1, "fold -1 4")]
-)  # fmt: skip
-def test_folds_that_cannot_be(num_folds, fold, words):
-  message = error_of(datasets.fold_indices, 30, num_folds, fold)
-  assert "`" in message and all(word in message for word in words.split())
+def test_groups_of_a_data_set_without():
+  _, source = datasets.load("cells", "test", image_size=16)
+  assert "`group_by` needs" in error_of(datasets.groups_of, source)
 
 
 def test_subset():

@@ -1,4 +1,4 @@
-"""What only a further band, or only the low bits, tell apart is learnt, through the command line."""
+"""What only a further band, or only the low bits, tell apart is learnt, by the command line."""
 
 import json
 
@@ -26,14 +26,14 @@ def get_config():
 
 
 def blobs(rng, size=48):
-  """u8[size,size] of 0 and 1: discs and boxes."""
+  """i64[size,size] of 0 and 1: discs and boxes."""
   rows, cols = np.mgrid[:size, :size]
   mask = np.zeros((size, size), bool)
   for _ in range(3):
     row, col = rng.integers(4, size - 4, 2)
     radius = rng.integers(4, 12)
     mask |= (rows - row) ** 2 + (cols - col) ** 2 < radius**2
-  return mask.astype(np.uint8)
+  return mask.astype(int)
 
 
 def write_set(folder, image_of, number=40):
@@ -43,7 +43,7 @@ def write_set(folder, image_of, number=40):
       (folder / split / part).mkdir(parents=True)
     for i in range(count):
       mask = blobs(rng)
-      Image.fromarray(mask).save(folder / split / "masks" / f"{i}.png")
+      Image.fromarray(mask.astype(np.uint8)).save(folder / split / "masks" / f"{i}.png")
       image, options = image_of(rng, mask)
       tifffile.imwrite(folder / split / "images" / f"{i}.tif", image, **options)
 

@@ -8,6 +8,7 @@ import tiny
 from PIL import Image
 
 from jaxseg import VOID, UserError
+from jaxseg.data.decode import ImageFormat
 from jaxseg.data.folder import FolderFormat, default_palette, open_folder
 
 FORMAT = FolderFormat(("left", "right"))
@@ -62,19 +63,14 @@ def test_volumes(tmp_path):
       pages = [constant(step * i, np.uint16 if step > 1 else np.uint8) for i in range(count)]
       save(tmp_path / "train" / part / name, *pages)
     save(tmp_path / "train" / part / "c.png", constant(0))
-  fmt = FolderFormat(("x", "y", "z"), channels=1, value_range=(0, 2550))
+  fmt = FolderFormat(("x", "y", "z"), images=ImageFormat(1, value_range=(0, 2550)))
   info, source = open_folder(tmp_path, "train", fmt)
   pages = [("a.tif", 2), ("b.tif", 3)]
   names = [f"{name} page {i + 1}" for name, count in pages for i in range(count)]
   assert [example["name"] for example in source] == [*names, "c.png"]
-  assert [int(example["image"][0, 0, 0]) for example in source] == [
-    0,
-    100,
-    0,
-    100,
-    200,
-    0,
-  ]
+  values = [int(example["image"][0, 0, 0]) for example in source]
+  assert values == [0, 1000, 0, 1000, 2000, 0]
+  assert info.dtype == "uint16" == source[5]["image"].dtype  # the PNG of 8 bits as well
   assert [int(example["mask"][0, 0]) for example in source] == [0, 1, 0, 1, 2, 0]
   assert info.value_range == (0, 2550)  # predictions need it
 
@@ -92,7 +88,7 @@ def test_a_single_volume_needs_no_common_name(tmp_path):
     ("train-volume.tif page 2", 60, 1),
   ]
   save(tmp_path / "masks/train-labels.tif", constant(0))  # no volume any more
-  assert "train-volume.tif has no file of that name" in error_of(tmp_path, "all")
+  assert "train-volume.tif has no mask masks/{name} in" in error_of(tmp_path, "all")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +138,7 @@ def test_folders_that_are_missing(tmp_path):
   assert "'train', 'all'" in error_of(tmp_path, "val")
   (tmp_path / "other" / "pictures").mkdir(parents=True)
   message = error_of(tmp_path / "other", "all")
-  assert "other holds pictures/: rename or link" in message
+  assert "other holds pictures/" in message and "`images`" in message
   assert "`data_dir`" in error_of("", "train")
 
 
@@ -161,9 +157,9 @@ def test_folders_that_are_missing(tmp_path):
     ({"mask_values": (0, "x")}, "mask_values 'x'"),
     ({"palette": ((0, 0, 0),)}, "palette 1 2"),
     ({"palette": ((0, 0, 0), (0, 0, 256))}, "palette 256"),
-    ({"channels": 4}, "channels 4"),
-    ({"value_range": (5,)}, "value_range (5,)"),
-    ({"value_range": (5, 5)}, "value_range (5, 5)"),
+    ({"images": ImageFormat(0)}, "channels 0"),
+    ({"images": ImageFormat(3, value_range=(5, 5))}, "value_range (5, 5)"),
+    ({"display_bands": (3,)}, "display_bands 3"),
   ],
 )
 def test_formats_that_contradict_themselves(tmp_path, changes, words):
@@ -196,7 +192,7 @@ def test_palette(tmp_path):
 
 
 def test_isbi(data_dir):
-  fmt = FolderFormat(("membrane", "cell"), channels=1, mask_values=(0, 255))
+  fmt = FolderFormat(("membrane", "cell"), images=ImageFormat(1), mask_values=(0, 255))
   info, source = open_folder(data_dir / "isbi2012", "train", fmt)
   assert [example["name"] for example in source] == [f"{i:02}.png" for i in range(30)]
   files = sorted((data_dir / "isbi2012/train/masks").iterdir())

@@ -33,6 +33,8 @@ RANKS = {
   **dict.fromkeys(("jaxseg.models.interface", "jaxseg.models.variables"), 2),
   **dict.fromkeys(("jaxseg.export", "jaxseg.predict_files", "jaxseg.refine"), 5),
   "jaxseg.models": 3,
+  "jaxseg.data.layouts": 3,
+  **dict.fromkeys(("jaxseg.data.splits", "jaxseg.data.suggest"), 4),
   "jaxseg.data.folder": 5,
   "jaxseg.data.datasets": 6,
   **dict.fromkeys(("jaxseg.data.input_pipeline", "jaxseg.data.examine", "jaxseg.evaluation"), 7),

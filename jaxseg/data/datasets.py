@@ -19,6 +19,7 @@ from jaxseg.data.cells import MIN_SIZE, generate_cells
 from jaxseg.data.decode import DatasetInfo, ImageFormat
 from jaxseg.data.encoded import Encoded
 from jaxseg.data.folder import FolderFormat, default_palette, open_folder
+from jaxseg.data.layouts import Layout
 
 CELLS = DatasetInfo(("background", "cell"), ((0, 0, 0), (255, 200, 60)), channels=1)
 CELLS_SPLITS = {"train": 512, "test": 64}  # number of images
@@ -63,27 +64,19 @@ class Subset(Sequence):
     return self.source[self.indices[i]]
 
 
-def fold_indices(
-  num_examples: int, num_folds: int, fold: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-  """Splits examples for cross-validation; every example is held out in one of the folds.
+def groups_of(source: Sequence) -> list[str]:
+  """The group of each example of a folder that is opened with `group_by`.
 
-  A fold is a contiguous block: neighbours, such as the slices of a stack, are alike, and to train
-  on some and score others would inflate the score. Block sizes differ by at most one.
-
-  Args:
-    fold: 0..num_folds-1.
-  Returns:
-    (indices to train on, indices held out), tuples of int
   Raises:
-    UserError: no such fold, or more folds than examples.
+    UserError: the data set has no groups.
   """
-  if not 2 <= num_folds <= num_examples:
-    raise UserError(f"`num_folds` is {num_folds}: use 2 to {num_examples}, the number of examples")
-  if not 0 <= fold < num_folds:
-    raise UserError(f"`fold` is {fold}: use 0 to {num_folds - 1}")
-  start, stop = (num_examples * i // num_folds for i in (fold, fold + 1))
-  return (*range(start), *range(stop, num_examples)), tuple(range(start, stop))
+  if isinstance(source, Subset):
+    groups = groups_of(source.source)
+    return [groups[i] for i in source.indices]
+  records = getattr(source, "records", ({},))
+  if not all("group" in record for record in records):
+    raise UserError("`group_by` needs the data set 'folder': set it to ''")
+  return [record["group"] for record in records]
 
 
 def connected_components(mask: np.ndarray) -> np.ndarray:
@@ -140,11 +133,16 @@ def _load_folder(
   exif_orientation=True,
   pages="auto",
   display_bands=(),
+  images="",
+  masks="",
+  split_file="",
+  group_by="",
   problems=None,
 ):
-  images = ImageFormat(channels, bands, value_range, dtype, exif_orientation, pages)
-  fmt = FolderFormat(classes, palette, images, mask_values, void_values, display_bands)
-  return open_folder(data_dir, split, fmt, problems)
+  layout = Layout(images, masks, split_file, group_by)
+  image_format = ImageFormat(channels, bands, value_range, dtype, exif_orientation, pages)
+  fmt = FolderFormat(classes, palette, image_format, mask_values, void_values, display_bands)
+  return open_folder(data_dir, split, fmt, problems, layout=layout)
 
 
 # name: function(split, *, options) -> (DatasetInfo, source); see `load`. Add your own.

@@ -94,12 +94,7 @@ def decode_image(
 def to_image(raster: Raster, name: str, fmt: ImageFormat, notes: list[str]) -> np.ndarray:
   """A raster -> u8, u16 or f32 [H,W,channels]; see `decode_image`."""
   array, missing = to_channels(raster, name, fmt, notes)
-  if fmt.value_range:
-    low, high = np.array(fmt.value_range, np.float64).T
-  elif array.dtype.kind == "f":
-    low, high = 0.0, 1.0
-  else:
-    low, high = 0, np.iinfo(array.dtype).max
+  low, high = black_and_white(fmt.value_range, array.dtype)
   if array.dtype.kind == "f" and np.isinf(array).any():
     array = np.where(np.isinf(array), np.where(array > 0, high, low), array).astype(np.float32)
   if missing is not None and missing.any():
@@ -108,6 +103,13 @@ def to_image(raster: Raster, name: str, fmt: ImageFormat, notes: list[str]) -> n
       notes.append("pixels of no data are filled with black")
     array = filled
   return _cast(array, name, fmt)
+
+
+def black_and_white(value_range: Sequence, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+  """Stored values that become 0 and 1, f64[] or f64[D]; see `ImageFormat.value_range`."""
+  full = 1 if dtype.kind == "f" else np.iinfo(dtype).max
+  low, high = np.array(value_range or (0, full), np.float64).T
+  return low, high
 
 
 def to_channels(
@@ -251,11 +253,8 @@ def to_picture(image: np.ndarray, info: DatasetInfo) -> np.ndarray:
     image = image[..., list(bands)]
   if image.dtype == np.uint8 and not info.value_range:
     return image
-  if info.value_range:
-    low, high = np.array(info.value_range, np.float64).T
-    low, high = (x[list(bands)] if x.ndim else x for x in (low, high))
-  else:
-    low, high = 0.0, 1.0 if image.dtype.kind == "f" else np.iinfo(image.dtype).max
+  low, high = black_and_white(info.value_range, image.dtype)
+  low, high = (x[list(bands)] if x.ndim else x for x in (low, high))
   x = (image - low) / (high - low)
   x = x if info.clip else (x + 2) / 4
   return (255 * np.clip(np.nan_to_num(x), 0, 1)).round().astype(np.uint8)

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxseg import VOID, UserError
 from jaxseg.data.datasets import Subset
-from jaxseg.data.decode import decode_image
+from jaxseg.data.decode import black_and_white, decode_image
 from jaxseg.data.encoded import Encoded, place, size_fault
 from jaxseg.data.files import describe_file
 from jaxseg.data.masks import mask_fault, read_mask
@@ -41,7 +41,7 @@ class Example:
     size: (width, height) of the image, px; None if the image cannot be read.
     formats: {"image", "mask": see `files.describe_file`}, of those that can be read.
     digest: of the image's pixels and shape; b"" if all pixels are the same or cannot be read.
-    brightest: largest value of the image, 0..255.
+    brightest: largest value of the image; 0 is black, 1 is white.
     values: of the mask, as stored, sorted.
     fault: the problem with these values, see `masks.mask_fault`.
     counts: i64[C+1], pixels of each class and of VOID.
@@ -53,7 +53,7 @@ class Example:
   size: tuple[int, int] | None
   formats: dict[str, str]
   digest: bytes
-  brightest: int
+  brightest: float
   values: list[int]
   fault: str
   counts: np.ndarray
@@ -111,9 +111,11 @@ def examine(source: Sequence, num_classes: int, index: int) -> Example:
     for value, num in zip(values, nums, strict=True):
       if value in known:
         counts[min(known[value], num_classes)] += num
-  size, digest, brightest = None, b"", 0
+  size, digest, brightest = None, b"", 0.0
   if image is not None:
-    size, brightest = image.shape[1::-1], int(image.max())
+    size, value_range = image.shape[1::-1], records.fmt.value_range if turned else ()
+    low, high = black_and_white(value_range, image.dtype)
+    brightest = float(((image.max((0, 1)) - low) / (high - low)).max())
     if (image.min((0, 1)) < image.max((0, 1))).any():
       pixels = np.ascontiguousarray(image)
       digest = hashlib.blake2b(pixels, digest_size=16, key=str(image.shape).encode()).digest()

@@ -1,19 +1,22 @@
 """Data sets that are folders of images and of masks.
 
-The split SPLIT is DATA_DIR/SPLIT/images and DATA_DIR/SPLIT/masks; the split "" or "all" is
-DATA_DIR/images and DATA_DIR/masks. An image and its mask have the same name, up to the suffix. A
-TIFF of several pages is a volume: each page is an example.
+Without patterns, the split SPLIT is DATA_DIR/SPLIT/images and DATA_DIR/SPLIT/masks, and the split
+"" or "all" is DATA_DIR/images and DATA_DIR/masks. An image and its mask have the same path there,
+up to the suffix. `layouts` has the patterns of other folders, `splits` what a split may be. A TIFF
+of several pages is a volume: each page is an example.
 """
 
+import collections
 import dataclasses
 import pathlib
-import re
 from os import PathLike
 
 from jaxseg import VOID, UserError
+from jaxseg.data import layouts, splits, suggest
 from jaxseg.data.decode import DatasetInfo, ImageFormat, check_format
 from jaxseg.data.encoded import Encoded, common_dtype
-from jaxseg.data.files import SUFFIXES, few, num_pages
+from jaxseg.data.files import num_pages
+from jaxseg.data.layouts import PLAIN, Layout, Pair, Problems, nfc
 from jaxseg.data.masks import label_table
 
 # Safe for colour-blind readers: Okabe and Ito's seven, and eight that are 18 CIELAB units or more
@@ -52,67 +55,214 @@ def default_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
 
 
 def open_folder(
-  data_dir: str | PathLike, split: str, fmt: FolderFormat, problems: list | None = None
+  data_dir: str | PathLike,
+  split: str,
+  fmt: FolderFormat,
+  problems: list | None = None,
+  *,
+  layout: Layout = PLAIN,
 ) -> tuple[DatasetInfo, Encoded]:
   """Opens a split of a folder; reads nothing but the headers of TIFFs.
 
   Args:
-    data_dir: path.  split: name of a subfolder; "" or "all" for data_dir itself.
-    problems: a list that collects the problems of files that do not pair, see `_pairs`; these files
-      are left out. None: the first problem is an error.
+    data_dir: path.
+    split: what {split} in the layout stands for; "" or "all" for everything. NAME[:80%] and the
+      like are parts, see `splits.part_indices`.
+    problems: a list that collects the problems of files that do not pair, as (kind, file, message);
+      these files are left out. None: the first problem is an error.
+    layout: which files are images and masks.
   Returns:
-    (DatasetInfo, source), in the natural order of the names: 2.png before 10.png.
+    (DatasetInfo, source), in the natural order of the names: 2.png before 10.png; with
+    `layout.group_by`, of the groups first. Its records hold "group" then.
   Raises:
-    UserError: the format contradicts itself, a folder is missing, or images and masks do not pair.
+    UserError: the format or the layout contradicts itself, a folder is missing, or images and masks
+      do not pair.
   """
   _check(fmt)
   labels = label_table(len(fmt.classes), fmt.mask_values, fmt.void_values)
   if not data_dir:
     raise UserError("`data_dir` is empty: set it to the folder of the data set")
   root = pathlib.Path(data_dir).expanduser()
-  folder = root if split in ("", "all") else root / split
-  for part in ("images", "masks"):
-    if not (folder / part).is_dir():
-      raise UserError(f"no folder {folder / part}: {_remedy(root, folder)}")
-  pairs, found = _pairs(folder)
+  name, part = splits.parse_split(split)
+  found: Problems = []
+  pairs = _pairs(root, name, layout, found)
+  if layout.group_by:
+    pairs = sorted(pairs, key=lambda pair: layouts.natural(_group(pair, layout)))
+  records = _records(root, pairs, layout, fmt.images.pages, found)
   if problems is not None:
     problems += found
   elif found:
     raise UserError(found[0][-1])
-  records = [
-    {
-      "image": image,
-      "mask": mask,
-      "page": page,
-      "name": image.name + (f" page {page + 1}" if pages > 1 else ""),
-      "where": str(image) + (f" page {page + 1}" if pages > 1 else ""),
-    }
-    for image, mask, pages in pairs
-    for page in range(pages)
-  ]
+  if part and records:
+    groups = [record["group"] for record in records] if layout.group_by else ()
+    records = [records[i] for i in splits.part_indices(len(records), part, split, groups)]
   palette = fmt.palette or default_palette(len(fmt.classes))
   images = fmt.images
   if not images.dtype:
     images = dataclasses.replace(images, dtype=common_dtype(records, images))
-  info = DatasetInfo(
-    fmt.classes,
-    palette,
-    **dataclasses.asdict(images),
-    display_bands=fmt.display_bands,
+  options = {**dataclasses.asdict(images), "display_bands": fmt.display_bands}
+  return DatasetInfo(fmt.classes, palette, **options), Encoded(records, images, labels)
+
+
+def _group(pair, layout):
+  """The group of an image, by the fields that `layout.group_by` names."""
+  values = []
+  for field in layout.group_by.split(","):
+    field = field.strip()
+    if field == "folder" and not layout.images and "name" in pair.fields:
+      values.append(pair.fields["name"].rpartition("/")[0].partition("/")[0])
+    elif field in pair.fields and layout.images:
+      values.append(pair.fields[field])
+    else:
+      known = ", ".join(pair.fields) if layout.images else "folder"
+      raise UserError(
+        f"`group_by`={layout.group_by!r}: {field!r} is no field of `images`={layout.images!r}; "
+        f"choose from {known}, or write {{{field}}} in `images`"
+      )
+  return "/".join(values)
+
+
+def _pairs(root, split, layout, problems):
+  """[Pair] of a split in natural order; adds the problems of files that do not pair."""
+  rows = None
+  if layout.split_file:
+    list_path, rows = splits.read_list(root, layout.split_file, split)
+    if len(rows[0][1]) == 2:
+      listed = splits.listed_pairs(root, list_path, rows, problems)
+      return _with_fields(root, split, layout, listed, problems)
+  images, masks = layouts.patterns(layout, split)
+  for key, pattern in ("images", images), ("masks", masks):
+    if not getattr(layout, key) and not (root / pattern.base).is_dir():
+      raise UserError(f"no folder {root / pattern.base}: {_remedy(root, split)}")
+  paths = list(layouts.walk(root, (images.base, masks.base)))
+  found, labels = layouts.match_files(paths, images, masks)
+  for pattern, matched in (images, found), (masks, labels):
+    if not matched:
+      is_own = getattr(layout, pattern.key)
+      text = (suggest.no_match if is_own else suggest.no_images)(root, pattern)
+      kind = "patterns that match no file" if is_own else "folders without images"
+      problems.append((kind, root if is_own else root / pattern.base, text))
+  if not (found and labels):
+    return []
+  if rows is not None:
+    chosen = splits.listed_images(found, list_path, rows, problems)
+    found = {path: fields for path, fields in found.items() if path in chosen}
+  if masks.is_coco:
+    matched = _coco_pairs(root, found, next(iter(labels)), problems)
+  else:
+    matched = layouts.pair(*_one_volume(root, layout, found, labels), images, masks, root, problems)
+  pairs, alone, strays = matched
+  remedy = ""
+  if not pairs and images.fields == masks.fields and "name" in images.fields:
+    names = [[fields["name"] for fields in part.values()] for part in (found, labels)]
+    remedy = suggest.rename((images.text, masks.text), *names)
+  if rows is None:  # else some are not listed; and without {split}, some are of other splits
+    alone = alone if images.by_split or not masks.by_split else []
+  strays = strays if rows is None and (masks.by_split or not images.by_split) else []
+  for paths, total, part, pattern, kind in (
+    (alone, len(found), "mask", masks, "images without a mask"),
+    (strays, len(pairs) + len(strays), "image", images, "masks without an image"),
+  ):
+    text = f"has no {part} {pattern.shown} in {root} ({len(paths)} of {total} have none)"
+    text = f"{text}: {remedy or 'add it or remove this'}"
+    problems += [(kind, root / path, f"{root / path} {text}") for path in paths]
+  return pairs
+
+
+def _with_fields(root, split, layout, listed, problems):
+  """[Pair] of [(image, mask)] from a list; adds the problems of files that fit no pattern."""
+  fields = [{}, {}]
+  for i, key in enumerate(("images", "masks")):
+    if text := getattr(layout, key):
+      pattern = layouts.compile_pattern(key, text, split)
+      fields[i] = {pair[i]: pattern.match(pair[i]) for pair in listed}
+      for path in (path for path, found in fields[i].items() if found is None):
+        text = f"{root / path} is listed, but does not fit `{key}`={pattern.text!r}: correct one"
+        problems.append(("entries of a list that fit no pattern", root / path, text))
+  return [
+    Pair(image, root / mask, fields[0].get(image, {}))
+    for image, mask in listed
+    if None not in (fields[0].get(image, {}), fields[1].get(mask, {}))
+  ]
+
+
+def _one_volume(root, layout, found, labels):
+  """Gives a single volume and its labels a name in common, as ISBI 2012 has none."""
+  if layout == Layout(group_by=layout.group_by) and len(found) == len(labels) == 1:
+    (image,), (mask,) = found, labels
+    if min(_num_pages(root / path, []) for path in (image, mask)) > 1:
+      return found, {mask: found[image]}
+  return found, labels
+
+
+def _coco_pairs(root, found, json, problems):
+  """`layouts.pair` with the masks in a COCO file, by the longest path of an image that it knows."""
+  from jaxseg.data.polygons import coco_masks
+
+  known = {nfc(name): mask for name, mask in coco_masks(root / json).items()}
+  pairs, alone, used = [], [], {}
+  for image in sorted(found, key=lambda path: layouts.natural(layouts.without_suffix(path))):
+    parts = nfc(image).split("/")
+    name = next((x for i in range(len(parts)) if (x := "/".join(parts[i:])) in known), None)
+    if name is None:
+      alone.append(image)
+    elif name in used:
+      text = f"{root / used[name]} and {image} are both {name!r} in {json}: rename or remove one"
+      problems.append(("files that share a name", root / image, text))
+    else:
+      used[name] = image
+      pairs.append(Pair(image, known[name], found[image]))
+  return pairs, alone, [f"{json}: {name}" for name in known if name not in used]
+
+
+def _records(root, pairs, layout, kind, problems):
+  """Records for `Encoded`, one for each page; adds the problems of files that cannot be read."""
+  names = collections.Counter(pair.image.rpartition("/")[2] for pair in pairs)
+  are_unique = max(names.values(), default=1) == 1
+  records = []
+  for pair in pairs:
+    image, mask = root / pair.image, pair.mask
+    pages = _num_pages(image, problems, kind)
+    mask_pages = _num_pages(mask, problems) if isinstance(mask, pathlib.Path) else 1
+    if pages and mask_pages and pages != mask_pages:
+      text = f"{image} has {pages} pages, but its mask {mask} has {mask_pages}: they must match"
+      if mask_pages == 1:
+        text += ", or set `pages`=channels if they are the channels of one image"
+      problems.append(("volumes of different lengths", image, text))
+    if pages != mask_pages:
+      continue
+    for page in range(pages):
+      at = f" page {page + 1}" if pages > 1 else ""
+      name = image.name if are_unique else pair.image
+      record = {"image": image, "mask": mask, "page": page, "name": name + at}
+      records.append({**record, "where": f"{image}{at}"})
+      if layout.group_by:
+        records[-1]["group"] = _group(pair, layout)
+  return records
+
+
+def _num_pages(path, problems, kind="auto"):
+  """`num_pages`, but 0 for a damaged file, which is added to `problems`."""
+  try:
+    return num_pages(path, kind)
+  except UserError as error:
+    problems.append(("files that cannot be read", path, str(error)))
+    return 0
+
+
+def _remedy(root, split):
+  """What to do if a folder of the layout without patterns is missing."""
+  names = sorted(path.parent.name for path in root.glob("*/masks"))
+  names += ["all"] if (root / "masks").is_dir() else []
+  if names:
+    shown = ", ".join(map(repr, names))
+    return f"correct the split, {root} has {shown} ('all' is its own images/ and masks/)"
+  if text := suggest.known_layout(root, split):
+    return text
+  return (
+    f"{root} holds {suggest.contents(root)}: say by `images` and `masks` where they are, such as "
+    "images='scans/{name}.png', or correct `data_dir` or the split"
   )
-  return info, Encoded(records, images, labels)
-
-
-def _remedy(root, folder):
-  """What to do if a folder has no images/ or no masks/."""
-  splits = sorted(path.parent.name for path in root.glob("*/masks"))
-  splits += ["all"] if (root / "masks").is_dir() else []
-  if splits:
-    names = ", ".join(map(repr, splits))
-    return f"correct the split, {root} has {names} ('all' is its own images/ and masks/)"
-  names = sorted(f"{path.name}/" for path in folder.glob("*") if path.is_dir())
-  held = f"{folder} holds {few(names)}: rename or link two of them" if names else "create it"
-  return f"{held} (images/ and masks/ are expected), or correct `data_dir` or the split"
 
 
 def _check(fmt):
@@ -133,65 +283,3 @@ def _check(fmt):
     raise UserError(f"`palette`={fmt.palette}: use (R,G,B) of whole numbers from 0 to 255")
   images = fmt.images
   check_format(images.channels, images.value_range, images.bands, fmt.display_bands)
-
-
-def _pairs(folder):
-  """Pairs the images and masks of a folder; lists the problems of files that do not pair.
-
-  Returns:
-    ([(image, mask, number of pages)] in natural order, [(kind of problem, file, message)])
-  """
-  problems = []
-  images, masks = (_files(folder / part, problems) for part in ("images", "masks"))
-  pages = {path: _num_pages(path, problems) for path in (*images.values(), *masks.values())}
-  if len(images) == len(masks) == 1:
-    # A volume and its labels need no common name: ISBI 2012 has train-volume and train-labels.
-    (image,), (mask,) = images.values(), masks.values()
-    if min(pages[image], pages[mask]) > 1:
-      masks = {image.stem: mask}
-  for some, others, part, kind in (
-    (images, masks, "masks", "images without a mask"),
-    (masks, images, "images", "masks without an image"),
-  ):
-    alone = [path for stem, path in some.items() if stem not in others]
-    text = f"has no file of that name in {folder / part} ({len(alone)} of {len(some)} have none)"
-    problems += [(kind, path, f"{path} {text}: add it or remove this") for path in alone if others]
-  pairs = []
-  for stem in sorted(images.keys() & masks.keys(), key=_natural):
-    image, mask = images[stem], masks[stem]
-    if pages[image] == pages[mask]:
-      pairs.append((image, mask, pages[image]))
-    elif pages[image] and pages[mask]:
-      text = f"{image} has {pages[image]} pages, but {mask} has {pages[mask]}: they must match"
-      problems.append(("volumes of different lengths", image, text))
-  return pairs, problems
-
-
-def _num_pages(path, problems):
-  """`num_pages`, but 0 for a damaged file, which is added to `problems`."""
-  try:
-    return num_pages(path)
-  except UserError as error:
-    problems.append(("files that cannot be read", path, str(error)))
-    return 0
-
-
-def _files(folder, problems):
-  """{name without suffix: path} of the images in a folder."""
-  files = {}
-  for path in sorted(folder.iterdir()):
-    if path.suffix.lower() in SUFFIXES and path.name[0] != "." and path.is_file():
-      if path.stem in files:
-        text = f"{files[path.stem]} and {path.name} share a name: rename or remove one"
-        problems.append(("files that share a name", path, text))
-      else:
-        files[path.stem] = path
-  if not files:
-    text = f"no images in {folder}: none of its files ends in {', '.join(SUFFIXES)}"
-    problems.append(("folders without images", folder, text))
-  return files
-
-
-def _natural(name):
-  parts = re.split(r"(\d+)", name)
-  return [int(part) if part.isdecimal() else part.lower() for part in parts], name

@@ -1,0 +1,440 @@
+"""Layouts: which paths a pattern matches, what pairs, and what is said about other folders."""
+
+import sys
+import types
+import unicodedata
+
+import pytest
+from tiny import error_of
+
+from jaxseg.data import suggest
+from jaxseg.data.folder import FolderFormat, open_folder
+from jaxseg.data.layouts import Layout, compile_pattern, natural, without_suffix
+
+FORMAT = FolderFormat(("a", "b"))
+CITYSCAPES = {
+  "images": "leftImg8bit/{split}/{city}/{name}_leftImg8bit.png",
+  "masks": "gtFine/{split}/{city}/{name}_gtFine_labelIds.png",
+}
+VOC = {"images": "JPEGImages/{name}.jpg", "masks": "SegmentationClass/{name}.png"}
+
+
+def touch(root, *paths):
+  for path in paths:
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).touch()
+
+
+def opened(root, split="all", **layout):
+  """[(image, mask)] of a split, relative to the folder."""
+
+  def name(path):
+    return str(path.relative_to(root))
+
+  records = open_folder(root, split, FORMAT, layout=Layout(**layout))[1].records
+  return [(name(r["image"]), name(r["mask"])) for r in records]
+
+
+def error(root, split="all", **layout):
+  return error_of(open_folder, root, split, FORMAT, layout=Layout(**layout))
+
+
+def problems_of(root, split="all", **layout):
+  """[(kind, relative path)]."""
+  problems = []
+  open_folder(root, split, FORMAT, problems, layout=Layout(**layout))
+  for _, file, text in problems:
+    assert file.name in text and "\n" not in text
+  return [(kind, str(file.relative_to(root))) for kind, file, _ in problems]
+
+
+@pytest.mark.parametrize(
+  "pattern, split, path, fields",
+  [
+    ("images/{name}", "all", "images/x.jpg", {"name": "x"}),
+    ("images/{name}", "all", "images/X.JPG", {"name": "X"}),
+    ("images/{name}", "all", "images/x.txt", None),
+    ("images/{name}", "all", "images/sub/x.jpg", {"name": "sub/x"}),
+    ("images/{slice}", "all", "images/sub/x.jpg", None),
+    ("images/{name}", "all", "old/images/x.jpg", None),
+    ("images/{name}.png", "all", "images/x.jpg", None),
+    ("images/{name}.png", "all", "images/x.PNG", {"name": "x"}),
+    ("images/{name}.v1", "all", "images/x.v1.png", {"name": "x"}),
+    ("{name}", "all", "x.ome.tif", {"name": "x"}),
+    ("{name}", "all", "x.OME.tiff", {"name": "x"}),
+    ("{name}.tif", "all", "x.ome.tif", {"name": "x"}),
+    ("{name}.ome.tif", "all", "x.tif", None),
+    ("{name}", "all", "x.ome.png", {"name": "x.ome"}),
+    ("{name}_mask", "all", "a_mask_mask.png", {"name": "a_mask"}),
+    ("{split}/{name}", "train", "train/x.png", {"name": "x"}),
+    ("{split}/{name}", "train", "val/x.png", None),
+    ("{split}/{name}", "fold/a", "fold/a/x.png", {"name": "x"}),
+    ("{split}/{name}", "a.c", "abc/x.png", None),
+    ("{split}/{name}", "all", "val/x.png", {"split": "val", "name": "x"}),
+    ("{city}/{city}_{slice}", "all", "ulm/ulm_7.png", {"city": "ulm", "slice": "7"}),
+    ("{city}/{city}_{slice}", "all", "ulm/bonn_7.png", None),
+    ("{patient}_{name}.png", "all", "p1_t0_07.png", {"patient": "p1", "name": "t0_07"}),
+    ("{name}/{patient}/{slice}", "all", "a/b/c/1.png",
+     {"name": "a/b", "patient": "c", "slice": "1"}),
+    ("task-{name}-annotation-{annotation}-by-{user}-tag-{class}-{part}.png", "all",
+     "task-7-annotation-3-by-1-tag-traffic-light-0.png",
+     {"name": "7", "annotation": "3", "user": "1", "class": "traffic-light", "part": "0"}),
+    ("{name}.json", "all", "x.json", {"name": "x"}),
+    ("a(1)/{name}", "all", "a(1)/x.png", {"name": "x"}),
+    ("{name}", "all", "e\u0301.png", {"name": "\u00e9"}),
+    ("e\u0301/{name}", "all", "\u00e9/x.png", {"name": "x"}),
+  ],
+)  # fmt: skip
+def test_patterns(pattern, split, path, fields):
+  assert compile_pattern("masks", pattern, split).match(path) == fields
+
+
+@pytest.mark.parametrize(
+  "layout, words",
+  [
+    ({"images": "scans/{name"}, "`images` braces"),
+    ({"images": "scans/{}"}, "`images` braces"),
+    ({"images": "scans/{name!r}"}, "`images` braces"),
+    ({"masks": "scans/{1}"}, "`masks` braces"),
+    ({"images": "scans/*.png"}, "`images` {name} *"),
+    ({"images": "../scans/{name}"}, "`images` .. `data_dir`"),
+    ({"images": "/scans/{name}"}, "`images` `data_dir`"),
+    ({"images": "scans//{name}"}, "`images` single"),
+    ({"images": r"scans\{name}"}, "`images` /"),
+    ({"images": "scans/x.png"}, "`images` field {name}"),
+    ({"masks": "labels.png"}, "`masks` field {name}"),
+    ({"images": "scans/{a}{b}"}, "`images` between"),
+    ({"images": "{name}.json"}, "`images` JSON"),
+    ({"images": "scans/{name}", "masks": "labels/{slice}"}, "`images` `masks` common"),
+    ({"images": "x/{name}", "masks": "x/{name}"}, "`images` `masks` both"),
+    ({"images": "scans/{name}", "masks": "{split}.json"}, "`masks` name 'all'"),
+    ({"split_file": "../x.txt"}, "`split_file` .."),
+    ({"split_file": "{name}.txt"}, "`split_file` {split}"),
+  ],
+)
+def test_patterns_that_cannot_be(tmp_path, layout, words):
+  touch(tmp_path, "images/a.png", "masks/a.png")
+  message = error(tmp_path, **layout)
+  assert all(word in message for word in words.split()), message
+
+
+@pytest.mark.parametrize("split", ["../train", "/train", "a/../../b"])
+def test_splits_that_leave_the_folder(tmp_path, split):
+  touch(tmp_path, "train/images/a.png", "train/masks/a.png")
+  message = error(tmp_path / "train", split)
+  assert repr(split) in message and "leaves `data_dir`" in message
+
+
+def test_natural_order_and_suffixes():
+  names = ["10.png", "2.png", "B/1.png", "a/30/1.png", "a/4/1.png"]
+  assert sorted(names, key=natural) == ["2.png", "10.png", "a/4/1.png", "a/30/1.png", "B/1.png"]
+  stems = [without_suffix(x) for x in ("a.png", "a.b.TIF", "a.ome.tiff", "a.txt", "b/.png")]
+  assert stems == ["a", "a.b", "a", "a.txt", "b/.png"]
+
+
+def test_sub_folders_pair_by_relative_path(tmp_path):
+  images = ["train/images/p10/a.jpg", "train/images/p2/a.jpg", "train/images/z.png"]
+  masks = ["train/masks/p10/a.png", "train/masks/p2/a.png", "train/masks/z.gif"]
+  touch(tmp_path, *images, *masks, "train/masks/.hidden/b.png", "train/masks/._z.png")
+  order = [1, 0, 2]
+  assert opened(tmp_path, "train") == [(images[i], masks[i]) for i in order]
+  # Two files are called a.jpg, so names have their folders.
+  source = open_folder(tmp_path, "train", FORMAT)[1]
+  assert [record["name"] for record in source.records] == [images[i] for i in order]
+  touch(tmp_path, "train/masks/p3/a.png")
+  assert problems_of(tmp_path, "train") == [("masks without an image", "train/masks/p3/a.png")]
+  message = error(tmp_path, "train")
+  assert message.endswith("(1 of 4 have none): add it or remove this"), message
+
+
+def test_a_link_to_a_folder_above_ends(tmp_path):
+  touch(tmp_path, "images/a.png", "masks/a.png", "far/b.png")
+  (tmp_path / "images/loop").symlink_to(tmp_path)
+  (tmp_path / "images/d/e").mkdir(parents=True)
+  (tmp_path / "images/d/e/loop").symlink_to(tmp_path / "images/d")
+  for part in "images", "masks":  # both are read, though they are one folder
+    (tmp_path / part / "far").symlink_to(tmp_path / "far")
+  assert opened(tmp_path, images="images/{name}", masks="masks/{name}")[:1] == [
+    ("images/a.png", "masks/a.png")
+  ]
+  assert ("images/far/b.png", "masks/far/b.png") in opened(tmp_path)
+
+
+def test_voc_by_lists(data_dir):
+  root = data_dir / "layouts/voc"
+  lists = {"split_file": "ImageSets/Segmentation/{split}.txt"}
+  for split, names in ("train", ("2011_000003", "2011_000006")), ("val", ("2011_000025",)):
+    expected = [(f"JPEGImages/{x}.jpg", f"SegmentationClass/{x}.png") for x in names]
+    assert opened(root, split, **VOC, **lists) == expected
+  assert len(opened(root, "all", **VOC)) == 3
+  assert "folder holds train.txt, val.txt" in error(root, "test", **VOC, **lists)
+
+
+@pytest.mark.parametrize(
+  "folder, layout, expected",
+  [
+    ("colour_masks", {"images": "images/{name}_image.png", "masks": "masks/{name}_target.png"},
+     [(f"images/{i}_image.png", f"masks/{i}_target.png") for i in (1, 23, 114)]),
+    ("ade20k", {"masks": "annotations/{name}"},
+     [(f"images/ADE_val_0000000{i}.jpg", f"annotations/ADE_val_0000000{i}.png")
+      for i in (1, 2, 3)]),
+    ("labelme", {"images": "{name}.jpg", "masks": "{name}.json"},
+     [(f"2011_0000{i}.jpg", f"2011_0000{i}.json") for i in ("03", "06", "25")]),
+  ],
+)  # fmt: skip
+def test_real_folders(data_dir, folder, layout, expected):
+  assert opened(data_dir / "layouts" / folder, **layout) == expected
+
+
+def fill_cityscapes(root):
+  for split, city, i in (("train", "ulm", 0), ("train", "bonn", 3), ("val", "jena", 1)):
+    stem = f"{split}/{city}/{city}_{i:06}_000019"
+    touch(root, f"leftImg8bit/{stem}_leftImg8bit.png")
+    touch(root, *(f"gtFine/{stem}_gtFine_{x}.png" for x in ("color", "instanceIds", "labelIds")))
+
+
+def test_cityscapes(tmp_path):
+  fill_cityscapes(tmp_path)
+  touch(tmp_path, "README.md")
+
+  def expected(split, *names):
+    return [
+      (f"leftImg8bit/{split}/{x.split('_')[0]}/{x}_leftImg8bit.png",
+       f"gtFine/{split}/{x.split('_')[0]}/{x}_gtFine_labelIds.png") for x in names
+    ]  # fmt: skip
+
+  train = expected("train", "bonn_000003_000019", "ulm_000000_000019")
+  val = expected("val", "jena_000001_000019")
+  assert opened(tmp_path, "train", **CITYSCAPES) == train
+  assert opened(tmp_path, "val", **CITYSCAPES) == val
+  assert opened(tmp_path, "all", **CITYSCAPES) == train + val  # any split
+  assert opened(tmp_path, "train[50%:]", **CITYSCAPES) == train[1:]
+
+
+@pytest.mark.parametrize(
+  "images, masks, image, mask",
+  [
+    ("{name}.jpg", "{name}_mask.png", "{}.jpg", "{}_mask.png"),
+    ("{name}.png", "{name}_mask.png", "{}.png", "{}_mask.png"),
+    ("{name}_rgb.png", "{name}.png", "{}_rgb.png", "{}.png"),
+    ("img{name}", "msk{name}", "img{}.png", "msk{}.png"),
+  ],
+)
+def test_masks_beside_their_images(tmp_path, images, masks, image, mask):
+  pairs = [(image.format(i), mask.format(i)) for i in (1, 2)]
+  touch(tmp_path, *sum(pairs, ()))
+  assert opened(tmp_path, images=images, masks=masks) == pairs
+
+
+def test_names_pair_in_any_unicode_form(tmp_path):
+  composed, decomposed = (unicodedata.normalize(form, "Fußgänger é") for form in ("NFC", "NFD"))
+  assert composed != decomposed
+  touch(tmp_path, f"images/{composed}.png", f"masks/{decomposed}.png")
+  assert opened(tmp_path) == [(f"images/{composed}.png", f"masks/{decomposed}.png")]
+
+
+def test_one_mask_for_several_images_but_not_the_reverse(tmp_path):
+  layout = {"images": "{patient}/{name}_{modality}.png", "masks": "{patient}/{name}_seg.png"}
+  touch(tmp_path, "p1/a_t1.png", "p1/a_t2.png", "p1/a_seg.png", "p2/a_t1.png", "p2/a_seg.png")
+  assert opened(tmp_path, **layout) == [
+    ("p1/a_t1.png", "p1/a_seg.png"),
+    ("p1/a_t2.png", "p1/a_seg.png"),
+    ("p2/a_t1.png", "p2/a_seg.png"),
+  ]
+  layout = {"images": "i/{name}", "masks": "m/{name}-by-{user}"}
+  touch(tmp_path, "i/a.png", "m/a-by-eva.png", "m/a-by-jo.png")
+  message = error(tmp_path, **layout)
+  assert "m/a-by-eva.png" in message and "m/a-by-jo.png" in message
+  touch(tmp_path, "i/a.jpg")
+  assert problems_of(tmp_path, **layout) == [
+    ("files that share a name", "m/a-by-jo.png"),
+    ("files that share a name", "i/a.png"),
+  ]
+  layout["images"] = "j/{name}-at-{time}"
+  touch(tmp_path, "j/a-at-1.png", "j/a-at-2.png")
+  assert problems_of(tmp_path, **layout) == [("files that share a name", "m/a-by-jo.png")]
+
+
+def test_a_png_for_each_class(tmp_path):
+  """As Label Studio exports them."""
+  masks = "masks/task-{name}-annotation-{annotation}-by-{user}-tag-{class}-{part}.png"
+  names = ["task-7-annotation-3-by-1-tag-car-0", "task-7-annotation-3-by-1-tag-car-1",
+           "task-7-annotation-4-by-2-tag-traffic-light-0",
+           "task-70-annotation-5-by-1-tag-car-0"]  # fmt: skip
+  paths = [f"masks/{name}.png" for name in names]
+  touch(tmp_path, "images/7.jpg", "images/70.jpg", *paths)
+  source = open_folder(tmp_path, "all", FORMAT, layout=Layout(masks=masks))[1]
+  full = [tmp_path / path for path in paths]
+  assert [record["mask"] for record in source.records] == [
+    {"car": full[:2], "traffic-light": full[2:3]},
+    {"car": full[3:]},
+  ]
+  touch(tmp_path, "images/8.jpg")
+  assert problems_of(tmp_path, masks=masks) == [("images without a mask", "images/8.jpg")]
+
+
+@pytest.fixture
+def coco(monkeypatch):
+  """Stands in for the reader of COCO files: a JSON is a list of file names, one a line."""
+  stub = types.ModuleType("polygons")
+  stub.coco_masks = lambda path: {x: f"mask of {x}" for x in path.read_text().splitlines()}
+  monkeypatch.setitem(sys.modules, "jaxseg.data.polygons", stub)
+
+
+def test_coco(tmp_path, coco):
+  (tmp_path / "all.json").write_text("a.jpg\nsub/b.jpg\nscans/c.jpg\n")
+  touch(tmp_path, "scans/a.jpg", "scans/sub/b.jpg", "scans/c.jpg")
+  layout = {"images": "scans/{name}", "masks": "all.json"}
+  records = open_folder(tmp_path, "all", FORMAT, layout=Layout(**layout))[1].records
+  assert [(record["name"], record["mask"]) for record in records] == [
+    ("a.jpg", "mask of a.jpg"),
+    ("c.jpg", "mask of scans/c.jpg"),
+    ("b.jpg", "mask of sub/b.jpg"),
+  ]
+  touch(tmp_path, "scans/d.jpg", "scans/sub/a.jpg")
+  (tmp_path / "scans/c.jpg").unlink()
+  assert problems_of(tmp_path, **layout) == [
+    ("files that share a name", "scans/sub/a.jpg"),
+    ("images without a mask", "scans/d.jpg"),
+    ("masks without an image", "all.json: scans/c.jpg"),
+  ]
+  (tmp_path / "train.json").write_text("d.jpg")
+  layout["masks"] = "{split}.json"  # which says what is in the split
+  records = open_folder(tmp_path, "train", FORMAT, layout=Layout(**layout))[1].records
+  assert [record["mask"] for record in records] == ["mask of d.jpg"]
+
+
+@pytest.mark.parametrize(
+  "layout, expected",
+  [
+    ({"images": "{split}/{name}", "masks": "labels/{name}"}, ["train/a.png"]),
+    ({"images": "pictures/{name}", "masks": "{split}_masks/{name}"}, ["pictures/b.png"]),
+  ],
+)
+def test_one_pattern_may_hold_the_files_of_all_splits(tmp_path, layout, expected):
+  touch(tmp_path, "train/a.png", "val/b.png", "labels/a.png", "labels/b.png")
+  touch(tmp_path, "pictures/a.png", "pictures/b.png", "train_masks/b.png")
+  assert [image for image, _ in opened(tmp_path, "train", **layout)] == expected
+  touch(tmp_path, "train/c.png", "train_masks/c.png")
+  assert "/c.png has no" in error(tmp_path, "train", **layout)
+
+
+def test_a_split_that_nothing_names(tmp_path):
+  touch(tmp_path, "x/a.png", "y/a.png")
+  message = error(tmp_path, "train", images="x/{name}", masks="y/{name}")
+  assert "'train'" in message and "all[:80%]" in message and "`split_file`" in message
+
+
+@pytest.mark.parametrize(
+  "split, images, masks, offer",
+  [
+    ("all", ["x.png", "y.png"], ["x_mask.png", "y_mask.png"],
+     "`images`='images/{name}' and `masks`='masks/{name}_mask'"),
+    ("all", ["x.png"], ["seg-x.png"], "`images`='images/{name}' and `masks`='masks/seg-{name}'"),
+    ("train", ["1_image.png", "11_image.png", "2_image.png"],
+     ["1_target.png", "11_target.png", "2_target.png", "3_target.png"],
+     "`images`='{split}/images/{name}_image' and `masks`='{split}/masks/{name}_target'"),
+    ("all", ["img_01.png", "img_02.png"], ["mask_01.png", "mask_02.png"],
+     "`images`='images/img_{name}' and `masks`='masks/mask_{name}'"),
+    ("all", ["d/x.png", "e/y.png"], ["d/x_m.png", "e/y_m.png"],
+     "`images`='images/{name}' and `masks`='masks/{name}_m'"),
+    ("all", ["x.png", "y.png"], ["x_mask.png", "y_label.png"], "add it or remove this"),
+    ("all", ["x.png", "y.png"], ["p.png", "q.png"], "add it or remove this"),
+  ],
+)  # fmt: skip
+def test_names_that_all_differ_alike(tmp_path, split, images, masks, offer):
+  place = "" if split == "all" else f"{split}/"
+  touch(tmp_path, *(f"{place}images/{name}" for name in images))
+  touch(tmp_path, *(f"{place}masks/{name}" for name in masks))
+  message = error(tmp_path, split)
+  assert message.endswith(offer), message
+  if offer.startswith("`"):  # which works
+    _, image, _, mask, _ = offer.split("'")
+    touch_masks = {"images": image, "masks": mask}
+    problems = problems_of(tmp_path, split, **touch_masks)
+    assert problems == [("masks without an image", f"train/masks/{masks[-1]}")] * (len(masks) > 3)
+
+
+KNOWN = {  # split, files, what is offered
+  "voc": ("train", ["JPEGImages/1.jpg", "SegmentationClass/1.png",
+                    "ImageSets/Segmentation/train.txt"],
+          {**VOC, "split_file": "ImageSets/Segmentation/{split}.txt"}),
+  "ade20k": ("training", ["images/training/1.jpg", "annotations/training/1.png"],
+             {"images": "images/{split}/{name}", "masks": "annotations/{split}/{name}"}),
+  "camvid": ("train", ["train/1.png", "trainannot/1.png"],
+             {"images": "{split}/{name}", "masks": "{split}annot/{name}"}),
+  "camvid_L": ("all", ["701_StillsRaw_full/1.png", "LabeledApproved_full/1_L.png"],
+               {"images": "701_StillsRaw_full/{name}", "masks": "LabeledApproved_full/{name}_L"}),
+  "labelme": ("all", ["1.jpg", "1.json"], {"images": "{name}", "masks": "{name}.json"}),
+  "beside": ("all", ["1.jpg", "1_mask.png"], {"images": "{name}", "masks": "{name}_mask"}),
+  "words": ("all", ["scans/1.jpg", "labels/1.png"],
+            {"images": "scans/{name}", "masks": "labels/{name}"}),
+  "deep": ("val", ["val/imgs/1.jpg", "val/gt/1.png", "train/imgs/2.png"],
+           {"images": "{split}/imgs/{name}", "masks": "{split}/gt/{name}"}),
+  "deep_suffix": ("val", ["val/imgs/1.jpg", "val/gt/1_gt.png"],
+                  {"images": "{split}/imgs/{name}", "masks": "{split}/gt/{name}_gt"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_layouts_that_are_known(tmp_path, name):
+  split, files, layout = KNOWN[name]
+  touch(tmp_path, *files)
+  message = error(tmp_path, split)
+  assert message.startswith(f"no folder {tmp_path}/")
+  for key, pattern in layout.items():
+    assert f"`{key}`={pattern!r}" in message
+    if key == "split_file":
+      (tmp_path / pattern.format(split=split)).write_text("1")
+  assert len(opened(tmp_path, split, **layout)) == 1
+
+
+def test_known_cityscapes_coco_and_nothing(tmp_path):
+  fill_cityscapes(tmp_path / "c")
+  message = error(tmp_path / "c", "train")
+  assert all(f"`{key}`={pattern!r}" in message for key, pattern in CITYSCAPES.items())
+  touch(tmp_path / "d", "JPEGImages/1.jpg", "annotations.json")
+  assert "COCO, set `images`='JPEGImages/{name}' and `masks`='annotations.json'" in error(
+    tmp_path / "d"
+  )
+  touch(tmp_path / "g", "scans/1.jpg", "notes/train.json")
+  assert "and `masks`='notes/{split}.json'" in error(tmp_path / "g", "train")
+  touch(tmp_path / "e", "a.nii", "b.nii", "sub/c.jpg")
+  assert "holds 2 files of .nii, sub/: say" in error(tmp_path / "e")
+  (tmp_path / "f").mkdir()
+  assert "holds nothing" in error(tmp_path / "f")
+
+
+def test_folders_without_images(tmp_path):
+  touch(tmp_path, "images/a.mat", "images/b.mat", "images/sub/c.txt", "masks/a.png")
+  message = error(tmp_path)
+  assert "images: it holds 2 files of .mat, sub/" in message and ".png" in message
+  assert problems_of(tmp_path) == [("folders without images", "images")]
+
+
+@pytest.mark.parametrize(
+  "images, part, there",
+  [
+    ("leftImg/{split}/{city}/{name}.png", "'leftImg'", "gtFine/train/bonn"),
+    ("leftImg8bit/{split}/{city}/x/{name}", "'x'", "leftImg8bit/train/bonn/"),
+    ("leftImg8bit/{split}/{city}/{name}_left.png", "'{name}_left.png'", "leftImg8bit/train/bonn"),
+    ("leftImg8bit/{split}_extra/{city}/{name}", "'train_extra'", "leftImg8bit/train/bonn"),
+    ("{name}/bonn/b/{slice}", "'b'", "gtFine/train/bonn/"),
+  ],
+)
+def test_patterns_that_match_nothing(tmp_path, images, part, there):
+  fill_cityscapes(tmp_path)
+  message = error(tmp_path, "train", images=images, masks=CITYSCAPES["masks"])
+  assert f"`images`={images!r} matches no file" in message
+  assert f"its part {part};" in message and f"there are {there}" in message
+  assert message.count(".png") <= 4  # of the pattern, and three files
+  (kind, _), *more = problems_of(tmp_path, "train", images=images, masks=CITYSCAPES["masks"])
+  assert kind == "patterns that match no file" and not more
+
+
+def test_renamed_needs_all_images():
+  assert suggest.renamed(["a", "b"], ["a_m", "b_m", "c_m"]) == ("{name}", "{name}_m")
+  assert suggest.renamed(["a", "b", "c"], ["a_m", "b_m"]) is None
+  assert suggest.renamed([], ["a"]) is None
+  names = [[f"t/{part}/c/{i}" for i in range(3)] for part in ("images", "masks")]
+  assert suggest.renamed(*names) == ("t/images/{name}", "t/masks/{name}")
