@@ -64,6 +64,17 @@ def keys():
                        high=1)
   aug.contrast = key((1.0, 1.0), "range of the contrast factor", low=0, high=100, item=float,
                      length=2)
+  aug.hue = key(0.0, "RGB: largest rotation of the hue, fraction of the circle", low=0, high=0.5)
+  aug.saturation = key((1.0, 1.0), "RGB: range of the saturation factor; 0 is grey", low=0,
+                       high=100, item=float, length=2)
+  aug.gray = key(0.0, "RGB: probability of a grey image", low=0, high=1)
+  aug.gamma = key((1.0, 1.0), "range of the exponent of grey values, drawn log-uniformly", above=0,
+                  high=100, item=float, length=2)
+  aug.blur = key(0.0, "largest sigma of a Gaussian blur, px; up to half of image_size", low=0)
+  aug.noise = key(0.0, "largest standard deviation of noise, fraction of the full range", low=0,
+                  high=1)
+  aug.cutout = key(0.0, "side of a hidden square, fraction of the image; its mask becomes void",
+                   low=0, high=1)
   aug.extra = key((), "your own augmentations, by name, applied in this order", item=str,
                   choices=augment.AUGMENTATIONS)
 

@@ -237,10 +237,9 @@ def check_training(config: ConfigDict) -> None:
     raise UserError(
       f"config.data.fold is {config.data.fold}, but config.data.num_folds is 0; set both, or none"
     )
-  for name in ("shift", "elastic"):
-    if config.augment[name] > size:
-      value = config.augment[name]
-      raise UserError(f"config.augment.{name} is {value}, but has to be from 0 to {size}")
+  for name, most in {"shift": size, "elastic": size, "blur": size // 2}.items():
+    if (value := config.augment[name]) > most:
+      raise UserError(f"config.augment.{name} is {value}, but has to be from 0 to {most}")
   if train.profile_steps and train.profile_steps[0] > train.profile_steps[1]:
     steps = train.profile_steps
     raise UserError(f"config.train.profile_steps is {steps}, but has to be (first, last)")
