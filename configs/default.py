@@ -40,6 +40,12 @@ def keys():
                         scope="network")
   data.fit = key("resize", "resize: squeeze images into image_size; crop: random windows of them",
                  choices=input_pipeline.FITS, scope="network")
+  data.class_crops = key(0.0, "fit crop: probability that a window holds a pixel of a drawn class",
+                         low=0, high=1)
+  data.crop_classes = key((), "names of the classes that class_crops draws from; () = all",
+                          item=str)
+  data.class_balanced = key(0.0, "probability that an example is drawn by class, not shuffled",
+                            low=0, high=1)
   data.num_threads = key(2, "threads that read and decode ahead", low=0, high=256, scope="free")
   data.cache_mb = key(1024, "memory for decoded examples, MiB per split", low=0, scope="free")
   data.seed = key(0, "seeds the generated images; another seed is another data set", low=0,
@@ -84,6 +90,17 @@ def keys():
                        high=1)
   aug.contrast = key((1.0, 1.0), "range of the contrast factor", low=0, high=100, item=float,
                      length=2)
+  aug.hue = key(0.0, "RGB: largest rotation of the hue, fraction of the circle", low=0, high=0.5)
+  aug.saturation = key((1.0, 1.0), "RGB: range of the saturation factor; 0 is grey", low=0,
+                       high=100, item=float, length=2)
+  aug.gray = key(0.0, "RGB: probability of a grey image", low=0, high=1)
+  aug.gamma = key((1.0, 1.0), "range of the exponent of grey values, drawn log-uniformly", above=0,
+                  high=100, item=float, length=2)
+  aug.blur = key(0.0, "largest sigma of a Gaussian blur, px; up to half of image_size", low=0)
+  aug.noise = key(0.0, "largest standard deviation of noise, fraction of the full range", low=0,
+                  high=1)
+  aug.cutout = key(0.0, "side of a hidden square, fraction of the image; its mask becomes void",
+                   low=0, high=1)
   aug.extra = key((), "your own augmentations, by name, applied in this order", item=str,
                   choices=augment.AUGMENTATIONS)
 

@@ -10,11 +10,15 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from jaxseg import VOID, UserError
+from jaxseg import VOID, UserError, photometric
 from jaxseg.ops import cubic_matrix, mirror, sample_bilinear, sampling_matrix
 
 BORDERS = ("mirror", "void")
 LABEL_FILL = {"mask": VOID, "instances": 0}  # labels beyond the image
+# To fold into the key of colours. Numbers 0 and 1 are taken: brightness and contrast split it.
+HUE, SATURATION, GRAY, GAMMA, BLUR, NOISE, CUTOUT = range(2, 9)
+
+RGB_ONLY = {"hue": 0.0, "saturation": (1.0, 1.0), "gray": 0.0}  # and the values that do nothing
 
 Labels = Mapping[str, jax.Array]  # {"mask": u8[H,W]} and, if there are any, {"instances": i32[H,W]}
 
@@ -43,6 +47,20 @@ class Augmentation:
       reflection, "void" leaves pixels that the loss ignores.
     brightness: largest shift of the grey value, in units of the full range.
     contrast: (low, high) factor on the distance to the image's mean.
+    hue: largest rotation of the hue, either way, as a fraction of the circle.
+    saturation: (low, high) factor on the distance of a colour to the grey of its luma.
+    gray: probability of a grey image, the luma of ITU-R BT.601 in all channels. Hue, saturation
+      and this need RGB images and come before brightness and contrast.
+    gamma: (low, high) exponent of the values after brightness and contrast, drawn log-uniformly.
+    blur: largest sigma of a Gaussian blur, px, drawn uniformly.
+    noise: largest standard deviation of Gaussian noise, drawn uniformly, in units of the full
+      range; independent in every pixel and channel.
+    cutout: side of a hidden square, as a fraction of the shorter side of the image. Its centre is
+      any pixel, so it may hang over the edge (DeVries and Taylor 2017), and it shows the mean of
+      the image. The mask becomes VOID there: unlike the class of a whole image, the labels of
+      pixels that are hidden cannot be told from the rest, and a small object would vanish with its
+      label left (French et al. 2020 leave these pixels out of the loss as well). Instances stay,
+      so that distances to them remain true.
     extra: keys of AUGMENTATIONS, which follow all others in this order.
   """
 
@@ -57,6 +75,13 @@ class Augmentation:
   border: str = "mirror"
   brightness: float = 0.0
   contrast: tuple[float, float] = (1.0, 1.0)
+  hue: float = 0.0
+  saturation: tuple[float, float] = (1.0, 1.0)
+  gray: float = 0.0
+  gamma: tuple[float, float] = (1.0, 1.0)
+  blur: float = 0.0
+  noise: float = 0.0
+  cutout: float = 0.0
   extra: tuple[str, ...] = ()
 
   def __post_init__(self):
@@ -67,6 +92,17 @@ class Augmentation:
         raise UserError(f"unknown augmentation {name!r} in `extra`; {remedy}")
 
 
+def check_channels(config: Augmentation, channels: int) -> None:
+  """Raises UserError for an augmentation of colours if images are not RGB."""
+  for name, neutral in RGB_ONLY.items():
+    value = getattr(config, name)
+    if channels != 3 and value != neutral:
+      raise UserError(
+        f"`{name}` is {value}, but needs RGB images, and these have {channels} "
+        f"channel{'s' * (channels > 1)}; set it to {neutral}"
+      )
+
+
 def augment(
   key: jax.Array, image: jax.Array, labels: Labels, config: Augmentation
 ) -> tuple[jax.Array, Labels]:
@@ -74,13 +110,17 @@ def augment(
 
   Args:
     key: of this example alone.
-    image: f32[H,W,D] in [0, 1].
+    image: f32[H,W,D], in [0, 1] unless it is standardised.
     labels: {"mask": u8[H,W]} and, if there are any, {"instances": i32[H,W]}.
   Returns:
-    f32[H,W,D] in [0, 1], and the labels; the same sizes and types.
+    f32[H,W,D] in the smallest range that holds 0, 1 and the image that came in; and the labels; the
+    same sizes and types.
   Raises:
-    UserError: an extra augmentation changes shapes or types.
+    UserError: an augmentation of colours gets an image that is not RGB, or an extra augmentation
+      changes shapes or types.
   """
+  check_channels(config, image.shape[-1])
+  limits = jnp.minimum(image.min(), 0.0), jnp.maximum(image.max(), 1.0)
   geometry, colour = jax.random.split(key)
   height, width = shape = image.shape[:2]
   *window_keys, turn_key, angle_key, elastic_key = jax.random.split(geometry, 9)
@@ -100,7 +140,9 @@ def augment(
   if config.transpose:
     turn = jax.random.bernoulli(turn_key)
     image, labels = jax.tree.map(lambda x: jnp.where(turn, x.swapaxes(0, 1), x), (image, labels))
-  image = _shift_grey_values(colour, image, config)
+  image = _change_colours(colour, image, config)
+  image = _shift_grey_values(colour, image, limits, config)
+  image, labels = _degrade(colour, image, labels, limits, config)
   for i, name in enumerate(config.extra):
     # Numbers 0 and 1 are `geometry` and `colour`: a split is made of them.
     image, labels = _extra(name, jax.random.fold_in(key, 2 + i), image, labels)
@@ -185,10 +227,48 @@ def _sample_labels(labels, rows, cols):
   return {name: sample(name, x) for name, x in labels.items()}
 
 
-def _shift_grey_values(key, image, config):
+def _change_colours(key, image, config):
+  """Hue, saturation and grey, as one matrix; not clipped."""
+  if all(getattr(config, name) == neutral for name, neutral in RGB_ONLY.items()):
+    return image
+  hue_key, factor_key, gray_key = (jax.random.fold_in(key, i) for i in (HUE, SATURATION, GRAY))
+  turn = config.hue * jax.random.uniform(hue_key, (), minval=-1.0)
+  low, high = config.saturation
+  factor = jax.random.uniform(factor_key, (), minval=low, maxval=high)
+  factor = jnp.where(jax.random.bernoulli(gray_key, config.gray), 0.0, factor)
+  matrix = photometric.saturation_matrix(factor)
+  if config.hue:
+    matrix = jnp.matmul(matrix, photometric.hue_matrix(turn), precision="highest")
+  return photometric.apply_matrix(matrix, image)
+
+
+def _shift_grey_values(key, image, limits, config):
   shift_key, factor_key = jax.random.split(key)
   low, high = config.contrast
   factor = jax.random.uniform(factor_key, (), minval=low, maxval=high)
   shift = config.brightness * jax.random.uniform(shift_key, (), minval=-1.0, maxval=1.0)
   # (image - mean) * factor + mean, in the form that is exact at a factor of 1.
-  return jnp.clip(image * factor + image.mean() * (1 - factor) + shift, 0.0, 1.0)
+  return jnp.clip(image * factor + image.mean() * (1 - factor) + shift, *limits)
+
+
+def _degrade(key, image, labels, limits, config):
+  """Gamma, blur, noise and cutout."""
+  if config.gamma != (1.0, 1.0):
+    low, high = jnp.log(jnp.array(config.gamma))
+    draw = jax.random.uniform(jax.random.fold_in(key, GAMMA), (), minval=low, maxval=high)
+    image = photometric.gamma(image, jnp.exp(draw), *limits)
+  if config.blur:
+    sigma = config.blur * jax.random.uniform(jax.random.fold_in(key, BLUR))
+    image = photometric.gaussian_blur(image, sigma)
+  if config.noise:
+    std_key, noise_key = jax.random.split(jax.random.fold_in(key, NOISE))
+    std = config.noise * jax.random.uniform(std_key)
+    image = jnp.clip(image + std * jax.random.normal(noise_key, image.shape), *limits)
+  if config.cutout:
+    shape = image.shape[:2]
+    side = round(config.cutout * min(shape))
+    centre = jax.random.randint(jax.random.fold_in(key, CUTOUT), (2,), 0, jnp.array(shape))
+    hidden = photometric.square(centre, side, shape)
+    image = photometric.fill(image, hidden)
+    labels = {**labels, "mask": jnp.where(hidden, jnp.uint8(VOID), labels["mask"])}
+  return image, labels

@@ -13,10 +13,10 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxseg import UserError, losses, models, optim, parallel, settings
-from jaxseg.augment import Augmentation
+from jaxseg.augment import Augmentation, check_channels
 from jaxseg.data import datasets, splits
 from jaxseg.data.decode import DatasetInfo, to_picture
-from jaxseg.data.input_pipeline import train_batches
+from jaxseg.data.input_pipeline import Sampling, train_batches
 from jaxseg.data.normalization import STORED
 from jaxseg.predict import make_predictor
 from jaxseg.refine import with_crf, with_scales
@@ -153,22 +153,56 @@ def selected_losses(config: ConfigDict) -> dict[str, tuple[float, losses.Loss]]:
   return losses.select(config.train.losses.to_dict(), focal_gamma=config.train.focal_gamma)
 
 
+def check_examples(config: ConfigDict, info: DatasetInfo) -> None:
+  """Raises UserError for augmentation and sampling that do not go with a data set."""
+  check_channels(Augmentation(**config.augment), info.channels)
+  for name in config.data.crop_classes:
+    if name not in info.classes:
+      raise UserError(
+        f"config.data.crop_classes has {name!r}, which is no class; "
+        f"choose from {', '.join(info.classes)}"
+      )
+
+
 def build_batches(
-  config: ConfigDict, source: collections.abc.Sequence, margin: int
+  config: ConfigDict,
+  info: DatasetInfo,
+  source: collections.abc.Sequence,
+  margin: int,
+  counts: dict | None = None,
 ) -> grain.DatasetIterator:
-  """This process's endless training batches; see `input_pipeline.train_batches`."""
+  """This process's endless training batches; see `input_pipeline.train_batches`.
+
+  Args:
+    counts: of `weight_maps.count_classes`, if config.data.class_balanced is set.
+  """
+  data, examples = config.data, ()
+  if data.class_balanced:
+    examples = [numbers for numbers in counts["examples"].values() if numbers]
+    if not examples:
+      raise UserError(
+        f"config.data.class_balanced is {data.class_balanced}, but no training mask has a class; "
+        "correct the masks, or set it to 0"
+      )
+  sampling = Sampling(
+    class_crops=data.class_crops,
+    crop_labels=tuple(info.classes.index(name) for name in data.crop_classes),
+    class_balanced=data.class_balanced,
+    examples=examples,
+  )
   needed = any(loss.needs_instances for _, loss in selected_losses(config).values())
   return train_batches(
     source,
-    size=config.data.image_size,
-    fit=config.data.fit,
+    size=data.image_size,
+    fit=data.fit,
     batch_size=config.train.batch_size,
     seed=config.seed,
     margin=margin,
     instances=needed or config.train.border_weight > 0,
     process=parallel.this_process(),
-    num_threads=config.data.num_threads,
-    cache_mb=config.data.cache_mb,
+    num_threads=data.num_threads,
+    cache_mb=data.cache_mb,
+    sampling=sampling,
   )
 
 
@@ -230,8 +264,7 @@ def class_weights(
   """f32[C]: config.train.class_weights times the weights from the class frequencies.
 
   Args:
-    counts: {"pixels": {class: int}, "pixels_of_their_images": {class: int}} of the training split,
-      if the config balances classes.
+    counts: of the training split, see `weight_maps.count_classes`, if the config balances classes.
   """
   train = config.train
   weights = train.class_weights or (1.0,) * len(classes)
@@ -256,10 +289,14 @@ def check_training(config: ConfigDict) -> None:
     raise UserError(
       f"config.data.fold is {config.data.fold}, but config.data.num_folds is 0; set both, or none"
     )
-  for name in ("shift", "elastic"):
-    if config.augment[name] > size:
-      value = config.augment[name]
-      raise UserError(f"config.augment.{name} is {value}, but has to be from 0 to {size}")
+  if config.data.class_crops and config.data.fit != "crop":
+    raise UserError(
+      f"config.data.class_crops is {config.data.class_crops}, but config.data.fit is "
+      f"{config.data.fit!r}, which shows whole images; set fit to 'crop' or class_crops to 0"
+    )
+  for name, most in {"shift": size, "elastic": size, "blur": size // 2}.items():
+    if (value := config.augment[name]) > most:
+      raise UserError(f"config.augment.{name} is {value}, but has to be from 0 to {most}")
   if train.profile_steps and train.profile_steps[0] > train.profile_steps[1]:
     steps = train.profile_steps
     raise UserError(f"config.train.profile_steps is {steps}, but has to be (first, last)")

@@ -89,7 +89,7 @@ def check(config: ConfigDict) -> None:
       kind = type(value).__name__
       raise UserError(f"config.{name} is a {kind}, which config.json cannot hold") from error
   schema.check_values(values, keys)
-  for name in ("scale", "contrast"):
+  for name in ("scale", "contrast", "saturation", "gamma"):
     value = config.augment[name]
     if value[0] > value[1]:
       raise UserError(f"config.augment.{name} is {value}, but has to be (smallest, largest)")

@@ -46,18 +46,19 @@ def _train(config, workdir):
     build.check_model_keys(config)
   value_range = measured_range(config, workdir, reuse=saved is not None)
   info, source = build.open_split(config, "train", value_range=value_range)
+  build.check_examples(config, info)
   _, eval_source = build.open_split(config, "eval", value_range=value_range)
   for part in (source, eval_source):
     datasets.check_source(part, info)
   eval_source = Cached(eval_source, config.data.cache_mb << 20)
   model = build.build_model(config, info)
   models.check_input(model, info.channels, size, build.num_logits(config, info))
-  batches = build.build_batches(config, source, model.margin)
   epoch_steps = len(source) / options.batch_size
   num_steps = max(1, round(options.num_epochs * epoch_steps))
   optimizer, learning_rate = build.build_optimizer(config, num_steps, epoch_steps)
   counts = class_counts(config, info, source, workdir, reuse=saved is not None)
   weights = build.class_weights(config, info.classes, counts)
+  batches = build.build_batches(config, info, source, model.margin, counts)
   mesh = parallel.make_mesh()
   train_step = build.build_train_step(config, model, optimizer, weights, mesh, info)
   predict = build.build_predictor(config, model, info)
@@ -152,14 +153,14 @@ def class_counts(
   *,
   reuse: bool,
 ) -> dict | None:
-  """Pixels of each class, if the config balances classes; see `weight_maps.count_classes`.
+  """Where each class occurs, if the config balances classes; see `weight_maps.count_classes`.
 
-  They are counted once and stored in the work directory, in class_counts.json.
+  This is counted once and stored in the work directory, in class_counts.json.
 
   Args:
     reuse: what is stored there is of this run: it has begun before.
   """
-  if not config.train.class_balance:
+  if not (config.train.class_balance or config.data.class_balanced):
     return None
 
   def count():
@@ -172,7 +173,13 @@ def class_counts(
       workdirs.write_json(path, counts)
     return counts
 
-  return parallel.on_main(count)
+  counts = parallel.on_main(count)
+  if (num := counts.get("num_examples", len(source))) != len(source):
+    raise UserError(
+      f"the training split has {len(source)} examples, but had {num} when this run began; "
+      "restore its files, or use another --workdir"
+    )
+  return counts
 
 
 def new_state(

@@ -2,6 +2,7 @@
 two nearest cells, inside a jitted step."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -93,21 +94,34 @@ def border_weight(instances: jax.Array, *, w0: float = 10.0, sigma: float = 5.0)
   return jnp.where((instances == NO_CELL) & (second <= radius), weight, 0.0)
 
 
-def count_classes(masks: Iterable[np.ndarray], classes: Sequence[str]) -> dict[str, dict[str, int]]:
-  """Pixels of every class, and of all images that have the class; VOID is in neither.
+def count_classes(masks: Iterable[np.ndarray], classes: Sequence[str]) -> dict[str, Any]:
+  """Where each class occurs: its pixels, those of all images that have it, and these images.
+
+  VOID pixels are in no number.
 
   Args:
     masks: u8[H,W] each.  classes: names.
   Returns:
-    {"pixels", "pixels_of_their_images": {class: int}}
+    {"pixels": {class: int}, "pixels_of_their_images": {class: int}, "examples": {class: numbers
+    of the masks that have it, list of int}, "num_examples": int}
   """
   pixels, of_images = np.zeros((2, len(classes)), np.int64)
+  examples: list[list[int]] = [[] for _ in classes]
+  num_examples = 0
   for mask in masks:
     counts = np.bincount(mask.ravel(), minlength=256)[: len(classes)]
     pixels += counts
     of_images += np.where(counts > 0, counts.sum(), 0)
-  found = {"pixels": pixels, "pixels_of_their_images": of_images}
-  return {name: dict(zip(classes, x.tolist(), strict=True)) for name, x in found.items()}
+    for label in np.flatnonzero(counts):
+      examples[label].append(num_examples)
+    num_examples += 1
+  found = {
+    "pixels": pixels.tolist(),
+    "pixels_of_their_images": of_images.tolist(),
+    "examples": examples,
+  }
+  by_name = {name: dict(zip(classes, x, strict=True)) for name, x in found.items()}
+  return {**by_name, "num_examples": num_examples}
 
 
 def inverse_frequency(

@@ -4,11 +4,13 @@ Loops over pixels in float64, no tricks: what is compared with these has to be w
 way twice to go unnoticed.
 """
 
+import colorsys
 import itertools
 import math
 
 import jax
 import numpy as np
+from PIL import Image, ImageEnhance
 from scipy import ndimage
 
 from jaxseg import VOID
@@ -381,3 +383,43 @@ def set_keras_weights(twin, variables):
     if type(layer).__name__ == "Conv2DTranspose":
       values[0] = values[0].transpose(0, 1, 3, 2)  # (k, k, out, in)
     layer.set_weights(values)
+
+
+def turn_hue(image, turn):
+  """Rotates (I, Q) of every pixel, with the conversions of `colorsys`.  f[H,W,3] -> f64[H,W,3]
+
+  `colorsys` clips what leaves [0, 1].
+  """
+  out = np.empty(image.shape)
+  cos, sin = math.cos(2 * math.pi * turn), math.sin(2 * math.pi * turn)
+  for place in np.ndindex(image.shape[:2]):
+    y, i, q = colorsys.rgb_to_yiq(*map(float, image[place]))
+    out[place] = colorsys.yiq_to_rgb(y, cos * i - sin * q, sin * i + cos * q)
+  return out
+
+
+def saturate(image, factor):
+  """`Color` of Pillow's ImageEnhance, which rounds.  f[H,W,3] -> f64[H,W,3]"""
+  picture = Image.fromarray(np.uint8(np.round(image * 255)))
+  return np.asarray(ImageEnhance.Color(picture).enhance(factor)) / 255
+
+
+def grey(image):
+  """Pillow's conversion to grey, ITU-R 601, rounded.  f[H,W,3] -> f64[H,W,3]"""
+  picture = Image.fromarray(np.uint8(np.round(image * 255)))
+  return np.asarray(picture.convert("L").convert("RGB")) / 255
+
+
+def gaussian_blur(image, sigma):
+  """SciPy's Gaussian over both axes, mirrored at the edges.  f[H,W,D] -> f64[H,W,D]"""
+  image = np.asarray(image, float)
+  return ndimage.gaussian_filter(image, (sigma, sigma, 0), mode="reflect", truncate=10)
+
+
+def cut_out(image, mask, centre, side):
+  """A square of the channels' means, VOID in the mask.  -> f[H,W,D], u8[H,W]"""
+  out, labels = np.array(image, float), mask.copy()
+  for i, j in np.ndindex(mask.shape):
+    if all(0 <= p - c + side // 2 < side for p, c in zip((i, j), centre, strict=True)):
+      out[i, j], labels[i, j] = np.mean(np.asarray(image, float), axis=(0, 1)), VOID
+  return out, labels

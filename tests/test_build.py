@@ -6,6 +6,7 @@ from tiny import error_of
 
 from configs import default
 from jaxseg import build
+from jaxseg.data.input_pipeline import Sampling
 
 
 @pytest.mark.parametrize(
@@ -58,3 +59,16 @@ def test_keys_that_the_network_does_not_have(key, value):
   with config.unlocked():
     config.model.depth = 3
   assert "config.model.depth: unet has no such option" in error_of(build.check_model_keys, config)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_build_batches_passes_on_how_to_sample(share, monkeypatch):
+  """Names become labels, and classes that do not occur are left out."""
+  monkeypatch.setattr(build, "train_batches", lambda source, **options: options["sampling"])
+  config = tiny.make_config(
+    1, data__class_crops=0.5, data__crop_classes=("nowhere", "sky"), data__class_balanced=share
+  )
+  counts = {"examples": {"sky": [0, 2], "road": [1], "nowhere": []}} if share else None
+  sampling = build.build_batches(config, tiny.INFO, [], 0, counts)
+  expected = {"class_crops": 0.5, "crop_labels": (2, 0), "class_balanced": share}
+  assert sampling == Sampling(**expected, examples=[[0, 2], [1]] if share else ())

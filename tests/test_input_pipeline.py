@@ -12,7 +12,13 @@ from scipy import ndimage
 
 from jaxseg import VOID, UserError
 from jaxseg.data import input_pipeline
-from jaxseg.data.input_pipeline import Cached, eval_examples, resize_example
+from jaxseg.data.input_pipeline import (
+  Cached,
+  Sampling,
+  eval_examples,
+  resize_example,
+  window_example,
+)  # fmt: skip
 
 NUM = 10
 
@@ -91,10 +97,12 @@ RANDOM = [
   (SMALL, {}),
   (LARGE, {"fit": "crop", "instances": True}),
   (LARGE, {"size": 12, "margin": 2}),
+  (LARGE, {"fit": "crop", "sampling": Sampling(0.5, (7, 40), 0.5, [[0, 1], [2, 3, 4], [9]])}),
 ]
+IDS = ["resize", "crop", "margin", "by classes"]
 
 
-@pytest.mark.parametrize("source, options", RANDOM, ids=["resize", "crop", "margin"])
+@pytest.mark.parametrize("source, options", RANDOM, ids=IDS)
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_together_see_what_one_sees(source, options, count):
   alone = take(train_batches(source, **options), 8)
@@ -108,7 +116,7 @@ def test_processes_together_see_what_one_sees(source, options, count):
     assert_equal({key: value[order] for key, value in together.items()}, expected)
 
 
-@pytest.mark.parametrize("source, options", RANDOM, ids=["resize", "crop", "margin"])
+@pytest.mark.parametrize("source, options", RANDOM, ids=IDS)
 def test_goes_on_from_a_state(source, options):
   straight = take(train_batches(source, **options), 9)
   iterator = train_batches(source, **options)
@@ -178,6 +186,17 @@ def window_of(example, starts, size):
   instances = np.pad(example["instances"], margin)
   padded = {"image": image, "mask": mask, "instances": instances}
   return {name: x[rows, cols] for name, x in padded.items()}
+
+
+def test_windows_inside_are_views_and_the_others_go_on_mirrored():
+  example = coordinates(12, 10)
+  del example["name"]
+  for starts in itertools.product(range(-3, 8), range(-3, 6)):
+    window = window_example(example, starts, 8)
+    assert_equal(window, window_of(example, starts, 8))
+    inside = all(0 <= start <= n - 8 for start, n in zip(starts, (12, 10), strict=True))
+    for name, x in window.items():
+      assert np.shares_memory(x, example[name]) == inside
 
 
 @pytest.mark.parametrize("margin", [0, 3])

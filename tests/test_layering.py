@@ -13,7 +13,7 @@ RANKS = {
   "jaxseg.data": -1,
   **dict.fromkeys(("jaxseg.data.cells", "jaxseg.data.raster", "jaxseg.data.pets"), 0),
   **dict.fromkeys(("jaxseg.ops", "jaxseg.losses", "jaxseg.metrics", "jaxseg.optim"), 0),
-  "jaxseg.depthwise": 0,
+  **dict.fromkeys(("jaxseg.depthwise", "jaxseg.photometric"), 0),
   **dict.fromkeys(("jaxseg.train_state", "jaxseg.parallel", "jaxseg.weight_maps"), 0),
   **dict.fromkeys(("jaxseg.instance_metrics", "jaxseg.tiles", "jaxseg.crf"), 0),
   **dict.fromkeys(("jaxseg.visualize", "jaxseg.schema", "jaxseg.notebook"), 0),
@@ -46,7 +46,7 @@ RANKS = {
   "jaxseg.main": 12,
 }
 CORE_NAMES = ("ops", "losses", "metrics", "augment", "weight_maps", "optim", "train_state",
-              "train_step", "parallel", "models", "crf", "depthwise")  # fmt: skip
+              "train_step", "parallel", "models", "crf", "depthwise", "photometric")  # fmt: skip
 LIGHT = {"jax", "flax", "optax", "chex", "numpy"}
 # Imported when they are needed.
 EXTRA = {

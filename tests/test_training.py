@@ -190,6 +190,69 @@ def test_a_stopped_run_goes_on_bit_for_bit(straight, tmp_path, monkeypatch):
   assert evaluations[0] == evaluations[1]
 
 
+def test_a_run_with_sampling_by_classes_goes_on_bit_for_bit(tmp_path, monkeypatch):
+  """The examples that hold a class are those of the run's first start."""
+  sampling = {
+    "data__class_crops": 0.5, "data__crop_classes": ("road",), "data__class_balanced": 0.5
+  }  # fmt: skip
+  config = tiny.make_config(4, **sampling)
+  assert train(config, tmp_path / "straight") is True
+  stop_after(monkeypatch, 1)
+  assert train(config, tmp_path / "stopped") is False
+  counts = read_json((tmp_path / "stopped" / "class_counts.json").read_text())
+  everywhere = list(range(20))  # see tiny.make_photo
+  assert counts["examples"] == {"sky": everywhere, "road": everywhere, "nowhere": []}
+  with monkeypatch.context() as patch:
+    patch.setattr(training, "count_classes", None)  # is not called again
+    assert train(config, tmp_path / "stopped") is True
+  straight, stopped = (tmp_path / name for name in ("straight", "stopped"))
+  assert_same_bits(saved_state(stopped, 4), saved_state(straight, 4))
+  shuffled = tiny.make_config(4, data__class_crops=0.5, data__crop_classes=("road",))
+  assert "class_balanced" in error_of(train, shuffled, stopped)
+  patch_source(monkeypatch, 19)
+  message = error_of(train, config, stopped)
+  assert "has 19 examples, but had 20" in message and "--workdir" in message
+
+
+def patch_source(monkeypatch, num_examples):
+  """Takes the photos after the first `num_examples` out of the training split."""
+  open_split = build.open_split
+
+  def shortened(config, role):
+    info, source = open_split(config, role)
+    return info, datasets.Subset(source, range(num_examples)) if role == "train" else source
+
+  monkeypatch.setattr(build, "open_split", shortened)
+
+
+@pytest.mark.parametrize(
+  "changes, words",
+  [
+    ({"data__class_crops": 0.3, "data__fit": "resize"}, "config.data.class_crops is 0.3, but"),
+    ({"data__crop_classes": ("sky", "rode")}, "has 'rode', which is no class; choose from sky, "),
+    ({"data__class_balanced": 1.5}, "config.data.class_balanced is 1.5, but has to be from 0 to 1"),
+    ({"augment__gamma": (2.0, 0.5)}, "config.augment.gamma is (2.0, 0.5), but has to be (smallest"),
+    ({"augment__saturation": (1.5, 1.0)}, "config.augment.saturation is (1.5, 1.0), but has to be"),
+  ],
+)
+def test_sampling_and_augmentation_that_cannot_be(tmp_path, changes, words):
+  assert words in error_of(train, tiny.make_config(3, **changes), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_colours_of_images_that_are_not_rgb(tmp_path):
+  config = tiny.make_config(3, data__name="cells", augment__hue=0.1)
+  message = error_of(train, config, tmp_path / "run")
+  assert "config.augment.hue is 0.1, but needs RGB images, and these have 1 channel;" in message
+
+
+def test_balanced_drawing_needs_a_class(tmp_path, monkeypatch):
+  monkeypatch.setattr(training, "count_classes", lambda *_: {"examples": {"sky": [], "road": []}})
+  config = tiny.make_config(3, data__class_balanced=0.5)
+  message = error_of(train, config, tmp_path / "run")
+  assert "config.data.class_balanced is 0.5, but no training mask has a class" in message
+
+
 def test_leftovers_of_a_killed_run(straight, tmp_path, monkeypatch):
   """Lines that no checkpoint has, the last one cut short, and half a checkpoint."""
   config = tiny.make_config(6)
@@ -328,9 +391,10 @@ def test_class_weights(tmp_path):
   source = [{"mask": mask[:2]}, {"mask": mask[2:]}]
   info = datasets.DatasetInfo(("a", "b"), (), 1)
 
-  def get(given, balance, source=source):
+  def get(given, balance, reuse=False):
     config = tiny.make_config(1, train__class_weights=given, train__class_balance=balance)
-    counts = training.class_counts(config, info, source, tmp_path, reuse=source is None)
+    examples = [None, None] if reuse else source
+    counts = training.class_counts(config, info, examples, tmp_path, reuse=reuse)
     return build.class_weights(config, info.classes, counts)
 
   assert get((), "").dtype == jnp.float32
@@ -339,10 +403,10 @@ def test_class_weights(tmp_path):
   assert not list(tmp_path.iterdir())
   np.testing.assert_allclose(get((), "inverse_frequency"), [2, 2 / 3], rtol=1e-6)
   # From here on nothing is counted. Frequencies 5/18 (of the first image) and 15/20.
-  np.testing.assert_allclose(get((0.5, 2), "inverse_frequency", None), [1, 4 / 3], rtol=1e-6)
+  np.testing.assert_allclose(get((0.5, 2), "inverse_frequency", True), [1, 4 / 3], rtol=1e-6)
   median = (5 / 18 + 15 / 20) / 2
   expected = [median * 18 / 5, median * 20 / 15]
-  np.testing.assert_allclose(get((), "median_frequency", None), expected, rtol=1e-6)
+  np.testing.assert_allclose(get((), "median_frequency", True), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("damage", ["missing", "text", "cut", "another network"])

@@ -123,6 +123,8 @@ def test_count_classes():
   assert weight_maps.count_classes(masks, ("a", "b", "c", "none")) == {
     "pixels": {"a": 5, "b": 4, "c": 1, "none": 0},
     "pixels_of_their_images": {"a": 7, "b": 8, "c": 2, "none": 0},
+    "examples": {"a": [0, 1], "b": [0, 2], "c": [1], "none": []},
+    "num_examples": 3,
   }
 
 

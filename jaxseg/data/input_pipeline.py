@@ -1,6 +1,7 @@
 """From a source to batches for one process, with Grain."""
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ import grain
 import numpy as np
 from PIL import Image
 
-from jaxseg import UserError
+from jaxseg import VOID, UserError
 from jaxseg.augment import LABEL_FILL
 from jaxseg.data.datasets import connected_components
 from jaxseg.data.decode import resize_image
@@ -31,6 +32,80 @@ def resize_example(example: Mapping[str, Any], size: int) -> dict[str, Any]:
   return {**example, "image": resize_image(example["image"], size), **labels}
 
 
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """Which examples and windows are drawn more often than others. The defaults change nothing.
+
+  Attributes:
+    class_crops: probability that a window contains a pixel of a class, see `draw_pixel`; nnU-Net
+      (Isensee et al. 2021) takes 1/3.
+    crop_labels: the classes for that; () = all.
+    class_balanced: probability that an example is drawn by its classes, see `draw_example`.
+    examples: for that, the numbers of the examples that hold a class; one list for each class that
+      occurs.
+  """
+
+  class_crops: float = 0.0
+  crop_labels: tuple[int, ...] = ()
+  class_balanced: float = 0.0
+  examples: Sequence[Sequence[int]] = ()
+
+
+def draw_example(index: int, number: int, *, seed: int, sampling: Sampling) -> int:
+  """The example at a position of the stream: `number` as shuffled, or one drawn by its classes.
+
+  With probability `class_balanced`, a class is drawn uniformly, and then one of its examples.
+
+  Args:
+    index: position in the stream of all processes, which decides together with the seed.
+  """
+  rng = np.random.default_rng((seed, index))
+  if rng.random() >= sampling.class_balanced:
+    return number
+  examples = sampling.examples[rng.integers(len(sampling.examples))]
+  return int(examples[rng.integers(len(examples))])
+
+
+def draw_pixel(
+  rng: np.random.Generator, mask: np.ndarray, labels: Sequence[int] = ()
+) -> tuple[int, int] | None:
+  """Draws a class uniformly among those in the mask, and then one of its pixels uniformly.
+
+  Args:
+    mask: u8[H,W].  labels: the classes to choose from; () = all but VOID.
+  Returns:
+    (row, column), or None if the mask has none of the classes
+  """
+  counts = np.bincount(mask.ravel(), minlength=256)
+  counts[VOID] = 0
+  present = [int(label) for label in np.flatnonzero(counts) if not labels or label in labels]
+  if not present:
+    return None
+  label = present[rng.integers(len(present))]
+  place = np.flatnonzero(mask == label)[rng.integers(counts[label])]
+  row, col = divmod(int(place), mask.shape[1])
+  return row, col
+
+
+def draw_window(
+  rng: np.random.Generator, shape: Sequence[int], size: int, pixel: Sequence[int] | None = None
+) -> list[int]:
+  """First row and column of a window, uniformly among those inside an image that hold a pixel.
+
+  A window that is longer than the image starts with it.
+
+  Args:
+    shape: (H, W).  size: of the window, px.  pixel: (row, column); None for any window.
+  """
+  starts = []
+  for axis, length in enumerate(shape):
+    low, high = 0, max(length - size, 0)
+    if pixel is not None:
+      low, high = max(low, pixel[axis] - size + 1), min(high, pixel[axis])
+    starts.append(low + int(rng.integers(high - low + 1)))
+  return starts
+
+
 def window_example(
   example: Mapping[str, Any], starts: Sequence[int], size: int
 ) -> dict[str, np.ndarray]:
@@ -40,9 +115,15 @@ def window_example(
 
   Args:
     starts: row and column of the first pixel; may be negative.
+  Returns:
+    image, mask and, if there are any, instances; views of the example if the window is inside
   """
-  rows, cols = (start + np.arange(size) for start in starts)
   height, width = example["mask"].shape
+  top, left = starts
+  if min(starts) >= 0 and top + size <= height and left + size <= width:
+    window = np.s_[top : top + size, left : left + size]
+    return {name: example[name][window] for name in ("image", *LABEL_FILL) if name in example}
+  rows, cols = (start + np.arange(size) for start in starts)
   inside = ((rows >= 0) & (rows < height))[:, None] & ((cols >= 0) & (cols < width))
   window = np.ix_(mirror(rows, height), mirror(cols, width))
   labels = {
@@ -100,6 +181,7 @@ def train_batches(
   process: tuple[int, int] = (0, 1),
   num_threads: int = 2,
   cache_mb: int = 0,
+  sampling: Sampling = Sampling(),
 ) -> grain.DatasetIterator:
   """Endless shuffled batches of this process; the iterator has `get_state` and `set_state`.
 
@@ -117,6 +199,7 @@ def train_batches(
     instances: adds them, from the connected components of the mask if the source has none.
     process: (number of this process, number of processes).
     num_threads: threads that decode ahead.  cache_mb: memory for decoded examples, MiB.
+    sampling: by classes; what it draws depends on seed and `index` alone.
   Returns:
     grain iterator of {"image": u8[b,S,S,D], "mask": u8[b,S,S], "index": i32[b]} and, if asked for,
     "instances", i32[b,S,S]
@@ -134,11 +217,17 @@ def train_batches(
     return resize_example(example, inner) if fit == "resize" else example
 
   def window(example, rng):
-    starts = [int(rng.integers(max(n - inner, 0) + 1)) - margin for n in example["mask"].shape]
-    return window_example(example, starts, size)
+    mask, pixel = example["mask"], None
+    if sampling.class_crops and rng.random() < sampling.class_crops:
+      pixel = draw_pixel(rng, mask, sampling.crop_labels)
+    starts = draw_window(rng, mask.shape, inner, pixel)
+    return window_example(example, [start - margin for start in starts], size)
 
   source = Cached(Mapped(source, fixed), cache_mb << 20)
-  data = grain.MapDataset.source(source).shuffle(seed=seed).repeat()
+  data = grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
+  if sampling.class_balanced:
+    data = data.map_with_index(functools.partial(draw_example, seed=seed, sampling=sampling))
+  data = data.map(source.__getitem__)
   if fit == "crop" or margin:
     data = data.random_map(window, seed=seed)
   data = data.map_with_index(lambda i, example: {**example, "index": np.int32(i)})
