@@ -41,7 +41,7 @@ def near_pairs(hashes: np.ndarray) -> Iterator[tuple[int, int, int]]:
 
 
 def specks(mask: np.ndarray, largest: int = 3) -> tuple[int, list[tuple[int, int, int, int]]]:
-  """Areas of a label map of at most `largest` pixels, as a slip of the hand or a resize leaves them.
+  """Areas of a label map of at most `largest` pixels: slips of the hand, traces of resizing.
 
   An area is what is 8-connected and of one value.
 
@@ -50,7 +50,6 @@ def specks(mask: np.ndarray, largest: int = 3) -> tuple[int, list[tuple[int, int
   Returns:
     (number of pixels, boxes (left, top, right, bottom) px of up to 100 specks)
   """
-  alone = np.ones(mask.shape, bool)  # pixels with fewer equal neighbours than larger areas have
   equal = np.zeros(mask.shape, np.uint8)
   for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
     here = mask[: mask.shape[0] - down, max(0, -right) : mask.shape[1] - max(0, right)]
@@ -58,7 +57,7 @@ def specks(mask: np.ndarray, largest: int = 3) -> tuple[int, list[tuple[int, int
     same = (here == there).astype(np.uint8)
     equal[: mask.shape[0] - down, max(0, -right) : mask.shape[1] - max(0, right)] += same
     equal[down:, max(0, right) : mask.shape[1] - max(0, -right)] += same
-  alone = equal < largest
+  alone = equal < largest  # where such an area may be: it leaves no pixel more equal neighbours
   if not alone.any():
     return 0, []
   total, boxes = 0, []
