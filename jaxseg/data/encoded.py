@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxseg import UserError
 from jaxseg.data.decode import decode_image
+from jaxseg.data.labels import LabelMap
 from jaxseg.data.masks import decode_mask
 
 
@@ -16,14 +17,14 @@ class Encoded(Sequence):
   """Decodes the records of another sequence.
 
   Attributes:
-    records: {"image": bytes or path, "mask": the same, "name": str} and, where needed, "page": int
-      of both files and "where": str, the name in errors.
+    records: {"image": bytes or path, "mask": see `masks.MaskFile`, "name": str} and, where needed,
+      "page": int of both files and "where": str, the name in errors.
     channels, value_range: see `decode_image`.  labels: see `decode_mask`.
   """
 
   records: Sequence[Mapping[str, Any]]
   channels: int
-  labels: Mapping[int, int]
+  labels: LabelMap
   value_range: Sequence[float] = ()
 
   def __len__(self) -> int:

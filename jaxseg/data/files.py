@@ -1,12 +1,16 @@
 """Opens image files: what their headers declare, and their stored pixels."""
 
 import contextlib
+import dataclasses
 import io
+import math
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
 from os import PathLike
 
+import numpy as np
+import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from jaxseg import UserError
@@ -87,3 +91,51 @@ def open_image(data: bytes | Path, name: str, page: int, exact: bool) -> Image.I
     if is_deep and not is_halved:  # uncompressed planes, where Pillow takes each byte for a pixel
       raise UserError(f"{name}: cannot be decoded (16-bit colour planes): save it as PNG")
   return image
+
+
+@dataclasses.dataclass(frozen=True)
+class Raster:
+  """Stub, to be replaced: the samples of a page as they are stored."""
+
+  samples: np.ndarray  # [H,W,S]
+  names: tuple[str, ...]  # of the S samples: "grey", "index", "R", "G", "B", "A", "extra" ...
+  palette: np.ndarray | None  # u8[n,3]
+  nodata: float | None
+  format: str
+  bits: int
+
+
+def read_raster(data: bytes | Path, name: str, *, page: int = 0, orient: bool = True) -> Raster:
+  """Stub, to be replaced: reads TIFF by tifffile, all else by Pillow."""
+  with decoding(name):
+    head = data[:4] if isinstance(data, bytes) else pathlib.Path(data).open("rb").read(4)
+    if head in (b"II*\0", b"MM\0*"):
+      with tifffile.TiffFile(as_file(data)) as tiff:
+        part = tiff.pages[page]
+        if math.prod(part.shape) > 1 << 30:
+          raise ValueError("too large")
+        samples = part.asarray()
+        samples = samples.astype(samples.dtype.newbyteorder("="))
+        if part.planarconfig == 2 and samples.ndim == 3:
+          samples = np.moveaxis(samples, 0, -1)
+        samples = samples.reshape(*samples.shape[:2], -1)
+        names = {2: ("R", "G", "B"), 3: ("index",), 5: tuple("CMYK")}.get(
+          part.photometric, ("grey",)
+        )
+        alpha = ["A" if x in (1, 2) else "extra" for x in part.extrasamples]
+        names = (*names, *alpha, *["extra"] * 99)[: samples.shape[-1]]
+        palette = None if part.colormap is None else (part.colormap.T >> 8).astype(np.uint8)
+        samples = samples.astype(np.uint8) if samples.dtype == bool else samples
+        return Raster(samples, names, palette, part.nodata if 42113 in part.tags else None,
+                      "TIFF", part.bitspersample)  # fmt: skip
+  image = open_image(data, name, page, exact=True)
+  palette = None
+  if image.mode == "P":
+    colors = image.getpalette("RGB") or []
+    palette = np.array(colors, np.uint8).reshape(-1, 3)
+  names = {"P": ("index",), "L": ("grey",), "1": ("grey",), "LA": ("grey", "A"),
+           "CMYK": tuple("CMYK"), "RGBA": tuple("RGBA"), "RGB": tuple("RGB")}  # fmt: skip
+  samples = np.asarray(image)
+  samples = samples.astype(np.uint8) if samples.dtype == bool else samples
+  samples = samples.reshape(*samples.shape[:2], -1)
+  return Raster(samples, names.get(image.mode, ("grey",)), palette, None, image.format, 8)

@@ -14,7 +14,8 @@ from jaxseg import VOID, UserError
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.encoded import Encoded
 from jaxseg.data.files import SUFFIXES, few, num_pages
-from jaxseg.data.masks import label_table
+from jaxseg.data.label_spaces import fill_in
+from jaxseg.data.labels import label_map
 
 # Safe for colour-blind readers: Okabe and Ito's seven, and eight that are 18 CIELAB units or more
 # from all others, white, grey and black in normal vision, deuteranopia and protanopia (Machado
@@ -35,6 +36,8 @@ class FolderFormat:
     mask_values: stored value, or tuple of values, of each class; () = 0, 1, ...
     void_values: stored values that count as VOID; so does 255, unless it is a class.
     value_range: of images, see `decode_image`.
+    mask_colors, void_colors, color_tolerance, reduce_zero_label: see `labels.label_map`.
+    label_space: key of `label_spaces.LABEL_SPACES`, which gives what is () here.
   """
 
   classes: tuple[str, ...]
@@ -43,6 +46,11 @@ class FolderFormat:
   mask_values: tuple = ()
   void_values: tuple = ()
   value_range: tuple = ()
+  mask_colors: tuple = ()
+  void_colors: tuple = ()
+  color_tolerance: int = 0
+  reduce_zero_label: bool = False
+  label_space: str = ""
 
 
 def default_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
@@ -65,8 +73,13 @@ def open_folder(
   Raises:
     UserError: the format contradicts itself, a folder is missing, or images and masks do not pair.
   """
+  fmt = dataclasses.replace(fmt, **fill_in(fmt.label_space, vars(fmt)))
   _check(fmt)
-  labels = label_table(len(fmt.classes), fmt.mask_values, fmt.void_values)
+  labels = label_map(
+    fmt.classes, palette=fmt.palette, mask_values=fmt.mask_values, void_values=fmt.void_values,
+    mask_colors=fmt.mask_colors, void_colors=fmt.void_colors, color_tolerance=fmt.color_tolerance,
+    reduce_zero_label=fmt.reduce_zero_label,
+  )  # fmt: skip
   if not data_dir:
     raise UserError("`data_dir` is empty: set it to the folder of the data set")
   root = pathlib.Path(data_dir).expanduser()
@@ -116,11 +129,10 @@ def _check(fmt):
     )
   if len(set(fmt.classes)) < num_classes:
     raise UserError(f"`classes`={fmt.classes} has a name twice: give each class its own")
-  for key in ("mask_values", "palette"):
-    if len(getattr(fmt, key)) not in (0, num_classes):
-      raise UserError(
-        f"`{key}` has {len(getattr(fmt, key))} entries for {num_classes} classes: give one for each"
-      )
+  if len(fmt.palette) not in (0, num_classes):
+    raise UserError(
+      f"`palette` has {len(fmt.palette)} entries for {num_classes} classes: give one for each"
+    )
   if not all(len(c) == 3 and all(v in range(256) for v in c) for c in fmt.palette):
     raise UserError(f"`palette`={fmt.palette}: use (R,G,B) of whole numbers from 0 to 255")
   if fmt.channels not in (1, 3):

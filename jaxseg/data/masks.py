@@ -1,116 +1,185 @@
-"""Decodes masks: stored values -> labels, and what is wrong with values that are no labels."""
+"""Reads masks of any kind: images in numbers or colours, polygons, a file per label."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from jaxseg import VOID, UserError
-from jaxseg.data.files import Path, few, open_image
+from jaxseg.data import polygons
+from jaxseg.data.files import Path, Raster, few, read_raster
+from jaxseg.data.label_faults import mask_fault
+from jaxseg.data.labels import BACKGROUND, LabelMap, Value
 
-MANY = 20  # this many more values than classes: interpolation or instance ids, not labels
+COLORS = tuple("RGB")
+
+# Bytes of an image; the path of an image or of labelme's JSON; a part of COCO's JSON; or the images
+# of each label.
+MaskFile = bytes | Path | polygons.CocoMask | Mapping[str, Sequence[Path]]
 
 
-def label_table(
-  num_classes: int, mask_values: Sequence = (), void_values: Sequence = ()
-) -> dict[int, int]:
-  """{stored value: class or VOID}.
+@dataclasses.dataclass(frozen=True)
+class StoredMask:
+  """A mask as it is stored.
+
+  Attributes:
+    counts: {value: pixels}; a value is a number, an (R, G, B) or the name of a label.
+    index: u8 or i64[H,W], position in `counts`; len(counts) where a pixel is NaN or "no data".
+    format: of the file: "PNG", "labelme" ...
+  """
+
+  counts: dict[Value, int]
+  index: np.ndarray
+  format: str
+
+
+def decode_mask(data: MaskFile, name: str, labels: LabelMap, *, page: int = 0) -> np.ndarray:
+  """A mask -> u8[H,W] of classes and VOID.
 
   Args:
-    num_classes: C.
-    mask_values: stored value, or tuple of values, of each class; () = 0, 1, ...
-    void_values: stored values that count as VOID.
+    data: see MaskFile.  name: in errors.  labels: what values mean.
+    page: of a file of several.
   Raises:
-    UserError: a value has two meanings, or is no whole number.
+    UserError: it cannot be decoded, or holds a value without a meaning.
   """
-  entries = [(values, i) for i, values in enumerate(mask_values or range(num_classes))]
-  labels = {}
-  for values, label in [*entries, (void_values, VOID)]:
-    for value in values if isinstance(values, tuple | list) else (values,):
-      if not isinstance(value, int):
-        raise UserError(f"`mask_values` and `void_values`: {value!r} is not a whole number")
-      if value in labels:
-        raise UserError(
-          f"mask value {value} has two meanings: correct `mask_values` or `void_values`"
-        )
-      labels[value] = label
-  return labels
-
-
-def decode_mask(
-  data: bytes | Path, name: str, labels: Mapping[int, int], *, page: int = 0
-) -> np.ndarray:
-  """An encoded label map -> u8[H,W] of classes.
-
-  Args:
-    data: encoded bytes or a path.  name: in errors.  page: of a file of several.
-    labels: {stored value: class or VOID}; a stored 255 is VOID unless it is listed.
-  Raises:
-    UserError: it cannot be decoded, has colours, or holds a value that is not in `labels`.
-  """
-  stored, file_format = read_mask(data, name, page=page)
-  values = np.unique(stored)
-  fault = mask_fault(values.tolist(), labels, file_format)
+  stored = read_mask(data, name, labels, page=page)
+  fault = mask_fault(stored.counts, labels, stored.format)
   if fault:
     raise UserError(f"{name}: {fault}")
-  known = {VOID: VOID, **labels}
-  table = np.array([known[value] for value in values.tolist()], np.uint8)
-  return table[np.searchsorted(values, stored)]
+  return np.array([*labels.look_up(stored.counts), VOID], np.uint8)[stored.index]
 
 
-def read_mask(data: bytes | Path, name: str, *, page: int = 0) -> tuple[np.ndarray, str]:
-  """An encoded label map -> (values as stored, [H,W] of any number type; format of the file).
+def read_mask(data: MaskFile, name: str, labels: LabelMap, *, page: int = 0) -> StoredMask:
+  """A mask -> its values as stored; `labels` says whether these are colours or numbers.
 
   Raises:
-    UserError: it cannot be decoded, or has colours.
+    UserError: it cannot be decoded, or does not have one label per pixel.
   """
-  image = open_image(data, name, page, exact=True)
-  # A GIF writer may renumber the palette: there the colour is the label, elsewhere the index.
-  array = np.asarray(image.convert("RGB") if image.format == "GIF" else image)
-  if array.dtype == bool:  # 1 bit
-    array = array.astype(np.uint8)
-  if array.ndim == 3:
-    colours = array[..., :-1] if image.mode[-1] in "Aa" else array
-    if (colours != colours[..., :1]).any():
+  if isinstance(data, polygons.CocoMask):
+    return _drawn(*polygons.draw_coco(data, name), "COCO")
+  if isinstance(data, Mapping):
+    return _drawn(*_draw_layers(data, name, labels), "PNG per label")
+  if not isinstance(data, bytes) and str(data).lower().endswith(".json"):
+    return _drawn(*polygons.draw_labelme(data, name), "labelme")
+  raster = read_raster(data, name, page=page)
+  numbers, colors = _single_layer(raster, name, labels)
+  if colors is None:
+    return _stored(numbers, raster, lambda v: _number(v, raster, labels))
+  packed, bits = _packed(colors, name)
+  channel = (1 << bits) - 1
+  return _stored(packed, raster, lambda v: (v >> 2 * bits, v >> bits & channel, v & channel))
+
+
+def _drawn(names, index, file_format):
+  counts = np.bincount(index.ravel(), minlength=len(names)).tolist()
+  return StoredMask(dict(zip(names, counts, strict=True)), index, file_format)
+
+
+def _stored(pixels, raster, convert):
+  """StoredMask of one number per pixel; `convert` gives the value, or None for no data."""
+  if pixels.dtype == np.uint8:
+    all_counts = np.bincount(pixels.ravel(), minlength=256)
+    found = np.flatnonzero(all_counts)
+    nums = all_counts[found]
+  else:
+    found, nums = np.unique(pixels, return_counts=True)
+  values = [convert(v) for v in found.tolist()]
+  counts = {v: n for v, n in zip(values, nums.tolist(), strict=True) if v is not None}
+  position = {v: i for i, v in enumerate(counts)}
+  positions = np.array([position.get(v, len(counts)) for v in values])
+  if pixels.dtype == np.uint8:
+    table = np.zeros(256, np.uint8)
+    table[found] = positions
+    return StoredMask(counts, table[pixels], raster.format)
+  return StoredMask(counts, positions[np.searchsorted(found, pixels)], raster.format)
+
+
+def _number(value, raster, labels):
+  """A stored number: int where it is whole; None if it is NaN or "no data"."""
+  if value != value:
+    return None
+  whole = isinstance(value, int) or (value.is_integer() and abs(value) < 1 << 53)
+  if raster.nodata is not None and not (labels.is_listed and value in labels.values):
+    with np.errstate(over="ignore"):
+      rounded = raster.samples.dtype.type(raster.nodata) if not isinstance(value, int) else None
+    if value in (raster.nodata, rounded):
+      return None
+  return int(value) if whole else value
+
+
+def _single_layer(raster: Raster, name, labels):
+  """(numbers [H,W], None) or (None, colours [H,W,3]) of a file."""
+  samples, names = raster.samples, raster.names
+  if names == ("index",):
+    # A GIF writer may renumber the palette: there the colour is the label, elsewhere the index.
+    if raster.format != "GIF" and not labels.by_color:
+      return samples[..., 0], None
+    if samples.max(initial=0) >= len(raster.palette):
+      raise UserError(f"{name}: cannot be decoded (its palette lacks a colour): save it again")
+    samples, names = raster.palette[samples[..., 0]], COLORS
+  if "A" in names:
+    keep = [i for i, part in enumerate(names) if part != "A"]
+    alpha, samples = samples[..., names.index("A")], samples[..., keep]
+    names = tuple(names[i] for i in keep)
+    if samples.size and _is_constant(samples) and not _is_constant(alpha[..., None]):
       raise UserError(
-        f"{name}: a mask needs one label per pixel, but this has {array.shape[-1]} channels of "
-        "different colours: save it as grey values"
+        f"{name}: all pixels have the same colour and only alpha differs, so the labels seem to be "
+        "in the alpha channel: save that channel as a grey PNG"
       )
-    array = colours[..., 0]
-  return array, image.format
+  grey = samples[..., 0]
+  is_grey = all(np.array_equal(grey, samples[..., i]) for i in range(1, samples.shape[-1]))
+  if names != COLORS:
+    if not is_grey:
+      raise UserError(
+        f"{name}: a mask needs one label per pixel, but this has {len(names)} channels "
+        f"({', '.join(names)}): save the one with the labels"
+      )
+    return grey, None
+  if labels.by_color or not is_grey:
+    return None, samples
+  if labels.colors and samples.dtype.kind in "ui":
+    # Grey stored as colours, but black and white may also be two of the colours.
+    values = np.unique(grey).tolist()
+    as_numbers, as_colors = (labels.look_up(x) for x in (values, [(v,) * 3 for v in values]))
+    if None not in as_colors and as_numbers != as_colors:
+      if None not in as_numbers:
+        raise UserError(
+          f"{name}: the colours {few([(v,) * 3 for v in values])} can be numbers or colours of "
+          "classes: save it with one channel, or set `mask_colors`"
+        )
+      return None, samples
+  return grey, None
 
 
-def mask_fault(values: Sequence[int], labels: Mapping[int, int], file_format: str) -> str:
-  """The problem with the values of one or more masks, and its remedy; "" if there is none.
-
-  Args:
-    values: sorted list.  labels: see `decode_mask`.  file_format: of the mask.
-  """
-  known = {VOID: VOID, **labels}
-  wrong = [value for value in values if value not in known]
-  if wrong:
-    more = f" (and {few(wrong[1:])})" if wrong[1:] else ""
-    remedy = _remedy(wrong[0], values, labels, file_format)
-    return f"label {wrong[0]}{more} is not a class; known values are {sorted(known)}; {remedy}"
-  if VOID in values and VOID not in labels and set(values) <= {0, VOID} and set(labels) == {0, 1}:
-    # Class 1 would count as void: training would raise no error, and learn nothing.
-    return (
-      f"holds {' and '.join(map(str, values))}, but no 1: set `mask_values`=(0,{VOID}) if {VOID} "
-      f"is a class, or `void_values`=({VOID},) if it is void"
-    )
-  return ""
+def _is_constant(samples):
+  return bool((samples == samples[:1, :1]).all())
 
 
-def _remedy(value, values, labels, file_format):
-  """The remedy for a value that is not a class, in a mask that holds `values`."""
-  num_classes = len(set(labels.values()) - {VOID})
-  if file_format == "JPEG":
-    return "JPEG changes labels: save masks as PNG"
-  if len(values) > num_classes + MANY:
-    return "so many values suggest interpolation or instance ids: save one value per class"
-  if len(values) == num_classes == 2:
-    a, b = values
-    return f"if {a} and {b} are the classes, set `mask_values`=({a},{b})"
-  if values[0] > 0 and max(set(values) - {VOID}) == num_classes:
-    numbers = ",".join(str(i + 1) for i in range(num_classes))
-    return f"if the classes count from 1, set `mask_values`=({numbers})"
-  return f"if it is void, set `void_values`=({value},); if it is a class, set `mask_values`"
+def _packed(colors, name):
+  """([H,W,3] -> u32 or u64[H,W], bits per channel)"""
+  if colors.dtype.kind not in "ui" or colors.dtype.itemsize > 2:
+    raise UserError(f"{name}: its colours are {colors.dtype}: save masks in colour with 8 bits")
+  bits = 8 * colors.dtype.itemsize
+  red, green, blue = np.moveaxis(colors, -1, 0).astype(np.uint32 if bits == 8 else np.uint64)
+  return (red << bits | green) << bits | blue, bits
+
+
+def _draw_layers(files, name, labels):
+  """(names, u8[H,W] of their positions) of one image per label; a later class lies on top."""
+  order = sorted(files, key=lambda label: (labels.look_up([label])[0] or 0, label))
+  names = list(dict.fromkeys([BACKGROUND, *order]))
+  index = None
+  for label in order:
+    for path in files[label]:
+      where = f"{name} ({path})"
+      numbers, colors = _single_layer(read_raster(path, where), where, LabelMap({}))
+      pixels = numbers != 0 if colors is None else colors.any(-1)
+      if index is None:
+        index = np.zeros(pixels.shape, np.uint8)
+      if index.shape != pixels.shape:
+        sizes = ["x".join(map(str, x.shape[::-1])) for x in (pixels, index)]
+        raise UserError(f"{where}: is {sizes[0]} px, but another label is {sizes[1]} px")
+      index[pixels] = names.index(label)
+  if index is None:
+    raise UserError(f"{name}: no label has a file: add one, even if it is black")
+  return names, index
