@@ -44,7 +44,7 @@ def keys():
   data.palette = key((), "(R, G, B) of each class; () = chosen for you", item=tuple)
   data.channels = key(3, "channels that images are converted to: 1 grey, 3 RGB", choices=(1, 3))
   data.label_space = key("", "known data set that gives classes, palette and values of masks",
-                         choices=("", *LABEL_SPACES))
+                         choices=LABEL_SPACES)
   data.mask_values = key((), "stored value, or tuple of values, of each class; () = 0, 1, 2 ...")
   data.void_values = key((), "stored values that loss and metrics ignore (ignore index); and 255")
   data.reduce_zero_label = key(False, "masks count from 1, and 0 is void")

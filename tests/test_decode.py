@@ -11,12 +11,11 @@ import pytest
 from PIL import Image
 from tiny import error_of
 
-from jaxseg import VOID, UserError
+from jaxseg import UserError
 from jaxseg.data.decode import decode_image, resize_image
 from jaxseg.data.encoded import Encoded
 from jaxseg.data.files import describe_file, num_pages
-from jaxseg.data.masks import decode_mask, mask_fault
-from jaxseg.settings import with_keys
+from jaxseg.data.labels import LabelMap
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 GREY = RGB[..., 0]
@@ -153,8 +152,6 @@ def test_colours_of_16_bits():
   data = png(DEEP, bits=16, colour=2)
   np.testing.assert_array_equal(decode_image(data, "x.png", 3), RGB)
   assert "16 bits" in error_of(decode_image, data, "x.png", 3, value_range=(0, 4095))
-  labels = np.tile([[[1, 65535]]], (5, 7, 1))
-  assert "16 bits" in error_of(decode_mask, png(labels, bits=16, colour=4), "m.png", {0: 0, 1: 1})
   with Image.open(io.BytesIO(tiff_of_planes(DEEP))) as image:
     assert image.mode == "RGB"  # so Pillow claims; its pixels are bytes of red
   assert "cannot be decoded" in error_of(decode_image, tiff_of_planes(DEEP), "x.tif", 3)
@@ -174,8 +171,6 @@ def test_pages(tmp_path, options):
     for data in (tmp_path / "v.TIF", pages(*volume, **options)):
       image = decode_image(data, "v", 1, page=page)
       np.testing.assert_array_equal(image[..., 0], slice_ >> 8)
-    mask = decode_mask(pages(*volume % 3), "v", {0: 2, 1: 1, 2: 0}, page=page)
-    np.testing.assert_array_equal(mask, 2 - slice_ % 3)
   assert error_of(decode_image, tmp_path / "v.TIF", "v.tif", 1, page=3).startswith("v.tif: ")
   (tmp_path / "bad.tif").write_bytes(b"II*\0")
   assert "bad.tif: cannot be decoded" in error_of(num_pages, tmp_path / "bad.tif")
@@ -218,10 +213,9 @@ def test_damaged_images_name_the_file(kind):
 
 def test_what_is_no_image_names_the_file():
   for data in (b"", b"no image at all", b"<html>404</html>", bytes(1000)):
-    for function, last in ((decode_image, 3), (decode_mask, {0: 0})):
-      assert error_of(function, data, "b.jpg", last) == (
-        "b.jpg: cannot be decoded (not an image that Pillow reads)"
-      )
+    assert error_of(decode_image, data, "b.jpg", 3) == (
+      "b.jpg: cannot be decoded (not an image that Pillow reads)"
+    )
 
 
 def test_bytes_that_flipped_never_show_a_traceback():
@@ -238,101 +232,6 @@ def test_bytes_that_flipped_never_show_a_traceback():
         assert str(error).startswith("a.png: ")
         failed += 1
     assert failed > 20
-
-
-def test_mask_of_a_palette_keeps_its_indices():
-  image, labels = palette_image()
-  mask = decode_mask(encode(image), "m.png", {i: i for i in range(4)})
-  assert mask.dtype == np.uint8
-  np.testing.assert_array_equal(mask, labels)
-
-
-def test_mask_labels_are_mapped_and_void_stays():
-  stored = np.array([[1, 2, 3], [255, 3, 1]], np.uint8)
-  expected = [[0, 1, 2], [VOID, 2, 0]]
-  np.testing.assert_array_equal(decode_mask(encode(stored), "m", {1: 0, 2: 1, 3: 2}), expected)
-  wide = encode(stored.astype(np.uint16))
-  np.testing.assert_array_equal(decode_mask(wide, "m", {1: 0, 2: 1, 3: 2}), expected)
-
-
-def test_mask_of_one_bit():
-  stored = np.array([[True, False], [False, True]])
-  mask = decode_mask(encode(Image.fromarray(stored)), "m", {0: 0, 1: 1})
-  assert mask.dtype == np.uint8
-  np.testing.assert_array_equal(mask, [[1, 0], [0, 1]])
-
-
-@pytest.mark.parametrize("mode", ["LA", "RGB", "RGBA"])
-def test_mask_of_grey_saved_as_colours(mode):
-  labels = (np.arange(35) % 3).astype(np.uint8).reshape(5, 7)
-  grey = [labels] * (len(mode.removesuffix("A")))
-  data = encode(np.dstack([*grey, ALPHA] if mode[-1] == "A" else grey))
-  assert Image.open(io.BytesIO(data)).mode == mode
-  np.testing.assert_array_equal(decode_mask(data, "m", {i: i for i in range(3)}), labels)
-
-
-def test_mask_in_gif():
-  """Pillow, for one, renumbers what it stores."""
-  labels = np.array([[5, 5], [255, 7]], np.uint8)
-  data = encode(labels, "GIF")
-  assert (np.asarray(Image.open(io.BytesIO(data))) != labels).any()
-  np.testing.assert_array_equal(decode_mask(data, "m", {5: 0, 7: 1}), [[0, 0], [VOID, 1]])
-
-
-def test_mask_in_colour():
-  for data in (
-    encode(RGB),
-    encode(palette_image()[0], "GIF"),
-    encode(np.dstack([GREY, GREY, RGB[..., 1], ALPHA])),
-  ):
-    message = error_of(decode_mask, data, "camvid/m1.png", {0: 0})
-    assert message.startswith("camvid/m1.png: ") and "channels" in message and "grey" in message
-
-
-def test_mask_values_of_any_size():
-  labels = {0: VOID, 255: 0, 256: 1, 65535: 2, 70000: 1}
-  stored = np.array([[0, 255, 256], [65535, 256, 255]])
-  expected = [[VOID, 0, 1], [2, 1, 0]]
-  for dtype in (np.uint16, np.int32, np.float32):
-    mask = decode_mask(encode(stored.astype(dtype), "TIFF"), "m", labels)
-    assert mask.dtype == np.uint8
-    np.testing.assert_array_equal(mask, expected)
-
-
-@pytest.mark.parametrize("dtype, value", [(np.uint8, 4), (np.uint8, 254), (np.uint16, 258),
-                                          (np.float32, 0.5), (np.int32, -1)])  # fmt: skip
-def test_label_that_is_no_class(dtype, value):
-  stored = np.array([[1, 2], [value, 3]], dtype)
-  message = error_of(decode_mask, encode(stored, "TIFF"), "mask of a.jpg", {1: 0, 2: 1, 3: 2})
-  assert message.startswith("mask of a.jpg: ") and f"label {value} " in message
-  assert "[1, 2, 3, 255]" in message
-
-
-@pytest.mark.parametrize(
-  "stored, num_classes, remedy",
-  [
-    ([0, 128], 2, "mask_values=(0,128)"),
-    ([0, 255], 2, "mask_values=(0,255)"),  # else VOID, without an error
-    ([255, 255], 2, "void_values=(255,)"),
-    ([1, 2], 2, "mask_values=(1,2)"),
-    ([1, 2, 3, 255], 3, "mask_values=(1,2,3)"),
-    ([0, 2, 11], 11, "void_values=(11,)"),
-  ],
-)
-def test_remedies(stored, num_classes, remedy):
-  data = encode(np.array([stored], np.uint8))
-  message = error_of(decode_mask, data, "m", {i: i for i in range(num_classes)})
-  assert f"config.data.{remedy}" in with_keys(message)  # as the command prints it
-
-
-def test_fault_of_several_masks():
-  labels = {0: 0, 1: 1, 2: 2}
-  assert mask_fault([0, 2, 255], labels, "PNG") == ""
-  fault = mask_fault([1, 2, 7, *range(20, 60)], labels, "PNG")
-  assert fault.startswith("label 7 (and 20, 21, 22, ") and "29, ... (40 values)) is not" in fault
-  assert "interpolation" in fault and "void_values" not in fault
-  assert "`mask_values`=(1,2,3)" in mask_fault([1, 2, 3], labels, "PNG")
-  assert mask_fault([1, 2, 3], labels, "JPEG").endswith("save masks as PNG")
 
 
 @pytest.mark.parametrize(
@@ -367,21 +266,12 @@ def test_description_of_16_bit_colours_and_of_damage():
   assert error_of(describe_file, b"no image", "x.png").startswith("x.png: cannot be decoded")
 
 
-def test_void_on_purpose_and_masks_in_jpeg():
-  data = encode(np.array([[0, 255]], np.uint8))
-  for labels in ({0: 0, 1: 1, VOID: VOID}, {0: 0, 1: 1, 2: 2}):
-    np.testing.assert_array_equal(decode_mask(data, "m", labels), [[0, VOID]])
-  np.testing.assert_array_equal(decode_mask(data, "m", {0: 0, VOID: 1}), [[0, 1]])
-  noisy = encode((GREY > 99).astype(np.uint8) * 255, "JPEG")
-  assert "save masks as PNG" in error_of(decode_mask, noisy, "m.jpg", {0: 0, 255: 1})
-
-
 def test_image_and_mask_of_different_sizes():
   records = [
     {"image": encode(RGB), "mask": encode(np.zeros(shape, np.uint8)), "name": "a.jpg"}
     for shape in ((5, 7), (6, 9))
   ]
-  source = Encoded(records, 3, {0: 0})
+  source = Encoded(records, 3, LabelMap({0: 0}))
   example = source[0]
   assert set(example) == {"image", "mask", "name"} and example["name"] == "a.jpg"
   np.testing.assert_array_equal(example["image"], RGB)
@@ -392,7 +282,7 @@ def test_image_and_mask_of_different_sizes():
 def test_damage_of_image_or_mask_is_told_apart():
   good = {"image": encode(RGB), "mask": encode(np.zeros((5, 7), np.uint8)), "name": "a.jpg"}
   records = [{**good, "image": b""}, {**good, "mask": b""}]
-  source = Encoded(records, 3, {0: 0})
+  source = Encoded(records, 3, LabelMap({0: 0}))
   assert error_of(source.__getitem__, 0).startswith("a.jpg: ")
   assert error_of(source.__getitem__, 1).startswith("mask of a.jpg: ")
 
@@ -404,7 +294,7 @@ def test_records_of_pages():
     {"image": image, "mask": mask, "page": page, "name": f"v {page}", "where": f"dir/v {page}"}
     for page in range(3)
   ]
-  source = pickle.loads(pickle.dumps(Encoded(records, 1, {0: 0, 1: 1}, (0, 4095))))
+  source = pickle.loads(pickle.dumps(Encoded(records, 1, LabelMap({0: 0, 1: 1}), (0, 4095))))
   for page in range(2):
     example = source[page]
     assert example["name"] == f"v {page}"

@@ -126,8 +126,9 @@ def read_raster(data: bytes | Path, name: str, *, page: int = 0, orient: bool = 
         names = (*names, *alpha, *["extra"] * 99)[: samples.shape[-1]]
         palette = None if part.colormap is None else (part.colormap.T >> 8).astype(np.uint8)
         samples = samples.astype(np.uint8) if samples.dtype == bool else samples
-        return Raster(samples, names, palette, part.nodata if 42113 in part.tags else None,
-                      "TIFF", part.bitspersample)  # fmt: skip
+        # Not part.nodata, which refuses the lowest float32 that GDAL writes.
+        nodata = float(part.tags[42113].value) if 42113 in part.tags else None
+        return Raster(samples, names, palette, nodata, "TIFF", part.bitspersample)
   image = open_image(data, name, page, exact=True)
   palette = None
   if image.mode == "P":

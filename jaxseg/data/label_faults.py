@@ -18,19 +18,18 @@ def mask_fault(counts: Mapping[Value, int], labels: LabelMap, file_format: str) 
   """
   wrong = labels.unknown(counts)
   if wrong:
-    kind = type(wrong[0])
-    if kind is str:
-      return _name_fault(wrong, labels)
-    if kind is tuple:
-      return _color_fault(counts, wrong, labels, file_format)
+    if names := [value for value in wrong if isinstance(value, str)]:
+      return _name_fault(names, labels)
+    if colors := [value for value in wrong if isinstance(value, tuple)]:
+      return _color_fault(counts, colors, labels, file_format)
     numbers = sorted(value for value in counts if isinstance(value, int | float))
     wrong = [value for value in numbers if value in wrong]
     more = f" (and {few(wrong[1:])})" if wrong[1:] else ""
-    known = few(sorted({VOID, *labels.values}), 20)
+    known = few(sorted({VOID, *labels.values}), MANY)
     remedy = _number_remedy(wrong, numbers, labels, file_format)
     return f"label {wrong[0]}{more} is not a class; known values are [{known}]; {remedy}"
-  values = labels.values
-  if VOID in counts and VOID not in values and {*counts} <= {0, VOID} and {*values} == {0, 1}:
+  classes = {value for value, label in labels.values.items() if label != VOID}
+  if VOID in counts and VOID not in labels.values and {*counts} <= {0, VOID} and classes == {0, 1}:
     # Class 1 would count as void: training would raise no error, and learn nothing.
     return (
       f"holds {' and '.join(map(str, counts))}, but no 1: set `mask_values`=(0,{VOID}) if {VOID} "
