@@ -56,7 +56,7 @@ def draw_labelme(data: bytes | Path, name: str) -> tuple[list[str], np.ndarray]:
   Raises:
     UserError: it is damaged, or has a shape that cannot be drawn.
   """
-  document = _checked(_load(data, name), dict, name)
+  document = _load(data, name)
   shapes = _member(document, "shapes", list, name)
   height, width = _size(document, "imageHeight", "imageWidth", name)
   picture = Image.new("L", (width, height))
@@ -106,7 +106,7 @@ def coco_masks(path: Path) -> dict[str, CocoMask]:
     UserError: it is damaged, or refers to images or categories that it does not have.
   """
   name = str(path)
-  document = _checked(_load(path, name), dict, name)
+  document = _load(path, name)
   labels, sizes, files, objects = {}, {}, {}, {}
   for i, category in enumerate(_member(document, "categories", list, name), 1):
     where = f"{name}: category {i}"
@@ -208,9 +208,10 @@ def _load(data, name):
     with decoding(name):
       data = pathlib.Path(data).read_bytes()
   try:
-    return json.loads(data)
+    content = json.loads(data)
   except (ValueError, RecursionError) as error:
     raise UserError(f"{name}: cannot be decoded (not JSON: {error})") from error
+  return _checked(content, dict, f"{name}: its content")
 
 
 def _checked(value, kind, where):
