@@ -392,9 +392,13 @@ def test_words_about_fractions_and_colours():
   message = error_of(decode_mask, encode(picture), "m.png", LabelMap({0: 0, 1: 1}))
   assert "(0, 0, 0) 60.0%, (255, 0, 0) 30.0%, (128, 0, 0) 10.0%" in message
   assert "3 colours for 2 classes suggest smoothing (anti-aliasing) or JPEG" in message
+  smooth = colored(*[(0, 0, 0)] * 60, *[(255, 0, 0)] * 40, *[(i, 0, 0) for i in range(10, 40)])
+  message = error_of(decode_mask, encode(smooth), "m.png", LabelMap({0: 0, 1: 1}))
+  assert "`mask_colors`=((0,0,0),(255,0,0)), in the order" in message and "void_col" not in message
+  assert "32 colours for 2 classes suggest smoothing" in message
   many = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
   message = error_of(decode_mask, encode(many), "m.png", THREE)
-  assert "smoothing" in message and len(message) < 700
+  assert "smoothing" in message and "mask_colors" not in message and len(message) < 500
   message = error_of(decode_mask, encode(many, "JPEG"), "m.jpg", THREE)
   assert message.endswith("save masks as PNG")
 
@@ -450,6 +454,24 @@ def test_one_image_per_label(tmp_path):
   assert "m: " in error_of(decode_mask, {"a": []}, "m", label_map(ABC))
   (tmp_path / "large.png").write_bytes(b"no image")
   assert "large.png" in error_of(decode_mask, {"a": [large]}, "m", label_map(ABC))
+
+
+# Real files.
+
+
+def test_geotiffs(data_dir):
+  """float32 with NaN, and with a value for "no data": by tifffile alone."""
+  for file, is_void in (
+    ("float_nan.tif", np.isnan),
+    ("float_raster_with_nodata.tif", lambda x: x < -1e38),
+  ):
+    path = data_dir / "layouts/geotiff" / file
+    stored = tifffile.imread(path)
+    assert is_void(stored).any()
+    mask = read_mask(path, "m", THREE)
+    values = np.array([*mask.counts, np.inf])[mask.index]
+    np.testing.assert_array_equal(values, np.where(is_void(stored), np.inf, stored))
+    assert "interpolation" in error_of(decode_mask, path, "m", THREE)
 
 
 # Damage.

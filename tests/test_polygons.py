@@ -15,6 +15,7 @@ from tiny import error_of
 
 from jaxseg import VOID, UserError
 from jaxseg.data.encoded import Encoded
+from jaxseg.data.examine import examine
 from jaxseg.data.label_spaces import LABEL_SPACES
 from jaxseg.data.labels import label_map
 from jaxseg.data.masks import decode_mask, read_mask
@@ -136,6 +137,30 @@ def test_image_and_drawing_of_different_sizes(tmp_path):
   source = Encoded([{**record, "name": "a.png"}], 3, LABELS)
   message = error_of(source.__getitem__, 0)
   assert "17x12" in message and "16x12" in message
+
+
+def test_polygons_are_examined_like_images(tmp_path):
+  """check_data counts them: a triangle of 21 pixels, without its hidden labels."""
+  Image.fromarray(np.arange(192, dtype=np.uint8).reshape(12, 16)).save(tmp_path / "a.png")
+  corners = (0, 0), (5, 0), (5, 5)
+  Image.fromarray(np.eye(12, 16, dtype=np.uint8)).save(tmp_path / "diagonal.png")
+  square = {"category_id": 6, "segmentation": rectangle(1, 1, 3, 3)}
+  for mask, kind, counts in (
+    (saved(tmp_path / "b.json", labelme(shape("cat", *corners))), "labelme", [171, 21, 0, 0]),
+    (read(tmp_path, document(square, images=((12, 16),)))["a0.jpg"], "COCO", [188, 0, 4, 0]),
+    ({"dog": [tmp_path / "diagonal.png"]}, "PNG per label", [180, 0, 12, 0]),
+  ):
+    record = {"image": tmp_path / "a.png", "mask": mask, "name": "a.png"}
+    example = examine(Encoded([record], 1, LABELS), 3, 0)
+    assert not example.findings and not example.fault
+    assert example.formats == {"image": "PNG grey 8 bit", "mask": kind}
+    assert example.counts.tolist() == counts
+  record["mask"] = saved(tmp_path / "a.json", labelme(shape("cow", *corners)))
+  example = examine(Encoded([record], 1, LABELS), 3, 0)
+  assert "label 'cow' is not a class" in example.fault
+  record["mask"] = saved(tmp_path / "a.json", b"no JSON")
+  (finding,) = examine(Encoded([record], 1, LABELS), 3, 0).findings
+  assert finding.kind == "masks that cannot be read"
 
 
 SQUARE = [[0, 0], [5, 0], [5, 5]]

@@ -71,7 +71,7 @@ def _number_remedy(wrong, values, labels, file_format):
     return "JPEG changes labels: save masks as PNG"
   if fractions := [value for value in wrong if isinstance(value, float)]:
     if abs(fractions[0]) < 1 << 53:
-      return "values between labels come from interpolation: resize masks by nearest neighbour"
+      return "such values come from interpolation: resize masks by nearest neighbour"
     return "save whole numbers, and NaN for pixels without a label"
   if is_noisy(values, labels):
     return (
@@ -96,8 +96,9 @@ def _number_remedy(wrong, values, labels, file_format):
       "if 0 is void and the classes count from 1, set `reduce_zero_label`=True; if they count from "
       f"0 and {num_classes} is void, {void}"
     )
-  what = "it is" if len(wrong) == 1 else "they are"
-  return f"if {what} void, {void}; if {what} a class, set `mask_values`"
+  if len(wrong) == 1:
+    return f"if it is void, {void}; if it is a class, set `mask_values`"
+  return f"if they are void, {void}; if they are classes, set `mask_values`"
 
 
 def _color_fault(counts, wrong, labels, file_format):
@@ -123,12 +124,13 @@ def _color_fault(counts, wrong, labels, file_format):
         text += f"these are colours of `label_space`={name!r}; else "
   if num_classes - num > MANY:
     return f"{text}set `mask_colors` to the (R,G,B) of each class, () for those that have none"
-  chosen = sorted(by_share[:num_classes])
+  chosen, rest = sorted(by_share[:num_classes]), sorted(by_share[num_classes:])
+  if len(rest) > 10 and 2 * sum(counts[color] for color in chosen) < total:
+    return text + noise
   line = _tuple([*chosen, *[()] * (num_classes - num)])
   text += f"set `mask_colors`={line}, in the order of `classes`"
-  if num > num_classes + 10:
+  if len(rest) > 10:
     return f"{text}, but {noise}"
-  if num > num_classes:
-    rest = _tuple([*voids, *sorted(by_share[num_classes:])])
-    text += f", and `void_colors`={rest} if these are void; or, as {noise}"
+  if rest:
+    text += f", and `void_colors`={_tuple([*voids, *rest])} if these are void; if not, {noise}"
   return text
