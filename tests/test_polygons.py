@@ -1,6 +1,8 @@
 """Masks drawn from labelme's and COCO's JSON, against arithmetic, pycocotools and VOC's masks."""
 
+import base64
 import copy
+import io
 import json
 import pickle
 import sys
@@ -78,6 +80,28 @@ def test_labelme_lines_circles_and_points(tmp_path):
     data = labelme(shape("cat", *points, kind=kind), size=(40, 60))
     mask = decode_mask(saved(tmp_path / "a.json", data), "m", LABELS)
     assert (mask[distance < radius - 1] == 1).all() and (mask[distance > radius + 1] == 0).all()
+
+
+def inner_mask(array):
+  buffer = io.BytesIO()
+  Image.fromarray(array).save(buffer, "PNG")
+  return base64.b64encode(buffer.getvalue()).decode()
+
+
+def test_labelme_masks(tmp_path):
+  """Of labelme's tool that segments for you: a PNG of 0 and 1 between two corners, inclusive."""
+  inside = np.array([[1, 0, 1], [0, 1, 0]], np.uint8)
+  data = labelme(
+    shape("cat", (0, 0), (15, 11), kind="rectangle"),
+    shape("dog", (4.0, 3.0), (6.0, 4.0), kind="mask", mask=inner_mask(inside)),
+    shape("dog", (-1, 10), (1, 11), kind="mask", mask=inner_mask(inside * 255)),  # half outside
+  )
+  expected = box(12, 16, (1, 0, 11, 0, 15))
+  expected[3:5, 4:7][inside == 1] = 2
+  expected[10:, :2][inside[:, 1:] == 1] = 2
+  np.testing.assert_array_equal(
+    decode_mask(saved(tmp_path / "a.json", data), "m", LABELS), expected
+  )
 
 
 def test_labelme_polygons_of_any_form(tmp_path):
@@ -191,7 +215,13 @@ DAMAGED = {
   "far away": labelme(shape("cat", (10**12, 0), *SQUARE)),
   "400 digits": labelme(shape("cat", (10**400, 0), *SQUARE)),
   "text as number": labelme(shape("cat", ("1", "2"), *SQUARE)),
-  "mask": labelme(shape("cat", *SQUARE, kind="mask")),
+  "unknown kind": labelme(shape("cat", *SQUARE, kind="oriented_rectangle")),
+  "mask of three": labelme(shape("cat", *SQUARE, kind="mask", mask="")),
+  "mask without pixels": labelme(shape("cat", (0, 0), (1, 1), kind="mask")),
+  "mask of text": labelme(shape("cat", (0, 0), (1, 1), kind="mask", mask="\n!")),
+  "mask that does not fit": labelme(
+    shape("cat", (0, 0), (1, 1), kind="mask", mask=inner_mask(np.eye(3, dtype=np.uint8)))
+  ),
   "kind is a list": labelme(shape("cat", *SQUARE, kind=["polygon"])),
   "rectangle of three": labelme(shape("cat", *SQUARE, kind="rectangle")),
   "300 labels": labelme(*(shape(f"c{i}", *SQUARE) for i in range(300))),

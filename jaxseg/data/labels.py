@@ -36,6 +36,7 @@ class LabelMap:
 
   @property
   def num_classes(self) -> int:
+    """C, of masks that hold numbers."""
     return len({*self.values.values()} - {VOID})
 
   def look_up(self, values: Iterable[Value]) -> list[int | None]:

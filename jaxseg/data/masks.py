@@ -71,15 +71,15 @@ def read_mask(data: MaskFile, name: str, labels: LabelMap, *, page: int = 0) -> 
 
 
 def _drawn(names, index, file_format):
-  counts = np.bincount(index.ravel(), minlength=len(names)).tolist()
-  return StoredMask(dict(zip(names, counts, strict=True)), index, file_format)
+  nums = _count(index, len(names)).tolist()
+  return StoredMask(dict(zip(names, nums, strict=True)), index, file_format)
 
 
 def _stored(pixels, raster, convert):
   """StoredMask of one number per pixel; `convert` gives the value, or None for no data."""
   is_small = pixels.dtype in (np.uint8, np.uint16)  # faster than sorting
   if is_small:
-    all_nums = np.bincount(pixels.ravel())
+    all_nums = _count(pixels, np.iinfo(pixels.dtype).max + 1)
     found = np.flatnonzero(all_nums)
     nums = all_nums[found]
   else:
@@ -93,6 +93,13 @@ def _stored(pixels, raster, convert):
     table[found] = places
     return StoredMask(counts, _look_up(table, pixels), raster.format)
   return StoredMask(counts, places[np.searchsorted(found, pixels)], raster.format)
+
+
+def _count(values, size):
+  """i64[size], how often each whole number occurs."""
+  flat, block = values.ravel(), 1 << 20  # np.bincount needs 8 bytes a pixel
+  parts = (flat[i : i + block] for i in range(0, flat.size, block))
+  return sum((np.bincount(part, minlength=size) for part in parts), np.zeros(size, np.int64))
 
 
 def _look_up(table, index):

@@ -1,6 +1,8 @@
 """Draws masks from outlines: labelme's JSON files and the JSON of COCO instances."""
 
+import base64
 import dataclasses
+import io
 import json
 import math
 import pathlib
@@ -25,6 +27,7 @@ SHAPES = {
   "line": (2, 2),
   "linestrip": (2, math.inf),
   "point": (1, 1),
+  "mask": (2, 2),  # corners of a PNG that the shape holds
 }
 KINDS = {dict: "an object", list: "a list", str: "text", int: "a whole number"}  # of JSON
 
@@ -77,8 +80,22 @@ def draw_labelme(data: bytes | Path, name: str) -> tuple[list[str], np.ndarray]:
     if not low <= len(points) <= high:
       number = f"{low}" if low == high else f"at least {low}"
       raise UserError(f"{where}: a {kind} needs {number} points, but it has {len(points)}")
-    _draw(draw, kind, points, _position(names, label, name))
+    value = _position(names, label, name)
+    if kind == "mask":
+      inside, corner = _inner_mask(_member(shape, "mask", str, where), points, where)
+      picture.paste(value, corner, inside)
+    else:
+      _draw(draw, kind, points, value)
   return names, np.asarray(picture)
+
+
+def _inner_mask(text, points, where):
+  """(1-bit image of a shape of kind "mask", its upper left corner)"""
+  x0, y0, x1, y1 = (round(value) for point in points for value in point)
+  with decoding(where), Image.open(io.BytesIO(base64.b64decode(text))) as image:
+    if image.size != (x1 - x0 + 1, y1 - y0 + 1):
+      raise ValueError("its mask does not fit its corners: draw it again")
+    return Image.fromarray(np.asarray(image.convert("L")) > 0), (x0, y0)
 
 
 def _draw(draw, kind, points, value):
@@ -142,36 +159,34 @@ def draw_coco(mask: CocoMask, name: str) -> tuple[list[str], np.ndarray]:
   Raises:
     UserError: a segmentation is damaged, or pycocotools is needed and not installed.
   """
-  areas = []
+  (height, width), objects = mask.size, []
   for i, (label, is_crowd, segmentation) in enumerate(mask.objects, 1):
-    inside = _coco_object(segmentation, mask.size, f"{name}: object {i} ({label!r})")
-    runs = np.flatnonzero(inside)  # of a small object, far less memory than the mask
-    areas.append((len(runs), IGNORE if is_crowd else label, runs))
-  names, index = [BACKGROUND], np.zeros(mask.size, np.uint8)
-  for _, label, pixels in sorted(areas, key=lambda area: -area[0]):
-    index.ravel()[pixels] = _position(names, label, name)
-  return names, index
+    runs = _runs(segmentation, mask.size, f"{name}: object {i} ({label!r})")
+    objects.append((sum(runs[1::2]), IGNORE if is_crowd else label, runs))
+  names, columns = [BACKGROUND], np.zeros(height * width, np.uint8)  # runs go down the columns
+  for _, label, runs in sorted(objects, key=lambda item: -item[0]):
+    columns[np.repeat(np.arange(len(runs)) % 2 == 1, runs)] = _position(names, label, name)
+  return names, np.ascontiguousarray(columns.reshape(width, height).T)
 
 
-def _coco_object(segmentation, size, where):
-  """bool[H,W] of a list of polygons or of a run-length encoding."""
+def _runs(segmentation, size, where):
+  """Lengths of the runs of 0, 1, 0 ... of a list of polygons or of a run-length encoding."""
   height, width = size
   if isinstance(segmentation, Mapping):
     counts = segmentation.get("counts")
     if isinstance(counts, str):
       counts = _counts(counts, where)
-    good = isinstance(counts, list) and all(type(n) is int and n >= 0 for n in counts)
-    if not good or sum(counts) != height * width or segmentation.get("size") != [height, width]:
+    is_list = isinstance(counts, list) and all(type(n) is int and n >= 0 for n in counts)
+    if not is_list or sum(counts) != height * width or segmentation.get("size") != [height, width]:
       raise UserError(f"{where}: its run lengths do not fill the image: export it again")
-    values = np.arange(len(counts)) % 2 == 1
-    return np.repeat(values, counts).reshape(width, height).T  # runs go down the columns
-  polygons = _checked(segmentation, list, f"{where}: its segmentation")
+    return counts
   rings = []
-  for ring in polygons:
-    ring = _numbers(ring, None, (width, height), where)
+  for ring in _checked(segmentation, list, f"{where}: its segmentation"):
+    rings.append(_numbers(ring, None, (width, height), where))
     if len(ring) < 6 or len(ring) % 2:
       raise UserError(f"{where}: a polygon needs 3 points, x and y of each: correct or remove it")
-    rings.append(ring)
+  if not rings:
+    return [height * width]
   try:
     from pycocotools import mask as coco
   except ModuleNotFoundError as error:
@@ -180,9 +195,8 @@ def _coco_object(segmentation, size, where):
       "jaxseg"
     ) from error
   with decoding(where):
-    if not rings:
-      return np.zeros(size, bool)
-    return coco.decode(coco.merge(coco.frPyObjects(rings, height, width))).astype(bool)
+    packed = coco.merge(coco.frPyObjects(rings, height, width))
+  return _counts(packed["counts"].decode(), where)
 
 
 def _counts(text, where):
