@@ -17,7 +17,7 @@ from jaxseg.data.examine import Example, Finding, examine
 from jaxseg.data.files import few
 from jaxseg.data.input_pipeline import Mapped, eval_examples
 from jaxseg.data.label_faults import is_noisy, mask_fault
-from jaxseg.data.labels import LabelMap, Value
+from jaxseg.data.labels import BACKGROUND, LabelMap, Value
 from jaxseg.notebook import progress
 from jaxseg.settings import with_keys
 from jaxseg.visualize import data_sheet
@@ -93,9 +93,13 @@ def find_missing_classes(
   if not read or any(example.fault for example in read):
     return []
   counts = sum(example.counts for example in read)
-  values = few(sorted({value for example in read for value in example.values}, key=by_kind))
+  values = sorted({value for example in read for value in example.values}, key=by_kind)
   missing = [name for name, count in zip(classes, counts[:-1], strict=True) if not count]
-  hold = f"the masks hold {values} ({VOID} is void, unless config.data.mask_values names it)"
+  hold = f"the masks hold {few(values)}"
+  if BACKGROUND in values:
+    hold += " (pixels without a shape are void, unless a class is called background)"
+  elif all(isinstance(value, int) for value in values):
+    hold += f" ({VOID} is void, unless config.data.mask_values names it)"
   if role == "eval" and len(missing) == len(classes):
     text = f"no pixel of the {len(read)} images has a label, so there is no score; {hold}"
     return [Finding("error", "no labels", "", text)]
