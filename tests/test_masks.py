@@ -14,6 +14,8 @@ from PIL import Image
 from tiny import error_of
 
 from jaxseg import VOID, UserError
+from jaxseg.data.encoded import Encoded
+from jaxseg.data.examine import examine
 from jaxseg.data.label_faults import mask_fault
 from jaxseg.data.label_spaces import LABEL_SPACES, fill_in
 from jaxseg.data.labels import LabelMap, label_map
@@ -406,6 +408,17 @@ def test_words_about_fractions_and_colours():
   assert "smoothing" in message and "mask_colors" not in message and len(message) < 500
   message = error_of(decode_mask, encode(many, "JPEG"), "m.jpg", THREE)
   assert message.endswith("save masks as PNG")
+
+
+def test_masks_that_are_pictures():
+  """Half a million values: the message comes at once, and check_data keeps a few."""
+  rng = np.random.default_rng(0)
+  for stored in (rng.random((700, 700), np.float32), rng.integers(0, 255, (700, 700, 3), np.uint8)):
+    kind = "rgb" if stored.ndim == 3 else "minisblack"
+    record = {"image": encode(ALPHA), "mask": tiff(stored, photometric=kind), "name": "a"}
+    example = examine(Encoded([record], 3, label_map(ABC, palette=COLORS)), 3, 0)
+    assert "interpolation" in example.fault or "smoothing" in example.fault
+    assert len(example.values) == 1000 and len(example.fault) < 500
 
 
 def test_fault_of_several_masks():

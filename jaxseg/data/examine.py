@@ -12,9 +12,11 @@ from jaxseg.data.datasets import Subset
 from jaxseg.data.decode import decode_image
 from jaxseg.data.encoded import Encoded, place, size_fault
 from jaxseg.data.files import describe_file
-from jaxseg.data.label_faults import mask_fault
+from jaxseg.data.label_faults import is_noisy, mask_fault
 from jaxseg.data.labels import LabelMap, Value
 from jaxseg.data.masks import read_mask
+
+MAX_VALUES = 1000  # kept of a mask whose values are no labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Example:
     formats: {"image", "mask": see `files.describe_file`}, of those that can be read.
     digest: of the image's pixels and shape; b"" if all pixels are the same or cannot be read.
     brightest: largest value of the image, 0..255.
-    values: {stored value: pixels} of the mask.
+    values: {stored value: pixels} of the mask; not all if they cannot be labels.
     fault: the problem with these values, see `label_faults.mask_fault`.
     counts: i64[C+1], pixels of each class and of VOID.
   """
@@ -114,6 +116,8 @@ def examine(source: Sequence, num_classes: int, index: int) -> Example:
       counts[min(label, num_classes)] += num
   if mask is not None:
     counts[num_classes] += mask.size - sum(values.values())  # NaN and "no data"
+  if fault and is_noisy(values, labels):
+    values = {value: values[value] for value in labels.unknown(values)[:MAX_VALUES]}
   size, digest, brightest = None, b"", 0
   if image is not None:
     size, brightest = image.shape[1::-1], int(image.max())

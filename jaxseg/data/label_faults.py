@@ -22,8 +22,7 @@ def mask_fault(counts: Mapping[Value, int], labels: LabelMap, file_format: str) 
       return _name_fault(names, labels)
     if colors := [value for value in wrong if isinstance(value, tuple)]:
       return _color_fault(counts, colors, labels, file_format)
-    numbers = sorted(value for value in counts if isinstance(value, int | float))
-    wrong = [value for value in numbers if value in wrong]
+    numbers, wrong = sorted(v for v in counts if isinstance(v, int | float)), sorted(wrong)
     more = f" (and {few(wrong[1:])})" if wrong[1:] else ""
     known = few(sorted({VOID, *labels.values}), MANY)
     remedy = _number_remedy(wrong, numbers, labels, file_format)
