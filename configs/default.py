@@ -11,6 +11,7 @@ from types import SimpleNamespace as Group
 
 from jaxseg import augment, export, models, optim, parallel, predict, weight_maps
 from jaxseg.data import datasets, files, input_pipeline
+from jaxseg.data.label_spaces import LABEL_SPACES
 from jaxseg.data.normalization import NORMALIZATIONS
 from jaxseg.losses import LOSSES
 from jaxseg.schema import flatten_keys, key, to_config
@@ -59,9 +60,16 @@ def keys():
                    item=int, low=0, scope="network")
   data.dtype = key("", "type of images up to the device; '' = that of the first files",
                    choices=("uint8", "uint16", "float32"))
+  data.label_space = key("", "known data set that gives classes, palette and values of masks",
+                         choices=LABEL_SPACES)
   data.mask_values = key((), "stored value, or tuple of values, of each class; () = 0, 1, 2 ...")
-  data.void_values = key((), "stored values that loss and metrics ignore (ignore index); and 255",
-                         item=int)
+  data.void_values = key((), "stored values that loss and metrics ignore (ignore index); and 255")
+  data.reduce_zero_label = key(False, "masks count from 1, and 0 is void")
+  data.mask_colors = key((), "masks in colour: (R, G, B), or tuple of several, of each class; () = "
+                         "palette")
+  data.void_colors = key((), "masks in colour: colours that count as void")
+  data.color_tolerance = key(0, "largest difference per channel between a pixel and its colour",
+                             low=0, high=127)
   data.value_range = key((), "stored values of black and white, or such pairs, one a channel; () = "
                          "full range", scope="network")
   data.normalization = key("range", "black and white: value_range, or measured in each channel of "

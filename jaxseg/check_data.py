@@ -16,7 +16,8 @@ from jaxseg.data.datasets import Subset, groups_of
 from jaxseg.data.examine import Example, Finding, examine
 from jaxseg.data.files import few
 from jaxseg.data.input_pipeline import Mapped, eval_examples
-from jaxseg.data.masks import MANY, mask_fault
+from jaxseg.data.label_faults import is_noisy, mask_fault
+from jaxseg.data.labels import BACKGROUND, LabelMap, Value
 from jaxseg.notebook import progress
 from jaxseg.settings import with_keys
 from jaxseg.visualize import data_sheet
@@ -30,14 +31,14 @@ MAX_SIDE = 1024  # px, of pictures on the sheet
 def find(
   splits: Mapping[str, Sequence[Example]],
   classes: Sequence[str],
-  labels: Mapping[int, int],
+  labels: LabelMap,
   window: int,
 ) -> list[Finding]:
   """All findings about the examples of a data set.
 
   Args:
     splits: {"train", "eval": list of Example}.  classes: names.
-    labels: {stored value: class or VOID} of masks.
+    labels: what the values of masks mean.
     window: smallest height and width of images to train on, px.
   Returns:
     list of Finding
@@ -65,18 +66,20 @@ def find(
   return findings
 
 
-def find_wrong_values(examples: Sequence[Example], labels: Mapping[int, int]) -> list[Finding]:
+def find_wrong_values(examples: Sequence[Example], labels: LabelMap) -> list[Finding]:
   """Masks with values that are no class; the remedy follows from the values of all masks."""
-  clean = [example for example in examples if len(example.values) <= len(labels) + MANY]
-  values = sorted({value for example in clean for value in example.values})
+  values = collections.Counter()
+  for example in examples:
+    if not is_noisy(example.values, labels):
+      values.update(example.values)
   findings = []
   for example in examples:
     if not example.fault:
       continue
     kind, text = "masks of 0 and 255", example.fault
-    if not {VOID, *labels}.issuperset(example.values):
+    if labels.unknown(example.values):
       kind = "masks with values that are not classes"
-      if len(example.values) <= len(labels) + MANY:
+      if not is_noisy(example.values, labels):
         text = mask_fault(values, labels, example.formats.get("mask", "").split(" ")[0])
     findings.append(Finding("error", kind, f"mask of {example.file}", text))
   return findings
@@ -90,9 +93,13 @@ def find_missing_classes(
   if not read or any(example.fault for example in read):
     return []
   counts = sum(example.counts for example in read)
-  values = few(sorted({value for example in read for value in example.values}))
+  values = sorted({value for example in read for value in example.values}, key=by_kind)
   missing = [name for name, count in zip(classes, counts[:-1], strict=True) if not count]
-  hold = f"the masks hold {values} ({VOID} is void, unless config.data.mask_values names it)"
+  hold = f"the masks hold {few(values)}"
+  if BACKGROUND in values:
+    hold += " (pixels without a shape are void, unless a class is called background)"
+  elif all(isinstance(value, int) for value in values):
+    hold += f" ({VOID} is void, unless config.data.mask_values names it)"
   if role == "eval" and len(missing) == len(classes):
     text = f"no pixel of the {len(read)} images has a label, so there is no score; {hold}"
     return [Finding("error", "no labels", "", text)]
@@ -101,6 +108,12 @@ def find_missing_classes(
     text = f"{', '.join(missing)}: no pixel in the {role} split, so {effect}; {hold}"
     return [Finding("warning", "classes that do not occur", "", text)]
   return []
+
+
+def by_kind(value: Value) -> tuple[int, Value]:
+  """Sorts numbers before colours before names."""
+  kind = 0 if isinstance(value, int | float) else 1 if isinstance(value, tuple) else 2
+  return kind, value
 
 
 def find_same_images(splits: Mapping[str, Sequence[Example]]) -> list[Finding]:
@@ -213,7 +226,8 @@ def check_data(config: ConfigDict, workdir: str | pathlib.Path) -> list[Finding]
     chosen = choose_samples(examples, source, config.eval.num_samples)
     samples += [(f"{role}: {name}", *arrays) for name, *arrays in chosen]
     whole = source.source if isinstance(source, Subset) else source
-    labels = getattr(whole, "labels", {label: label for label in range(len(info.classes))})
+    own = LabelMap({label: label for label in range(len(info.classes))})
+    labels = getattr(whole, "labels", own)
   if len(groups) == 2 and (shared := sorted(set.intersection(*groups))):
     text = f"{few(shared)}: relatives of training images inflate the score: split by groups"
     findings.append(Finding("warning", "groups in both splits", "", text))

@@ -12,9 +12,9 @@ from PIL import Image
 from configs import default
 from jaxseg import UserError, main
 from jaxseg.build import open_split
-from jaxseg.check_data import check_data, listing
+from jaxseg.check_data import check_data, find_missing_classes, listing
 from jaxseg.data import datasets
-from jaxseg.data.examine import Finding
+from jaxseg.data.examine import Example, Finding
 from jaxseg.data.input_pipeline import Mapped, eval_examples, train_batches
 from jaxseg.evaluation import score
 
@@ -227,7 +227,8 @@ FAULTS = [
   (text_as_mask, {}, "error", "masks that cannot be read", "val0.png", "decoded"),
   (broken_tiff, {}, "error", "files that cannot be read", "train1.tif", "decoded"),
   (floats, {}, "error", "images that cannot be read", "train1.tif", "config.data.value_range"),
-  (colours, {}, "error", "masks that cannot be read", "train1.png", "colours grey"),
+  (colours, {}, "error", "masks with values that are not classes", "train1.png",
+   "192 colours for 3 classes PNG"),
   (stray_values, {}, "error", "masks with values that are not classes", "train0.png train2.png",
    "7 9 config.data.void_values"),
   (off_by_one, {}, "error", "masks with values that are not classes",
@@ -389,6 +390,23 @@ def test_one_bad_mask_does_not_hide_the_remedy_of_the_others(root, tmp_path):
   bad = texts.pop(f"mask of {image(root, 1)}")
   assert "interpolation" in bad and "count from 1" not in bad
   assert len(texts) == 4 and all("count from 1" in text for text in texts.values())
+
+
+def test_classes_that_only_names_or_colours_would_bring():
+  """What the masks hold, and why a class is missing, for each kind of mask."""
+
+  def text(values):
+    counts = np.array([0, 9, 3])
+    example = Example(0, "a", (), (4, 3), {}, b"", 9, values, "", counts)
+    (finding,) = find_missing_classes("train", [example], ("other", "cell"))
+    return finding.text
+
+  assert text({1: 9, 255: 3}).endswith("hold 1, 255 (255 is void, unless config.data.mask_values "
+                                       "names it)")  # fmt: skip
+  assert text({"cell": 9, "_background_": 3}).endswith(
+    "hold _background_, cell (pixels without a shape are void, unless a class is called background)"
+  )
+  assert text({(9, 9, 9): 9, (0, 0, 0): 3}).endswith("hold (0, 0, 0), (9, 9, 9)")
 
 
 # Of every data set: splits and the number of their images.

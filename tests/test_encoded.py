@@ -14,8 +14,9 @@ from tiny import error_of
 from jaxseg import DataWarning
 from jaxseg.data.decode import ImageFormat
 from jaxseg.data.encoded import Encoded, common_dtype
+from jaxseg.data.labels import LabelMap
 
-LABELS = {0: 0, 1: 1}
+LABELS = LabelMap({0: 0, 1: 1})
 MASK = encode(np.zeros((5, 7), np.uint8))
 
 

@@ -14,6 +14,7 @@ from tiny import error_of
 
 from jaxseg import VOID, UserError, build, checkpoint, models, optim, training, workdirs
 from jaxseg.data import datasets
+from jaxseg.data.labels import LabelMap
 from jaxseg.run import Run
 from jaxseg.training import train
 
@@ -353,7 +354,8 @@ def test_an_image_that_cannot_be_decoded(tmp_path, monkeypatch):
     records = [tiny.make_photo(split, i) for i in range(9)]
     if split == damaged:
       records[7]["image"] = records[7]["image"][:100]
-    return tiny.INFO, datasets.Encoded(records, tiny.INFO.image_format("uint8"), {0: 0, 1: 1})
+    labels = LabelMap({0: 0, 1: 1})
+    return tiny.INFO, datasets.Encoded(records, tiny.INFO.image_format("uint8"), labels)
 
   monkeypatch.setitem(datasets.DATASETS, "photos", load)
   damaged = "train"

@@ -12,6 +12,7 @@ from PIL import Image
 from configs import default
 from jaxseg import VOID, UserError
 from jaxseg.data import datasets
+from jaxseg.data.labels import LabelMap
 
 INFO = datasets.DatasetInfo(
   ("sky", "road", "nowhere"), ((0, 0, 255), (99, 99, 99), (255, 0, 0)), channels=3
@@ -49,7 +50,7 @@ def make_photo(split, i):
 def load_photos(split, data_dir, image_size, seed):
   """A loader for datasets.DATASETS."""
   records = [make_photo(split, i) for i in range(NUM_PHOTOS[split])]
-  return INFO, datasets.Encoded(records, INFO.image_format("uint8"), {0: 0, 1: 1})
+  return INFO, datasets.Encoded(records, INFO.image_format("uint8"), LabelMap({0: 0, 1: 1}))
 
 
 def make_config(num_steps, *, eval_every=1000, checkpoint_every=1000, **changes):

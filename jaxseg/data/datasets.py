@@ -19,15 +19,15 @@ from jaxseg.data.cells import MIN_SIZE, generate_cells
 from jaxseg.data.decode import DatasetInfo, ImageFormat
 from jaxseg.data.encoded import Encoded
 from jaxseg.data.folder import FolderFormat, default_palette, open_folder
+from jaxseg.data.label_spaces import LABEL_SPACES, fill_in
+from jaxseg.data.labels import label_map
 from jaxseg.data.layouts import Layout
 
 CELLS = DatasetInfo(("background", "cell"), ((0, 0, 0), (255, 200, 60)), channels=1)
 CELLS_SPLITS = {"train": 512, "test": 64}  # number of images
 
-PETS = DatasetInfo(
-  ("pet", "background", "outline"), ((235, 120, 40), (45, 60, 90), (250, 235, 150)), channels=3
-)
-PETS_LABELS = {1: 0, 2: 1, 3: 2}  # stored value: class
+PETS = DatasetInfo(LABEL_SPACES["pets"].classes, LABEL_SPACES["pets"].palette, channels=3)
+PETS_LABELS = label_map(PETS.classes, mask_values=LABEL_SPACES["pets"].mask_values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,11 +137,19 @@ def _load_folder(
   masks="",
   split_file="",
   group_by="",
+  mask_colors=(),
+  void_colors=(),
+  color_tolerance=0,
+  reduce_zero_label=False,
+  label_space="",
   problems=None,
 ):
   layout = Layout(images, masks, split_file, group_by)
   image_format = ImageFormat(channels, bands, value_range, dtype, exif_orientation, pages)
-  fmt = FolderFormat(classes, palette, image_format, mask_values, void_values, display_bands)
+  fmt = FolderFormat(
+    classes, palette, image_format, display_bands, mask_values, void_values, mask_colors,
+    void_colors, color_tolerance, reduce_zero_label, label_space,
+  )  # fmt: skip
   return open_folder(data_dir, split, fmt, problems, layout=layout)
 
 
@@ -184,7 +192,8 @@ def describe(name: str, split: str, **options: Any) -> DatasetInfo:
   if name in INFOS:
     return INFOS[name]
   if name == "folder":
-    classes, palette = options["classes"], options["palette"]
+    known = fill_in(options["label_space"], {key: options[key] for key in ("classes", "palette")})
+    classes, palette = known["classes"], known["palette"]
     palette = palette or default_palette(len(classes))
     return DatasetInfo(classes, palette, options["channels"], options["value_range"])
   return load(name, split, **options)[0]

@@ -11,6 +11,7 @@ import numpy as np
 from jaxseg import DataWarning, UserError
 from jaxseg.data.decode import DTYPES, ImageFormat, decode_image
 from jaxseg.data.files import inspect
+from jaxseg.data.labels import LabelMap
 from jaxseg.data.masks import decode_mask
 from jaxseg.data.raster import Path
 
@@ -37,14 +38,14 @@ class Encoded(Sequence):
   """Decodes the records of another sequence.
 
   Attributes:
-    records: {"image": bytes or path, "mask": the same, "name": str} and, where needed, "page": int
-      of both files and "where": str, the name in errors.
-    fmt: how images are read.  labels: see `decode_mask`.
+    records: {"image": bytes or path, "mask": see `masks.MaskFile`, "name": str} and, where needed,
+      "page": int of both files and "where": str, the name in errors.
+    fmt: how images are read.  labels: what the values of masks mean.
   """
 
   records: Sequence[Mapping[str, Any]]
   fmt: ImageFormat
-  labels: Mapping[int, int]
+  labels: LabelMap
   notes: Notes = dataclasses.field(default_factory=Notes, compare=False, repr=False)
 
   def __len__(self) -> int:
@@ -54,7 +55,9 @@ class Encoded(Sequence):
     record, notes = self.records[i], []
     where, page = place(record)
     image = decode_image(record["image"], where, self.fmt, page=page, notes=notes)
-    mask = decode_mask(record["mask"], f"mask of {where}", self.labels, page=page)
+    mask = decode_mask(
+      record["mask"], f"mask of {where}", self.labels, page=page, orient=self.fmt.orient
+    )
     self.notes.warn(where, notes)
     if fault := size_fault(image, mask, record["image"], self.fmt):
       raise UserError(f"{where}: {fault}")

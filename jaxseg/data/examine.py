@@ -3,15 +3,20 @@
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from os import PathLike
 
 import numpy as np
 
-from jaxseg import VOID, UserError
+from jaxseg import UserError
 from jaxseg.data.datasets import Subset
 from jaxseg.data.decode import black_and_white, decode_image
 from jaxseg.data.encoded import Encoded, place, size_fault
 from jaxseg.data.files import describe_file
-from jaxseg.data.masks import mask_fault, read_mask
+from jaxseg.data.label_faults import is_noisy, mask_fault
+from jaxseg.data.labels import LabelMap, Value
+from jaxseg.data.masks import read_mask
+
+MAX_VALUES = 1000  # kept of a mask whose values are no labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +47,8 @@ class Example:
     formats: {"image", "mask": see `files.describe_file`}, of those that can be read.
     digest: of the image's pixels and shape; b"" if all pixels are the same or cannot be read.
     brightest: largest value of the image; 0 is black, 1 is white.
-    values: of the mask, as stored, sorted.
-    fault: the problem with these values, see `masks.mask_fault`.
+    values: {stored value: pixels} of the mask; not all if they cannot be labels.
+    fault: the problem with these values, see `label_faults.mask_fault`.
     counts: i64[C+1], pixels of each class and of VOID.
   """
 
@@ -54,7 +59,7 @@ class Example:
   formats: dict[str, str]
   digest: bytes
   brightest: float
-  values: list[int]
+  values: dict[Value, int]
   fault: str
   counts: np.ndarray
 
@@ -79,7 +84,8 @@ def examine(source: Sequence, num_classes: int, index: int) -> Example:
   records, i = source, index
   while isinstance(records, Subset):
     records, i = records.source, records.indices[i]
-  image, stored, turned = None, None, ()
+  image, mask, turned = None, None, ()
+  values, kind = {}, ""
   if isinstance(records, Encoded):
     record, labels = records.records[i], records.labels
     turned = record["image"], records.fmt
@@ -87,30 +93,32 @@ def examine(source: Sequence, num_classes: int, index: int) -> Example:
     names = {"image": file, "mask": f"mask of {file}"}
     image = attempt("images that cannot be read", file, decode_image, record["image"], file,
                     records.fmt, page=page, notes=notes)  # fmt: skip
-    read = attempt("masks that cannot be read", names["mask"], read_mask, record["mask"],
-                   names["mask"], page=page)  # fmt: skip
-    stored = read and read[0]
-    for part, array in ("image", image), ("mask", stored):
-      if array is not None:
-        formats[part] = describe_file(record[part], names[part])
+    stored = attempt("masks that cannot be read", names["mask"], read_mask, record["mask"],
+                     names["mask"], labels, page=page, orient=records.fmt.orient)  # fmt: skip
+    if image is not None:
+      formats["image"] = describe_file(record["image"], names["image"])
+    if stored:
+      mask, values, kind = stored.index, stored.counts, stored.format
+      formats["mask"] = kind
+      if isinstance(record["mask"], bytes | str | PathLike) and kind != "labelme":
+        formats["mask"] = describe_file(record["mask"], names["mask"])
     findings += [Finding("warning", "parts of files that are not used", file, x) for x in notes]
   else:
-    file, labels = f"example {i}", {label: label for label in range(num_classes)}
+    file, labels = f"example {i}", LabelMap({label: label for label in range(num_classes)})
     example = attempt("examples that cannot be read", file, records.__getitem__, i)
     if example:
-      image, stored, file = example["image"], example["mask"], example["name"]
-  if image is not None and stored is not None and (
-    fault := size_fault(image, stored, *turned)
-  ):
+      image, mask, file = example["image"], example["mask"], example["name"]
+      values = dict(zip(*(x.tolist() for x in np.unique(mask, return_counts=True)), strict=True))
+  if image is not None and mask is not None and (fault := size_fault(image, mask, *turned)):
     findings.append(Finding("error", "images and masks of different sizes", file, fault))
-  values, fault, counts = [], "", np.zeros(num_classes + 1, np.int64)
-  if stored is not None:
-    values, nums = (x.tolist() for x in np.unique(stored, return_counts=True))
-    fault = mask_fault(values, labels, formats.get("mask", "").split(" ")[0])
-    known = {VOID: VOID, **labels}
-    for value, num in zip(values, nums, strict=True):
-      if value in known:
-        counts[min(known[value], num_classes)] += num
+  fault, counts = mask_fault(values, labels, kind), np.zeros(num_classes + 1, np.int64)
+  for label, num in zip(labels.look_up(values), values.values(), strict=True):
+    if label is not None:
+      counts[min(label, num_classes)] += num
+  if mask is not None:
+    counts[num_classes] += mask.size - sum(values.values())  # NaN and "no data"
+  if fault and is_noisy(values, labels):
+    values = {value: values[value] for value in labels.unknown(values)[:MAX_VALUES]}
   size, digest, brightest = None, b"", 0.0
   if image is not None:
     size, value_range = image.shape[1::-1], records.fmt.value_range if turned else ()

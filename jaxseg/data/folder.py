@@ -16,8 +16,9 @@ from jaxseg.data import layouts, splits, suggest
 from jaxseg.data.decode import DatasetInfo, ImageFormat, check_format
 from jaxseg.data.encoded import Encoded, common_dtype
 from jaxseg.data.files import num_pages
+from jaxseg.data.label_spaces import fill_in
+from jaxseg.data.labels import label_map
 from jaxseg.data.layouts import PLAIN, Layout, Pair, Problems, nfc
-from jaxseg.data.masks import label_table
 
 # Safe for colour-blind readers: Okabe and Ito's seven, and eight that are 18 CIELAB units or more
 # from all others, white, grey and black in normal vision, deuteranopia and protanopia (Machado
@@ -35,17 +36,24 @@ class FolderFormat:
     classes: names, in the order of the labels.
     palette: an (R, G, B) per class; () for `default_palette`.
     images: how images are read; a dtype of "" becomes that of the first files.
+    display_bands: see `DatasetInfo`.
     mask_values: stored value, or tuple of values, of each class; () = 0, 1, ...
     void_values: stored values that count as VOID; so does 255, unless it is a class.
-    display_bands: see `DatasetInfo`.
+    mask_colors, void_colors, color_tolerance, reduce_zero_label: see `labels.label_map`.
+    label_space: key of `label_spaces.LABEL_SPACES`, which gives what is () here.
   """
 
   classes: tuple[str, ...]
   palette: tuple = ()
   images: ImageFormat = ImageFormat(3)
+  display_bands: tuple = ()
   mask_values: tuple = ()
   void_values: tuple = ()
-  display_bands: tuple = ()
+  mask_colors: tuple = ()
+  void_colors: tuple = ()
+  color_tolerance: int = 0
+  reduce_zero_label: bool = False
+  label_space: str = ""
 
 
 def default_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
@@ -78,8 +86,13 @@ def open_folder(
     UserError: the format or the layout contradicts itself, a folder is missing, or images and masks
       do not pair.
   """
+  fmt = dataclasses.replace(fmt, **fill_in(fmt.label_space, vars(fmt)))
   _check(fmt)
-  labels = label_table(len(fmt.classes), fmt.mask_values, fmt.void_values)
+  labels = label_map(
+    fmt.classes, palette=fmt.palette, mask_values=fmt.mask_values, void_values=fmt.void_values,
+    mask_colors=fmt.mask_colors, void_colors=fmt.void_colors, color_tolerance=fmt.color_tolerance,
+    reduce_zero_label=fmt.reduce_zero_label,
+  )  # fmt: skip
   if not data_dir:
     raise UserError("`data_dir` is empty: set it to the folder of the data set")
   root = pathlib.Path(data_dir).expanduser()
@@ -274,11 +287,10 @@ def _check(fmt):
     )
   if len(set(fmt.classes)) < num_classes:
     raise UserError(f"`classes`={fmt.classes} has a name twice: give each class its own")
-  for key in ("mask_values", "palette"):
-    if len(getattr(fmt, key)) not in (0, num_classes):
-      raise UserError(
-        f"`{key}` has {len(getattr(fmt, key))} entries for {num_classes} classes: give one for each"
-      )
+  if len(fmt.palette) not in (0, num_classes):
+    raise UserError(
+      f"`palette` has {len(fmt.palette)} entries for {num_classes} classes: give one for each"
+    )
   if not all(len(c) == 3 and all(v in range(256) for v in c) for c in fmt.palette):
     raise UserError(f"`palette`={fmt.palette}: use (R,G,B) of whole numbers from 0 to 255")
   images = fmt.images

@@ -1,114 +1,209 @@
-"""Decodes masks: stored values -> labels, and what is wrong with values that are no labels."""
+"""Reads masks of any kind: images in numbers or colours, polygons, a file per label."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from jaxseg import VOID, UserError
+from jaxseg.data import polygons
 from jaxseg.data.files import few, read_raster
-from jaxseg.data.raster import Path
+from jaxseg.data.label_faults import mask_fault
+from jaxseg.data.labels import BACKGROUND, LabelMap, Value
+from jaxseg.data.raster import Path, Raster
 
-MANY = 20  # this many more values than classes: interpolation or instance ids, not labels
+COLORS = tuple("RGB")
+
+# Bytes of an image; the path of an image or of labelme's JSON; a part of COCO's JSON; or the images
+# of each label.
+MaskFile = bytes | Path | polygons.CocoMask | Mapping[str, Sequence[Path]]
 
 
-def label_table(
-  num_classes: int, mask_values: Sequence = (), void_values: Sequence = ()
-) -> dict[int, int]:
-  """{stored value: class or VOID}.
+@dataclasses.dataclass(frozen=True)
+class StoredMask:
+  """A mask as it is stored.
 
-  Args:
-    num_classes: C.
-    mask_values: stored value, or tuple of values, of each class; () = 0, 1, ...
-    void_values: stored values that count as VOID.
-  Raises:
-    UserError: a value has two meanings, or is no whole number.
+  Attributes:
+    counts: {value: pixels}; a value is a number, an (R, G, B) or the name of a label.
+    index: whole numbers [H,W], positions in `counts`; len(counts) for NaN and "no data".
+    format: of the file: "PNG", "labelme" ...
   """
-  entries = [(values, i) for i, values in enumerate(mask_values or range(num_classes))]
-  labels = {}
-  for values, label in [*entries, (void_values, VOID)]:
-    for value in values if isinstance(values, tuple | list) else (values,):
-      if not isinstance(value, int):
-        raise UserError(f"`mask_values` and `void_values`: {value!r} is not a whole number")
-      if value in labels:
-        raise UserError(
-          f"mask value {value} has two meanings: correct `mask_values` or `void_values`"
-        )
-      labels[value] = label
-  return labels
+
+  counts: dict[Value, int]
+  index: np.ndarray
+  format: str
 
 
 def decode_mask(
-  data: bytes | Path, name: str, labels: Mapping[int, int], *, page: int = 0
+  data: MaskFile, name: str, labels: LabelMap, *, page: int = 0, orient: bool = True
 ) -> np.ndarray:
-  """An encoded label map -> u8[H,W] of classes.
+  """A mask -> u8[H,W] of classes and VOID.
 
   Args:
-    data: encoded bytes or a path.  name: in errors.  page: of a file of several.
-    labels: {stored value: class or VOID}; a stored 255 is VOID unless it is listed.
+    data: see MaskFile.  name: in errors.  labels: what values mean.
+    page: of a file of several.  orient: turns it upright as its EXIF orientation says.
   Raises:
-    UserError: it cannot be decoded, has colours, or holds a value that is not in `labels`.
+    UserError: it cannot be decoded, or holds a value without a meaning.
   """
-  stored, file_format = read_mask(data, name, page=page)
-  values = np.unique(stored)
-  fault = mask_fault(values.tolist(), labels, file_format)
+  stored = read_mask(data, name, labels, page=page, orient=orient)
+  fault = mask_fault(stored.counts, labels, stored.format)
   if fault:
     raise UserError(f"{name}: {fault}")
-  known = {VOID: VOID, **labels}
-  table = np.array([known[value] for value in values.tolist()], np.uint8)
-  return table[np.searchsorted(values, stored)]
+  return _look_up(np.array([*labels.look_up(stored.counts), VOID], np.uint8), stored.index)
 
 
-def read_mask(data: bytes | Path, name: str, *, page: int = 0) -> tuple[np.ndarray, str]:
-  """An encoded label map -> (values as stored, [H,W] of any number type; format of the file).
+def read_mask(
+  data: MaskFile, name: str, labels: LabelMap, *, page: int = 0, orient: bool = True
+) -> StoredMask:
+  """A mask -> its values as stored; `labels` says whether these are colours or numbers.
 
   Raises:
-    UserError: it cannot be decoded, or has colours.
+    UserError: it cannot be decoded, or does not have one label per pixel.
   """
-  raster = read_raster(data, name, page=page)
-  array, names = raster.samples, raster.header.names
-  if raster.header.format == "GIF":
-    array, names = raster.palette[array[..., 0]], "RGB"
-  colours = array[..., :-1] if names[-1] == "A" else array
-  if (colours != colours[..., :1]).any():
-    raise UserError(
-      f"{name}: a mask needs one label per pixel, but this has {array.shape[-1]} channels of "
-      "different colours: save it as grey values"
-    )
-  return colours[..., 0], raster.header.format
+  if isinstance(data, polygons.CocoMask):
+    return _drawn(*polygons.draw_coco(data, name), "COCO")
+  if isinstance(data, Mapping):
+    return _drawn(*_draw_layers(data, name, labels, orient), "PNG per label")
+  if not isinstance(data, bytes) and str(data).lower().endswith(".json"):
+    return _drawn(*polygons.draw_labelme(data, name), "labelme")
+  raster = read_raster(data, name, page=page, orient=orient)
+  numbers, colors = _single_layer(raster, name, labels)
+  if colors is None:
+    return _stored(numbers, raster, lambda v: _number(v, raster, labels))
+  packed, bits = _packed(colors, name)
+  channel = (1 << bits) - 1
+  return _stored(packed, raster, lambda v: (v >> 2 * bits, v >> bits & channel, v & channel))
 
 
-def mask_fault(values: Sequence[int], labels: Mapping[int, int], file_format: str) -> str:
-  """The problem with the values of one or more masks, and its remedy; "" if there is none.
-
-  Args:
-    values: sorted list.  labels: see `decode_mask`.  file_format: of the mask.
-  """
-  known = {VOID: VOID, **labels}
-  wrong = [value for value in values if value not in known]
-  if wrong:
-    more = f" (and {few(wrong[1:])})" if wrong[1:] else ""
-    remedy = _remedy(wrong[0], values, labels, file_format)
-    return f"label {wrong[0]}{more} is not a class; known values are {sorted(known)}; {remedy}"
-  if VOID in values and VOID not in labels and set(values) <= {0, VOID} and set(labels) == {0, 1}:
-    # Class 1 would count as void: training would raise no error, and learn nothing.
-    return (
-      f"holds {' and '.join(map(str, values))}, but no 1: set `mask_values`=(0,{VOID}) if {VOID} "
-      f"is a class, or `void_values`=({VOID},) if it is void"
-    )
-  return ""
+def _drawn(names, index, file_format):
+  nums = _count(index, len(names)).tolist()
+  return StoredMask(dict(zip(names, nums, strict=True)), index, file_format)
 
 
-def _remedy(value, values, labels, file_format):
-  """The remedy for a value that is not a class, in a mask that holds `values`."""
-  num_classes = len(set(labels.values()) - {VOID})
-  if file_format == "JPEG":
-    return "JPEG changes labels: save masks as PNG"
-  if len(values) > num_classes + MANY:
-    return "so many values suggest interpolation or instance ids: save one value per class"
-  if len(values) == num_classes == 2:
-    a, b = values
-    return f"if {a} and {b} are the classes, set `mask_values`=({a},{b})"
-  if values[0] > 0 and max(set(values) - {VOID}) == num_classes:
-    numbers = ",".join(str(i + 1) for i in range(num_classes))
-    return f"if the classes count from 1, set `mask_values`=({numbers})"
-  return f"if it is void, set `void_values`=({value},); if it is a class, set `mask_values`"
+def _stored(pixels, raster, convert):
+  """StoredMask of one number per pixel; `convert` gives the value, or None for no data."""
+  is_small = pixels.dtype in (np.uint8, np.uint16)  # faster than sorting
+  if is_small:
+    all_nums = _count(pixels, np.iinfo(pixels.dtype).max + 1)
+    found = np.flatnonzero(all_nums)
+    nums = all_nums[found]
+  else:
+    found, nums = np.unique(pixels, return_counts=True)
+  values = [convert(value) for value in found.tolist()]
+  counts = {v: num for v, num in zip(values, nums.tolist(), strict=True) if v is not None}
+  place = {value: i for i, value in enumerate(counts)}
+  places = np.array([place.get(v, len(counts)) for v in values], np.min_scalar_type(len(counts)))
+  if is_small:
+    table = np.zeros(found.max(initial=0) + 1, places.dtype)
+    table[found] = places
+    return StoredMask(counts, _look_up(table, pixels), raster.header.format)
+  return StoredMask(counts, places[np.searchsorted(found, pixels)], raster.header.format)
+
+
+def _count(values, size):
+  """i64[size], how often each whole number occurs."""
+  flat, block = values.ravel(), 1 << 20  # np.bincount needs 8 bytes a pixel
+  parts = (flat[i : i + block] for i in range(0, flat.size, block))
+  return sum((np.bincount(part, minlength=size) for part in parts), np.zeros(size, np.int64))
+
+
+def _look_up(table, index):
+  """table[index]"""
+  if table.dtype == index.dtype == np.uint8:  # which Python does five times as fast
+    found = bytearray(index.tobytes()).translate(table[:256].tobytes().ljust(256))
+    return np.frombuffer(found, np.uint8).reshape(index.shape)
+  return table[index]
+
+
+def _number(value, raster, labels):
+  """A stored number: int where it is whole; None if it is NaN or "no data"."""
+  if value != value:
+    return None
+  whole = isinstance(value, int) or (value.is_integer() and abs(value) < 1 << 53)
+  if raster.header.nodata is not None and not (labels.is_listed and value in labels.values):
+    with np.errstate(over="ignore"):
+      nodata = raster.header.nodata
+      rounded = None if isinstance(value, int) else raster.samples.dtype.type(nodata)
+    if value in (nodata, rounded):
+      return None
+  return int(value) if whole else value
+
+
+def _single_layer(raster: Raster, name, labels):
+  """(numbers [H,W], None) or (None, colours [H,W,3]) of a file."""
+  samples, names = raster.samples, raster.header.names
+  if names == ("index",):
+    # A GIF writer may renumber the palette: there the colour is the label, elsewhere the index.
+    if raster.header.format != "GIF" and not labels.by_color:
+      return samples[..., 0], None
+    if samples.max(initial=0) >= len(raster.palette):
+      raise UserError(f"{name}: cannot be decoded (its palette lacks a colour): save it again")
+    samples, names = raster.palette[samples[..., 0]], COLORS
+  if "A" in names:
+    keep = [i for i, part in enumerate(names) if part != "A"]
+    alpha, samples = samples[..., names.index("A")], samples[..., keep]
+    names = tuple(names[i] for i in keep)
+    if samples.size and _is_constant(samples) and not _is_constant(alpha[..., None]):
+      raise UserError(
+        f"{name}: all pixels have the same colour and only alpha differs, so the labels seem to be "
+        "in the alpha channel: save that channel as a grey PNG"
+      )
+  grey = samples[..., 0]
+  is_grey = all(np.array_equal(grey, samples[..., i]) for i in range(1, samples.shape[-1]))
+  if names != COLORS:
+    if not is_grey:
+      raise UserError(
+        f"{name}: a mask needs one label per pixel, but this has {len(names)} channels "
+        f"({', '.join(names)}): save the one with the labels"
+      )
+    return grey, None
+  if labels.by_color or not is_grey:
+    return None, samples
+  if labels.colors and samples.dtype.kind in "ui":
+    # Grey stored as colours, but black and white may also be two of the colours.
+    values = np.unique(grey).tolist()
+    as_numbers, as_colors = (labels.look_up(x) for x in (values, [(v,) * 3 for v in values]))
+    if None not in as_colors and as_numbers != as_colors:
+      if None not in as_numbers:
+        raise UserError(
+          f"{name}: the colours {few([(v,) * 3 for v in values])} can be numbers or colours of "
+          "classes: save it with one channel, or set `mask_colors`"
+        )
+      return None, samples
+  return grey, None
+
+
+def _is_constant(samples):
+  return bool((samples == samples[:1, :1]).all())
+
+
+def _packed(colors, name):
+  """([H,W,3] -> u32 or u64[H,W], bits per channel)"""
+  if colors.dtype.kind not in "ui" or colors.dtype.itemsize > 2:
+    raise UserError(f"{name}: its colours are {colors.dtype}: save masks in colour with 8 bits")
+  bits = 8 * colors.dtype.itemsize
+  red, green, blue = np.moveaxis(colors, -1, 0).astype(np.uint32 if bits == 8 else np.uint64)
+  return (red << bits | green) << bits | blue, bits
+
+
+def _draw_layers(files, name, labels, orient):
+  """(names, u8[H,W] of their positions) of one image per label; a later class lies on top."""
+  order = sorted(files, key=lambda label: (labels.look_up([label])[0] or 0, label))
+  names = list(dict.fromkeys([BACKGROUND, *order]))
+  index = None
+  for label in order:
+    for path in files[label]:
+      where = f"{name} ({path})"
+      numbers, colors = _single_layer(
+        read_raster(path, where, orient=orient), where, LabelMap({})
+      )
+      pixels = numbers != 0 if colors is None else colors.any(-1)
+      if index is None:
+        index = np.zeros(pixels.shape, np.uint8)
+      if index.shape != pixels.shape:
+        sizes = ["x".join(map(str, x.shape[::-1])) for x in (pixels, index)]
+        raise UserError(f"{where}: is {sizes[0]} px, but another label is {sizes[1]} px")
+      index[pixels] = names.index(label)
+  if index is None:
+    raise UserError(f"{name}: no label has a file: add one, even if it is black")
+  return names, index
