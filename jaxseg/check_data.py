@@ -105,7 +105,7 @@ def find_missing_classes(
     return [Finding("error", "no labels", "", text)]
   if missing:
     effect = {"train": "training cannot learn them", "eval": "they get no score"}[role]
-    text = f"{', '.join(missing)}: no pixel in the {role} split, so {effect}; {hold}"
+    text = f"{few(missing)}: no pixel in the {role} split, so {effect}; {hold}"
     return [Finding("warning", "classes that do not occur", "", text)]
   return []
 

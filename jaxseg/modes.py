@@ -94,12 +94,13 @@ def predict_folder(
     workdir, overrides, config: see `evaluate`.
     source: folder or file.  output: folder, created if missing; see `predict_files.predict_files`.
   """
-  files = list_images(source)
+  files = list_images(source, output)
+  root = source if pathlib.Path(source).is_dir() else pathlib.Path(source).parent
   segmenter = load_run(workdir, overrides or {}, config)
   if parallel.is_main():
     with settings.config_errors():
-      predict_files(segmenter.predict, files, output, segmenter.info, progress)
-    if others := left_out(source, files):
+      predict_files(segmenter.predict, files, root, output, segmenter.info, progress)
+    if others := left_out(source, files, output):
       print(others, file=sys.stderr)
     overlays = pathlib.Path(output) / "overlays"
     print(f"{len(files)} files   label maps: {output}   overlays: {overlays}")

@@ -1,6 +1,7 @@
 """Folders of image files in, label maps and overlays out."""
 
 import collections
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -17,8 +18,12 @@ from jaxseg.workdirs import make_folder
 Page = tuple[pathlib.Path, int, str]  # (file, page, tag); tag is "_000", ... in a file of several
 
 
-def list_images(path: str | pathlib.Path) -> list[pathlib.Path]:
-  """The image files of a folder, sorted, or the file itself.
+def list_images(
+  path: str | pathlib.Path, output: str | pathlib.Path | None = None
+) -> list[pathlib.Path]:
+  """The image files of a folder and its sub-folders, sorted, or the file itself.
+
+  Hidden files and folders do not count, nor does what lies in `output`.
 
   Raises:
     UserError: no such file or folder, or a folder without images.
@@ -28,18 +33,30 @@ def list_images(path: str | pathlib.Path) -> list[pathlib.Path]:
     return [path]
   if not path.is_dir():
     raise UserError(f"no file or folder {path}; correct --input")
-  shown = (f for f in path.iterdir() if not f.name.startswith("."))  # not ._a.jpg of macOS
-  files = sorted(f for f in shown if f.suffix.lower() in SUFFIXES and f.is_file())
+  files = sorted(f for f in _walk(path, output) if f.suffix.lower() in SUFFIXES)
   if not files:
     raise UserError(f"no images in {path}: none of its files ends in {', '.join(SUFFIXES)}")
   return files
 
 
-def left_out(path: str | pathlib.Path, files: Sequence[pathlib.Path]) -> str:
-  """Names what a folder holds besides its images; "" if there is nothing else."""
+def _walk(path, output):
+  """Files below a folder that are not hidden; hidden are ._a.jpg of macOS and .thumbnails/."""
+  skip = output and pathlib.Path(output).resolve()
+  for folder, folders, names in os.walk(path, followlinks=True):
+    here = pathlib.Path(folder)
+    folders[:] = [f for f in folders if f[0] != "." and (here / f).resolve() != skip]
+    yield from (here / name for name in names if name[0] != "." and (here / name).is_file())
+
+
+def left_out(
+  path: str | pathlib.Path,
+  files: Sequence[pathlib.Path],
+  output: str | pathlib.Path | None = None,
+) -> str:
+  """Names the files of a folder that are no images; "" if there are none."""
   path = pathlib.Path(path)
-  others = sorted(set(path.iterdir()) - set(files)) if path.is_dir() else []
-  names = [other.name + "/" * other.is_dir() for other in others]
+  others = sorted(set(_walk(path, output)) - set(files)) if path.is_dir() else []
+  names = [str(other.relative_to(path)) for other in others]
   return f"not read, as they are no images: {few(names, 5)}" if names else ""
 
 
@@ -56,10 +73,15 @@ def list_pages(files: Sequence[pathlib.Path], pages: str = "auto") -> list[Page]
   return found
 
 
-def output_names(pages: Sequence[Page]) -> list[str]:
-  """A PNG name per page: that of its file, with the old suffix kept if two would collide."""
-  short = [f"{file.stem}{tag}.png" for file, _, tag in pages]
-  full = [f"{file.name}{tag}.png" for file, _, tag in pages]
+def output_names(pages: Sequence[Page], root: str | pathlib.Path) -> list[str]:
+  """A PNG name per page: that of its file, with the old suffix kept if two would collide.
+
+  Files in sub-folders of `root` keep these.
+  """
+  places = [file.relative_to(root) for file, _, _ in pages]
+  tags = [tag for _, _, tag in pages]
+  short = [f"{place.with_suffix('')}{tag}.png" for place, tag in zip(places, tags, strict=True)]
+  full = [f"{place}{tag}.png" for place, tag in zip(places, tags, strict=True)]
   uses = collections.Counter(short)
   names = [b if uses[a] > 1 else a for a, b in zip(short, full, strict=True)]
   return names if len(set(names)) == len(names) else full  # a.jpg, a.png and a.jpg.bmp
@@ -68,6 +90,7 @@ def output_names(pages: Sequence[Page]) -> list[str]:
 def predict_files(
   predict: Callable,
   files: Sequence[pathlib.Path],
+  root: str | pathlib.Path,
   output: str | pathlib.Path,
   info: DatasetInfo,
   progress: Callable = lambda iterable, **_: iterable,
@@ -80,14 +103,15 @@ def predict_files(
 
   Args:
     predict: function of examples, `reduce` and `progress`, see `predict.make_predictor`.
-    files: paths.  output: folder, created if missing.
+    files: paths below `root`, whose sub-folders the output has as well.
+    output: folder, created if missing.
     info: of the training data.  progress: called like `tqdm`, with the images, and by `predict`.
   Raises:
     UserError: an image cannot be decoded, `output` cannot be written or would overwrite an image.
   """
   fmt, notes = info.image_format(), Notes()
   output, pages = pathlib.Path(output), list_pages(files, fmt.pages)
-  names, inputs = output_names(pages), {file.resolve() for file in files}
+  names, inputs = output_names(pages, root), {file.resolve() for file in files}
   for name in names:
     for path in (output / name, output / "overlays" / name):
       if path.resolve() in inputs:
@@ -106,6 +130,8 @@ def predict_files(
 
   predictions = predict(examples(), reduce=most_likely, progress=progress)
   for example, labels in progress(predictions, total=len(names), unit="image"):
+    for folder in {(output / part / example["file_name"]).parent for part in ("", "overlays")}:
+      folder.mkdir(parents=True, exist_ok=True)
     save_label_map(output / example["file_name"], labels, info.palette)
     picture = overlay(to_picture(example["image"], info), labels, info.palette)
     Image.fromarray(picture).save(output / "overlays" / example["file_name"])

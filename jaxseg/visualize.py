@@ -18,6 +18,8 @@ from jaxseg import VOID
 VOID_COLOUR = (255, 255, 255)
 MAX_OVERLAY = 4096  # px
 MAX_NUMBERED = 25  # classes; the confusion matrix of more has no numbers in its cells
+MAX_ROWS = 40  # of a column of a legend
+MAX_NAMED = 12  # classes; the legend of more names those that occur
 
 Path = str | PathLike
 Palette = Sequence[tuple[int, int, int]]  # an (R, G, B) of 0..255 per class
@@ -97,6 +99,8 @@ def prediction_sheet(
     )
     for image, mask, prediction in samples
   ]
+  maps = [labels for _, *pair in samples for labels in pair]
+  classes, palette = _occurring(classes, palette, maps)
   if any((mask == VOID).any() for _, mask, _ in samples):
     classes, palette = (*classes, "not scored"), (*palette, VOID_COLOUR)
   return _sheet(path, rows, ("input", "truth", "prediction"), classes, palette, title)
@@ -119,6 +123,7 @@ def data_sheet(
     )
     for _, image, mask in samples
   ]
+  classes, palette = _occurring(classes, palette, [mask for _, _, mask in samples])
   if any((mask == VOID).any() for _, _, mask in samples):
     classes, palette = (*classes, "void"), (*palette, VOID_COLOUR)
   names = [name for name, _, _ in samples]
@@ -127,8 +132,10 @@ def data_sheet(
 
 def legend(path: Path, classes: Sequence[str], palette: Palette) -> Figure:
   """Draws names and colours of the classes alone, for pictures without room for a legend."""
-  figure = Figure(figsize=(2.5, 0.3 + 0.23 * len(classes)))
-  figure.legend(handles=_patches(classes, palette), loc="center", frameon=False)
+  columns = -(-len(classes) // MAX_ROWS)
+  figure = Figure(figsize=(2.5 * columns, 0.3 + 0.23 * -(-len(classes) // columns)))
+  handles = _patches(classes, palette)
+  figure.legend(handles=handles, loc="center", frameon=False, ncols=columns)
   return _save(figure, path)
 
 
@@ -222,6 +229,14 @@ def plot_confusion(
     figure.colorbar(picture, shrink=0.5)
   figure.suptitle(title)
   return _save(figure, path)
+
+
+def _occurring(classes, palette, maps):
+  """Classes and colours for the legend of label maps: of many classes, those that occur."""
+  if len(classes) <= MAX_NAMED:
+    return tuple(classes), tuple(palette)
+  found = sorted({int(label) for labels in maps for label in np.unique(labels)} - {VOID})
+  return tuple(classes[i] for i in found), tuple(palette[i] for i in found)
 
 
 def _patches(classes, palette):

@@ -59,7 +59,7 @@ def test_nothing_to_predict(tmp_path):
   ],
 )
 def test_output_names(tmp_path, files, expected):
-  assert output_names([(tmp_path / name, 0, "") for name in files]) == expected
+  assert output_names([(tmp_path / name, 0, "") for name in files], tmp_path) == expected
   assert len(set(expected)) == len(expected)
 
 
@@ -90,7 +90,7 @@ def test_predict_files(folder, tmp_path):
     shown.append(options)
     return iterable
 
-  predict_files(predict, files, output, RGB, progress)
+  predict_files(predict, files, folder, output, RGB, progress)
   assert shown == [{"total": 5, "unit": "image"}]
   names = ["alpha.png", "grey.png", "palette.png", "photo.png", "wide.png"]
   assert sorted(p.name for p in output.iterdir()) == sorted([*names, "overlays"])
@@ -111,7 +111,7 @@ def test_predict_files(folder, tmp_path):
 
 
 def test_predict_one_file(folder, tmp_path):
-  predict_files(predict, list_images(folder / "photo.jpg"), tmp_path / "out", RGB)
+  predict_files(predict, list_images(folder / "photo.jpg"), folder, tmp_path / "out", RGB)
   assert Image.open(tmp_path / "out" / "photo.png").size == (33, 57)
 
 
@@ -122,7 +122,7 @@ def test_pages_become_files(tmp_path):
   images = [Image.fromarray(page) for page in pages]
   images[0].save(tmp_path / "stack.tif", save_all=True, append_images=images[1:])
   images[1].save(tmp_path / "single.tiff")
-  predict_files(predict, list_images(tmp_path), tmp_path / "out", GREY)
+  predict_files(predict, list_images(tmp_path), tmp_path, tmp_path / "out", GREY)
   expected = {"single": pages[1], **{f"stack_00{i}": page for i, page in enumerate(pages)}}
   assert sorted(p.stem for p in (tmp_path / "out").glob("*.png")) == sorted(expected)
   assert sorted(p.stem for p in (tmp_path / "out" / "overlays").iterdir()) == sorted(
@@ -143,7 +143,7 @@ def test_names_of_pages(tmp_path):
     ("a.png", 0), ("a.tif", 0), ("a.tif", 1), ("a_001.jpg", 0), ("b.jpg", 0)
   ]  # fmt: skip
   names = ["a.png", "a_000.png", "a.tif_001.png", "a_001.jpg.png", "b.png"]
-  assert output_names(pages) == names
+  assert output_names(pages, tmp_path) == names
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
@@ -151,38 +151,38 @@ def test_damaged_stack(tmp_path):
   image = Image.new("L", (64, 64))
   image.save(tmp_path / "a.tif", save_all=True, append_images=[image])
   (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:1000])
-  message = error_of(predict_files, predict, list_images(tmp_path), tmp_path / "out", RGB)
+  message = error_of(predict_files, predict, list_images(tmp_path), tmp_path, tmp_path / "out", RGB)
   assert message.startswith(f"{tmp_path / 'a.tif'}")
 
 
 def test_an_image_that_cannot_be_decoded(folder, tmp_path):
   data = (folder / "photo.jpg").read_bytes()
   (folder / "half.jpg").write_bytes(data[: len(data) // 2])
-  message = error_of(predict_files, predict, list_images(folder), tmp_path / "out", RGB)
+  message = error_of(predict_files, predict, list_images(folder), folder, tmp_path / "out", RGB)
   assert message.startswith(f"{folder / 'half.jpg'}: cannot be decoded")
 
 
 def test_output_that_cannot_be_written(folder, tmp_path):
   (tmp_path / "out").touch()  # stops root too, unlike permissions
-  message = error_of(predict_files, predict, list_images(folder), tmp_path / "out", RGB)
+  message = error_of(predict_files, predict, list_images(folder), folder, tmp_path / "out", RGB)
   assert str(tmp_path / "out") in message and "--output" in message
 
 
 def test_inputs_are_not_overwritten(folder):
   before = {file.name: file.read_bytes() for file in folder.iterdir()}
   outside = folder / ".." / folder.name
-  message = error_of(predict_files, predict, list_images(folder), outside, RGB)
+  message = error_of(predict_files, predict, list_images(folder), folder, outside, RGB)
   assert "grey.png" in message and "--output" in message
   # Nor are those that lie where the overlays go.
   inside = folder.rename(folder.parent / "overlays")
-  message = error_of(predict_files, predict, list_images(inside), inside.parent, RGB)
+  message = error_of(predict_files, predict, list_images(inside), inside, inside.parent, RGB)
   assert "grey.png" in message and "--output" in message
   assert {file.name: file.read_bytes() for file in inside.iterdir()} == before
 
 
 def test_an_image_called_legend_keeps_its_overlay(tmp_path):
   Image.fromarray(np.full((6, 8), 99, np.uint8)).save(tmp_path / "legend.png")
-  predict_files(predict, list_images(tmp_path), tmp_path / "out", GREY)
+  predict_files(predict, list_images(tmp_path), tmp_path, tmp_path / "out", GREY)
   overlays = tmp_path / "out" / "overlays"
   assert sorted(p.name for p in overlays.iterdir()) == ["legend.png", "legend_of_classes.png"]
   assert Image.open(overlays / "legend.png").size == (8, 6)
@@ -195,5 +195,25 @@ def test_what_is_no_image_is_named(tmp_path):
   (tmp_path / "notes.txt").touch()
   (tmp_path / "more").mkdir()
   (tmp_path / "._a.png").touch()
+  (tmp_path / "more" / "b.txt").touch()
   assert list_images(tmp_path) == files
-  assert left_out(tmp_path, files).endswith(": ._a.png, more/, notes.txt")
+  assert left_out(tmp_path, files).endswith(": more/b.txt, notes.txt")
+
+
+def test_sub_folders_and_all_suffixes(tmp_path):
+  """The output has the sub-folders of the input, and is not read itself."""
+  (tmp_path / "b" / "c").mkdir(parents=True)
+  (tmp_path / ".hidden").mkdir()
+  picture = Image.fromarray(images_of([(8, 6)])[0])
+  for name in ("a.jfif", "b/a.jp2", "b/c/x.png", ".hidden/y.png", "b/x.TIFF"):
+    picture.save(tmp_path / name, "JPEG" if name.endswith("jfif") else None)
+  output = tmp_path / "out"
+  for _ in range(2):
+    files = list_images(tmp_path, output)
+    predict_files(predict, files, tmp_path, output, RGB)
+    found = {str(p.relative_to(output)) for p in output.rglob("*.png")}
+    names = {"a.png", "b/a.png", "b/c/x.png", "b/x.png"}
+    assert found == names | {f"overlays/{name}" for name in names | {"legend.png"}}
+    assert left_out(tmp_path, files, output) == ""
+  expected = np.asarray(picture).argmax(-1)
+  np.testing.assert_array_equal(np.asarray(Image.open(output / "b/c/x.png")), expected)

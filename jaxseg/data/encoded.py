@@ -29,8 +29,7 @@ class Notes:
     for note in notes:
       if note not in self._said:
         self._said.add(note)
-        more = "and maybe of other files; check_data lists them"
-        warnings.warn(f"{where}: {note} ({more})", DataWarning, stacklevel=2)
+        warnings.warn(f"{where}: {note} (said once)", DataWarning, stacklevel=2)
 
 
 @dataclasses.dataclass(frozen=True)
