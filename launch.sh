@@ -44,25 +44,29 @@ accelerator() {
   fi
 }
 
-# needs_pets FLAG...: whether a flag, the config file or one that it imports, or the config of the
-# work directory asks for Oxford-IIIT Pets, whose packages are an extra.
-needs_pets() {
+# data_extra FLAG...: the extra whose packages the data need, tfds or huggingface, if a flag, the
+# config file or one that it imports, or the config of the work directory names such a data set.
+data_extra() {
   local i name flag files=()
-  [[ $* != *oxford_iiit_pet* ]] || return 0
   for flag; do
     case $flag in
+      *oxford_iiit_pet* | --config.data.name=tfds) echo tfds; return ;;
+      --config.data.name=huggingface) echo huggingface; return ;;
       --config=*) files+=("${flag#*=}") ;;
       --workdir=*) files+=("${flag#*=}/config.json") ;;
     esac
   done
   for ((i = 0; i < ${#files[@]} && i < 50; i++)); do  # 50: should files import each other.
     [[ -f ${files[i]} ]] || continue
-    ! grep -qE "[:=] *[\"']oxford_iiit_pet" "${files[i]}" || return 0
+    name=$(grep -oEm1 "[:=] *[\"'](oxford_iiit_pet|tfds|huggingface)[\"']" "${files[i]}" || true)
+    case $name in
+      *huggingface*) echo huggingface; return ;;
+      ?*) echo tfds; return ;;
+    esac
     while read -r name; do
       files+=("configs/$name.py")
     done < <(sed -nE 's/^ *from configs(\.| import )//p' "${files[i]}" | grep -oE '[A-Za-z0-9_]+')
   done
-  return 1
 }
 
 # .venv/stamp, written when an installation is complete: its fingerprint, then its extras.
@@ -145,7 +149,7 @@ case ${1:-} in
     run_on_tpu "${@:2}" ;;
   -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' launch.sh ;;
   -*)
-    set_up "$(! needs_pets "$@" || echo pets)"
+    set_up "$(data_extra "$@")"
     exec .venv/bin/python -m jaxseg.main "$@" ;;
   *) wrong_usage ;;
 esac

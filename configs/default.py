@@ -24,8 +24,11 @@ def keys():
                     high=2**32 - 1)
 
   config.data = data = Group()
-  data.name = key("cells", "data set; folder: your own images and masks", choices=datasets.DATASETS,
-                  scope="network")
+  data.name = key("cells", "data set; folder: your own images and masks; tfds, huggingface: source",
+                  choices=datasets.DATASETS, scope="network")
+  data.source = key("", "tfds: name of the data set; huggingface: name, folder or parquet file")
+  data.image_field = key("image", "tfds, huggingface: field of the image")
+  data.mask_field = key("segmentation_mask", "tfds, huggingface: field of the mask")
   data.data_dir = key("", "folder of the data; '' = the default of TFDS", scope="free")
   data.train_split = key("train",
                          "training split; a subfolder of data_dir; or a part, 'train[:90%]'")

@@ -172,4 +172,4 @@ def test_pets_without_their_extra(monkeypatch):
   monkeypatch.delitem(sys.modules, "jaxseg.data.pets", raising=False)
   monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)  # as if not installed
   message = error_of(datasets.load, "oxford_iiit_pet", "test")
-  assert "tensorflow_datasets" in message and "pip install -e '.[pets]'" in message
+  assert "tensorflow_datasets" in message and "pip install -e '.[tfds]'" in message

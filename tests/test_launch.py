@@ -1,4 +1,4 @@
-"""launch.sh adds the extra `pets` for the runs that need it and for no other."""
+"""launch.sh adds the extra for the data of a run: `tfds`, `huggingface` or none."""
 
 import importlib
 import json
@@ -11,41 +11,51 @@ ROOT = pathlib.Path(__file__).parents[1]
 NAMES = sorted(file.stem for file in (ROOT / "configs").glob("[!_]*.py"))
 
 
-def needs_pets(*flags):
-  """The exit status of the shell function, as a bool."""
+EXTRAS = {"oxford_iiit_pet": "tfds", "tfds": "tfds", "huggingface": "huggingface", "cells": ""}
+
+
+def extra(*flags):
+  """What the shell function prints."""
   program = """
 set -euo pipefail
-eval "$(sed -n '/^needs_pets()/,/^}/p' launch.sh)"
-needs_pets "$@"
+eval "$(sed -n '/^data_extra()/,/^}/p' launch.sh)"
+data_extra "$@"
 """
-  done = subprocess.run(["bash", "-c", program, "-", *flags], cwd=ROOT, capture_output=True)
-  assert done.returncode in (0, 1) and not done.stderr, done.stderr
-  return done.returncode == 0
+  done = subprocess.run(
+    ["bash", "-c", program, "-", *flags], cwd=ROOT, capture_output=True, text=True
+  )
+  assert done.returncode == 0 and not done.stderr, done.stderr
+  return done.stdout.strip()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_configs(name):
   config = importlib.import_module(f"configs.{name}").get_config()
   flags = (f"--config=configs/{name}.py", "--workdir=runs/not_yet")
-  assert needs_pets(*flags) == (config.data.name == "oxford_iiit_pet")
+  assert extra(*flags) == EXTRAS.get(config.data.name, "")
 
 
-def test_flag():
-  assert needs_pets("--config=configs/unet_cells.py", "--config.data.name=oxford_iiit_pet")
-  assert not needs_pets("--help")
+@pytest.mark.parametrize("name", EXTRAS)
+def test_flag_work_directory_and_file(name, tmp_path):
+  assert extra("--config=configs/unet_cells.py", f"--config.data.name={name}") == EXTRAS[name]
+  values = {"data": {"name": name, "data_dir": "/data/tfds"}}
+  (tmp_path / "config.json").write_text(json.dumps(values, indent=2))
+  assert extra("--mode=evaluate", f"--workdir={tmp_path}") == EXTRAS[name]
+  file = tmp_path / "mine.py"
+  file.write_text(f"config.data.name = '{name}'\n")
+  assert extra(f"--config={file}") == EXTRAS[name]
 
 
-@pytest.mark.parametrize("name", ["cells", "oxford_iiit_pet"])
-def test_work_directory(name, tmp_path):
-  (tmp_path / "config.json").write_text(json.dumps({"data": {"name": name}}, indent=2))
-  assert needs_pets("--mode=evaluate", f"--workdir={tmp_path}") == (name == "oxford_iiit_pet")
+def test_other_flags():
+  assert extra("--help") == ""
+  assert extra("--config=configs/unet_cells.py", "--config.data.data_dir=/data/tfds") == ""
 
 
-def test_config_of_the_users_own(tmp_path):
+def test_config_that_imports(tmp_path):
   file = tmp_path / "mine.py"
   file.write_text("from configs import default, deeplabv3plus_pets  # two steps away\n")
-  assert needs_pets(f"--config={file}")
+  assert extra(f"--config={file}") == "tfds"
   file.write_text("from configs.unet_pets import get_config\n")
-  assert needs_pets(f"--config={file}")
+  assert extra(f"--config={file}") == "tfds"
   file.write_text("from configs import default, unet_cells\n")
-  assert not needs_pets(f"--config={file}")
+  assert extra(f"--config={file}") == ""

@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 RANKS = {
   "jaxseg": -1,
   "jaxseg.data": -1,
-  **dict.fromkeys(("jaxseg.data.cells", "jaxseg.data.raster", "jaxseg.data.pets"), 0),
+  **dict.fromkeys(("jaxseg.data.cells", "jaxseg.data.raster"), 0),
   **dict.fromkeys(("jaxseg.data.labels", "jaxseg.data.label_spaces"), 0),
   **dict.fromkeys(("jaxseg.data.label_faults", "jaxseg.data.fingerprints"), 3),
   **dict.fromkeys(("jaxseg.ops", "jaxseg.losses", "jaxseg.metrics", "jaxseg.optim"), 0),
@@ -20,7 +20,8 @@ RANKS = {
   **dict.fromkeys(("jaxseg.instance_metrics", "jaxseg.tiles", "jaxseg.crf"), 0),
   **dict.fromkeys(("jaxseg.visualize", "jaxseg.schema", "jaxseg.notebook"), 0),
   **dict.fromkeys(("jaxseg.workdirs", "jaxseg.checkpoint", "jaxseg.augment"), 1),
-  "jaxseg.data.tiff": 1,
+  **dict.fromkeys(("jaxseg.data.tiff", "jaxseg.data.sources"), 1),
+  "jaxseg.data.pets": 2,
   "jaxseg.data.files": 2,
   **dict.fromkeys(("jaxseg.data.decode", "jaxseg.data.polygons"), 3),
   "jaxseg.data.masks": 4,

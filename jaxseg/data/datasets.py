@@ -5,6 +5,7 @@ names, "mask": u8[H,W], "name": str} with labels 0..C-1 or VOID; sizes may diffe
 image. Generated data sets also give "instances", i32[H,W].
 """
 
+import contextlib
 import dataclasses
 import inspect
 import pathlib
@@ -18,16 +19,27 @@ from jaxseg import VOID, UserError
 from jaxseg.data.cells import MIN_SIZE, generate_cells
 from jaxseg.data.decode import DatasetInfo, ImageFormat
 from jaxseg.data.encoded import Encoded
-from jaxseg.data.folder import FolderFormat, default_palette, open_folder
+from jaxseg.data.folder import (
+  FolderFormat,
+  decoded,
+  default_palette,
+  open_folder,
+  resolve,
+)
 from jaxseg.data.label_spaces import LABEL_SPACES, fill_in
 from jaxseg.data.labels import label_map
 from jaxseg.data.layouts import Layout
+from jaxseg.data.sources import open_huggingface, open_tfds
 
 CELLS = DatasetInfo(("background", "cell"), ((0, 0, 0), (255, 200, 60)), channels=1)
 CELLS_SPLITS = {"train": 512, "test": 64}  # number of images
 
 PETS = DatasetInfo(LABEL_SPACES["pets"].classes, LABEL_SPACES["pets"].palette, channels=3)
 PETS_LABELS = label_map(PETS.classes, mask_values=LABEL_SPACES["pets"].mask_values)
+
+# Label spaces of data sets whose names have these parts.
+KNOWN_SOURCES = {"scene_parse": "ade20k", "ade20k": "ade20k", "cityscapes": "cityscapes",
+                 "voc": "voc", "camvid": "camvid", "oxford_iiit_pet": "pets"}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,24 +116,33 @@ def _load_cells(split, *, image_size=128, seed=0):
   return CELLS, Cells(split, image_size, seed)
 
 
-def _load_pets(split, *, data_dir=""):
-  # TFDS takes a second to import and serves only this data set.
+@contextlib.contextmanager
+def _extra(name, what, packages):
+  """Says which extra of jaxseg brings a package that is missing."""
   try:
-    from jaxseg.data.pets import open_pets
+    yield
   except ModuleNotFoundError as error:
-    if error.name not in ("tensorflow_datasets", "array_record", "importlib_resources"):
+    package = (error.name or "").split(".")[0]
+    if package not in packages:
       raise
     raise UserError(
-      f"oxford_iiit_pet needs {error.name}: run pip install -e '.[pets]' in the checkout of jaxseg"
+      f"{what} needs {package}: run pip install -e '.[{name}]' in the checkout of jaxseg"
     ) from error
 
-  return PETS, Encoded(open_pets(data_dir, split), PETS.image_format("uint8"), PETS_LABELS)
+
+def _tfds_extra(what):
+  return _extra("tfds", what, ("tensorflow_datasets", "array_record", "importlib_resources"))
 
 
-def _load_folder(
-  split,
+def _load_pets(split, *, data_dir=""):
+  with _tfds_extra("oxford_iiit_pet"):
+    from jaxseg.data.pets import open_pets  # TFDS takes a second to import
+
+    return PETS, Encoded(open_pets(data_dir, split), PETS.image_format("uint8"), PETS_LABELS)
+
+
+def _format(
   *,
-  data_dir="",
   classes=(),
   palette=(),
   channels=3,
@@ -133,28 +154,76 @@ def _load_folder(
   exif_orientation=True,
   pages="auto",
   display_bands=(),
-  images="",
-  masks="",
-  split_file="",
-  group_by="",
   mask_colors=(),
   void_colors=(),
   color_tolerance=0,
   reduce_zero_label=False,
   label_space="",
+  **_,
+):
+  """The FolderFormat that keys of config.data describe; other keys do not matter."""
+  return FolderFormat(
+    classes, palette, ImageFormat(channels, bands, value_range, dtype, exif_orientation, pages),
+    display_bands, mask_values, void_values, mask_colors, void_colors, color_tolerance,
+    reduce_zero_label, label_space,
+  )  # fmt: skip
+
+
+def _load_folder(
+  split,
+  *,
+  data_dir="",
+  images="",
+  masks="",
+  split_file="",
+  group_by="",
   problems=None,
+  **options,
 ):
   layout = Layout(images, masks, split_file, group_by)
-  image_format = ImageFormat(channels, bands, value_range, dtype, exif_orientation, pages)
-  fmt = FolderFormat(
-    classes, palette, image_format, display_bands, mask_values, void_values, mask_colors,
-    void_colors, color_tolerance, reduce_zero_label, label_space,
-  )  # fmt: skip
-  return open_folder(data_dir, split, fmt, problems, layout=layout)
+  return open_folder(data_dir, split, _format(**options), problems, layout=layout)
+
+
+def _load_tfds(
+  split, *, source="", data_dir="", image_field="image", mask_field="segmentation_mask", **options
+):
+  with _tfds_extra("tfds"):
+    records = open_tfds(source, data_dir, split, image_field, mask_field)
+    return _decoded(records, source, **options)
+
+
+def _load_huggingface(
+  split, *, source="", data_dir="", image_field="image", mask_field="segmentation_mask", **options
+):
+  with _extra("huggingface", "huggingface", ("datasets",)):
+    records = open_huggingface(source, data_dir, split, image_field, mask_field)
+  return _decoded(records, source or data_dir, **options)
+
+
+def _decoded(records, source, **options):
+  """`folder.decoded` of `sources.Records`."""
+  for key in ("images", "masks", "split_file"):
+    if options.get(key):
+      raise UserError(f"`{key}` is for the data set 'folder': set it to ''")
+  fmt = _format(**options)
+  if not (fmt.classes or fmt.label_space):
+    space = next((space for part, space in KNOWN_SOURCES.items() if part in source.lower()), "")
+    if records.classes:
+      remedy = f"the data set has {len(records.classes)}, set it to {records.classes}"
+    else:
+      remedy = f"set `label_space`={space!r}" if space else "give 2 or more names"
+    raise UserError(f"`classes` is empty: {remedy}")
+  return decoded(records, *resolve(fmt))
 
 
 # name: function(split, *, options) -> (DatasetInfo, source); see `load`. Add your own.
-DATASETS = {"cells": _load_cells, "oxford_iiit_pet": _load_pets, "folder": _load_folder}
+DATASETS = {
+  "cells": _load_cells,
+  "oxford_iiit_pet": _load_pets,
+  "folder": _load_folder,
+  "tfds": _load_tfds,
+  "huggingface": _load_huggingface,
+}
 
 
 def check_source(source: Sequence, info: DatasetInfo) -> None:
@@ -191,7 +260,7 @@ def describe(name: str, split: str, **options: Any) -> DatasetInfo:
   """The DatasetInfo that `load` returns; does not open a data set that is built in."""
   if name in INFOS:
     return INFOS[name]
-  if name == "folder":
+  if name in ("folder", "tfds", "huggingface") and (options["classes"] or options["label_space"]):
     known = fill_in(options["label_space"], {key: options[key] for key in ("classes", "palette")})
     classes, palette = known["classes"], known["palette"]
     palette = palette or default_palette(len(classes))
@@ -209,7 +278,7 @@ def load(
     problems: for "folder", a list that collects the problems of files instead of an error, see
       `open_folder`.
     options: named like the keys of config.data: data_dir, image_size, seed, classes and so on. The
-      data set's function gets those that it has a keyword for.
+      data set's function gets those that it has a keyword for, or all if it has **keywords.
   Returns:
     (DatasetInfo, source)
   Raises:
@@ -221,6 +290,8 @@ def load(
   if folder and not pathlib.Path(folder).expanduser().is_dir():
     raise UserError(f"no folder {folder}: create it or correct `data_dir`")
   loader = DATASETS[name]
-  accepted = inspect.signature(loader).parameters
+  parameters = inspect.signature(loader).parameters
+  takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
   options = {**options, "problems": problems}
-  return loader(split, **{key: value for key, value in options.items() if key in accepted})
+  accepted = {key: value for key, value in options.items() if takes_all or key in parameters}
+  return loader(split, **accepted)

@@ -86,8 +86,12 @@ def examine(source: Sequence, num_classes: int, index: int) -> Example:
     records, i = records.source, records.indices[i]
   image, mask, turned = None, None, ()
   values, kind = {}, ""
-  if isinstance(records, Encoded):
-    record, labels = records.records[i], records.labels
+  is_encoded, file = isinstance(records, Encoded), f"example {i}"
+  labels = LabelMap({label: label for label in range(num_classes)})
+  labels = records.labels if is_encoded else labels
+  read = (records.records if is_encoded else records).__getitem__
+  record = attempt("examples that cannot be read", file, read, i)
+  if record and is_encoded:
     turned = record["image"], records.fmt
     file, page = place(record)
     names = {"image": file, "mask": f"mask of {file}"}
@@ -103,12 +107,9 @@ def examine(source: Sequence, num_classes: int, index: int) -> Example:
       if isinstance(record["mask"], bytes | str | PathLike) and kind != "labelme":
         formats["mask"] = describe_file(record["mask"], names["mask"])
     findings += [Finding("warning", "parts of files that are not used", file, x) for x in notes]
-  else:
-    file, labels = f"example {i}", LabelMap({label: label for label in range(num_classes)})
-    example = attempt("examples that cannot be read", file, records.__getitem__, i)
-    if example:
-      image, mask, file = example["image"], example["mask"], example["name"]
-      values = dict(zip(*(x.tolist() for x in np.unique(mask, return_counts=True)), strict=True))
+  elif record:
+    image, mask, file = record["image"], record["mask"], record["name"]
+    values = dict(zip(*(x.tolist() for x in np.unique(mask, return_counts=True)), strict=True))
   if image is not None and mask is not None and (fault := size_fault(image, mask, *turned)):
     findings.append(Finding("error", "images and masks of different sizes", file, fault))
   fault, counts = mask_fault(values, labels, kind), np.zeros(num_classes + 1, np.int64)

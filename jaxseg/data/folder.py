@@ -9,6 +9,7 @@ of several pages is a volume: each page is an example.
 import collections
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from os import PathLike
 
 from jaxseg import VOID, UserError
@@ -17,7 +18,7 @@ from jaxseg.data.decode import DatasetInfo, ImageFormat, check_format
 from jaxseg.data.encoded import Encoded, common_dtype
 from jaxseg.data.files import num_pages
 from jaxseg.data.label_spaces import fill_in
-from jaxseg.data.labels import label_map
+from jaxseg.data.labels import LabelMap, label_map
 from jaxseg.data.layouts import PLAIN, Layout, Pair, Problems, nfc
 
 # Safe for colour-blind readers: Okabe and Ito's seven, and eight that are 18 CIELAB units or more
@@ -62,6 +63,34 @@ def default_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
   return ((0, 0, 0), *COLOURS, *more)[:num_classes]
 
 
+def resolve(fmt: FolderFormat) -> tuple[FolderFormat, LabelMap]:
+  """The format with what its label space fills in, and what the values of masks mean.
+
+  Raises:
+    UserError: it contradicts itself.
+  """
+  fmt = dataclasses.replace(fmt, **fill_in(fmt.label_space, vars(fmt)))
+  _check(fmt)
+  labels = label_map(
+    fmt.classes, palette=fmt.palette, mask_values=fmt.mask_values, void_values=fmt.void_values,
+    mask_colors=fmt.mask_colors, void_colors=fmt.void_colors, color_tolerance=fmt.color_tolerance,
+    reduce_zero_label=fmt.reduce_zero_label,
+  )  # fmt: skip
+  return fmt, labels
+
+
+def decoded(
+  records: Sequence, fmt: FolderFormat, labels: LabelMap
+) -> tuple[DatasetInfo, Encoded]:
+  """(DatasetInfo, source) of records for `Encoded`, of a format that `resolve` returned."""
+  images = fmt.images
+  if not images.dtype:
+    images = dataclasses.replace(images, dtype=common_dtype(records, images))
+  palette = fmt.palette or default_palette(len(fmt.classes))
+  options = {**dataclasses.asdict(images), "display_bands": fmt.display_bands}
+  return DatasetInfo(fmt.classes, palette, **options), Encoded(records, images, labels)
+
+
 def open_folder(
   data_dir: str | PathLike,
   split: str,
@@ -86,13 +115,7 @@ def open_folder(
     UserError: the format or the layout contradicts itself, a folder is missing, or images and masks
       do not pair.
   """
-  fmt = dataclasses.replace(fmt, **fill_in(fmt.label_space, vars(fmt)))
-  _check(fmt)
-  labels = label_map(
-    fmt.classes, palette=fmt.palette, mask_values=fmt.mask_values, void_values=fmt.void_values,
-    mask_colors=fmt.mask_colors, void_colors=fmt.void_colors, color_tolerance=fmt.color_tolerance,
-    reduce_zero_label=fmt.reduce_zero_label,
-  )  # fmt: skip
+  fmt, labels = resolve(fmt)
   if not data_dir:
     raise UserError("`data_dir` is empty: set it to the folder of the data set")
   root = pathlib.Path(data_dir).expanduser()
@@ -109,12 +132,7 @@ def open_folder(
   if part and records:
     groups = [record["group"] for record in records] if layout.group_by else ()
     records = [records[i] for i in splits.part_indices(len(records), part, split, groups)]
-  palette = fmt.palette or default_palette(len(fmt.classes))
-  images = fmt.images
-  if not images.dtype:
-    images = dataclasses.replace(images, dtype=common_dtype(records, images))
-  options = {**dataclasses.asdict(images), "display_bands": fmt.display_bands}
-  return DatasetInfo(fmt.classes, palette, **options), Encoded(records, images, labels)
+  return decoded(records, fmt, labels)
 
 
 def _group(pair, layout):

@@ -5,13 +5,10 @@ pictures. Ours walks through the archives with tarfile and re-encodes with Pillo
 and splits are the official ones, so either builder reads what the other has prepared.
 """
 
-import collections.abc
-import dataclasses
 import io
 import pathlib
 import tarfile
 import xml.etree.ElementTree as ET
-from typing import Any
 
 import requests
 import tensorflow_datasets as tfds
@@ -21,6 +18,7 @@ from tensorflow_datasets.datasets.oxford_iiit_pet import (
 )
 
 from jaxseg import UserError
+from jaxseg.data.sources import Records, tfds_records
 
 HEAD_BOX = tuple(f"object/bndbox/{edge}" for edge in ("ymin", "xmin", "ymax", "xmax"))
 
@@ -95,34 +93,14 @@ def _head_box(xml):
   return tfds.features.BBox(box[0] / height, box[1] / width, box[2] / height, box[3] / width)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Pets(collections.abc.Sequence):
-  """Random access to encoded examples, from several threads too; can be pickled."""
-
-  source: collections.abc.Sequence
-
-  def __len__(self) -> int:
-    return len(self.source)
-
-  def __getitem__(self, i: int) -> dict[str, Any]:
-    if not 0 <= i < len(self):
-      raise IndexError(f"example {i} of {len(self)}")
-    example = self.source[i]
-    return {
-      "image": example["image"],
-      "mask": example["segmentation_mask"],
-      "name": example["file_name"].decode(),
-    }
-
-
-def open_pets(data_dir: str, split: str) -> collections.abc.Sequence:
+def open_pets(data_dir: str, split: str) -> Records:
   """Opens a split of Oxford-IIIT Pets; prepares the data set (0.8 GB download) if necessary.
 
   Args:
     data_dir: TFDS folder for oxford_iiit_pet/4.0.0; "" is TFDS's default.
     split: "train", "test", or a part in TFDS's notation such as "train[:90%]".
   Returns:
-    Sequence of {"image": JPEG bytes of u8[H,W,3], "mask": PNG bytes of u8[H,W] (1 pet,
+    Records: {"image": JPEG bytes of u8[H,W,3], "mask": PNG bytes of u8[H,W] (1 pet,
     2 background, 3 outline), "name": file name, str}.
   Raises:
     UserError: no such folder or split; the data set cannot be prepared; files are missing.
@@ -134,27 +112,7 @@ def open_pets(data_dir: str, split: str) -> collections.abc.Sequence:
   if not builder.data_path.exists():
     _prepare(builder)
     builder = PetsBuilder(data_dir=folder)
-  where, splits = builder.data_path, builder.info.splits
-  if not splits:
-    raise UserError(f"{where} holds no data set: delete it or correct `data_dir`")
-  decoders = dict.fromkeys(("image", "segmentation_mask"), tfds.decode.SkipDecoding())
-  try:
-    source = builder.as_data_source(split, decoders=decoders)
-    files = [part.filename for part in splits[split].file_instructions]
-  except NotImplementedError:
-    raise UserError(
-      f"{where} is not in ArrayRecord format: set `data_dir` to another "
-      "folder to prepare it there"
-    ) from None
-  except (KeyError, ValueError):
-    raise UserError(
-      f"no split {split!r} in {where}: use {' or '.join(splits)}, or a non-empty part such as "
-      "train[:90%]"
-    ) from None
-  for file in files:
-    if not pathlib.Path(file).exists():
-      raise UserError(f"{file} is missing: restore it, or delete its folder to prepare it again")
-  return _Pets(source)
+  return tfds_records(builder, split, "image", "segmentation_mask")
 
 
 def _prepare(builder):
