@@ -18,6 +18,7 @@ os.environ["XLA_FLAGS"] = (
 # Workers share the cores, which leaves nothing for the threads of NumPy.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
   os.environ.setdefault(variable, "1")
+os.environ["HF_HUB_OFFLINE"] = "1"  # read, like HF_HOME, when Hugging Face datasets is imported
 CACHE = "JAX_COMPILATION_CACHE_DIR"  # JAX keys by program, flags and devices; JAX reads this
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 NOT_RUN = pytest.StashKey()  # number of slow tests that were left out
@@ -33,6 +34,7 @@ def pytest_configure(config):
     # Anew for each session, as a process killed while it writes leaves half a program behind.
     # Worker processes and the programs that tests start inherit it.
     os.environ[CACHE] = folder = tempfile.mkdtemp(prefix="jaxseg-xla-")
+    os.environ["HF_HOME"] = f"{folder}/huggingface"
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 

@@ -414,19 +414,27 @@ SPLITS = {
   "cells": {"train": 3, "test": 2},
   "oxford_iiit_pet": {"train[:4]": 4, "test[:3]": 3},
   "folder": {"train without fold 1 of 2": 15, "fold 1 of 2": 15},
+  "tfds": {"train[:4]": 4, "test[:3]": 3},
+  "huggingface": {"train": 3, "test": 2},
 }
 
 
 @pytest.mark.parametrize("name", datasets.DATASETS)
 def test_every_data_set(name, request, tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(datasets, "CELLS_SPLITS", SPLITS["cells"])
-  place = {"cells": "", "oxford_iiit_pet": "tfds", "folder": "isbi2012"}[name]
-  folder = request.getfixturevalue("data_dir") / place if place else ""
+  place = {"oxford_iiit_pet": "tfds", "tfds": "tfds", "folder": "isbi2012"}.get(name)
+  folder = request.getfixturevalue("data_dir") / place if place else tmp_path
   train, test = SPLITS[name]
   changes = {"train_split": train, "eval_split": test}
   if name == "folder":
     changes = {**FOLDS, "classes": ("membrane", "cell"), "mask_values": (0, 255)}
-  config = make_config(folder, name=name, image_size=64, **changes)
+  elif name == "tfds":
+    changes |= {"source": "oxford_iiit_pet", "classes": (), "label_space": "pets"}
+  elif name == "huggingface":
+    tiny.write_parquet(tmp_path, SPLITS[name])
+    changes |= {"classes": ("sky", "road")}
+  size = 24 if name == "huggingface" else 64
+  config = make_config(folder, name=name, image_size=size, **changes)
   assert check_data(config, tmp_path) == []
   out = capsys.readouterr().out
   for split, count in SPLITS[name].items():

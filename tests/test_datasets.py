@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 from tiny import error_of
 
@@ -97,20 +98,24 @@ def test_connected_components():
 
 CAMVID = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car",
           "pedestrian", "bicyclist")  # fmt: skip
-# Of every data set: splits with their number of examples, how many to look at, and where it is.
+PETS = {"train": 300, "test": 298, "train[:90%]": 270}
+# Of every data set: splits with their number of examples, how many to look at, where it is, keys.
 ROWS = {
-  "cells": ({"train": 512, "test": 64}, 4, ""),
-  "oxford_iiit_pet": ({"train": 300, "test": 298, "train[:90%]": 270}, 12, "tfds"),
-  "folder": ({"train": 367, "val": 101}, 12, "camvid"),
+  "cells": ({"train": 512, "test": 64}, 4, "", {}),
+  "oxford_iiit_pet": (PETS, 12, "tfds", {}),
+  "folder": ({"train": 367, "val": 101}, 12, "camvid", {"classes": CAMVID, "void_values": (11,)}),
+  "tfds": (PETS, 12, "tfds", {"source": "oxford_iiit_pet", "label_space": "pets"}),
+  "huggingface": (tiny.NUM_PHOTOS, 3, "", {"classes": tiny.INFO.classes[:2]}),
 }
 
 
 @pytest.mark.parametrize("name", datasets.DATASETS)
-def test_every_data_set(name, request):
+def test_every_data_set(name, request, tmp_path):
   assert name in ROWS, f"give {name} a row of this test"
-  splits, num_looked_at, place = ROWS[name]
-  folder = str(request.getfixturevalue("data_dir") / place) if place else ""
-  fmt = {"classes": CAMVID, "void_values": (11,)}
+  splits, num_looked_at, place, fmt = ROWS[name]
+  folder = str(request.getfixturevalue("data_dir") / place if place else tmp_path)
+  if name == "huggingface":
+    tiny.write_parquet(tmp_path, splits)
   for split, count in splits.items():
     info, source = datasets.load(name, split, data_dir=folder, image_size=32, **fmt)
     assert len(source) == count

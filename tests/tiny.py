@@ -53,6 +53,21 @@ def load_photos(split, data_dir, image_size, seed):
   return INFO, datasets.Encoded(records, INFO.image_format("uint8"), LabelMap({0: 0, 1: 1}))
 
 
+def write_parquet(folder, num_photos):
+  """The photos as `load_photos` reads them, for the data set "huggingface": {split: number}."""
+  pa = pytest.importorskip("pyarrow", reason="pip install -e '.[huggingface]'")
+  from pyarrow import parquet
+
+  for split, number in num_photos.items():
+    photos = [make_photo(split, i) for i in range(number)]
+    rows = [
+      {"image": {"bytes": photo["image"], "path": None},
+       "segmentation_mask": {"bytes": photo["mask"], "path": None}, "file_name": photo["name"]}
+      for photo in photos
+    ]  # fmt: skip
+    parquet.write_table(pa.Table.from_pylist(rows), folder / f"{split}.parquet")
+
+
 def make_config(num_steps, *, eval_every=1000, checkpoint_every=1000, **changes):
   """A config of the photos with all that a resumed run has to get right.
 

@@ -75,9 +75,9 @@ def common_dtype(records: Sequence[Mapping[str, Any]], fmt: ImageFormat) -> str:
   """
   number, found = min(len(records), MAX_INSPECTED), set()
   for i in range(number):
-    record = records[i * len(records) // number]
-    where, page = place(record)
     with contextlib.suppress(UserError):
+      record = records[i * len(records) // number]
+      where, page = place(record)
       header = inspect(record["image"], where, page=page, pages=fmt.pages)
       found.add(str(header.dtype) if header.dtype in (np.uint8, np.uint16) else "float32")
   return max(found, key=DTYPES.index, default=DTYPES[0])
