@@ -9,10 +9,12 @@ import command
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs import default
 from jaxseg import models
 from jaxseg.build import build_model
+from jaxseg.check_data import check_data
 from jaxseg.data import datasets
 from jaxseg.losses import LOSSES
 from jaxseg.schema import flatten
@@ -74,7 +76,72 @@ def test_network_has_the_classes_of_its_data(name):
   assert (logits.shape, logits.dtype) == ((2, size, size, len(info.classes)), np.float32)
 
 
-def small(name):
+def make_cityscapes(folder):
+  """Two images a split and what lies beside their masks, in the layout of Cityscapes."""
+  rng = np.random.default_rng(0)
+  for split, city in ("train", "aachen"), ("val", "lindau"):
+    for part in ("leftImg8bit", "gtFine"):
+      (folder / part / split / city).mkdir(parents=True)
+    for i in range(2):
+      name = f"{split}/{city}/{city}_00000{i}_000019"
+      image = rng.integers(0, 256, (48, 96, 3), np.uint8)
+      ids = np.tile(np.arange(96) * 34 // 96, (48, 1)).astype(np.uint8)  # 0 to 33, all there are
+      Image.fromarray(image).save(folder / f"leftImg8bit/{name}_leftImg8bit.png")
+      Image.fromarray(ids).save(folder / f"gtFine/{name}_gtFine_labelIds.png")
+      Image.fromarray(image).save(folder / f"gtFine/{name}_gtFine_color.png")
+      (folder / f"gtFine/{name}_gtFine_polygons.json").write_text("{}")
+  return folder
+
+
+def make_ade20k(folder, source):
+  """Links to the real samples, in the layout of ADEChallengeData2016."""
+  for image in sorted((source / "images").iterdir()):
+    split = "training" if image.stem[-1] < "3" else "validation"
+    for file in (image, source / "annotations" / f"{image.stem}.png"):
+      link = folder / file.parent.name / split / file.name
+      link.parent.mkdir(parents=True, exist_ok=True)
+      link.symlink_to(file)
+  return folder
+
+
+# The data of a public data set's config: a function of an empty folder and $JAXSEG_TEST_DATA, and
+# the number of images of its two splits.
+PUBLIC = {
+  "deeplabv3plus_voc": (lambda folder, root: root / "layouts/voc", 2, 1),
+  "deeplabv3plus_cityscapes": (lambda folder, root: make_cityscapes(folder), 2, 2),
+  "deeplabv3plus_ade20k": (lambda folder, root: make_ade20k(folder, root / "layouts/ade20k"), 2, 1),
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_data_sets_pass_the_check(name, tmp_path, data_dir, capsys):
+  """As they are: only the place of the data is set."""
+  config = load(name)[1]
+  make, *nums = PUBLIC[name]
+  (tmp_path / "data").mkdir()
+  config.data.data_dir = str(make(tmp_path / "data", data_dir))
+  findings = check_data(config, tmp_path / "run")
+  assert not [finding for finding in findings if finding.severity == "error"]
+  out = capsys.readouterr().out
+  splits = config.data.train_split, config.data.eval_split
+  for role, split, number in zip(("train", "eval"), splits, nums, strict=True):
+    assert f"{role}: {split}, {number} images" in out
+
+
+@pytest.mark.parametrize(
+  "name, steps, num_images",
+  [
+    ("deeplabv3plus_voc", 30_000, 1464),
+    ("deeplabv3plus_cityscapes", 90_000, 2975),
+    ("deeplabv3plus_ade20k", 150_000, 20_210),
+  ],
+)
+def test_published_number_of_steps(name, steps, num_images):
+  train = load(name)[1].train
+  assert round(train.num_epochs * num_images / train.batch_size) == steps
+
+
+def small(name, folder):
   """Values of a variant that trains two steps in seconds: small images, narrow, not pretrained."""
   config = load(name)[1]
   root = pathlib.Path(os.environ.get("JAXSEG_TEST_DATA", "."))
@@ -85,6 +152,9 @@ def small(name):
     data, num_images = {"data_dir": root / "isbi2012/train", "num_folds": 15}, 28
   elif "camvid" in name and (root / "camvid").is_dir():
     data, num_images = {"data_dir": root / "camvid", "num_folds": 183}, 365  # 2 are scored
+  elif name in PUBLIC and (root / "layouts").is_dir():
+    make, num_images, _ = PUBLIC[name]
+    data = {"data_dir": make(folder, root)}
   else:  # the generated images, whatever the config asks for
     data = {"name": "cells", "train_split": "train", "eval_split": "test"}
     data |= {"num_folds": 0, "fold": 0}
@@ -102,7 +172,7 @@ def small(name):
 
 # A full-size encoder, or the network of another config: those that are left stand for these.
 LARGE = ("deeplabv3plus_camvid", "deeplabv3plus_camvid_small", "fcn16s_camvid", "fcn32s_camvid",
-         "unet_camvid")  # fmt: skip
+         "unet_camvid", *PUBLIC)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -110,7 +180,8 @@ LARGE = ("deeplabv3plus_camvid", "deeplabv3plus_camvid_small", "fcn16s_camvid", 
 )
 def test_small_variant_trains(name, tmp_path):
   folder = tmp_path / name
-  command.finish(command.start(name, folder, small(name)))
+  (tmp_path / "data").mkdir()
+  command.finish(command.start(name, folder, small(name, tmp_path / "data")))
   lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
   assert [line["step"] for line in lines] == [2, 2]
   assert lines[0]["split"] == "train" and "miou" in lines[1]
