@@ -285,6 +285,9 @@ def test_huggingface_features(tmp_path):
     np.testing.assert_array_equal(source[i]["image"], pixels("train", i))
     np.testing.assert_array_equal(source[i]["mask"], labels(i))
     assert source[i]["name"] == f"{tmp_path} train {i}"
+  info, source = load("huggingface", "train", tmp_path, image_field="mask", mask_field="mask",
+                      channels=1)  # fmt: skip
+  assert info.dtype == "uint8" and source[0]["image"].shape == (6, 8, 1)
 
 
 def test_damaged_parquet(parquet, tmp_path):
@@ -312,9 +315,22 @@ def test_huggingface_that_is_not_there(parquet, tmp_path):
     message = error_of(load, "huggingface", "train", parquet, **options)
     assert f"no file or folder {parquet / options['source']}" in message
   assert "holds no .parquet file" in error_of(load, "huggingface", "train", tmp_path)
-  for name in ("owner/name", "name:config"):  # on the Hub, which is out of reach
+  for name in ("owner/name", "name:config", "owner/name.v2"):  # on the Hub, which is out of reach
     message = error_of(datasets.load, "huggingface", "train", source=name, **CLASSES)
     assert message.startswith(f"{name} cannot be opened by Hugging Face datasets (")
+
+
+def test_huggingface_hub(parquet, monkeypatch):
+  """A name, and a config after a colon, reach the library; a folder does not stand for the Hub."""
+  hf = pytest.importorskip("datasets")
+  calls, builder = [], hf.load_dataset_builder(str(parquet))
+  monkeypatch.setattr(hf, "load_dataset_builder", lambda *a, **b: calls.append((a, b)) or builder)
+  for name in ("owner/name", "owner/name:config"):
+    source = datasets.load("huggingface", "test", source=name, **CLASSES)[1]
+    assert [example["name"] for example in source] == ["test0", "test1", "test2"]
+  load("huggingface", "test", parquet)
+  names = [("owner/name", None), ("owner/name", "config"), (str(parquet),)]
+  assert calls == [(arguments, {}) for arguments in names]
 
 
 @pytest.mark.parametrize("name, package", [("tfds", "tensorflow_datasets"),

@@ -204,7 +204,8 @@ def open_huggingface(
     )
   place = pathlib.Path(data_dir, source).expanduser().absolute()
   is_local = place.exists()
-  if not is_local and (data_dir or source.startswith(("/", ".", "~")) or place.suffix):
+  is_path = data_dir or source.startswith(("/", ".", "~")) or source.endswith(".parquet")
+  if is_path and not is_local:
     raise UserError(f"no file or folder {place}: correct `source` or `data_dir`")
   where = str(place) if is_local else source
   if place.is_dir() and not any(place.rglob("*.parquet")):
