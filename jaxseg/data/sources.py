@@ -29,6 +29,7 @@ class Records(collections.abc.Sequence):
     image_field, mask_field: names of fields.
     name_field: of the field that names a row; "" for its number.
     classes: names that the data set itself gives to the values of masks.
+    dtypes: {field: type of its arrays}, where `rows` has them in another.
   """
 
   rows: Sequence[Mapping[str, Any]]
@@ -37,6 +38,7 @@ class Records(collections.abc.Sequence):
   mask_field: str
   name_field: str = ""
   classes: tuple[str, ...] = ()
+  dtypes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def __len__(self) -> int:
     return len(self.rows)
@@ -47,7 +49,9 @@ class Records(collections.abc.Sequence):
     where = f"{self.where} {i}"
     try:
       row = self.rows[i]
-      image, mask = _file(row[self.image_field]), _file(row[self.mask_field])
+      image, mask = (
+        _file(row[field], self.dtypes.get(field)) for field in (self.image_field, self.mask_field)
+      )
     except Exception as error:  # damaged files raise nearly anything
       raise UserError(
         f"{where}: cannot be read ({_reason(error)}): restore the files of the data set"
@@ -57,13 +61,13 @@ class Records(collections.abc.Sequence):
     return {"image": image, "mask": mask, "name": name}
 
 
-def _file(value):
+def _file(value, dtype):
   """Encoded bytes or a path; of an array, the bytes of an .npy file."""
   if isinstance(value, Mapping):
     value = value.get("bytes") or value.get("path")
   if isinstance(value, np.ndarray):
     buffer = io.BytesIO()
-    np.save(buffer, value, allow_pickle=False)
+    np.save(buffer, value.astype(dtype or value.dtype), allow_pickle=False)
     return buffer.getvalue()
   if not value:
     raise ValueError("its image or mask is empty")
@@ -240,10 +244,10 @@ def open_huggingface(
       table = table.cast_column(field, hf.Image(decode=False))
   name_field = next((x for x in NAME_FIELDS if x in table.features and x not in fields), "")
   table = table.select_columns([*fields, *filter(None, [name_field])])
-  arrays = [field for field in fields if kinds[field] == "array"]
-  if arrays:
-    table = table.with_format("numpy", columns=arrays, output_all_columns=True)
-  return Records(table, f"{where} {split}", image_field, mask_field, name_field)
+  dtypes = {field: kinds[field] for field in fields if kinds[field] not in ("image", "bytes")}
+  if dtypes:  # all whole numbers become int64, floats float32
+    table = table.with_format("numpy", columns=[*dtypes], output_all_columns=True)
+  return Records(table, f"{where} {split}", image_field, mask_field, name_field, dtypes=dtypes)
 
 
 @contextlib.contextmanager
@@ -259,7 +263,7 @@ def _no_progress(hf) -> Iterator[None]:
 
 
 def _kind(feature, hf):
-  """ "image", "bytes" or "array"; "" for a column that cannot be an image or a mask."""
+  """ "image", "bytes" or the type of an array; "" for a column that is no image or mask."""
   if isinstance(feature, hf.Image):
     return "image"
   if isinstance(feature, Mapping) and isinstance(feature.get("bytes"), hf.Value):
@@ -269,5 +273,6 @@ def _kind(feature, hf):
   depth = len(feature.shape) if isinstance(feature, hf.Array2D | hf.Array3D) else 0
   while isinstance(feature, hf.List | hf.LargeList):
     feature, depth = feature.feature, depth + 1
-  is_number = str(getattr(feature, "dtype", "")).startswith(("int", "uint", "float", "bool"))
-  return "array" if depth in (2, 3) and is_number else ""
+  dtype = str(getattr(feature, "dtype", ""))
+  is_number = dtype.startswith(("int", "uint", "float", "bool"))
+  return dtype if depth in (2, 3) and is_number else ""
