@@ -82,9 +82,12 @@ _LISTED: dict[tuple, tuple] = {}
 
 
 def _list_images(tif, pages):
-  notes, kept = [], []
+  notes, kept, seen = [], [], set()
   reduced = masks = 0
   for number, page in enumerate(tif.pages):
+    if page.offset in seen:
+      raise ValueError("its list of pages runs in a circle")
+    seen.add(page.offset)
     kind = int(page.subfiletype or 0)
     if kind & MASK and number:
       masks += 1
