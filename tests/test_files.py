@@ -201,7 +201,7 @@ def test_overviews_and_masks_are_no_images(tmp_path):
   np.testing.assert_array_equal(stored(tmp_path / "a.tif"), RGB)
   notes = inspect(tmp_path / "a.tif", "x").notes
   assert notes == ("2 pages of reduced resolution not read as images",
-                   "1 transparency mask not used")  # fmt: skip
+                   "1 mask of transparency not read as images")  # fmt: skip
   assert "there is no page 2" in error_of(stored, tmp_path / "a.tif", page=1)
   pyramid(tmp_path / "b.tif", flag=False)
   assert num_pages(tmp_path / "b.tif") == 4  # nothing says that they are not
