@@ -119,7 +119,7 @@ def _axes(tif, kept, notes):
     if len(kept) == 1 < total <= 1 << 20:  # ImageJ stores the planes of one page in a row
       kept = range(-total, 0)
     elif tif.is_ome and total < len(kept):
-      notes.append(f"{_count(len(tif.series) - 1, 'further image')} of the OME file not read")
+      notes.append(f"{_count(len(tif.series) - 1, 'image of a further OME series')} not read")
       kept = kept[:total]
     if total == len(kept):
       return axes, np.array(kept).reshape(shape)
