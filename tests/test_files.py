@@ -432,3 +432,20 @@ def test_mutated_files():
   assert found["wrong"] == []
   assert found["read"] > 800 and found["refused"] > 1500
   assert found["gib"] < 2 and found["longest"] < 10
+
+
+def test_real_files(data_dir):
+  """Every picture of the layouts, as tifffile and Pillow read it."""
+  paths = [p for p in sorted((data_dir / "layouts").rglob("*.*")) if p.suffix in files.SUFFIXES]
+  assert len(paths) > 25
+  for path in paths:
+    raster = read_raster(path, str(path))
+    if path.suffix == ".tif":
+      with tifffile.TiffFile(path) as tif:
+        expected = tif.pages[0].asarray()
+        assert num_pages(path) == 1
+    else:
+      expected = np.asarray(Image.open(path))
+    np.testing.assert_array_equal(raster.samples.reshape(expected.shape), expected)
+  nodata = [inspect(path, "x").nodata for path in paths if path.suffix == ".tif"]
+  assert np.float32(-3.4e38) in nodata and any(np.isnan(x) for x in nodata if x is not None)
