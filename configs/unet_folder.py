@@ -15,7 +15,7 @@ def get_config():
   config.data.data_dir = ""  # EDIT: your folder, or give --config.data.data_dir=DIR
   config.data.classes = ("background", "object")  # EDIT: names, in the order of the labels
   config.data.mask_values = (0, 255)  # EDIT: the value of each class in masks; () if 0, 1, 2 ...
-  config.data.channels = 3  # EDIT: 3 RGB, 1 grey
+  config.data.channels = 3  # EDIT: 3 RGB, 1 grey, or the number of bands
   # A small set: train on four fifths of DIR/images, score on the rest. If you have DIR/train and
   # DIR/val, each with images/ and masks/: train_split "train", eval_split "val", num_folds 0.
   config.data.train_split = "all"  # EDIT, with the next three lines, if you have train/ and val/

@@ -68,7 +68,7 @@ def _train(config, workdir):
 
   with Run(workdir, config, info) as run, stop_signals() as stop_requested:
     state = new_state(config, model, info, optimizer)
-    first = functools.partial(pretrained_state, config, model, state, optimizer)
+    first = functools.partial(pretrained_state, config, model, state, optimizer, info.channels)
     state, so_far = run.restore(state, first, batches.get_state())
     batches.set_state(so_far["data"])
     scores, step, stop = so_far["scores"], int(state.step), False
@@ -198,11 +198,20 @@ def pretrained_state(
   model: nn.Module,
   state: train_state.TrainState,
   optimizer: optax.GradientTransformation,
+  channels: int,
 ) -> train_state.TrainState:
-  """The state of a new run, with a pretrained encoder and the weights of `model.init_from`."""
+  """The state of a new run, with a pretrained encoder and the weights of `model.init_from`.
+
+  Args:
+    channels: of the images.
+  """
   variables = {"params": state.params, "batch_stats": state.batch_stats}
   if config.model.pretrained and hasattr(model, "encoder"):
     variables = models.load_encoder(variables, model.encoder, config.model.pretrained)
+    kernels = [x.shape for x in jax.tree.leaves(variables["params"]["encoder"]) if x.ndim == 4]
+    if kernels and all(shape[2] != 3 for shape in kernels):
+      tell("the encoder's first kernel, of RGB in the weight file, is repeated or summed over its "
+           f"channels for images of {channels}, and rescaled")  # fmt: skip
   if config.model.init_from:
     variables = start_from(variables, config.model.init_from)
   return train_state.create(variables, optimizer, ema=config.train.ema_decay > 0)

@@ -15,6 +15,7 @@ import weight_files
 from test_models import build
 
 from jaxseg import UserError, models
+from jaxseg.models import pretrained
 from jaxseg.models.mobilenet_v2 import MobileNetV2
 from jaxseg.models.pretrained import Download
 
@@ -191,3 +192,39 @@ def test_output_of_a_user_s_network_is_checked():
   models.check_input(model, 3, 33, 3)
   with pytest.raises(UserError, match="UNet returns .*not logits"):
     models.check_input(model, 3, 32, 2)
+
+
+# Images of other than three channels
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "vgg16", "resnet50", "xception65"])
+def test_a_pretrained_encoder_sees_repeated_channels_as_rgb(name):
+  """Red, green, blue, red, green, blue is RGB; so is grey, three times. (timm's rule)"""
+  encoder = models.ENCODERS[name]()
+  tensors = reference.keras_tensors(reference.random_variables(encoder, 3))
+  image = np.random.default_rng(0).random((1, 32, 32, 3), np.float32)
+  images = {3: image, 6: np.concatenate([image, image], -1), 1: image[..., :1]}
+  rgb = getattr(encoder, "rgb", (0, 1, 2))
+
+  def first_stage(given, channels):
+    shapes = jax.eval_shape(lambda: encoder.init(jax.random.key(0), given, train=False))
+    shapes = {"batch_stats": {}, **shapes}
+    loaded = pretrained.assign_weights(shapes, tensors, leave=(), source="file", rgb=rgb)
+    stages = jax.jit(lambda v, x: encoder.apply(v, x, train=False)[encoder.stages[0]])
+    return stages(loaded, given)
+
+  expected = first_stage(image, 3)
+  assert np.ptp(expected) > 0.1
+  np.testing.assert_allclose(first_stage(images[6], 6), expected, rtol=1e-4, atol=1e-4)
+  grey = np.repeat(images[1], 3, axis=-1)
+  expected = first_stage(grey, 3)
+  np.testing.assert_allclose(first_stage(images[1], 1), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_kernel_for_other_channels():
+  kernel = np.random.default_rng(0).random((3, 3, 3, 2), np.float32)
+  four = pretrained.for_channels(kernel, 4, (2, 1, 0))  # red, green, blue, red of a BGR file
+  for i, source in enumerate((2, 1, 0, 2)):
+    np.testing.assert_array_equal(four[:, :, i], kernel[:, :, source] * np.float32(0.75))
+  one = pretrained.for_channels(kernel, 1, (0, 1, 2))
+  np.testing.assert_allclose(one[:, :, 0], kernel[:, :, 0] + kernel[:, :, 1] + kernel[:, :, 2])

@@ -70,7 +70,7 @@ def inspect(data: bytes | Path, name: str, *, page: int = 0, pages: str = "auto"
     if start.startswith(NPY):
       return _npy_header(_load_npy(data))
     with Image.open(_as_file(data)) as image:
-      return _header(image, start)
+      return _header(image, start, _num_bytes(data))
 
 
 def read_raster(
@@ -103,10 +103,7 @@ def read_raster(
       raster = Raster(header, array.reshape(header.shape).astype(header.dtype))
     else:
       raster = _read_by_pillow(data, start)
-  if orient and raster.header.orientation != 1:
-    samples = upright(raster.samples, raster.header.orientation)
-    raster = dataclasses.replace(raster, samples=np.ascontiguousarray(samples))
-  return raster
+  return _turned(raster) if orient else raster
 
 
 def describe_file(data: bytes | Path, name: str) -> str:
@@ -158,7 +155,7 @@ def _npy_header(array):
   return Header("NPY", shape, dtype, names, bits, maximum if is_whole else None)
 
 
-def _header(image, start):
+def _header(image, start, num_bytes):
   """The Header of an open Pillow image that has not been loaded."""
   notes, stored = [], str([tile.args for tile in getattr(image, "tile", ())])
   mode = CONVERTED.get(image.mode, image.mode)
@@ -186,10 +183,12 @@ def _header(image, start):
     dtype = np.dtype(np.uint8 if declared <= 8 else np.uint16)
   if (count := getattr(image, "n_frames", 1)) > 1:
     notes.append(f"{count} frames, of which only the first is read")
-  orientation = image.getexif().get(ORIENTATION, 1)
+  shape = (image.height, image.width, len(names))
+  check_size(shape, declared, num_bytes)
+  # The method of PNG files would decode the whole image, to find Exif data at its end.
+  orientation = Image.Image.getexif(image).get(ORIENTATION, 1)
   if orientation not in range(1, 9):
     orientation = 1
-  shape = (image.height, image.width, len(names))
   return Header(kind, shape, dtype, names, declared, maximum, orientation, None, tuple(notes))
 
 
@@ -206,18 +205,22 @@ def picture_raster(image: Image.Image, name: str, orient: bool = True) -> Raster
     UserError: its pixels cannot be read.
   """
   with decoding(name):
-    header = _header(image, b"")
+    header = _header(image, b"", None)
     raster = _loaded(image, header)
-  if orient and header.orientation != 1:
-    samples = np.ascontiguousarray(upright(raster.samples, header.orientation))
-    raster = dataclasses.replace(raster, samples=samples)
-  return raster
+  return _turned(raster) if orient else raster
+
+
+def _turned(raster):
+  """A raster turned upright."""
+  if raster.header.orientation == 1:
+    return raster
+  samples = np.ascontiguousarray(upright(raster.samples, raster.header.orientation))
+  return dataclasses.replace(raster, samples=samples)
 
 
 def _read_by_pillow(data, start):
   with Image.open(_as_file(data)) as image:
-    header = _header(image, start)
-    check_size(header.shape, header.bits, _num_bytes(data))
+    header = _header(image, start, _num_bytes(data))
     if header.bits > 8 and len(header.names) > 1:
       return Raster(header, _by_imagecodecs(data, header))
     return _loaded(image, header)
@@ -226,6 +229,11 @@ def _read_by_pillow(data, start):
 def _loaded(image, header):
   """The Raster of a Pillow image."""
   image.load()
+  if header.format == "PNG" and (late := image.info.get("exif")):
+    exif = Image.Exif()
+    exif.load(late)
+    if (orientation := exif.get(ORIENTATION)) in range(1, 9):
+      header = dataclasses.replace(header, orientation=orientation)
   if image.mode in CONVERTED:
     image = image.convert(CONVERTED[image.mode])
   samples = np.asarray(image)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator
 from os import PathLike
 
@@ -11,7 +12,7 @@ from PIL import UnidentifiedImageError
 from jaxseg import UserError
 
 MAX_PIXELS = 1 << 31  # of an image; more are an error before anything is allocated
-MAX_RATIO = 10_000  # decoded bytes to bytes of the file; deflate reaches 1032, bilevel codecs more
+MAX_RATIO = 100_000  # decoded bytes to bytes of the file; deflate reaches 8,256, fax codes more
 SMALL = 1 << 26  # bytes that are decoded whatever the ratio
 
 Path = str | PathLike
@@ -95,7 +96,7 @@ def check_size(shape: tuple[int, ...], bits: int, num_bytes: int | None) -> None
     raise ValueError(f"no pixels: {text}")
   if height * width > MAX_PIXELS:
     raise ValueError(f"{text} exceeds the limit of {MAX_PIXELS:,} px")
-  size = height * width * samples * bits / 8
+  size = height * width * samples * max(1, bits // 8)
   if num_bytes is not None and size > max(SMALL, MAX_RATIO * num_bytes):
     raise ValueError(f"{text} in {num_bytes:,} bytes cannot be")
 
@@ -110,5 +111,6 @@ def decoding(name: str | Path) -> Iterator[None]:
   except UnidentifiedImageError as error:  # its text has the address of an object
     raise UserError(f"{name}: cannot be decoded (not an image that Pillow reads)") from error
   except Exception as error:  # damaged files raise nearly anything
-    reason = (str(error) or type(error).__name__).splitlines()[0]
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = re.sub(r" object at 0x\w+", "", reason)
     raise UserError(f"{name}: cannot be decoded ({reason})") from error

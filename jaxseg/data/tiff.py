@@ -11,19 +11,12 @@ from PIL import Image
 from jaxseg import UserError
 from jaxseg.data.raster import Header, Path, Raster, check_size, upright
 
-PAGES = ("auto", "examples", "channels")
 REDUCED, MASK = 1, 4  # bits of NewSubfileType
 ORIENTATION, GDAL_NODATA = 274, 42113  # tags
 SAMPLES = {0: "white", 1: "grey", 2: "RGB", 3: "index", 4: "grey", 5: "CMYK", 6: "RGB"}
 ALPHA = (1, 2)  # of ExtraSamples
-MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters is an error or a note
-
-
-def is_tiff(start: bytes) -> bool:
-  """Whether a file that begins with these bytes is a TIFF."""
-  return start[:4] in MAGIC
 
 
 def inspect_tiff(data: bytes | Path, pages: str, index: int) -> tuple[Header, int]:
@@ -39,11 +32,11 @@ def read_tiff(data: bytes | Path, pages: str, index: int) -> Raster:
     images, notes = _images(tif, data, pages)
     image = _take(images, index)
     header = _header(tif, image, notes)
-    check_size(header.shape, header.bits, _num_bytes(tif))
-    planes = [_plane(tif, data, number, header) for number in image]
-    samples = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
-    if header.nodata is None and header.dtype.kind not in "uif":
+    check_size(header.shape, header.bits, tif.filehandle.size)
+    if header.dtype.kind not in "uif":
       raise ValueError(f"samples of type {header.dtype}")
+    planes = [_plane(tif, data, number) for number in image]
+    samples = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
     palette = None
     if header.names == ("index",) and (colours := _page(tif, image[0]).colormap) is not None:
       palette = (np.asarray(colours).T >> 8).astype(np.uint8)
@@ -53,10 +46,6 @@ def read_tiff(data: bytes | Path, pages: str, index: int) -> Raster:
 def _open(data):
   file = io.BytesIO(data) if isinstance(data, bytes) else os.fspath(data)
   return tifffile.TiffFile(file, _multifile=False)  # an OME-TIFF may name others: not read
-
-
-def _num_bytes(tif):
-  return tif.filehandle.size
 
 
 def _take(images, index):
@@ -82,40 +71,8 @@ _LISTED: dict[tuple, tuple] = {}
 
 
 def _list_images(tif, pages):
-  notes, kept = [], []
-  reduced = masks = 0
-  for number, page in enumerate(tif.pages):
-    kind = int(page.subfiletype or 0)
-    if kind & MASK and number:
-      masks += 1
-    elif kind & REDUCED and number:
-      reduced += 1
-    else:
-      kept.append(number)
-  if reduced:
-    notes.append(f"{_count(reduced, 'page')} of reduced resolution not read as images")
-  if masks:
-    notes.append(f"{_count(masks, 'transparency mask')} not used")
-  series = tif.series[0] if tif.is_imagej or tif.is_ome or tif.is_shaped else None
-  if tif.is_svs or tif.is_ndpi or tif.is_scn or tif.is_bif:  # slides, with label and thumbnail
-    others = len(kept) - 1
-    kept = kept[:1]
-    notes += [f"{_count(others, 'further page')} of the slide not read"] * (others > 0)
-  axes, shape = "Q", (len(kept),)
-  if series is not None and series.keyframe is not None:
-    count = len(series.axes) - len(series.keyframe.axes)
-    axes, shape = series.axes[:count], series.shape[:count]
-    total = int(np.prod(shape, dtype=np.int64))
-    if total == len(kept):
-      pass
-    elif len(kept) == 1 and total <= 1 << 20:  # ImageJ stores the planes of one page in a row
-      kept = range(-total, 0)
-    elif tif.is_ome and len(tif.series) > 1:
-      notes.append(f"{_count(len(tif.series) - 1, 'further series')} not read")
-      kept = kept[:total]
-    else:
-      axes, shape = "Q", (len(kept),)
-  numbers = np.array(kept).reshape(shape)
+  kept, notes = _full_pages(tif)
+  axes, numbers = _axes(tif, kept, notes)
   if pages == "channels":
     return [numbers.ravel().tolist()], notes
   if pages == "auto" and "C" in axes:
@@ -124,8 +81,54 @@ def _list_images(tif, pages):
   return numbers.reshape(-1, 1).tolist(), notes
 
 
+def _full_pages(tif):
+  """(numbers of the pages that are neither overviews nor masks, notes about the others)"""
+  kept, seen = [], set()
+  reduced = masks = 0
+  for number, page in enumerate(tif.pages):
+    if page.offset in seen:
+      raise ValueError("its list of pages runs in a circle")
+    seen.add(page.offset)
+    kind = int(page.subfiletype or 0)
+    if kind & MASK and number:
+      masks += 1
+    elif kind & REDUCED and number:
+      reduced += 1
+    else:
+      kept.append(number)
+  slide = len(kept) - 1 if tif.is_svs or tif.is_ndpi or tif.is_scn or tif.is_bif else 0
+  notes = [
+    f"{_count(number, noun)} not read as images"
+    for number, noun in (
+      (reduced, "page of reduced resolution"),
+      (masks, "mask of transparency"),
+      (slide, "label or thumbnail of a slide"),
+    )
+    if number
+  ]
+  return kept[: len(kept) - slide], notes
+
+
+def _axes(tif, kept, notes):
+  """(axes of the pages as tifffile names them, numbers of the pages as an array of these axes)"""
+  series = tif.series[0] if tif.is_imagej or tif.is_ome or tif.is_shaped else None
+  if series is not None and series.keyframe is not None:
+    count = len(series.axes) - len(series.keyframe.axes)
+    axes, shape = series.axes[:count], series.shape[:count]
+    total = int(np.prod(shape, dtype=np.int64))
+    if len(kept) == 1 < total <= 1 << 20:  # ImageJ stores the planes of one page in a row
+      kept = range(-total, 0)
+    elif tif.is_ome and total < len(kept):
+      notes.append(f"{_count(len(tif.series) - 1, 'image of a further OME series')} not read")
+      kept = kept[:total]
+    if total == len(kept):
+      return axes, np.array(kept).reshape(shape)
+  return "Q", np.array(kept)
+
+
 def _count(number, noun):
-  return f"{number} {noun}{'s' * (number != 1 and noun[-1] != 's')}"
+  first, space, rest = noun.partition(" ")
+  return f"{number} {first}{'s' * (number != 1)}{space}{rest}"
 
 
 def _page(tif, number):
@@ -187,14 +190,14 @@ def _nodata(tags, dtype):
   return float(np.float32(value)) if dtype == np.float32 else value
 
 
-def _plane(tif, data, number, header):
+def _plane(tif, data, number):
   """The samples [H,W,S] of a page, or of plane `number` < 0 of an ImageJ file, from the end."""
   page = _page(tif, number)
   if number < 0:
     planes = tif.series[0].asarray(maxworkers=1)
     array = planes.reshape(-1, *page.shape)[number]
   else:
-    _check_segments(page, _num_bytes(tif))
+    _check_segments(page, tif.filehandle.size)
     try:
       array = page.asarray(maxworkers=1)
     except ValueError as error:
