@@ -219,8 +219,8 @@ def patch_source(monkeypatch, num_examples):
   """Takes the photos after the first `num_examples` out of the training split."""
   open_split = build.open_split
 
-  def shortened(config, role):
-    info, source = open_split(config, role)
+  def shortened(config, role, **options):
+    info, source = open_split(config, role, **options)
     return info, datasets.Subset(source, range(num_examples)) if role == "train" else source
 
   monkeypatch.setattr(build, "open_split", shortened)
