@@ -391,6 +391,13 @@ def test_the_content_decides_not_the_suffix(tmp_path):
   (tmp_path / "a.tif").write_bytes(encode(RGB, "JPEG"))
   assert read_raster(tmp_path / "a.png", "x").header.format == "TIFF"
   assert read_raster(tmp_path / "a.tif", "x").header.format == "JPEG"
+  notes = [read_raster(tmp_path / name, "x").header.notes for name in ("a.png", "a.tif")]
+  assert notes == [("is TIFF, although its name ends in .png",),
+                   ("is JPEG, although its name ends in .tif",)]  # fmt: skip
+  (tmp_path / "b.JPG").write_bytes(encode(RGB, "JPEG"))
+  (tmp_path / "c.unknown").write_bytes(encode(RGB, "JPEG"))
+  for path in (tmp_path / "b.JPG", tmp_path / "c.unknown"):
+    assert read_raster(path, "x").header.notes == ()
   assert num_pages(tmp_path / "a.tif") == 1
 
 

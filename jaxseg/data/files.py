@@ -17,8 +17,19 @@ from jaxseg import UserError
 from jaxseg.data.raster import MAX_PIXELS, Header, Path, Raster, check_size, decoding, upright
 
 TIFF_SUFFIXES = (".tif", ".tiff")
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", *TIFF_SUFFIXES, ".webp",
-            ".jp2", ".j2k", ".avif", ".pgm", ".ppm", ".npy")  # fmt: skip
+FORMATS = {  # of files with a suffix
+  **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), ("JPEG", "MPO")),
+  ".png": ("PNG",),
+  ".bmp": ("BMP", "DIB"),
+  ".gif": ("GIF",),
+  **dict.fromkeys(TIFF_SUFFIXES, ("TIFF",)),
+  ".webp": ("WEBP",),
+  **dict.fromkeys((".jp2", ".j2k"), ("JPEG2000",)),
+  ".avif": ("AVIF",),
+  **dict.fromkeys((".pgm", ".ppm"), ("PPM",)),
+  ".npy": ("NPY",),
+}
+SUFFIXES = tuple(FORMATS)
 PAGES = ("auto", "examples", "channels")
 ORIENTATION = 0x0112  # EXIF tag
 # Pillow's modes: samples and bits.
@@ -103,7 +114,17 @@ def read_raster(
       raster = Raster(header, array.reshape(header.shape).astype(header.dtype))
     else:
       raster = _read_by_pillow(data, start)
+  if suspect := _suffix_note(data, raster.header.format):
+    header = dataclasses.replace(raster.header, notes=(suspect, *raster.header.notes))
+    raster = dataclasses.replace(raster, header=header)
   return _turned(raster) if orient else raster
+
+
+def _suffix_note(data, file_format):
+  """What is wrong with a file's suffix; "" if it fits."""
+  suffix = "" if isinstance(data, bytes) else pathlib.Path(data).suffix.lower()
+  is_wrong = file_format not in FORMATS.get(suffix, (file_format,))
+  return f"is {file_format}, although its name ends in {suffix}" if is_wrong else ""
 
 
 def describe_file(data: bytes | Path, name: str) -> str:
