@@ -12,15 +12,16 @@ from PIL import Image
 from configs import default
 from jaxseg import UserError, main
 from jaxseg.build import open_split
-from jaxseg.check_data import check_data, find_missing_classes, listing
+from jaxseg.check_data import check_data, listing
 from jaxseg.data import datasets
 from jaxseg.data.examine import Example, Finding
 from jaxseg.data.input_pipeline import Mapped, eval_examples, train_batches
+from jaxseg.data_findings import find_missing_classes
 from jaxseg.evaluation import score
 
 SIZES = {"train": 3, "val": 2}
 NOISE = np.random.default_rng(0).integers(0, 256, (9, 12, 16, 3), dtype=np.uint8)
-MASK = np.arange(12 * 16, dtype=np.uint8).reshape(12, 16) % 3  # 64 pixels of each class
+MASK = np.repeat(np.arange(3, dtype=np.uint8), 64).reshape(12, 16)  # 64 pixels of each class
 
 
 def save(path, *arrays, **options):
