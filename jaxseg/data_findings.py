@@ -154,7 +154,7 @@ def find_same_images(splits: Mapping[str, Sequence[Example]]) -> list[Finding]:
         pair, kind = (example.file, before[example.digest]), "images in both splits"
         text = "they can be memorised, which inflates the score: remove them from one split"
       if pair:
-        findings.append(Finding("warning", kind, " = ".join(pair), text, pair=pair))
+        findings.append(Finding("warning", kind, _named(" = ", pair), text, pair=pair))
       seen.setdefault(example.digest, example.file)
     before |= seen
   return findings
@@ -196,7 +196,14 @@ def _similar(kind, text, examples, others):
   for i, j, bits in pairs:
     pair = examples[i].file, (examples if others is None else others)[j].file
     detail = f"{bits} of 256 bits differ"
-    yield Finding("warning", kind, " ~ ".join(pair), text, detail, pair)
+    yield Finding("warning", kind, _named(" ~ ", pair), text, detail, pair)
+
+
+def _named(sign, pair):
+  """Both files; the second without its folder if it has the same."""
+  first, second = pair
+  folder, slash, name = second.rpartition("/")
+  return first + sign + (name if first.startswith(folder + slash) else second)
 
 
 @dataclasses.dataclass(frozen=True)

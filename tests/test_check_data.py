@@ -1,5 +1,6 @@
 """The check of a data set: every fault that can be planted, and that training agrees."""
 
+import json
 import sys
 
 import numpy as np
@@ -212,6 +213,69 @@ def absent(root):
     save(mask(root, i), np.minimum(MASK, 1))
 
 
+def with_orientation(number):
+  exif = Image.Exif()
+  exif[0x0112] = number
+  return exif
+
+
+def exif_unturned(root):
+  save(image(root), NOISE[0], exif=with_orientation(6))  # decodes to 12 x 16, its mask is 16 x 12
+
+
+def upside_down(root):
+  save(image(root), NOISE[0], exif=with_orientation(3))
+
+
+def alpha_image(root):
+  save(image(root, 1), np.dstack([NOISE[1], NOISE[2, ..., :1]]))
+
+
+def alpha_mask(root):
+  save(mask(root, 1), np.dstack([*[0 * MASK] * 3, 80 * MASK]))
+
+
+def three_colours(root):
+  save(mask(root, 1), np.array([(9, 0, 0), (0, 9, 0), (0, 0, 9)], np.uint8)[MASK])
+
+
+def mixed_masks(root):
+  save(mask(root, 1), np.array([(0, 0, 0), (9, 0, 0), (0, 9, 0)], np.uint8)[MASK])
+
+
+def sixteen_bits(root):
+  save(image(root, 1), NOISE[1, ..., 0].astype(np.uint16) * 257)
+
+
+def pages_of_one_mask(root):
+  image(root, 1).unlink()
+  save(image(root, 1).with_suffix(".tif"), *[MASK] * 3)
+
+
+def broken_json(root):
+  for path in all_masks(root):
+    path.unlink()
+    shapes = [{"label": label, "shape_type": "rectangle", "points": [[0, 4 * i], [16, 4 * i + 4]]}
+              for i, label in enumerate("abc")]  # fmt: skip
+    text = json.dumps({"shapes": shapes, "imageWidth": 16, "imageHeight": 12})
+    path.with_suffix(".json").write_text(text[:-9] if path == mask(root, 1) else text)
+
+
+def nearly_twice(root):
+  save(image(root, 2), np.maximum(NOISE[0], 3))
+
+
+def near_leak(root):
+  save(image(root, 1, "val"), np.maximum(NOISE[2], 3))
+
+
+def isolated_pixels(root):
+  array = MASK.copy()
+  array[1, [1, 5, 9]] = 2
+  save(mask(root, 1), array)
+
+
+JSON = {"images": "{split}/images/{name}.png", "masks": "{split}/masks/{name}.json"}
 TWO = {"classes": ("a", "b")}
 FOLDS = {"num_folds": 2, "fold": 1}
 # What is planted, changes to config.data, severity, kind, files, what the remedy names.
@@ -255,6 +319,26 @@ FAULTS = [
    "config.data.eval_split"),
   (nothing, {"classes": ("a", "a", "c")}, "error", "splits that cannot be opened", "",
    "config.data.classes"),
+  (exif_unturned, {}, "error", "images that fit their mask only unturned", "train0.png",
+   "12x16 orientation 6 16x12 config.data.exif_orientation=False"),
+  (upside_down, {}, "warning", "turned images with masks that are not", "train0.png",
+   "EXIF upright config.data.exif_orientation=False"),
+  (alpha_image, {}, "warning", "parts of files that are not used", "train1.png", "alpha"),
+  (alpha_mask, {}, "error", "masks that cannot be read", "train1.png", "alpha grey"),
+  (three_colours, {}, "error", "masks with values that are not classes", "train1.png",
+   "config.data.mask_colors=((0,0,9),(0,9,0),(9,0,0))"),
+  (mixed_masks, {"palette": ((0, 0, 0), (9, 0, 0), (0, 9, 0))}, "warning",
+   "masks of different kinds", "train1.png", "numbers (2), colours (1)"),
+  (sixteen_bits, {}, "warning", "images of different depths", "train1.png",
+   "8 bit (2), 16 bit (1) config.data.value_range"),
+  (pages_of_one_mask, {}, "error", "volumes of different lengths", "train1.tif",
+   "3 1 config.data.pages"),
+  (broken_json, JSON, "error", "masks that cannot be read", "train1.png", "JSON"),
+  (nearly_twice, {}, "warning", "near-duplicates in the train split", "train2.png~train0.png",
+   "config.data.group_by"),
+  (near_leak, {}, "warning", "near-duplicates in both splits", "val1.png~train2.png",
+   "config.data.group_by"),
+  (isolated_pixels, {}, "warning", "specks in masks", "train1.png", "3 px"),
   (nothing, {"num_folds": 9}, "error", "splits that cannot be opened", "", "config.data.num_folds"),
 ]  # fmt: skip
 
@@ -267,7 +351,8 @@ def test_faults(root, tmp_path, capsys, plant, changes, severity, kind, files, w
   found = [finding for finding in findings if finding.kind == kind]
   assert found, findings
   assert {finding.severity for finding in found} == {severity}
-  named = ["=".join(part.split("/")[-1] for part in f.file.split(" = ")) for f in found if f.file]
+  named = ["".join(word.split("/")[-1] for word in f.file.split()) for f in found if f.file]
+  named = [name.removeprefix("maskof") for name in named]
   assert sorted(named) == files.split()
   for finding in found:
     assert "\n" not in finding.text
@@ -316,17 +401,23 @@ def test_a_folder_without_a_fault(root, tmp_path, capsys):
     "size 15 x 10 to 16 x 12 px, median 16 x 12, 2 different sizes",
     "image PNG RGB 8 bit (2), PNG grey 8 bit (1)",
     "mask PNG grey 8 bit (3)",
-    "class pixels share images",
-    "a 267 50.00% 3",  # 64 + 53 + 150 of 192 + 192 + 150
-    "b 128 23.97% 2",
-    "c 128 23.97% 2",
-    "void 11 2.06% 1",
+  ]
+  at = lines.index("class train share images eval share images")
+  assert lines[at + 1 : at + 6] == [
+    "a 50.00% 3 33.33% 2",  # 64 + 53 + 150 of 192 + 192 + 150; eval: 64 of 192, twice
+    "b 23.97% 2 33.33% 2",
+    "c 23.97% 2 33.33% 2",
+    "void 2.06% 1 0.00% 0",
+    "",
   ]
   assert (
     "eval: val, 2 images" in lines
     and "size 16 x 12 to 12 x 16 px, median 12 x 16, 2 different sizes" in lines
   )
-  assert lines[-2:] == ["errors: 0, warnings: 0", f"samples: {tmp_path}/run/plots/data.png"]
+  plots = tmp_path / "run/plots"
+  assert lines[-3:] == [
+    "errors: 0, warnings: 0", f"samples: {plots}/data.png", f"report: {plots}/data.html"
+  ]  # fmt: skip
   # Four rows of pictures, three of 250 x 187.5 px and one 250 px high, each with a line of text.
   size = Image.open(tmp_path / "run/plots/data.png").size
   assert size == (750, pytest.approx(3 * 187.5 + 250 + 80 + 4 * 20, abs=1))
@@ -382,6 +473,31 @@ def test_many_files_are_counted():
     "",
     "errors: 7 (training would stop), warnings: 1,234",
   ]
+
+
+def test_texts_that_many_files_share_are_said_once():
+  """Notes of three kinds, of 3, 2 and 1 files; each kind has 5 // 3 = 1 file at least."""
+  notes = [("alpha", 3), ("2 pages", 2), ("4 bands", 1)]
+  findings = [Finding("warning", "parts", f"{x[0]}{i}", x) for x, n in notes for i in range(n)]
+  assert listing(findings)[:-2] == [
+    "warning: parts (6)",
+    "  alpha (3)",
+    "    a0",
+    "    and 2 more",
+    "  2 pages (2)",
+    "    20",
+    "    and 1 more",
+    "    40: 4 bands",
+  ]
+  many = [Finding("error", "k", f"f{i}", f"text {i // 2}", "more") for i in range(16)]
+  lines = listing(many)
+  assert lines[1:4] == ["  text 0 (2)", "    f0: more", "    and 1 more"]
+  assert lines[15:17] == ["    and 1 more", "    and 6 more"]  # of texts 5, 6, 7
+
+
+def test_control_characters_do_not_reach_the_console():
+  (_, _, line, *_) = listing([Finding("error", "kind", "a\x1b[2J\n\u202eé.png", "text")])
+  assert line == "    a\\x1b[2J\\n\\u202eé.png"
 
 
 def test_one_bad_mask_does_not_hide_the_remedy_of_the_others(root, tmp_path):

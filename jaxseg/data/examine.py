@@ -189,10 +189,10 @@ def examine(source: Sequence, num_classes: int, index: int) -> Example:
     if small[0] >= max(MIN_SPECKS, SPECKS_PER_PIXEL * parts.index.size):
       text = (
         "areas of one label and at most 3 px are slips of the hand, or traces of resizing by "
-        "interpolation: look at them, and give them the label of their surroundings"
+        "interpolation: look at them, and give them the label of their surroundings. Listed are "
+        "their number and the first boxes (left, top, right, bottom)"
       )
-      boxes = ", ".join(map(str, small[1][:3]))
-      detail = f"{small[0]:,}; (left, top, right, bottom) = {boxes} ..."
+      detail = f"{small[0]:,}: {', '.join(map(str, small[1][:2]))} ..."
       findings.append(Finding("warning", "specks in masks", f"mask of {file}", text, detail))
   if fault and is_noisy(values, parts.labels):
     values = {value: values[value] for value in parts.labels.unknown(values)[:MAX_VALUES]}
