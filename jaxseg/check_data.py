@@ -59,6 +59,18 @@ def summary(examples: Sequence[Example], orient: bool = True) -> list[tuple[str,
   return rows
 
 
+def wrapped(text: str, first: str, rest: str) -> list[str]:
+  """Lines of text of up to 96 letters; what has no blanks, such as a config line, is not cut.
+
+  Args:
+    first, rest: what lines begin with.
+  """
+  return textwrap.wrap(
+    text, 96, initial_indent=first, subsequent_indent=rest, break_long_words=False,
+    break_on_hyphens=False,
+  )  # fmt: skip
+
+
 def class_table(splits: Mapping[str, Sequence[Example]], classes: Sequence[str]) -> list[str]:
   """Lines of text: classes down, share of the pixels and number of images of each split across."""
   rows, num_left_out = class_rows(splits, classes)
@@ -91,7 +103,7 @@ def listing(findings: Sequence[Finding]) -> list[str]:
         lines.append(f"    {files[0]}: {text}")
       else:
         count = f" ({len(files)})" if files and len(texts) > 1 else ""
-        lines += textwrap.wrap(text + count, 96, initial_indent="  ", subsequent_indent="  ")
+        lines += wrapped(text + count, "  ", "  ")
         lines += [f"    {file}" for file in files[:shown]]
         if len(files) > shown:
           lines.append(f"    and {len(files) - shown:,} more")
@@ -176,7 +188,7 @@ def check_data(config: ConfigDict, workdir: str | pathlib.Path) -> list[Finding]
     splits[role] = split = Split(f"{role}: {name}", info, source, examples)
     print(printable(f"{split.title}, {len(examples):,} images"))
     for what, text in summary(examples, split.orient):
-      print("\n".join(textwrap.wrap(f"  {what:6}  {text}", 100, subsequent_indent=" " * 10)))
+      print("\n".join(wrapped(text, f"  {what:6}  ", " " * 10)))
     print()
   by_role = {role: split.examples for role, split in splits.items()}
   if splits:

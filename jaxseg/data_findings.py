@@ -58,20 +58,25 @@ def find(
 
 
 def find_wrong_values(examples: Sequence[Example], labels: LabelMap) -> list[Finding]:
-  """Masks with values that are no class; the remedy follows from the values of all masks."""
-  values = collections.Counter()
+  """Masks with values that are no class; the remedy follows from all masks of the same kind.
+
+  Kinds are numbers, colours and names.
+  """
+  values = {0: collections.Counter(), 1: collections.Counter(), 2: collections.Counter()}
+  wrong = {id(example): labels.unknown(example.values) for example in examples}
   for example in examples:
-    if not is_noisy(example.values, labels):
-      values.update(example.values)
+    if example.values and not is_noisy(example.values, labels):
+      values[by_kind((wrong[id(example)] or [*example.values])[0])[0]].update(example.values)
   findings = []
   for example in examples:
     if not example.fault:
       continue
     kind, text = "masks of 0 and 255", example.fault
-    if labels.unknown(example.values):
+    if unknown := wrong[id(example)]:
       kind = "masks with values that are not classes"
       if not is_noisy(example.values, labels):
-        text = mask_fault(values, labels, example.formats.get("mask", "").split(" ")[0])
+        file_format = example.formats.get("mask", "").split(" ")[0]
+        text = mask_fault(values[by_kind(unknown[0])[0]], labels, file_format)
     findings.append(Finding("error", kind, f"mask of {example.file}", text))
   return findings
 

@@ -36,18 +36,21 @@ body { margin: 0; background: var(--back); color: var(--text);
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 main { max-width: 70rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; } h2 { margin: 2.5rem 0 .5rem; font-size: 1.25rem; }
-h3 { margin: 0 0 .3rem; font-size: 1.05rem; } p { margin: .4rem 0; max-width: 48rem; }
+h3 { margin: 1rem 0 .3rem; font-size: 1.05rem; } p { margin: .4rem 0; max-width: 48rem; }
 a { color: var(--bar); } :focus-visible { outline: 3px solid var(--bar); outline-offset: 2px; }
 .dim { color: var(--dim); } .error { --kind: var(--error); } .warning { --kind: var(--warning); }
 .tag { color: var(--kind); font-weight: 600; }
+.kind h3 { margin-top: 0; }
 section.kind { background: var(--card); border-left: 4px solid var(--kind); border-radius: 4px;
   padding: .8rem 1rem; margin: 1rem 0; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; }
 th, td { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); overflow-wrap: normal; }
+th[scope=row] { max-width: 16rem; overflow-wrap: break-word; }
 td.num { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .bar { display: block; height: .45rem; min-width: 1px; background: var(--bar); border-radius: 2px; }
-td.share { min-width: 7rem; }
+td.share { min-width: 7rem; } th .tag { font-size: .85rem; }
+.name { white-space: nowrap; }
 .swatch { display: inline-block; width: .9em; height: .9em; margin-right: .5em;
   border: 1px solid var(--dim); vertical-align: -.1em; }
 .figures { display: grid; gap: 1rem; margin-top: .8rem;
@@ -58,7 +61,9 @@ figure { margin: 0; } .pictures { display: flex; flex-wrap: wrap; gap: .25rem; }
 figcaption { font-size: .85rem; color: var(--dim); }
 .missing { border: 1px dashed var(--kind, var(--line)); padding: .8rem; font-size: .9rem; }
 ul { padding-left: 1.2rem; margin: .4rem 0; } summary { cursor: pointer; }
-@media (max-width: 36rem) { main { padding: .6rem; } section.kind { padding: .6rem; } }
+@media (max-width: 36rem) { main, section.kind { padding: .6rem; }
+  #table { font-size: .85rem; } #table th, #table td { padding-right: .5rem; }
+  td.share { min-width: 3.4rem; } }
 """
 
 
@@ -150,7 +155,9 @@ def _head(page):
       f'<li class="{severity}"><span class="tag">{severity.capitalize()}</span> '
       f'<a href="#kind{i}">{_escape(kind)}</a> ({number:,})</li>'
     )
-  yield '<li><a href="#samples">Samples</a></li></ul></nav>'
+  if page.samples:
+    yield '<li><a href="#samples">Samples</a></li>'
+  yield "</ul></nav>"
 
 
 def _files(page):
@@ -165,9 +172,9 @@ def _files(page):
 def _classes(page):
   palette = {**dict(zip(page.info.classes, page.info.palette, strict=True)), "void": VOID_COLOUR}
   yield '<h2 id="classes">Classes</h2>'
-  yield '<div class="scroll" tabindex="0" role="region" aria-label="Class table"><table>'
-  heads = "".join(f'<th scope="col" colspan="2">{x}: share, images</th>' for x in page.roles)
-  yield f'<tr><th scope="col">class</th>{heads}<th scope="col">difference</th></tr>'
+  yield '<div class="scroll" tabindex="0" role="region" aria-label="Class table"><table id="table">'
+  heads = "".join(f'<th scope="col">{x}: share</th><th scope="col">images</th>' for x in page.roles)
+  yield f'<tr><th scope="col">class</th>{heads}</tr>'
   top = max((share for row in page.rows for share in row.shares), default=1) or 1
   for row in page.rows:
     color = ",".join(map(str, palette.get(row.name, VOID_COLOUR)))
@@ -177,10 +184,11 @@ def _classes(page):
       f'</span></td><td class="num">{images:,}</td>'
       for share, images in zip(row.shares, row.images, strict=True)
     )
-    yield (
-      f'<tr><th scope="row">{swatch}{_escape(row.name)}</th>{cells}'
-      f'<td class="warning"><span class="tag">{_escape(row.mark)}</span></td></tr>'
-    )
+    mark = f'<br><span class="tag">{_escape(row.mark)}</span>' if row.mark else ""
+    name = f"{swatch}{_escape(row.name)}"
+    if len(row.name) <= 20:
+      name = f'<span class="name">{name}</span>'
+    yield f'<tr><th scope="row" class="warning">{name}{mark}</th>{cells}</tr>'
   yield "</table></div>"
   if page.num_left_out:
     yield f"<p>{page.num_left_out} of {len(page.info.classes)} classes do not occur.</p>"
@@ -225,7 +233,7 @@ def _texts(texts):
     files = [x.file + (f": {x.detail}" if x.detail else "") for x in group if x.file]
     if not left and files:
       continue
-    yield f"<p>{_escape(text[:1].upper() + text[1:])}.</p>"
+    yield f"<p>{_escape(text[:1].upper() + text[1:])}</p>"
     shown = files[:left]
     left -= len(shown)
     items = [f"<li>{_escape(file)}</li>" for file in shown]
@@ -253,8 +261,9 @@ def _figure(page, finding, budget):
         return ""
       shown.append(image)
     for kind, _, text in parts.errors:
-      kind = kind.replace("that cannot", "cannot").removesuffix("s")
-      shown.append(f'<div class="missing">{_escape(f"{kind}: {text}")}</div>')
+      part = kind.split("s ")[0].capitalize()  # of "images that cannot be read"
+      text = _escape(f"{part} cannot be read: {text}")
+      shown.append(f'<div class="missing">{text}</div>')
   caption = " ~ ".join(pathlib.PurePath(file).name for file in files)
   caption += f": {finding.detail}" if finding.detail else ""
   return _render(shown, caption)
@@ -267,10 +276,9 @@ def _render(shown, caption):
 
 
 def _samples(page):
-  yield '<h2 id="samples">Samples without errors</h2>'
   if not page.samples:
-    yield "<p>None.</p>"
     return
+  yield '<h2 id="samples">Samples without errors</h2>'
   step = -(-len(page.samples) // MAX_SAMPLES)
   budget = _Budget()  # of their own: few, and always shown
   yield '<div class="figures">'
