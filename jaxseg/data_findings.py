@@ -173,8 +173,11 @@ def find_similar_images(splits: Mapping[str, Sequence[Example]]) -> list[Finding
   """
   findings, before = [], []
   for role, examples in splits.items():
-    unique = {x.digest: x for x in reversed(examples) if x.hash is not None}
-    part = list(reversed(unique.values()))
+    unique = {}
+    for example in examples:
+      if example.hash is not None:
+        unique.setdefault(example.digest, example)
+    part = list(unique.values())
     digests = {example.digest for example in before}
     new = [example for example in part if example.digest not in digests]
     kind = f"near-duplicates in the {role} split"

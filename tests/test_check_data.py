@@ -9,6 +9,7 @@ import tiny
 from absl import flags
 from absl.testing import flagsaver
 from PIL import Image
+from scipy import ndimage
 
 from configs import default
 from jaxseg import UserError, main
@@ -548,6 +549,55 @@ def test_every_data_set(name, request, tmp_path, monkeypatch, capsys):
   out = capsys.readouterr().out
   for split, count in SPLITS[name].items():
     assert f": {split}, {count} images" in out
+
+
+VOC = {"images": "JPEGImages/{name}.jpg", "label_space": "voc"}
+REAL = [
+  ("layouts/voc", {**VOC, "masks": "SegmentationClass/{name}.png"}, "palette"),
+  ("layouts/coco", {**VOC, "masks": "annotations.json"}, "COCO"),
+  ("layouts/labelme", {**VOC, "images": "{name}.jpg", "masks": "{name}.json"}, "labelme"),
+  ("layouts/colour_masks", {**VOC, "images": "images/{name}_image.png",
+                            "masks": "masks/{name}_target.png"}, "RGB"),
+  ("layouts/ade20k", {"masks": "annotations/{name}", "label_space": "ade20k"}, "grey"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("folder, keys, mask_format", REAL)
+def test_real_layouts_have_no_errors(data_dir, tmp_path, capsys, folder, keys, mask_format):
+  config = make_config(data_dir / folder, classes=(), train_split="all[:2]", eval_split="all[2:]",
+                       image_size=64, **keys)  # fmt: skip
+  findings = check_data(config, tmp_path)
+  assert {finding.kind for finding in findings} <= {"classes that do not occur", "small images"}
+  out = capsys.readouterr().out
+  assert "train: all[:2], 2 images" in out and "eval: all[2:], 1 images" in out
+  assert f"  mask    {'PNG ' * (mask_format in ('palette', 'RGB', 'grey'))}{mask_format}" in out
+  table = out[out.index("class ") : out.index("\nwarning:")]
+  assert max(map(len, table.splitlines())) <= 100
+  if "ade20k" in folder:
+    masks = sorted((data_dir / folder / "annotations").iterdir())
+    found = {value for path in masks for value in np.unique(Image.open(path))} - {0}
+    assert f"{150 - len(found)} of 150 classes do not occur" in table
+  page = (tmp_path / "plots/data.html").read_text(encoding="utf-8")
+  assert page.endswith("</html>\n")
+
+
+def test_frames_of_a_video_and_noisy_masks(data_dir, tmp_path, capsys):
+  """CamVid: frames of val follow each other closely; specks are checked by scipy."""
+  config = make_config(data_dir / "camvid", label_space="camvid", classes=(), image_size=64,
+                       train_split="train[14:20]", eval_split="val[:8]")  # fmt: skip
+  findings = check_data(config, tmp_path)
+  kinds = {"specks in masks", "near-duplicates in the eval split", "classes that do not occur"}
+  assert {finding.kind for finding in findings} == kinds
+  noisy = [finding for finding in findings if finding.kind == "specks in masks"]
+  for finding in noisy:
+    path = str(finding.file).removeprefix("mask of ").replace("images", "masks")
+    labels = np.array(Image.open(path.replace(".jpg", ".png")))
+    number = 0
+    for label in range(11):
+      areas, _ = ndimage.label(labels == label, np.ones((3, 3)))
+      number += (np.bincount(areas.ravel())[1:] <= 3).sum()
+    assert finding.detail.startswith(f"{number}: (") and number >= 2e-4 * labels.size
+  assert len(capsys.readouterr().out.splitlines()) < 60
 
 
 def test_encoded_examples_and_sources_that_read_themselves(tmp_path, monkeypatch, capsys):

@@ -32,7 +32,7 @@ def test_class_rows():
     ("b", (0.75, 0.25), (2, 1), ""),
     ("void", (0.125, 0.25), (2, 1), ""),
   ]
-  (row, _), _ = class_rows({"train": [example("1", counts=(3, 1, 0))], "eval": train[1:]}, AB)
+  (row, *_), _ = class_rows({"train": [example("1", counts=(3, 1, 0))], "eval": train[1:]}, AB)
   assert row.mark == "only in train"
   assert class_rows({"train": [example("1")]}, AB)[0][0].mark == ""
   assert class_rows({"train": []}, AB) == ([], 0)
