@@ -51,8 +51,10 @@ def summary(examples: Sequence[Example], orient: bool = True) -> list[tuple[str,
     if formats:
       rows.append((part, ", ".join(f"{name} ({num})" for name, num in formats.most_common())))
   if turned := sum(example.orientation != 1 for example in examples):
-    text = "turned by their EXIF orientation" if orient else "not turned by their EXIF orientation"
-    rows.append(("turned", f"{turned:,} image{'s are' if turned > 1 else ' is'} {text}"))
+    who, whose = ("images are", "their") if turned > 1 else ("image is", "its")
+    rows.append(
+      ("turned", f"{turned:,} {who} {'' if orient else 'not '}turned by {whose} EXIF orientation")
+    )
   if num_specks := sum(example.specks[0] for example in examples):
     in_masks = sum(example.specks[0] > 0 for example in examples)
     rows.append(("specks", f"{num_specks:,} areas of at most 3 px in {in_masks:,} masks"))

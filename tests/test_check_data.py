@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import tifffile
 import tiny
 from absl import flags
 from absl.testing import flagsaver
@@ -443,6 +444,87 @@ def test_samples_are_good_ones_with_their_own_mask(root, tmp_path, monkeypatch):
   assert samples[0][1].shape == (600, 800, 3) and samples[0][2].shape == (600, 800)
   np.testing.assert_array_equal(samples[1][1], NOISE[2])
   np.testing.assert_array_equal(samples[1][2], MASK)
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_orientations(root, tmp_path, capsys, number):
+  """An image that says how to turn it, and masks that fit it stored, turned, or say so, too."""
+  kinds = {"turned": "turned images with masks that are not",
+           "sideways": "images that fit their mask only unturned"}  # fmt: skip
+
+  def found(plant, side=16, **changes):
+    pixels, labels = NOISE[0][:, :side], MASK[:, :side]
+    save(image(root), pixels, exif=with_orientation(number))
+    plant(labels)
+    capsys.readouterr()
+    findings = check_data(make_config(root, **changes), tmp_path)
+    assert training_error(make_config(root, **changes)) == "" or number > 4
+    return {finding.kind for finding in findings}, capsys.readouterr().out
+
+  def as_stored(labels):
+    save(mask(root), labels)
+
+  def as_turned(labels):
+    save(mask(root), labels.T if number > 4 else labels)
+
+  def says_so(labels):
+    save(mask(root), labels, exif=with_orientation(number))
+
+  line = "turned  1 image is turned by its EXIF orientation"
+  expected = set() if number == 1 else {kinds["sideways" if number > 4 else "turned"]}
+  kinds_found, out = found(as_stored)
+  assert kinds_found == expected and (line in out) == (number > 1)
+  # Where width and height are swapped, the size of the mask shows that it is upright.
+  assert found(as_turned)[0] == (expected if number <= 4 else set())
+  # A square does not show it.
+  assert found(as_turned, side=12)[0] == ({kinds["turned"]} if number > 1 else set())
+  assert found(says_so)[0] == set()
+  kinds_found, out = found(as_stored, exif_orientation=False)
+  assert kinds_found == set() and line.replace("is turned", "is not turned") in out or number == 1
+
+
+def planes(path, values):
+  tifffile.imwrite(path.with_suffix(".tif"), values, photometric="minisblack",
+                   planarconfig="separate")  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["range", "percentiles", "mean_std"])
+def test_pictures_of_other_bands_and_depths(root, tmp_path, monkeypatch, mode):
+  """5 bands: pictures show band 4 from black to white, whatever measures them."""
+  sheets, number = [], iter(range(5))
+  monkeypatch.setattr(
+    "jaxseg.check_data.data_sheet", lambda path, samples, *_: sheets.append(samples)
+  )
+  ramp = np.linspace(0, 1, 192).reshape(12, 16)
+  for split, count in SIZES.items():
+    for i in range(count):
+      image(root, i, split).unlink()
+      bands = np.random.default_rng(next(number)).integers(1000, 2000, (5, 12, 16))
+      bands[4] = 1000 + 1000 * ramp
+      planes(image(root, i, split), bands.astype(np.uint16))
+  keys = {"channels": 5, "display_bands": (4,), "normalization": mode}
+  keys |= {"value_range": (1000, 2000)} if mode == "range" else {}
+  config = make_config(root, **keys)
+  config.eval.num_samples = 1
+  assert check_data(config, tmp_path) == []
+  black, white = {"range": (0, 1), "percentiles": (0.005, 0.995)}.get(mode, (0, 0))
+  if mode == "mean_std":  # 2 standard deviations below and above the mean
+    black, white = (ramp.mean() + sign * 2 * ramp.std() for sign in (-1, 1))
+  for _, picture, _ in sheets[0]:
+    assert picture.dtype == np.uint8 and picture.shape == (12, 16, 1)
+    expected = 255 * np.clip((ramp - black) / (white - black), 0, 1)
+    np.testing.assert_allclose(picture[..., 0], expected, atol=2)
+  assert "data:image/jpeg" in (tmp_path / "plots/data.html").read_text(encoding="utf-8")
+
+
+def test_near_duplicates_of_other_depths(root, tmp_path):
+  """Two 16-bit images that differ by less than a step of 8 bits, and two others."""
+  for i in range(SIZES["train"]):
+    values = NOISE[0 if i != 1 else 1, ..., 0] / 255 * 50 + 30000 + i
+    save(image(root, i), values.astype(np.uint16))
+  findings = check_data(make_config(root, channels=1, eval_split="train"), tmp_path)
+  near = [finding for finding in findings if "near-duplicates" in finding.kind]
+  assert [finding.file for finding in near] == [f"{image(root, 2)} ~ train0.png"]
 
 
 def test_volumes_count_pages(root, tmp_path, capsys):

@@ -82,26 +82,27 @@ def specks(
   height, width = labels.shape
   shifts = ((0, 1), (1, 0), (1, 1), (1, -1))
   equal = np.zeros(labels.shape, np.uint8)  # number of neighbours of the same label
-  pairs = []
   for down, right in shifts:
     here = np.s_[: height - down, max(0, -right) : width - max(0, right)]
     there = np.s_[down:, max(0, right) : width - max(0, -right)]
     same = labels[here] == labels[there]
     equal[here] += same
     equal[there] += same
-    pairs.append((here, there, same))
   # No pixel of such an area has more equal neighbours than this: few pixels are left to look at.
-  few = (equal < largest) & (labels != void)
+  few = ((equal < largest) & (labels != void)).ravel()
   pixels = np.flatnonzero(few)
   if not len(pixels):
     return 0, []
-  number = np.full(labels.shape, -1, np.int32)
-  number.ravel()[pixels] = np.arange(len(pixels))
-  edges = []
-  for here, there, same in pairs:
-    joined = same & few[here] & few[there]
-    edges.append((number[here][joined], number[there][joined]))
-  tails, heads = (np.concatenate(ends) for ends in zip(*edges, strict=True))
+  flat, (rows, cols) = labels.ravel(), np.divmod(pixels, width)
+  tails, heads = [], []
+  for down, right in shifts:
+    inside = (rows + down < height) & (0 <= cols + right) & (cols + right < width)
+    tail = np.flatnonzero(inside)
+    there = pixels[tail] + down * width + right
+    joined = few[there] & (flat[there] == flat[pixels[tail]])
+    tails.append(tail[joined])
+    heads.append(np.searchsorted(pixels, there[joined]))
+  tails, heads = np.concatenate(tails), np.concatenate(heads)
   graph = coo_array((np.ones(len(tails), bool), (tails, heads)), shape=2 * (len(pixels),))
   count, area = connected_components(graph, directed=False)
   # An area is complete if all its equal neighbours are among these pixels.
@@ -110,7 +111,6 @@ def specks(
   sizes = np.bincount(area, minlength=count)
   found = np.flatnonzero((sizes <= largest) & (inner == outer))
   boxes = []
-  rows, cols = np.divmod(pixels, width)
   for i in found[:100]:
     ys, xs = rows[area == i], cols[area == i]
     boxes.append((int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1))
