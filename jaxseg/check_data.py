@@ -57,7 +57,8 @@ def summary(examples: Sequence[Example], orient: bool = True) -> list[tuple[str,
     )
   if num_specks := sum(example.specks[0] for example in examples):
     in_masks = sum(example.specks[0] > 0 for example in examples)
-    rows.append(("specks", f"{num_specks:,} areas of at most 3 px in {in_masks:,} masks"))
+    areas, masks = ("area", "areas")[num_specks > 1], ("mask", "masks")[in_masks > 1]
+    rows.append(("specks", f"{num_specks:,} {areas} of at most 3 px in {in_masks:,} {masks}"))
   return rows
 
 

@@ -126,13 +126,10 @@ def find_mixtures(role: str, examples: Sequence[Example]) -> list[Finding]:
     counts = collections.Counter(value for _, value in found).most_common()
     if len(counts) > 1:
       shown = ", ".join(f"{value} ({num:,})" for value, num in counts)
+      remedy = f"{role} has {shown}: {text}"
       for example, value in found:
         if value != counts[0][0]:
-          findings.append(
-            Finding(
-              "warning", kind, part + example.file, f"{role} has {shown}: {text}", f"has {value}"
-            )
-          )
+          findings.append(Finding("warning", kind, part + example.file, remedy, value))
   return findings
 
 

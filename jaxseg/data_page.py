@@ -170,7 +170,7 @@ def _files(page):
 
 
 def _classes(page):
-  palette = {**dict(zip(page.info.classes, page.info.palette, strict=True)), "void": VOID_COLOUR}
+  palette = {"void": VOID_COLOUR, **dict(zip(page.info.classes, page.info.palette, strict=True))}
   yield '<h2 id="classes">Classes</h2>'
   yield '<div class="scroll" tabindex="0" role="region" aria-label="Class table"><table id="table">'
   heads = "".join(f'<th scope="col">{x}: share</th><th scope="col">images</th>' for x in page.roles)

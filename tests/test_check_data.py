@@ -149,7 +149,7 @@ def colours(root):
 def stray_values(root):
   for i, value in ((0, 7), (2, 9)):
     array = MASK.copy()
-    array[3, 4] = value
+    array[3, [4, 7, 10]] = value
     save(mask(root, i), array)
 
 

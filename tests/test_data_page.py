@@ -151,6 +151,19 @@ def test_pairs_stand_side_by_side(root, page):
   assert re.search(r"train2.png ~ train0.png: \d+ of 256 bits differ", found.text)
 
 
+def test_specks_have_pictures(root, page):
+  enlarge(root)
+  labels = MASK.repeat(8, 0).repeat(8, 1)
+  labels[3, [5, 50, 90]] = 2
+  save(mask(root, 1), labels)
+  found = page()
+  names = ("Image", "Mask over the image", "The first speck, enlarged")
+  alts = [attrs["alt"] for attrs in found.of("img")]
+  assert alts[:3] == [f"{name} of {image(root, 1)}" for name in names]
+  assert alts[3] == "Image of train: train0.png"  # of the samples
+  assert "train1.png: 3: (5, 3, 6, 4), (50, 3, 51, 4) ..." in found.text
+
+
 def test_specks_are_framed_and_enlarged():
   labels = np.zeros((96, 128), np.uint8)
   labels[40, 60] = 1
