@@ -345,6 +345,7 @@ FAULTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore::jaxseg.DataWarning")  # of training, which reads them, too
 @pytest.mark.parametrize("plant, changes, severity, kind, files, words", FAULTS)
 def test_faults(root, tmp_path, capsys, plant, changes, severity, kind, files, words):
   plant(root)

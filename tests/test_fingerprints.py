@@ -7,7 +7,10 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from jaxseg.data import datasets
 from jaxseg.data.fingerprints import NEAR, fingerprint, nearest, specks
+
+COPIES = ("Abyssinian_99.jpg", "Abyssinian_151.jpg")  # test, train
 
 
 def distance(a, b):
@@ -150,3 +153,16 @@ def test_real_slices_are_different_and_their_copies_near(data_dir):
   for name in changed(pictures[0]):
     copies = np.array([fingerprint(changed(picture)[name]) for picture in pictures[:5]])
     assert [(i, j) for i, j, _ in nearest(copies, hashes)] == [(i, i) for i in range(5)]
+
+
+def test_a_copy_across_the_official_split_of_pets(data_dir):
+  """Both are one photo, as one sees, in different sizes; the rest of the cats are not that one."""
+  hashes = {}
+  for split in "train", "test":
+    _, source = datasets.load("oxford_iiit_pet", split, data_dir=str(data_dir / "tfds"))
+    names = [record["name"] for record in source.records]
+    chosen = [i for i, name in enumerate(names) if i % 10 == 0 or name in COPIES]
+    hashes[split] = {names[i]: fingerprint(source[i]["image"]) for i in chosen}
+  train, test = ([*hashes[split]] for split in ("train", "test"))
+  found = nearest(*(np.array([*hashes[split].values()]) for split in ("test", "train")))
+  assert {(test[i], train[j]) for i, j, _ in found} == {COPIES}
