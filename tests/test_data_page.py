@@ -3,6 +3,7 @@
 import base64
 import html.parser
 import io
+import os
 import re
 
 import numpy as np
@@ -92,13 +93,17 @@ def test_page_needs_nothing_from_elsewhere(root, page):
   assert policy.startswith("default-src 'none'; img-src data:")
 
 
-@pytest.mark.parametrize("name", [EVIL, 'a"b&c.png', "tab\there.png", "escape\x1b[31m.png"])
+NAMES = [EVIL, 'a"b&c.png', "tab\there.png", "escape\x1b[31m.png", os.fsdecode(b"\xff.png"),
+         r"$\frac$.png"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_names_are_text(root, page, name):
   for part in ("images", "masks"):
     (root / "train" / part / "train0.png").rename(root / "train" / part / name)
   save(root / "train" / "masks" / name, MASK + 5)
   found = page(classes=("<script>a</script>", "b&b", "c"))
-  shown = name.replace("\t", "\\t").replace("\x1b", "\\x1b")
+  shown = name.replace("\t", "\\t").replace("\x1b", "\\x1b").replace("\udcff", "\\udcff")
   assert shown in found.text and "<script>a</script>" in found.text and "b&b" in found.text
   assert not found.of("script")
   assert all(attrs["src"].startswith("data:") for attrs in found.of("img"))

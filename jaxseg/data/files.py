@@ -109,15 +109,6 @@ def read_raster(
   return raster
 
 
-def describe_file(data: bytes | Path, name: str) -> str:
-  """Format, channels and depth from the header of a file, as in "PNG grey 16 bit".
-
-  Raises:
-    UserError: it is damaged.
-  """
-  return inspect(data, name).text
-
-
 def _start(data):
   if isinstance(data, bytes):
     return data[:4096]
