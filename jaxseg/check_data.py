@@ -10,136 +10,34 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import VOID, UserError, parallel
+from jaxseg import UserError, parallel
 from jaxseg.build import build_model, eval_name, open_split
 from jaxseg.data.datasets import Subset, groups_of
+from jaxseg.data.decode import DatasetInfo, to_picture
 from jaxseg.data.examine import Example, Finding, examine
 from jaxseg.data.files import few
 from jaxseg.data.input_pipeline import Mapped, eval_examples
-from jaxseg.data.label_faults import is_noisy, mask_fault
-from jaxseg.data.labels import BACKGROUND, LabelMap, Value
+from jaxseg.data.labels import LabelMap
+from jaxseg.data.normalization import measure
+from jaxseg.data_findings import class_rows, find, grouped
+from jaxseg.data_page import Page, printable, write_page
 from jaxseg.notebook import progress
 from jaxseg.settings import with_keys
 from jaxseg.visualize import data_sheet
 from jaxseg.workdirs import make_folder
 
 MAX_FILES = 5  # files listed for each kind of finding
-DARK = 1 / 8  # of white; if no image exceeds this, 13 bits or fewer have been read as 16
 MAX_SIDE = 1024  # px, of pictures on the sheet
+MAX_NAME = 30  # letters of a class in the table
 
 
-def find(
-  splits: Mapping[str, Sequence[Example]],
-  classes: Sequence[str],
-  labels: LabelMap,
-  window: int,
-) -> list[Finding]:
-  """All findings about the examples of a data set.
+def summary(examples: Sequence[Example], orient: bool = True) -> list[tuple[str, str]]:
+  """Sizes, formats, orientations and label noise of a split, as (what, text).
 
   Args:
-    splits: {"train", "eval": list of Example}.  classes: names.
-    labels: what the values of masks mean.
-    window: smallest height and width of images to train on, px.
-  Returns:
-    list of Finding
+    orient: whether images are turned as their EXIF orientation says.
   """
-  examples = [example for part in splits.values() for example in part]
-  findings = [finding for example in examples for finding in example.findings]
-  findings += find_wrong_values(examples, labels)
-  for role, part in splits.items():
-    findings += find_missing_classes(role, part, classes)
-  findings += find_same_images(splits)
-  for example in splits.get("train", ()):
-    if not example.fault and example.values and not example.counts[:-1].any():
-      text = "every pixel is void, so training ignores it: correct or remove it"
-      findings.append(Finding("warning", "masks without a label", f"mask of {example.file}", text))
-    if example.size and min(example.size) < window:
-      text = f"training takes windows of {window} px; beyond these images they are void"
-      findings.append(Finding("warning", "small images", example.file, text))
-  brightest = max((example.brightest for example in examples if example.size), default=DARK)
-  if brightest < DARK:
-    text = (
-      f"no pixel of any image is brighter than {brightest:.1%} of white: set `value_range` to the "
-      "stored values of black and white, or `normalization` to percentiles"
-    )
-    findings.append(Finding("warning", "dark images", "", text))
-  return findings
-
-
-def find_wrong_values(examples: Sequence[Example], labels: LabelMap) -> list[Finding]:
-  """Masks with values that are no class; the remedy follows from the values of all masks."""
-  values = collections.Counter()
-  for example in examples:
-    if not is_noisy(example.values, labels):
-      values.update(example.values)
-  findings = []
-  for example in examples:
-    if not example.fault:
-      continue
-    kind, text = "masks of 0 and 255", example.fault
-    if labels.unknown(example.values):
-      kind = "masks with values that are not classes"
-      if not is_noisy(example.values, labels):
-        text = mask_fault(values, labels, example.formats.get("mask", "").split(" ")[0])
-    findings.append(Finding("error", kind, f"mask of {example.file}", text))
-  return findings
-
-
-def find_missing_classes(
-  role: str, examples: Sequence[Example], classes: Sequence[str]
-) -> list[Finding]:
-  """Classes without a pixel in a split, unless its masks have errors that explain it."""
-  read = [example for example in examples if example.values]
-  if not read or any(example.fault for example in read):
-    return []
-  counts = sum(example.counts for example in read)
-  values = sorted({value for example in read for value in example.values}, key=by_kind)
-  missing = [name for name, count in zip(classes, counts[:-1], strict=True) if not count]
-  hold = f"the masks hold {few(values)}"
-  if BACKGROUND in values:
-    hold += " (pixels without a shape are void, unless a class is called background)"
-  elif all(isinstance(value, int) for value in values):
-    hold += f" ({VOID} is void, unless config.data.mask_values names it)"
-  if role == "eval" and len(missing) == len(classes):
-    text = f"no pixel of the {len(read)} images has a label, so there is no score; {hold}"
-    return [Finding("error", "no labels", "", text)]
-  if missing:
-    effect = {"train": "training cannot learn them", "eval": "they get no score"}[role]
-    text = f"{few(missing)}: no pixel in the {role} split, so {effect}; {hold}"
-    return [Finding("warning", "classes that do not occur", "", text)]
-  return []
-
-
-def by_kind(value: Value) -> tuple[int, Value]:
-  """Sorts numbers before colours before names."""
-  kind = 0 if isinstance(value, int | float) else 1 if isinstance(value, tuple) else 2
-  return kind, value
-
-
-def find_same_images(splits: Mapping[str, Sequence[Example]]) -> list[Finding]:
-  """Images with the same pixels, within a split and across splits."""
-  findings, before = [], {}
-  for role, examples in splits.items():
-    seen = {}
-    for example in examples:
-      if not example.digest:
-        continue
-      if example.digest in seen:
-        file = f"{example.file} = {seen[example.digest]}"
-        text = "the same pixels count twice: keep one of them"
-        findings.append(Finding("warning", f"duplicates in the {role} split", file, text))
-      elif example.digest in before:
-        file = f"{example.file} = {before[example.digest]}"
-        text = "they can be memorised, which inflates the score: remove them from one split"
-        findings.append(Finding("warning", "images in both splits", file, text))
-      seen.setdefault(example.digest, example.file)
-    before |= seen
-  return findings
-
-
-def summary(title: str, examples: Sequence[Example], classes: Sequence[str]) -> list[str]:
-  """Lines of text: sizes, formats and class frequencies of a split."""
-  lines = [f"{title}, {len(examples):,} images"]
+  rows = []
   sizes = collections.Counter(example.size for example in examples if example.size)
   if sizes:
     ordered = sorted(sizes.elements(), key=np.prod)
@@ -147,62 +45,130 @@ def summary(title: str, examples: Sequence[Example], classes: Sequence[str]) -> 
       "{} x {}".format(*ordered[i]) for i in (0, len(ordered) // 2, len(ordered) - 1)
     )
     text = f"{small} to {large} px, median {middle}, {len(sizes)} different sizes"
-    lines.append(f"  size    {text if len(sizes) > 1 else f'all {small} px'}")
+    rows.append(("size", text if len(sizes) > 1 else f"all {small} px"))
   for part in ("image", "mask"):
     formats = collections.Counter(x.formats[part] for x in examples if part in x.formats)
     if formats:
-      text = ", ".join(f"{name} ({count})" for name, count in formats.most_common())
-      lines.append(f"  {part:6}  {text}")
-  if examples:
-    counts = np.array([example.counts for example in examples])
-    pixels, images = counts.sum(0), (counts > 0).sum(0)
-    rows = zip((*classes, "void"), pixels, pixels / max(pixels.sum(), 1), images, strict=True)
-    width = max(6, *(len(name) for name in classes))
-    lines.append(f"  {'class':{width}}  {'pixels':>15}   share   images")
-    lines += [
-      f"  {name:{width}}  {num:15,}  {share:6.2%}  {count:7,}"
-      for name, num, share, count in rows
-      if num or name != "void"
-    ]
+      rows.append((part, ", ".join(f"{name} ({num})" for name, num in formats.most_common())))
+  if turned := sum(example.orientation != 1 for example in examples):
+    who, whose = ("images are", "their") if turned > 1 else ("image is", "its")
+    rows.append(
+      ("turned", f"{turned:,} {who} {'' if orient else 'not '}turned by {whose} EXIF orientation")
+    )
+  if num_specks := sum(example.specks[0] for example in examples):
+    in_masks = sum(example.specks[0] > 0 for example in examples)
+    areas, masks = ("area", "areas")[num_specks > 1], ("mask", "masks")[in_masks > 1]
+    rows.append(("specks", f"{num_specks:,} {areas} of at most 3 px in {in_masks:,} {masks}"))
+  return rows
+
+
+def wrapped(text: str, first: str, rest: str) -> list[str]:
+  """Lines of text of up to 96 letters; what has no blanks, such as a config line, is not cut.
+
+  Args:
+    first, rest: what lines begin with.
+  """
+  return textwrap.wrap(
+    text, 96, initial_indent=first, subsequent_indent=rest, break_long_words=False,
+    break_on_hyphens=False,
+  )  # fmt: skip
+
+
+def class_table(splits: Mapping[str, Sequence[Example]], classes: Sequence[str]) -> list[str]:
+  """Lines of text: classes down, share of the pixels and number of images of each split across."""
+  rows, num_left_out = class_rows(splits, classes)
+  names = [printable(row.name) for row in rows]
+  names = [name if len(name) <= MAX_NAME else name[: MAX_NAME - 3] + "..." for name in names]
+  width = max(5, *map(len, names)) if names else 5
+  roles = [role for role, part in splits.items() if len(part)]
+  lines = [f"{'class':{width}}" + "".join(f"  {f'{x} share':>11}  images" for x in roles)]
+  for name, row in zip(names, rows, strict=True):
+    pairs = zip(row.shares, row.images, strict=True)
+    cells = "".join(f"  {share:11.2%}  {num:6,}" for share, num in pairs)
+    lines.append(f"{name:{width}}{cells}" + (f"  {row.mark}" if row.mark else ""))
+  if num_left_out:
+    lines.append(f"{num_left_out} of {len(classes)} classes do not occur")
   return lines
 
 
 def listing(findings: Sequence[Finding]) -> list[str]:
   """Lines of text: findings by kind, errors first, and their numbers."""
-  kinds = collections.defaultdict(list)
-  for finding in sorted(findings, key=lambda finding: finding.severity):
-    kinds[finding.severity, finding.kind].append(finding)
   lines = []
-  for (severity, kind), group in kinds.items():
-    files = [finding.file for finding in group if finding.file]
-    lines.append(f"{severity}: {kind}" + (f" ({len(files)})" if files else ""))
-    texts = list(dict.fromkeys(finding.text for finding in group))
-    if len(texts) == 1 or not files:
-      for text in texts:
-        lines += textwrap.wrap(text, 96, initial_indent="  ", subsequent_indent="  ")
-    else:
-      files = [f"{finding.file}: {finding.text}" for finding in group]
-    lines += [f"    {file}" for file in files[:MAX_FILES]]
-    if len(files) > MAX_FILES:
-      lines.append(f"    and {len(files) - MAX_FILES:,} more")
+  for (severity, kind), texts in grouped(findings).items():
+    num_files = sum(bool(x.file) for group in texts.values() for x in group)
+    lines.append(f"{severity}: {kind}" + (f" ({num_files})" if num_files else ""))
+    shown, left = max(1, MAX_FILES // len(texts)), 0
+    for i, (text, group) in enumerate(texts.items()):
+      files = [x.file + (f": {x.detail}" if x.detail else "") for x in group if x.file]
+      if files and i >= MAX_FILES:
+        left += len(files)
+      elif len(files) == 1 and len(texts) > 1:
+        lines.append(f"    {files[0]}: {text}")
+      else:
+        count = f" ({len(files)})" if files and len(texts) > 1 else ""
+        lines += wrapped(text + count, "  ", "  ")
+        lines += [f"    {file}" for file in files[:shown]]
+        if len(files) > shown:
+          lines.append(f"    and {len(files) - shown:,} more")
+    if left:
+      lines.append(f"    and {left:,} more")
     lines.append("")
   num_errors = sum(finding.severity == "error" for finding in findings)
   stop = " (training would stop)" if num_errors else ""
-  return [*lines, f"errors: {num_errors:,}{stop}, warnings: {len(findings) - num_errors:,}"]
+  lines.append(f"errors: {num_errors:,}{stop}, warnings: {len(findings) - num_errors:,}")
+  return [printable(line) for line in lines]
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """A split that was read.
+
+  Attributes:
+    title: role and name.
+    info, source: see `datasets.load`; `info` with the black and white that networks see.
+    examples: list of Example.
+  """
+
+  title: str
+  info: DatasetInfo
+  source: Sequence
+  examples: list[Example]
+
+  @property
+  def good(self) -> list[int]:
+    """The examples without errors."""
+    return [
+      example.index
+      for example in self.examples
+      if not example.fault and all(f.severity == "warning" for f in example.findings)
+    ]
+
+  @property
+  def labels(self) -> LabelMap:
+    """What values of masks mean."""
+    whole = self.source.source if isinstance(self.source, Subset) else self.source
+    own = LabelMap({label: label for label in range(len(self.info.classes))})
+    return getattr(whole, "labels", own)
+
+  @property
+  def orient(self) -> bool:
+    """Whether images are turned as their EXIF orientation says."""
+    whole = self.source.source if isinstance(self.source, Subset) else self.source
+    return hasattr(whole, "fmt") and whole.fmt.orient
 
 
 def check_data(config: ConfigDict, workdir: str | pathlib.Path) -> list[Finding]:
-  """Reads both splits of a config, prints a report and writes samples to plots/data.png.
+  """Reads both splits of a config, prints a report and draws plots/data.png and plots/data.html.
 
   Args:
-    config: with the keys of configs/default.py.  workdir: folder for the sheet.
+    config: with the keys of configs/default.py.  workdir: folder for the plots.
   """
   if not parallel.is_main():
     return []
-  data, findings, splits, samples, groups = config.data, [], {}, [], []
+  data, findings, splits, groups = config.data, [], {}, []
   held_out = eval_name(config)
   trained_on = f"{data.train_split} without {held_out}" if data.num_folds else data.train_split
-  names = {"train": trained_on, "eval": held_out}
+  names, window = {"train": trained_on, "eval": held_out}, 0
   if trained_on == held_out:
     del names["eval"]
     text = f"config.data.eval_split is the training split, {held_out!r}, which inflates the score"
@@ -221,26 +187,26 @@ def check_data(config: ConfigDict, workdir: str | pathlib.Path) -> list[Finding]
       continue
     groups += [set(groups_of(source))] if data.group_by else []
     window = data.image_size - 2 * build_model(config, info).margin if data.fit == "crop" else 0
-    splits[role] = examples = read_all(role, source, len(info.classes), data.num_threads)
-    print("\n".join([*summary(f"{role}: {name}", examples, info.classes), ""]))
-    chosen = choose_samples(examples, source, config.eval.num_samples)
-    samples += [(f"{role}: {name}", *arrays) for name, *arrays in chosen]
-    whole = source.source if isinstance(source, Subset) else source
-    own = LabelMap({label: label for label in range(len(info.classes))})
-    labels = getattr(whole, "labels", own)
+    examples = read_all(role, source, len(info.classes), data.num_threads)
+    splits[role] = split = Split(f"{role}: {name}", info, source, examples)
+    print(printable(f"{split.title}, {len(examples):,} images"))
+    for what, text in summary(examples, split.orient):
+      print("\n".join(wrapped(text, f"  {what:6}  ", " " * 10)))
+    print()
+  by_role = {role: split.examples for role, split in splits.items()}
+  if splits:
+    print("\n".join([*class_table(by_role, info.classes), ""]))
   if len(groups) == 2 and (shared := sorted(set.intersection(*groups))):
     text = f"{few(shared)}: relatives of training images inflate the score: split by groups"
     findings.append(Finding("warning", "groups in both splits", "", text))
   if splits:
-    findings += find(splits, info.classes, labels, window)
+    findings += find(by_role, info.classes, split.labels, window)
   findings = [dataclasses.replace(f, text=with_keys(f.text)) for f in findings]
   findings = list(dict.fromkeys(findings))  # two folds of one split repeat its findings
   print("".join(f"{line}\n" for line in listing(findings)), end="")
-  if samples:
-    sheet = pathlib.Path(workdir) / "plots" / "data.png"
-    make_folder(sheet.parent, "--workdir")
-    data_sheet(sheet, samples, info.classes, info.palette, "samples and their masks")
-    print(f"samples: {sheet}")
+  if splits:
+    splits = with_black_and_white(splits, data.normalization)
+    draw(pathlib.Path(workdir) / "plots", splits, findings, config)
   return findings
 
 
@@ -251,19 +217,61 @@ def read_all(role: str, source: Sequence, num_classes: int, num_threads: int) ->
   return list(progress(found, total=len(source), unit="image", desc=role))
 
 
-def choose_samples(
-  examples: Sequence[Example], source: Sequence, number: int
-) -> list[tuple[str, np.ndarray, np.ndarray]]:
-  """Up to `number` examples without errors, evenly spread: [(name, image, mask)], subsampled."""
-  good = [
-    example.index
-    for example in examples
-    if not example.fault and all(f.severity == "warning" for f in example.findings)
-  ]
-  number, samples = min(number, len(good)), []
+def with_black_and_white(splits: Mapping[str, Split], mode: str) -> dict[str, Split]:
+  """Splits whose `info` has the value_range that config.data.normalization measures.
+
+  It is measured on the first split's examples without errors.
+  """
+  first = next(iter(splits.values()))
+  if mode == "range" or not first.good:
+    return dict(splits)
+  value_range = measure(Subset(first.source, first.good), mode)
+  return {
+    role: dataclasses.replace(
+      split, info=dataclasses.replace(split.info, value_range=value_range)
+    )
+    for role, split in splits.items()
+  }
+
+
+def choose_samples(split: Split, number: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
+  """Up to `number` examples without errors, evenly spread: [(name, picture, mask)], subsampled."""
+  good, samples = split.good, []
+  number = min(number, len(good))
   for i in range(number):
-    example = source[good[i * len(good) // number]]
+    example = split.source[good[i * len(good) // number]]
     step = -(-max(example["mask"].shape) // MAX_SIDE)
     image, mask = (example[part][::step, ::step] for part in ("image", "mask"))
-    samples.append((example["name"], image, mask))
-  return samples
+    samples.append((f"{split.title.split(':')[0]}: {example['name']}", image, mask))
+  return [(name, to_picture(image, split.info), mask) for name, image, mask in samples]
+
+
+def draw(
+  folder: pathlib.Path,
+  splits: Mapping[str, Split],
+  findings: Sequence[Finding],
+  config: ConfigDict,
+) -> None:
+  """Writes data.png and data.html, and prints their paths."""
+  make_folder(folder, "--workdir")
+  info = next(iter(splits.values())).info
+  number = config.eval.num_samples
+  samples = [sample for split in splits.values() for sample in choose_samples(split, number)]
+  if samples:
+    sheet = folder / "data.png"
+    data_sheet(sheet, samples, info.classes, info.palette, "samples and their masks")
+    print(f"samples: {sheet}")
+  rows, num_left_out = class_rows({r: s.examples for r, s in splits.items()}, info.classes)
+  page = Page(
+    title=f"Check of {config.data.data_dir or config.data.name}",
+    info=info,
+    summaries={s.title: summary(s.examples, s.orient) for s in splits.values()},
+    roles=tuple(splits),
+    rows=rows,
+    num_left_out=num_left_out,
+    findings=findings,
+    examples={x.file: (s.source, s.info, x) for s in splits.values() for x in s.examples},
+    samples=samples,
+  )
+  write_page(folder / "data.html", page)
+  print(f"report: {folder / 'data.html'}")

@@ -153,7 +153,7 @@ def _sheet(path, rows, columns, classes, palette, title, names=()):
   for axis, name in zip(axes[0], columns, strict=True):
     axis.set_title(name)
   for axis, name in zip(axes[:, 0], names, strict=False):
-    axis.set_xlabel(name, fontsize=7, loc="left")
+    axis.set_xlabel(name, fontsize=7, loc="left", parse_math=False)  # names may have a $
   _legend(figure, classes, palette)
   figure.suptitle(title)
   return _save(figure, path)

@@ -1,26 +1,30 @@
 """The check of a data set: every fault that can be planted, and that training agrees."""
 
+import json
 import sys
 
 import numpy as np
 import pytest
+import tifffile
 import tiny
 from absl import flags
 from absl.testing import flagsaver
 from PIL import Image
+from scipy import ndimage
 
 from configs import default
 from jaxseg import UserError, main
 from jaxseg.build import open_split
-from jaxseg.check_data import check_data, find_missing_classes, listing
+from jaxseg.check_data import check_data, listing
 from jaxseg.data import datasets
 from jaxseg.data.examine import Example, Finding
 from jaxseg.data.input_pipeline import Mapped, eval_examples, train_batches
+from jaxseg.data_findings import find_missing_classes
 from jaxseg.evaluation import score
 
 SIZES = {"train": 3, "val": 2}
 NOISE = np.random.default_rng(0).integers(0, 256, (9, 12, 16, 3), dtype=np.uint8)
-MASK = np.arange(12 * 16, dtype=np.uint8).reshape(12, 16) % 3  # 64 pixels of each class
+MASK = np.repeat(np.arange(3, dtype=np.uint8), 64).reshape(12, 16)  # 64 pixels of each class
 
 
 def save(path, *arrays, **options):
@@ -145,7 +149,7 @@ def colours(root):
 def stray_values(root):
   for i, value in ((0, 7), (2, 9)):
     array = MASK.copy()
-    array[3, 4] = value
+    array[3, [4, 7, 10]] = value
     save(mask(root, i), array)
 
 
@@ -211,6 +215,69 @@ def absent(root):
     save(mask(root, i), np.minimum(MASK, 1))
 
 
+def with_orientation(number):
+  exif = Image.Exif()
+  exif[0x0112] = number
+  return exif
+
+
+def exif_unturned(root):
+  save(image(root), NOISE[0], exif=with_orientation(6))  # decodes to 12 x 16, its mask is 16 x 12
+
+
+def upside_down(root):
+  save(image(root), NOISE[0], exif=with_orientation(3))
+
+
+def alpha_image(root):
+  save(image(root, 1), np.dstack([NOISE[1], NOISE[2, ..., :1]]))
+
+
+def alpha_mask(root):
+  save(mask(root, 1), np.dstack([*[0 * MASK] * 3, 80 * MASK]))
+
+
+def three_colours(root):
+  save(mask(root, 1), np.array([(9, 0, 0), (0, 9, 0), (0, 0, 9)], np.uint8)[MASK])
+
+
+def mixed_masks(root):
+  save(mask(root, 1), np.array([(0, 0, 0), (9, 0, 0), (0, 9, 0)], np.uint8)[MASK])
+
+
+def sixteen_bits(root):
+  save(image(root, 1), NOISE[1, ..., 0].astype(np.uint16) * 257)
+
+
+def pages_of_one_mask(root):
+  image(root, 1).unlink()
+  save(image(root, 1).with_suffix(".tif"), *[MASK] * 3)
+
+
+def broken_json(root):
+  for path in all_masks(root):
+    path.unlink()
+    shapes = [{"label": label, "shape_type": "rectangle", "points": [[0, 4 * i], [16, 4 * i + 4]]}
+              for i, label in enumerate("abc")]  # fmt: skip
+    text = json.dumps({"shapes": shapes, "imageWidth": 16, "imageHeight": 12})
+    path.with_suffix(".json").write_text(text[:-9] if path == mask(root, 1) else text)
+
+
+def nearly_twice(root):
+  save(image(root, 2), np.maximum(NOISE[0], 3))
+
+
+def near_leak(root):
+  save(image(root, 1, "val"), np.maximum(NOISE[2], 3))
+
+
+def isolated_pixels(root):
+  array = MASK.copy()
+  array[1, [1, 5, 9]] = 2
+  save(mask(root, 1), array)
+
+
+JSON = {"images": "{split}/images/{name}.png", "masks": "{split}/masks/{name}.json"}
 TWO = {"classes": ("a", "b")}
 FOLDS = {"num_folds": 2, "fold": 1}
 # What is planted, changes to config.data, severity, kind, files, what the remedy names.
@@ -254,10 +321,31 @@ FAULTS = [
    "config.data.eval_split"),
   (nothing, {"classes": ("a", "a", "c")}, "error", "splits that cannot be opened", "",
    "config.data.classes"),
+  (exif_unturned, {}, "error", "images that fit their mask only unturned", "train0.png",
+   "12x16 orientation 6 16x12 config.data.exif_orientation=False"),
+  (upside_down, {}, "warning", "turned images with masks that are not", "train0.png",
+   "EXIF upright config.data.exif_orientation=False"),
+  (alpha_image, {}, "warning", "parts of files that are not used", "train1.png", "alpha"),
+  (alpha_mask, {}, "error", "masks that cannot be read", "train1.png", "alpha grey"),
+  (three_colours, {}, "error", "masks with values that are not classes", "train1.png",
+   "config.data.mask_colors=((0,0,9),(0,9,0),(9,0,0))"),
+  (mixed_masks, {"palette": ((0, 0, 0), (9, 0, 0), (0, 9, 0))}, "warning",
+   "masks of different kinds", "train1.png", "numbers (2), colours (1)"),
+  (sixteen_bits, {}, "warning", "images of different depths", "train1.png",
+   "8 bit (2), 16 bit (1) config.data.value_range"),
+  (pages_of_one_mask, {}, "error", "volumes of different lengths", "train1.tif",
+   "3 1 config.data.pages"),
+  (broken_json, JSON, "error", "masks that cannot be read", "train1.png", "JSON"),
+  (nearly_twice, {}, "warning", "near-duplicates in the train split", "train2.png~train0.png",
+   "config.data.group_by"),
+  (near_leak, {}, "warning", "near-duplicates in both splits", "val1.png~train2.png",
+   "config.data.group_by"),
+  (isolated_pixels, {}, "warning", "specks in masks", "train1.png", "3 px"),
   (nothing, {"num_folds": 9}, "error", "splits that cannot be opened", "", "config.data.num_folds"),
 ]  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore::jaxseg.DataWarning")  # of training, which reads them, too
 @pytest.mark.parametrize("plant, changes, severity, kind, files, words", FAULTS)
 def test_faults(root, tmp_path, capsys, plant, changes, severity, kind, files, words):
   plant(root)
@@ -266,7 +354,8 @@ def test_faults(root, tmp_path, capsys, plant, changes, severity, kind, files, w
   found = [finding for finding in findings if finding.kind == kind]
   assert found, findings
   assert {finding.severity for finding in found} == {severity}
-  named = ["=".join(part.split("/")[-1] for part in f.file.split(" = ")) for f in found if f.file]
+  named = ["".join(word.split("/")[-1] for word in f.file.split()) for f in found if f.file]
+  named = [name.removeprefix("maskof") for name in named]
   assert sorted(named) == files.split()
   for finding in found:
     assert "\n" not in finding.text
@@ -315,17 +404,23 @@ def test_a_folder_without_a_fault(root, tmp_path, capsys):
     "size 15 x 10 to 16 x 12 px, median 16 x 12, 2 different sizes",
     "image PNG RGB 8 bit (2), PNG grey 8 bit (1)",
     "mask PNG grey 8 bit (3)",
-    "class pixels share images",
-    "a 267 50.00% 3",  # 64 + 53 + 150 of 192 + 192 + 150
-    "b 128 23.97% 2",
-    "c 128 23.97% 2",
-    "void 11 2.06% 1",
+  ]
+  at = lines.index("class train share images eval share images")
+  assert lines[at + 1 : at + 6] == [
+    "a 50.00% 3 33.33% 2",  # 64 + 53 + 150 of 192 + 192 + 150; eval: 64 of 192, twice
+    "b 23.97% 2 33.33% 2",
+    "c 23.97% 2 33.33% 2",
+    "void 2.06% 1 0.00% 0",
+    "",
   ]
   assert (
     "eval: val, 2 images" in lines
     and "size 16 x 12 to 12 x 16 px, median 12 x 16, 2 different sizes" in lines
   )
-  assert lines[-2:] == ["errors: 0, warnings: 0", f"samples: {tmp_path}/run/plots/data.png"]
+  plots = tmp_path / "run/plots"
+  assert lines[-3:] == [
+    "errors: 0, warnings: 0", f"samples: {plots}/data.png", f"report: {plots}/data.html"
+  ]  # fmt: skip
   # Four rows of pictures, three of 250 x 187.5 px and one 250 px high, each with a line of text.
   size = Image.open(tmp_path / "run/plots/data.png").size
   assert size == (750, pytest.approx(3 * 187.5 + 250 + 80 + 4 * 20, abs=1))
@@ -350,6 +445,87 @@ def test_samples_are_good_ones_with_their_own_mask(root, tmp_path, monkeypatch):
   assert samples[0][1].shape == (600, 800, 3) and samples[0][2].shape == (600, 800)
   np.testing.assert_array_equal(samples[1][1], NOISE[2])
   np.testing.assert_array_equal(samples[1][2], MASK)
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_orientations(root, tmp_path, capsys, number):
+  """An image that says how to turn it, and masks that fit it stored, turned, or say so, too."""
+  kinds = {"turned": "turned images with masks that are not",
+           "sideways": "images that fit their mask only unturned"}  # fmt: skip
+
+  def found(plant, side=16, **changes):
+    pixels, labels = NOISE[0][:, :side], MASK[:, :side]
+    save(image(root), pixels, exif=with_orientation(number))
+    plant(labels)
+    capsys.readouterr()
+    findings = check_data(make_config(root, **changes), tmp_path)
+    assert training_error(make_config(root, **changes)) == "" or number > 4
+    return {finding.kind for finding in findings}, capsys.readouterr().out
+
+  def as_stored(labels):
+    save(mask(root), labels)
+
+  def as_turned(labels):
+    save(mask(root), labels.T if number > 4 else labels)
+
+  def says_so(labels):
+    save(mask(root), labels, exif=with_orientation(number))
+
+  line = "turned  1 image is turned by its EXIF orientation"
+  expected = set() if number == 1 else {kinds["sideways" if number > 4 else "turned"]}
+  kinds_found, out = found(as_stored)
+  assert kinds_found == expected and (line in out) == (number > 1)
+  # Where width and height are swapped, the size of the mask shows that it is upright.
+  assert found(as_turned)[0] == (expected if number <= 4 else set())
+  # A square does not show it.
+  assert found(as_turned, side=12)[0] == ({kinds["turned"]} if number > 1 else set())
+  assert found(says_so)[0] == set()
+  kinds_found, out = found(as_stored, exif_orientation=False)
+  assert kinds_found == set() and line.replace("is turned", "is not turned") in out or number == 1
+
+
+def planes(path, values):
+  tifffile.imwrite(path.with_suffix(".tif"), values, photometric="minisblack",
+                   planarconfig="separate")  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["range", "percentiles", "mean_std"])
+def test_pictures_of_other_bands_and_depths(root, tmp_path, monkeypatch, mode):
+  """5 bands: pictures show band 4 from black to white, whatever measures them."""
+  sheets, number = [], iter(range(5))
+  monkeypatch.setattr(
+    "jaxseg.check_data.data_sheet", lambda path, samples, *_: sheets.append(samples)
+  )
+  ramp = np.linspace(0, 1, 192).reshape(12, 16)
+  for split, count in SIZES.items():
+    for i in range(count):
+      image(root, i, split).unlink()
+      bands = np.random.default_rng(next(number)).integers(1000, 2000, (5, 12, 16))
+      bands[4] = 1000 + 1000 * ramp
+      planes(image(root, i, split), bands.astype(np.uint16))
+  keys = {"channels": 5, "display_bands": (4,), "normalization": mode}
+  keys |= {"value_range": (1000, 2000)} if mode == "range" else {}
+  config = make_config(root, **keys)
+  config.eval.num_samples = 1
+  assert check_data(config, tmp_path) == []
+  black, white = {"range": (0, 1), "percentiles": (0.005, 0.995)}.get(mode, (0, 0))
+  if mode == "mean_std":  # 2 standard deviations below and above the mean
+    black, white = (ramp.mean() + sign * 2 * ramp.std() for sign in (-1, 1))
+  for _, picture, _ in sheets[0]:
+    assert picture.dtype == np.uint8 and picture.shape == (12, 16, 1)
+    expected = 255 * np.clip((ramp - black) / (white - black), 0, 1)
+    np.testing.assert_allclose(picture[..., 0], expected, atol=2)
+  assert "data:image/jpeg" in (tmp_path / "plots/data.html").read_text(encoding="utf-8")
+
+
+def test_near_duplicates_of_other_depths(root, tmp_path):
+  """Two 16-bit images that differ by less than a step of 8 bits, and two others."""
+  for i in range(SIZES["train"]):
+    values = NOISE[0 if i != 1 else 1, ..., 0] / 255 * 50 + 30000 + i
+    save(image(root, i), values.astype(np.uint16))
+  findings = check_data(make_config(root, channels=1, eval_split="train"), tmp_path)
+  near = [finding for finding in findings if "near-duplicates" in finding.kind]
+  assert [finding.file for finding in near] == [f"{image(root, 2)} ~ train0.png"]
 
 
 def test_volumes_count_pages(root, tmp_path, capsys):
@@ -381,6 +557,31 @@ def test_many_files_are_counted():
     "",
     "errors: 7 (training would stop), warnings: 1,234",
   ]
+
+
+def test_texts_that_many_files_share_are_said_once():
+  """Notes of three kinds, of 3, 2 and 1 files; each kind has 5 // 3 = 1 file at least."""
+  notes = [("alpha", 3), ("2 pages", 2), ("4 bands", 1)]
+  findings = [Finding("warning", "parts", f"{x[0]}{i}", x) for x, n in notes for i in range(n)]
+  assert listing(findings)[:-2] == [
+    "warning: parts (6)",
+    "  alpha (3)",
+    "    a0",
+    "    and 2 more",
+    "  2 pages (2)",
+    "    20",
+    "    and 1 more",
+    "    40: 4 bands",
+  ]
+  many = [Finding("error", "k", f"f{i}", f"text {i // 2}", "more") for i in range(16)]
+  lines = listing(many)
+  assert lines[1:4] == ["  text 0 (2)", "    f0: more", "    and 1 more"]
+  assert lines[15:17] == ["    and 1 more", "    and 6 more"]  # of texts 5, 6, 7
+
+
+def test_control_characters_do_not_reach_the_console():
+  (_, _, line, *_) = listing([Finding("error", "kind", "a\x1b[2J\n\u202eé.png", "text")])
+  assert line == "    a\\x1b[2J\\n\\u202eé.png"
 
 
 def test_one_bad_mask_does_not_hide_the_remedy_of_the_others(root, tmp_path):
@@ -439,6 +640,55 @@ def test_every_data_set(name, request, tmp_path, monkeypatch, capsys):
   out = capsys.readouterr().out
   for split, count in SPLITS[name].items():
     assert f": {split}, {count} images" in out
+
+
+VOC = {"images": "JPEGImages/{name}.jpg", "label_space": "voc"}
+REAL = [
+  ("layouts/voc", {**VOC, "masks": "SegmentationClass/{name}.png"}, "palette"),
+  ("layouts/coco", {**VOC, "masks": "annotations.json"}, "COCO"),
+  ("layouts/labelme", {**VOC, "images": "{name}.jpg", "masks": "{name}.json"}, "labelme"),
+  ("layouts/colour_masks", {**VOC, "images": "images/{name}_image.png",
+                            "masks": "masks/{name}_target.png"}, "RGB"),
+  ("layouts/ade20k", {"masks": "annotations/{name}", "label_space": "ade20k"}, "grey"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("folder, keys, mask_format", REAL)
+def test_real_layouts_have_no_errors(data_dir, tmp_path, capsys, folder, keys, mask_format):
+  config = make_config(data_dir / folder, classes=(), train_split="all[:2]", eval_split="all[2:]",
+                       image_size=64, **keys)  # fmt: skip
+  findings = check_data(config, tmp_path)
+  assert {finding.kind for finding in findings} <= {"classes that do not occur", "small images"}
+  out = capsys.readouterr().out
+  assert "train: all[:2], 2 images" in out and "eval: all[2:], 1 images" in out
+  assert f"  mask    {'PNG ' * (mask_format in ('palette', 'RGB', 'grey'))}{mask_format}" in out
+  table = out[out.index("class ") : out.index("\nwarning:")]
+  assert max(map(len, table.splitlines())) <= 100
+  if "ade20k" in folder:
+    masks = sorted((data_dir / folder / "annotations").iterdir())
+    found = {value for path in masks for value in np.unique(Image.open(path))} - {0}
+    assert f"{150 - len(found)} of 150 classes do not occur" in table
+  page = (tmp_path / "plots/data.html").read_text(encoding="utf-8")
+  assert page.endswith("</html>\n")
+
+
+def test_frames_of_a_video_and_noisy_masks(data_dir, tmp_path, capsys):
+  """CamVid: frames of val follow each other closely; specks are checked by scipy."""
+  config = make_config(data_dir / "camvid", label_space="camvid", classes=(), image_size=64,
+                       train_split="train[14:20]", eval_split="val[:8]")  # fmt: skip
+  findings = check_data(config, tmp_path)
+  kinds = {"specks in masks", "near-duplicates in the eval split", "classes that do not occur"}
+  assert {finding.kind for finding in findings} == kinds
+  noisy = [finding for finding in findings if finding.kind == "specks in masks"]
+  for finding in noisy:
+    path = str(finding.file).removeprefix("mask of ").replace("images", "masks")
+    labels = np.array(Image.open(path.replace(".jpg", ".png")))
+    number = 0
+    for label in range(11):
+      areas, _ = ndimage.label(labels == label, np.ones((3, 3)))
+      number += (np.bincount(areas.ravel())[1:] <= 3).sum()
+    assert finding.detail.startswith(f"{number}: (") and number >= 2e-4 * labels.size
+  assert len(capsys.readouterr().out.splitlines()) < 60
 
 
 def test_encoded_examples_and_sources_that_read_themselves(tmp_path, monkeypatch, capsys):

@@ -43,9 +43,9 @@ RANKS = {
   "jaxseg.data.datasets": 7,
   **dict.fromkeys(("jaxseg.data.input_pipeline", "jaxseg.data.examine", "jaxseg.evaluation"), 8),
   "jaxseg.data.normalization": 8,
-  "jaxseg.build": 9,
-  **dict.fromkeys(("jaxseg.segmenter", "jaxseg.check_data"), 10),
-  "jaxseg.modes": 11,
+  **dict.fromkeys(("jaxseg.build", "jaxseg.data_findings", "jaxseg.thumbnails"), 9),
+  **dict.fromkeys(("jaxseg.segmenter", "jaxseg.data_page"), 10),
+  **dict.fromkeys(("jaxseg.modes", "jaxseg.check_data"), 11),
   "jaxseg.training": 12,
   "jaxseg.main": 13,
 }

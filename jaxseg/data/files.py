@@ -127,15 +127,6 @@ def _suffix_note(data, file_format):
   return f"is {file_format}, although its name ends in {suffix}" if is_wrong else ""
 
 
-def describe_file(data: bytes | Path, name: str) -> str:
-  """Format, channels and depth from the header of a file, as in "PNG grey 16 bit".
-
-  Raises:
-    UserError: it is damaged.
-  """
-  return inspect(data, name).text
-
-
 def _start(data):
   if isinstance(data, bytes):
     return data[:4096]

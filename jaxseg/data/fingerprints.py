@@ -1,75 +1,118 @@
-"""What a check of many images keeps of each: a perceptual hash, and pixels that look like noise."""
-
-from collections.abc import Iterator
+"""What a check of many images keeps of each: a perceptual hash, and areas that look like noise."""
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from jaxseg import VOID
 
 SIDE = 16  # cells of the grid that a hash compares
 NEAR = 24  # bits of 256 in which two pictures of the same scene differ at most
+BLOCK = 64  # rows of the distance matrix at a time
 
 
-def fingerprint(picture: np.ndarray) -> np.ndarray:
+def fingerprint(picture: np.ndarray) -> np.ndarray | None:
   """A difference hash: whether each cell of a 16 x 16 grid is brighter than its left neighbour.
 
   It hardly changes when a picture is resized, compressed or brightened (Krawetz 2013, "dHash").
+  Bits of 256 that differ, median and 90th percentile, on CamVid | Pets | ISBI 2012:
+    JPEG of quality 40: 5, 9 | 3, 11 | 2, 3        half the size: 5, 9 | 5, 10 | 4, 5
+    20% brighter, +10: 8, 14 | 5, 10 | 3, 4        noise of 10 levels: 6, 12 | 5, 12 | 3, 4
+    4 px cut off at the left and the top: 14, 20 | 16, 25 | 20, 23
+  Different images: of the 44,850 pairs in the training split of Pets, two are within NEAR, and are
+  copies; the next differ in 65 bits. All 435 pairs of ISBI 2012 differ in 64 or more. In CamVid,
+  127 pairs of 109,278 are within NEAR, neighbouring frames of its videos.
 
   Args:
     picture: u8[H,W,1] or u8[H,W,3].
   Returns:
-    u64[4]
+    u64[4]; None if fewer than half of the neighbours differ, as on an empty background, where
+    different pictures would have the same bits. On the three data sets, 57% or more do.
   """
   grey = Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).convert("L")
-  small = np.asarray(grey.resize((SIDE + 1, SIDE), Image.Resampling.BOX, reducing_gap=3.0))
-  bits = small[:, 1:] > small[:, :-1]
-  return np.packbits(bits).view(np.uint64)
+  small = np.asarray(grey.resize((SIDE + 1, SIDE), Image.Resampling.BOX))
+  left, right = small[:, :-1], small[:, 1:]
+  if 2 * (left != right).sum() < SIDE * SIDE:
+    return None
+  return np.packbits(right > left).view(np.uint64)
 
 
-def near_pairs(hashes: np.ndarray) -> Iterator[tuple[int, int, int]]:
-  """Pairs of hashes that differ in at most NEAR bits.
+def nearest(
+  hashes: np.ndarray, others: np.ndarray | None = None, most: int = NEAR
+) -> list[tuple[int, int, int]]:
+  """For each hash the most similar other one, if at most `most` bits differ.
 
   Args:
     hashes: u64[N,4], see `fingerprint`.
-  Yields:
-    (i, j, number of bits that differ), i < j
+    others: u64[M,4]; None for the hashes that come before in `hashes` itself.
+  Returns:
+    [(i, j, number of bits that differ)]: the pair hashes[i] and others[j], the first j of several.
   """
-  for i in range(len(hashes) - 1):
-    bits = np.bitwise_count(hashes[i + 1 :] ^ hashes[i]).sum(-1)
-    for j in np.flatnonzero(bits <= NEAR):
-      yield i, i + 1 + int(j), int(bits[j])
+  itself = others is None
+  words = np.ascontiguousarray((hashes if itself else others).T)
+  found = []
+  for start in range(0, len(hashes), BLOCK):
+    block = hashes[start : start + BLOCK]
+    stop = start + len(block) if itself else words.shape[1]
+    bits = np.zeros((len(block), stop), np.uint16)
+    for word, column in zip(words, block.T, strict=True):
+      bits += np.bitwise_count(column[:, None] ^ word[None, :stop])
+    if itself:
+      bits[:, start:][np.triu_indices(len(block))] = 4 * 64 + 1
+    if not stop:
+      break
+    best = bits.argmin(1)
+    for i in np.flatnonzero(bits.min(1) <= most):
+      found.append((start + int(i), int(best[i]), int(bits[i, best[i]])))
+  return found
 
 
-def specks(mask: np.ndarray, largest: int = 3) -> tuple[int, list[tuple[int, int, int, int]]]:
+def specks(
+  labels: np.ndarray, largest: int = 3, void: int = VOID
+) -> tuple[int, list[tuple[int, int, int, int]]]:
   """Areas of a label map of at most `largest` pixels: slips of the hand, traces of resizing.
 
-  An area is what is 8-connected and of one value.
+  An area is what is 8-connected and of one label; areas of VOID do not count.
 
   Args:
-    mask: whole numbers [H,W].
+    labels: u8[H,W].
   Returns:
-    (number of pixels, boxes (left, top, right, bottom) px of up to 100 specks)
+    (number of areas, boxes (left, top, right, bottom) px of up to 100 of them, from the top)
   """
-  equal = np.zeros(mask.shape, np.uint8)
-  for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
-    here = mask[: mask.shape[0] - down, max(0, -right) : mask.shape[1] - max(0, right)]
-    there = mask[down:, max(0, right) : mask.shape[1] - max(0, -right)]
-    same = (here == there).astype(np.uint8)
-    equal[: mask.shape[0] - down, max(0, -right) : mask.shape[1] - max(0, right)] += same
-    equal[down:, max(0, right) : mask.shape[1] - max(0, -right)] += same
-  alone = equal < largest  # where such an area may be: it leaves no pixel more equal neighbours
-  if not alone.any():
+  height, width = labels.shape
+  shifts = ((0, 1), (1, 0), (1, 1), (1, -1))
+  equal = np.zeros(labels.shape, np.uint8)  # number of neighbours of the same label
+  for down, right in shifts:
+    here = np.s_[: height - down, max(0, -right) : width - max(0, right)]
+    there = np.s_[down:, max(0, right) : width - max(0, -right)]
+    same = labels[here] == labels[there]
+    equal[here] += same
+    equal[there] += same
+  # No pixel of such an area has more equal neighbours than this: few pixels are left to look at.
+  few = ((equal < largest) & (labels != void)).ravel()
+  pixels = np.flatnonzero(few)
+  if not len(pixels):
     return 0, []
-  total, boxes = 0, []
-  for value in np.unique(mask[alone]):
-    areas, _ = ndimage.label(mask == value, np.ones((3, 3)))
-    sizes = np.bincount(areas.ravel())
-    small = np.flatnonzero(sizes <= largest)
-    small = small[small > 0]
-    total += int(sizes[small].sum())
-    if len(small) and len(boxes) < 100:
-      found = ndimage.find_objects(areas)
-      for label in small[: 100 - len(boxes)]:
-        rows, cols = found[label - 1]
-        boxes.append((cols.start, rows.start, cols.stop, rows.stop))
-  return total, boxes
+  flat, (rows, cols) = labels.ravel(), np.divmod(pixels, width)
+  tails, heads = [], []
+  for down, right in shifts:
+    inside = (rows + down < height) & (0 <= cols + right) & (cols + right < width)
+    tail = np.flatnonzero(inside)
+    there = pixels[tail] + down * width + right
+    joined = few[there] & (flat[there] == flat[pixels[tail]])
+    tails.append(tail[joined])
+    heads.append(np.searchsorted(pixels, there[joined]))
+  tails, heads = np.concatenate(tails), np.concatenate(heads)
+  graph = coo_array((np.ones(len(tails), bool), (tails, heads)), shape=2 * (len(pixels),))
+  count, area = connected_components(graph, directed=False)
+  # An area is complete if all its equal neighbours are among these pixels.
+  inner = np.bincount(area[tails], minlength=count) * 2
+  outer = np.bincount(area, weights=equal.ravel()[pixels], minlength=count)
+  sizes = np.bincount(area, minlength=count)
+  found = np.flatnonzero((sizes <= largest) & (inner == outer))
+  boxes = []
+  for i in found[:100]:
+    ys, xs = rows[area == i], cols[area == i]
+    boxes.append((int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1))
+  return len(found), boxes

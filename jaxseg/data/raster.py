@@ -56,8 +56,13 @@ class Header:
       names = f"{''.join(colours)} + {len(self.names) - len(colours)} bands"
     else:
       names = kinds.get(self.names, "".join(self.names))
+    return f"{self.format} {names} {self.depth}"
+
+  @property
+  def depth(self) -> str:
+    """Bits and type of a sample, as in "32 bit float"."""
     kind = {"f": " float", "i": " signed"}.get(self.dtype.kind, "")
-    return f"{self.format} {names} {self.bits} bit{kind}"
+    return f"{self.bits} bit{kind}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,272 @@
+"""The problems of a data set that show when its examples are compared, and its class table."""
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from jaxseg import VOID
+from jaxseg.data.examine import Example, Finding
+from jaxseg.data.files import few
+from jaxseg.data.fingerprints import nearest
+from jaxseg.data.label_faults import is_noisy, mask_fault
+from jaxseg.data.labels import BACKGROUND, LabelMap, Value
+
+DARK = 1 / 8  # of white; if no image exceeds this, 13 bits or fewer have been read as 16
+UNEQUAL = 3  # a class whose shares of two splits differ by more than this factor is marked
+MANY = 30  # classes; of more, the table lists those that occur
+
+
+def find(
+  splits: Mapping[str, Sequence[Example]],
+  classes: Sequence[str],
+  labels: LabelMap,
+  window: int,
+) -> list[Finding]:
+  """All findings about the examples of a data set.
+
+  Args:
+    splits: {"train", "eval": list of Example}.  classes: names.
+    labels: what the values of masks mean.
+    window: smallest height and width of images to train on, px.
+  Returns:
+    list of Finding
+  """
+  examples = [example for part in splits.values() for example in part]
+  findings = [finding for example in examples for finding in example.findings]
+  findings += find_wrong_values(examples, labels)
+  for role, part in splits.items():
+    findings += find_missing_classes(role, part, classes)
+    findings += find_mixtures(role, part)
+  findings += [*find_same_images(splits), *find_similar_images(splits)]
+  for example in splits.get("train", ()):
+    if not example.fault and example.values and not example.counts[:-1].any():
+      text = "every pixel is void, so training ignores it: correct or remove it"
+      findings.append(Finding("warning", "masks without a label", f"mask of {example.file}", text))
+    if example.size and min(example.size) < window:
+      text = f"training takes windows of {window} px; beyond these images they are void"
+      findings.append(Finding("warning", "small images", example.file, text))
+  brightest = max((example.brightest for example in examples if example.size), default=DARK)
+  if brightest < DARK:
+    text = (
+      f"no pixel of any image is brighter than {brightest:.1%} of white: set `value_range` to the "
+      "stored values of black and white, or `normalization` to percentiles"
+    )
+    findings.append(Finding("warning", "dark images", "", text))
+  return findings
+
+
+def find_wrong_values(examples: Sequence[Example], labels: LabelMap) -> list[Finding]:
+  """Masks with values that are no class; the remedy follows from all masks of the same kind.
+
+  Kinds are numbers, colours and names.
+  """
+  values = {0: collections.Counter(), 1: collections.Counter(), 2: collections.Counter()}
+  wrong = {id(example): labels.unknown(example.values) for example in examples}
+  for example in examples:
+    if example.values and not is_noisy(example.values, labels):
+      values[by_kind((wrong[id(example)] or [*example.values])[0])[0]].update(example.values)
+  findings = []
+  for example in examples:
+    if not example.fault:
+      continue
+    kind, text = "masks of 0 and 255", example.fault
+    if unknown := wrong[id(example)]:
+      kind = "masks with values that are not classes"
+      if not is_noisy(example.values, labels):
+        file_format = example.formats.get("mask", "").split(" ")[0]
+        text = mask_fault(values[by_kind(unknown[0])[0]], labels, file_format)
+    findings.append(Finding("error", kind, f"mask of {example.file}", text))
+  return findings
+
+
+def find_missing_classes(
+  role: str, examples: Sequence[Example], classes: Sequence[str]
+) -> list[Finding]:
+  """Classes without a pixel in a split, unless its masks have errors that explain it."""
+  read = [example for example in examples if example.values]
+  if not read or any(example.fault for example in read):
+    return []
+  counts = sum(example.counts for example in read)
+  values = sorted({value for example in read for value in example.values}, key=by_kind)
+  missing = [name for name, count in zip(classes, counts[:-1], strict=True) if not count]
+  hold = f"the masks hold {few(values)}"
+  if BACKGROUND in values:
+    hold += " (pixels without a shape are void, unless a class is called background)"
+  elif all(isinstance(value, int) for value in values):
+    hold += f" ({VOID} is void, unless config.data.mask_values names it)"
+  if role == "eval" and len(missing) == len(classes):
+    text = f"no pixel of the {len(read)} images has a label, so there is no score; {hold}"
+    return [Finding("error", "no labels", "", text)]
+  if missing:
+    effect = {"train": "training cannot learn them", "eval": "they get no score"}[role]
+    text = f"{few(missing)}: no pixel in the {role} split, so {effect}; {hold}"
+    return [Finding("warning", "classes that do not occur", "", text)]
+  return []
+
+
+def by_kind(value: Value) -> tuple[int, Value]:
+  """Sorts numbers before colours before names."""
+  kind = 0 if isinstance(value, int | float) else 1 if isinstance(value, tuple) else 2
+  return kind, value
+
+
+def find_mixtures(role: str, examples: Sequence[Example]) -> list[Finding]:
+  """The fewer files of a split that differ from most: in depth, or in what masks hold."""
+  findings = []
+  for part, kind, attribute, text in (
+    ("", "images of different depths", lambda x: x.depth,
+     "each is stretched to the full range of its own depth, unless `value_range` is set: look "
+     "whether they match, or save them with one depth"),
+    ("mask of ", "masks of different kinds", _mask_kind,
+     "look whether both mean the same classes, or save them as one kind"),
+  ):  # fmt: skip
+    found = [(example, value) for example in examples if (value := attribute(example))]
+    counts = collections.Counter(value for _, value in found).most_common()
+    if len(counts) > 1:
+      shown = ", ".join(f"{value} ({num:,})" for value, num in counts)
+      remedy = f"{role} has {shown}: {text}"
+      for example, value in found:
+        if value != counts[0][0]:
+          findings.append(Finding("warning", kind, part + example.file, remedy, value))
+  return findings
+
+
+def _mask_kind(example):
+  """What a mask holds: numbers, colours or names; "" if it has a fault."""
+  kinds = {0: "numbers", 1: "colours", 2: "names"}
+  found = {kinds[by_kind(value)[0]] for value in example.values}
+  return found.pop() if len(found) == 1 and not example.fault else ""
+
+
+def find_same_images(splits: Mapping[str, Sequence[Example]]) -> list[Finding]:
+  """Images with the same pixels, within a split and across splits."""
+  findings, before = [], {}
+  for role, examples in splits.items():
+    seen = {}
+    for example in examples:
+      if not example.digest:
+        continue
+      pair = ()
+      if example.digest in seen:
+        pair, kind = (example.file, seen[example.digest]), f"duplicates in the {role} split"
+        text = "the same pixels count twice: keep one of them"
+      elif example.digest in before:
+        pair, kind = (example.file, before[example.digest]), "images in both splits"
+        text = "they can be memorised, which inflates the score: remove them from one split"
+      if pair:
+        findings.append(Finding("warning", kind, _named(" = ", pair), text, pair=pair))
+      seen.setdefault(example.digest, example.file)
+    before |= seen
+  return findings
+
+
+def find_similar_images(splits: Mapping[str, Sequence[Example]]) -> list[Finding]:
+  """Images that a perceptual hash cannot tell apart, though their pixels differ.
+
+  Each image is compared with those before it in its split, and with those of earlier splits; the
+  most similar one is named. Exact copies, see `find_same_images`, are left out.
+  """
+  findings, before = [], []
+  for role, examples in splits.items():
+    unique = {}
+    for example in examples:
+      if example.hash is not None:
+        unique.setdefault(example.digest, example)
+    part = list(unique.values())
+    digests = {example.digest for example in before}
+    new = [example for example in part if example.digest not in digests]
+    kind = f"near-duplicates in the {role} split"
+    text = (
+      "they show nearly the same and add little: keep one of them; a split by percentage or folds "
+      "needs `group_by`, or they straddle it"
+    )
+    findings += _similar(kind, text, part, None)
+    if before:
+      text = (
+        "they show nearly the same, which inflates the score: move them to one split, or split by "
+        "`group_by`"
+      )
+      findings += _similar("near-duplicates in both splits", text, new, before)
+    before += part
+  return findings
+
+
+def _similar(kind, text, examples, others):
+  def stack(part):
+    return np.array([example.hash for example in part], np.uint64).reshape(-1, 4)
+
+  pairs = nearest(stack(examples), None if others is None else stack(others))
+  for i, j, bits in pairs:
+    pair = examples[i].file, (examples if others is None else others)[j].file
+    detail = f"{bits} of 256 bits differ"
+    yield Finding("warning", kind, _named(" ~ ", pair), text, detail, pair)
+
+
+def _named(sign, pair):
+  """Both files; the second without its folder if it has the same."""
+  first, second = pair
+  folder, slash, name = second.rpartition("/")
+  return first + sign + (name if first.startswith(folder + slash) else second)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassRow:
+  """A class, or void, in the splits.
+
+  Attributes:
+    name: of the class.
+    shares: of the pixels of each split.  images: of each split that have it.
+    mark: how the shares differ, if by more than UNEQUAL; else "".
+  """
+
+  name: str
+  shares: tuple[float, ...]
+  images: tuple[int, ...]
+  mark: str = ""
+
+
+def class_rows(
+  splits: Mapping[str, Sequence[Example]], classes: Sequence[str]
+) -> tuple[list[ClassRow], int]:
+  """The class table by split.
+
+  Returns:
+    (a row for each class, or of many classes each that occurs; and for VOID if it occurs), and the
+    number of classes that are left out.
+  """
+  counts = [np.array([x.counts for x in part]) for part in splits.values() if len(part)]
+  if not counts:
+    return [], 0
+  shares = np.array([part.sum(0) / max(part.sum(), 1) for part in counts])
+  images = np.array([(part > 0).sum(0) for part in counts])
+  roles = [role for role, part in splits.items() if len(part)]
+  rows, num_left_out = [], 0
+  for i, name in enumerate((*classes, "void")):
+    if not images[:, i].any() and (i == len(classes) or len(classes) > MANY):
+      num_left_out += i < len(classes)
+      continue
+    mark = _unequal(roles, shares[:, i]) if i < len(classes) else ""
+    rows.append(ClassRow(name, tuple(shares[:, i].tolist()), tuple(images[:, i].tolist()), mark))
+  return rows, num_left_out
+
+
+def _unequal(roles, shares):
+  low, high = shares.argmin(), shares.argmax()
+  if not shares[low] and shares[high]:
+    return f"only in {roles[high]}"
+  if shares[high] > UNEQUAL * shares[low]:
+    return f"{shares[high] / shares[low]:.1f} x as much in {roles[high]}"
+  return ""
+
+
+def grouped(
+  findings: Sequence[Finding],
+) -> dict[tuple[str, str], dict[str, list[Finding]]]:
+  """{(severity, kind): {text: findings}}, errors first."""
+  kinds = {}
+  for finding in sorted(findings, key=lambda finding: finding.severity):
+    texts = kinds.setdefault((finding.severity, finding.kind), {})
+    texts.setdefault(finding.text, []).append(finding)
+  return kinds

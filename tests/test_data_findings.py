@@ -1,0 +1,94 @@
+"""What shows when examples are compared: class tables, copies, mixtures, in examples by hand."""
+
+import numpy as np
+
+from jaxseg.check_data import class_table
+from jaxseg.data.examine import Example
+from jaxseg.data.labels import label_map
+from jaxseg.data_findings import class_rows, find_mixtures, find_similar_images, find_wrong_values
+
+AB = ("a", "b")
+
+
+def example(name, *, counts=(1, 1, 0), values=(), fault="", digest=None, bits=None, depth="8 bit"):
+  """An Example whose hash has the first `bits` bits set; its digest is its name."""
+  words = None
+  if bits is not None:
+    words = np.array([(1 << max(0, min(64, bits - 64 * i))) - 1 for i in range(4)], np.uint64)
+  digest = name.encode() if digest is None else digest
+  values = dict.fromkeys(values, 1)
+  return Example(0, name, (), (4, 3), {"mask": "PNG grey 8 bit"}, digest, 1.0, values, fault,
+                 np.array(counts), 1, depth, words)  # fmt: skip
+
+
+def test_class_rows():
+  """Shares of a: 1/8 in train, 1/2 in eval; b: 3/4 and 1/4, that is exactly the factor 3."""
+  train = [example("1", counts=(2, 5, 1)), example("2", counts=(0, 7, 1))]
+  rows, num_left_out = class_rows({"train": train, "eval": [example("3", counts=(2, 1, 1))]}, AB)
+  assert num_left_out == 0
+  found = [(row.name, row.shares, row.images, row.mark) for row in rows]
+  assert found == [
+    ("a", (0.125, 0.5), (1, 1), "4.0 x as much in eval"),
+    ("b", (0.75, 0.25), (2, 1), ""),
+    ("void", (0.125, 0.25), (2, 1), ""),
+  ]
+  (row, *_), _ = class_rows({"train": [example("1", counts=(3, 1, 0))], "eval": train[1:]}, AB)
+  assert row.mark == "only in train"
+  assert class_rows({"train": [example("1")]}, AB)[0][0].mark == ""
+  assert class_rows({"train": []}, AB) == ([], 0)
+
+
+def test_of_many_classes_those_that_occur_are_listed():
+  classes = [f"class {i} with a name that is much too long for a table" for i in range(150)]
+  counts = np.zeros((2, 151), int)
+  counts[0, [3, 140]] = counts[1, [3, 7]] = 1
+  splits = {"train": [example("1", counts=counts[0])], "eval": [example("2", counts=counts[1])]}
+  rows, num_left_out = class_rows(splits, classes)
+  assert [row.name.split(" with")[0] for row in rows] == ["class 3", "class 7", "class 140"]
+  assert num_left_out == 147
+  lines = class_table(splits, classes)
+  assert len(lines) == 5 and max(map(len, lines)) <= 100
+  assert lines[2].split()[-3:] == ["only", "in", "eval"]
+  assert lines[-1] == "147 of 150 classes do not occur"
+  # With a few classes, each has a line.
+  assert len(class_rows({"train": [example("1", counts=(0, 0, 5))]}, AB)[0]) == 3
+
+
+def test_similar_images_name_the_most_similar_one_before():
+  train = [example(f"d/{bits}", bits=bits) for bits in (0, 20, 30, 100)]
+  train += [example("copy", bits=0, digest=b"d/0"), example("flat", bits=None)]
+  splits = {"train": train, "eval": [example("e/95", bits=95), example("e/115", bits=115)]}
+  splits["eval"].append(example("leak", bits=100, digest=b"d/100"))
+  found = [(f.kind, f.file, f.detail, f.pair) for f in find_similar_images(splits)]
+  assert {f.severity for f in find_similar_images(splits)} == {"warning"}
+  kinds = ["near-duplicates in the train split", "near-duplicates in the eval split",
+           "near-duplicates in both splits"]  # fmt: skip
+  assert found == [
+    (kinds[0], "d/20 ~ 0", "20 of 256 bits differ", ("d/20", "d/0")),
+    (kinds[0], "d/30 ~ 20", "10 of 256 bits differ", ("d/30", "d/20")),
+    (kinds[1], "e/115 ~ 95", "20 of 256 bits differ", ("e/115", "e/95")),
+    (kinds[1], "leak ~ e/95", "5 of 256 bits differ", ("leak", "e/95")),
+    (kinds[2], "e/95 ~ d/100", "5 of 256 bits differ", ("e/95", "d/100")),
+    (kinds[2], "e/115 ~ d/100", "15 of 256 bits differ", ("e/115", "d/100")),
+  ]
+
+
+def test_mixtures_name_the_fewer():
+  numbers = [example(f"n{i}", values=(0, 1)) for i in range(3)]
+  colors = [example("c", values=((0, 0, 0), (1, 1, 1)))]
+  wrong = [example("w", values=((7, 7, 7),), fault="colours that are no class")]
+  (finding,) = find_mixtures("train", [*numbers, *colors, *wrong])
+  assert finding.file == "mask of c" and "numbers (3), colours (1)" in finding.text
+  assert find_mixtures("train", [*numbers, *wrong]) == []
+  deep = [example("x", depth="16 bit"), example("y", depth="16 bit"), example("z", depth="")]
+  (finding,) = find_mixtures("eval", [*deep, example("e")])
+  assert finding.file == "e" and finding.text.startswith("eval has 16 bit (2), 8 bit (1): ")
+
+
+def test_remedies_for_numbers_and_for_colours_are_apart():
+  labels = label_map(AB)
+  number = example("n", values=(0, 1, 7), fault="f")
+  color = example("c", values=((9, 0, 0), (0, 9, 0)), fault="f")
+  texts = {f.file: f.text for f in find_wrong_values([number, color, example("fine")], labels)}
+  assert "label 7" in texts["mask of n"] and "void_values" in texts["mask of n"]
+  assert "`mask_colors`=((0,9,0),(9,0,0))" in texts["mask of c"]
