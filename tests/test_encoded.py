@@ -73,6 +73,18 @@ def test_what_is_not_used_is_said_once():
     source_of(encode(RGB))[0]
 
 
+def test_what_is_not_used_of_a_mask_is_said_once():
+  labels = np.zeros((5, 7), np.uint8)
+  seen = encode(np.dstack([labels, labels + 255]))  # opaque: alpha has nothing to say
+  faded = encode(np.dstack([labels + (GREY > 99), GREY]))
+  with pytest.warns(DataWarning, match="^mask of 0.jpg: transparency .* of the mask") as said:
+    for _ in range(2):
+      source_of(encode(RGB), mask=faded)[0]
+  assert len(said) == 2  # of two data sets
+  with warnings.catch_warnings(action="error"):
+    source_of(encode(RGB), mask=seen)[0]
+
+
 @pytest.mark.parametrize(
   "arrays, expected",
   [

@@ -51,13 +51,13 @@ class Encoded(Sequence):
     return len(self.records)
 
   def __getitem__(self, i: int) -> dict[str, Any]:
-    record, notes = self.records[i], []
+    record, notes, mask_notes = self.records[i], [], []
     where, page = place(record)
     image = decode_image(record["image"], where, self.fmt, page=page, notes=notes)
-    mask = decode_mask(
-      record["mask"], f"mask of {where}", self.labels, page=page, orient=self.fmt.orient
-    )
+    options = {"page": page, "orient": self.fmt.orient, "notes": mask_notes}
+    mask = decode_mask(record["mask"], f"mask of {where}", self.labels, **options)
     self.notes.warn(where, notes)
+    self.notes.warn(f"mask of {where}", mask_notes)
     if fault := size_fault(image, mask, record["image"], self.fmt):
       raise UserError(f"{where}: {fault}")
     return {"image": image, "mask": mask, "name": record["name"]}

@@ -59,7 +59,7 @@ class Parts:
     labels: what values mean.
     headers: {"image", "mask": Header}, of what is a file that can be read.
     errors: ((kind, file, text), ...) of what cannot be read.
-    notes: what is not used of the image's file.
+    notes: what is not used of the files.
     size_fault: the problem if the sizes differ, see `encoded.size_fault`.
     orient: whether EXIF orientations count.
     value_range: see `ImageFormat`.
@@ -157,7 +157,7 @@ def read_parts(source: Sequence, num_classes: int, index: int) -> Parts:
   image = attempt("images that cannot be read", file, decode_image, record["image"], file, fmt,
                   page=page, notes=notes)  # fmt: skip
   stored = attempt("masks that cannot be read", name, read_mask, record["mask"], name,
-                   source.labels, page=page, orient=fmt.orient)  # fmt: skip
+                   source.labels, page=page, orient=fmt.orient, notes=notes)  # fmt: skip
   if image is not None:
     headers["image"] = inspect(record["image"], file, page=page, pages=fmt.pages)
   if stored is None:

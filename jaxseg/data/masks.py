@@ -35,17 +35,24 @@ class StoredMask:
 
 
 def decode_mask(
-  data: MaskFile, name: str, labels: LabelMap, *, page: int = 0, orient: bool = True
+  data: MaskFile,
+  name: str,
+  labels: LabelMap,
+  *,
+  page: int = 0,
+  orient: bool = True,
+  notes: list[str] | None = None,
 ) -> np.ndarray:
   """A mask -> u8[H,W] of classes and VOID.
 
   Args:
     data: see MaskFile.  name: in errors.  labels: what values mean.
     page: of a file of several.  orient: turns it upright as its EXIF orientation says.
+    notes: list that collects what is not used of the file.
   Raises:
     UserError: it cannot be decoded, or holds a value without a meaning.
   """
-  stored = read_mask(data, name, labels, page=page, orient=orient)
+  stored = read_mask(data, name, labels, page=page, orient=orient, notes=notes)
   fault = mask_fault(stored.counts, labels, stored.format)
   if fault:
     raise UserError(f"{name}: {fault}")
@@ -53,7 +60,13 @@ def decode_mask(
 
 
 def read_mask(
-  data: MaskFile, name: str, labels: LabelMap, *, page: int = 0, orient: bool = True
+  data: MaskFile,
+  name: str,
+  labels: LabelMap,
+  *,
+  page: int = 0,
+  orient: bool = True,
+  notes: list[str] | None = None,
 ) -> StoredMask:
   """A mask -> its values as stored; `labels` says whether these are colours or numbers.
 
@@ -68,6 +81,12 @@ def read_mask(
     return _drawn(*polygons.draw_labelme(data, name), "labelme")
   raster = read_raster(data, name, page=page, orient=orient)
   numbers, colors = _single_layer(raster, name, labels)
+  if notes is not None:
+    notes += raster.header.notes
+    if "A" in raster.header.names and not _is_constant(
+      raster.samples[..., raster.header.names.index("A")]
+    ):
+      notes.append("transparency (alpha) of the mask is not used")
   if colors is None:
     return _stored(numbers, raster, lambda v: _number(v, raster, labels))
   packed, bits = _packed(colors, name)
