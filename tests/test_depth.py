@@ -70,9 +70,11 @@ def low_bits(rng, mask):
 
 @pytest.mark.parametrize("image_of, options, least", [
   (rgbx, {"data.channels": 4}, 0.95),
-  (twelve_bands, {"data.channels": 12, "data.normalization": "percentiles"}, 0.95),
   (low_bits, {"data.channels": 1, "data.normalization": "mean_std"}, 0.9),
-  (low_bits, {"data.channels": 1, "data.value_range": (29500, 30700)}, 0.9),
+  pytest.param(twelve_bands, {"data.channels": 12, "data.normalization": "percentiles"}, 0.95,
+               marks=pytest.mark.slow),
+  pytest.param(low_bits, {"data.channels": 1, "data.value_range": (29500, 30700)}, 0.9,
+               marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_bands_and_depth(tmp_path, image_of, options, least):
   write_set(tmp_path / "data", image_of)
