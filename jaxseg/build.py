@@ -3,6 +3,7 @@
 import collections.abc
 import dataclasses
 import functools
+import warnings
 
 import flax.linen as nn
 import grain
@@ -12,7 +13,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from jaxseg import UserError, losses, models, optim, parallel, settings
+from jaxseg import DataWarning, UserError, losses, models, optim, parallel, settings
 from jaxseg.augment import Augmentation, check_channels
 from jaxseg.data import datasets, splits
 from jaxseg.data.decode import DatasetInfo, to_picture
@@ -289,6 +290,10 @@ def check_training(config: ConfigDict) -> None:
     raise UserError(
       f"config.data.fold is {config.data.fold}, but config.data.num_folds is 0; set both, or none"
     )
+  unset = ("", settings.declared_keys()["data.eval_split"].default)
+  if config.data.num_folds and config.data.eval_split not in unset:
+    text = f"`eval_split`={config.data.eval_split!r} is not used: folds are; set `num_folds`=0"
+    warnings.warn(text, DataWarning, stacklevel=2)
   if config.data.class_crops and config.data.fit != "crop":
     raise UserError(
       f"config.data.class_crops is {config.data.class_crops}, but config.data.fit is "

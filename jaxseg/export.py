@@ -134,7 +134,7 @@ def whole_image(
 
 
 def resize(image: jax.Array, size: int, dtype: str = "uint8") -> jax.Array:
-  """`decode.resize_image` on the device, of uint8 bit for bit.  f32[B,H,W,D] -> f32[B,size,size,D]
+  """`resize_image` on the device, of uint8 bit for bit.  f32[B,H,W,D] -> f32[B,size,size,D]
 
   Pillow rounds to 8 bits after each axis, columns first; other types are not rounded in between.
   """

@@ -12,10 +12,11 @@ from ml_collections import ConfigDict
 from jaxseg import UserError, build, export, models, parallel, settings, workdirs
 from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo, to_picture
+from jaxseg.data.files import few
 from jaxseg.data.input_pipeline import eval_examples
 from jaxseg.evaluation import score, score_table
 from jaxseg.notebook import progress
-from jaxseg.predict_files import left_out, list_images, predict_files
+from jaxseg.predict_files import left_out, list_images, predict_files, without_masks
 from jaxseg.run import report
 from jaxseg.segmenter import load_run
 
@@ -99,9 +100,14 @@ def predict_folder(
   segmenter = load_run(workdir, overrides or {}, config)
   if parallel.is_main():
     with settings.config_errors():
-      predict_files(segmenter.predict, files, root, output, segmenter.info, progress)
+      data = segmenter.config.data
+      images, masks = without_masks(files, root, data.images, data.masks)
+      predict_files(segmenter.predict, images, root, output, segmenter.info, progress)
+    if masks:
+      print(f"not read, as they fit config.data.masks: {few(masks, 5)}", file=sys.stderr)
     if others := left_out(source, files, output):
       print(others, file=sys.stderr)
+    files = images
     overlays = pathlib.Path(output) / "overlays"
     print(f"{len(files)} files   label maps: {output}   overlays: {overlays}")
 

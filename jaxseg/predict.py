@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg import UserError, parallel
-from jaxseg.data.decode import resize_image
+from jaxseg.data.resize import resize_image
 from jaxseg.losses import class_logits
 from jaxseg.ops import normalize, sampling_matrix
 from jaxseg.tiles import Span, split_axis, window_side

@@ -11,6 +11,7 @@ from jaxseg import UserError
 from jaxseg.data.decode import DatasetInfo, decode_image, to_picture
 from jaxseg.data.encoded import Notes
 from jaxseg.data.files import SUFFIXES, few, num_pages
+from jaxseg.data.layouts import compile_pattern, match_files
 from jaxseg.predict import most_likely
 from jaxseg.visualize import legend, overlay, save_label_map
 from jaxseg.workdirs import make_folder
@@ -46,6 +47,27 @@ def _walk(path, output):
     here = pathlib.Path(folder)
     folders[:] = [f for f in folders if f[0] != "." and (here / f).resolve() != skip]
     yield from (here / name for name in names if name[0] != "." and (here / name).is_file())
+
+
+def without_masks(
+  files: Sequence[pathlib.Path], root: str | pathlib.Path, images: str, masks: str
+) -> tuple[list[pathlib.Path], list[str]]:
+  """Tells masks that lie beside images apart by the patterns of the training data.
+
+  Args:
+    files: paths below `root`.  images, masks: see `layouts.Layout`.
+  Returns:
+    (the files that are no masks, relative paths of the masks); no masks if all files are, or if
+    there are no patterns.
+  """
+  if not (images and masks):
+    return list(files), []
+  patterns = (compile_pattern("images", images, "all"), compile_pattern("masks", masks, "all"))
+  places = {file.relative_to(root).as_posix(): file for file in files}
+  _, labels = match_files(list(places), *patterns)
+  if len(labels) == len(places):
+    return list(files), []
+  return [file for place, file in places.items() if place not in labels], sorted(labels)
 
 
 def left_out(
@@ -125,7 +147,7 @@ def predict_files(
       where = f"{file} page {page + 1}" if tag else str(file)
       found = []
       image = decode_image(file, where, fmt, page=page, notes=found)
-      notes.warn(where, found)
+      notes.warn(where, [note.partition(": set `")[0] for note in found])  # a network is fixed
       yield {"image": image, "file_name": name}
 
   predictions = predict(examples(), reduce=most_likely, progress=progress)

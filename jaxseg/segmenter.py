@@ -11,7 +11,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseg import UserError, build, checkpoint, export, models, parallel, settings, workdirs
-from jaxseg.data.decode import DatasetInfo, convert, to_picture
+from jaxseg.data.decode import DatasetInfo, to_picture
+from jaxseg.data.resize import convert
 from jaxseg.images import to_images
 from jaxseg.predict import most_likely
 from jaxseg.visualize import overlay

@@ -40,7 +40,9 @@ def _train(config, workdir):
   # All input is checked first, before minutes of compilation.
   options, size = config.train, config.data.image_size
   build.check_training(config)
-  if (saved := settings.read_run(workdir)) is not None:
+  # What failed before its first checkpoint binds nobody: its config may have been the reason.
+  saved = settings.read_run(workdir) if workdirs.has_checkpoint(workdir) else None
+  if saved is not None:
     settings.check_same(workdir, saved, config)
   else:
     build.check_model_keys(config)

@@ -248,7 +248,9 @@ def _patches(classes, palette):
 
 def _legend(figure, classes, palette):
   handles = _patches(classes, palette)
-  figure.legend(handles=handles, loc="outside lower center", ncols=min(len(classes), 6))
+  widest = 0.6 + 0.09 * max(map(len, classes))  # of a column, inches
+  columns = max(1, min(6, len(classes), int(figure.get_figwidth() / widest)))
+  figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
 def _save(figure, path):

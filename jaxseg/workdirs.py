@@ -26,6 +26,12 @@ def saved_config(workdir: str | pathlib.Path) -> dict | None:
     raise UserError(f"{path} is not a config ({error}); use another --workdir") from error
 
 
+def has_checkpoint(workdir: str | pathlib.Path) -> bool:
+  """Whether a run has saved anything from which it would resume."""
+  folder = pathlib.Path(workdir) / "checkpoints"
+  return folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())
+
+
 def check_config(
   workdir: str | pathlib.Path,
   saved: collections.abc.Mapping,

@@ -1,11 +1,13 @@
 """The parts that a config names."""
 
+import warnings
+
 import pytest
 import tiny
 from tiny import error_of
 
 from configs import default
-from jaxseg import build
+from jaxseg import DataWarning, build
 from jaxseg.data.input_pipeline import Sampling
 
 
@@ -72,3 +74,13 @@ def test_build_batches_passes_on_how_to_sample(share, monkeypatch):
   sampling = build.build_batches(config, tiny.INFO, [], 0, counts)
   expected = {"class_crops": 0.5, "crop_labels": (2, 0), "class_balanced": share}
   assert sampling == Sampling(**expected, examples=[[0, 2], [1]] if share else ())
+
+
+def test_an_evaluation_split_that_folds_hide_is_named():
+  config = tiny.make_config(1, data__name="cells", data__num_folds=5, data__eval_split="val")
+  with pytest.warns(DataWarning, match="`eval_split`='val' is not used"):
+    build.check_training(config)
+  for split in ("", "test"):  # not set
+    config.data.eval_split = split
+    with warnings.catch_warnings(action="error"):
+      build.check_training(config)

@@ -15,11 +15,10 @@ from jaxseg.data.decode import (
   DatasetInfo,
   ImageFormat,
   check_format,
-  convert,
   decode_image,
-  resize_image,
   to_picture,
 )
+from jaxseg.data.resize import convert, resize_image
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -155,8 +154,8 @@ def test_nothing_is_noted_where_all_is_used():
 
 
 @pytest.mark.parametrize("channels, options, words", [
-  (4, {}, "x.png: has 3 bands, but `channels` is 4"),
-  (1, {"bands": (3,)}, "x.png: has 3 bands, but `bands` is (3,)"),
+  (4, {}, "x.png: has 3 bands, but `channels` is 4: set `channels`=3"),
+  (1, {"bands": (3,)}, "x.png: has 3 bands, but `bands` is (3,): use 0 to 2"),
 ])  # fmt: skip
 def test_too_few_bands(channels, options, words):
   assert words in error_of(decode, encode(RGB), channels, **options)
@@ -242,6 +241,38 @@ def test_the_type_of_a_data_set():
   assert message.startswith("x.png: has uint16 values") and "`dtype`=uint16" in message
   message = error_of(decode, tiff(np.float32(GREY)), 1, dtype="uint16", value_range=(0, 9))
   assert "`dtype`=float32" in message
+
+
+def test_no_data_are_as_dark_as_the_type_allows():
+  """Black below the range of the type: 0, and not what wraps around to white."""
+  data = tiff(np.uint8([[0, 5], [7, 9]]), extratags=[(42113, 2, 0, "5", True)])
+  image = decode(data, 1, value_range=(-10, 20))
+  np.testing.assert_array_equal(image[..., 0], [[0, 0], [7, 9]])
+  image = decode(data, 1, value_range=(300, 400))
+  np.testing.assert_array_equal(image[..., 0], [[0, 255], [7, 9]])
+
+
+def test_no_data_are_not_in_the_range_that_a_message_names():
+  declared = [(42113, 2, 0, "-9999", True)]
+  for dtype in (np.float32, np.int32):
+    data = tiff(np.array([[-9999, 3], [-5, 70]], dtype), extratags=declared)
+    assert "values from -5 to 70" in error_of(decode, data, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.float32, np.int16])
+def test_white_at_0_needs_a_type_with_a_full_range(dtype):
+  data = tiff(np.array([[0, 5]], dtype), photometric="miniswhite")
+  assert "0 is black" in error_of(decode, data, 1, value_range=(0, 99))
+
+
+def test_colours_that_nobody_converts():
+  """tifffile gives luma and chroma as they are stored; JPEG alone is converted."""
+  data = tiff(RGB, photometric="ycbcr", subsampling=(1, 1))
+  assert "YCBCR are not converted" in error_of(decode, data)
+  assert "CIELAB are not converted" in error_of(decode, tiff(RGB, photometric="cielab"))
+  notes = []
+  decode(encode(Image.fromarray(RGB).convert("CMYK"), "TIFF"), 4, notes)
+  assert notes == ["the four inks of CMYK are the channels"]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])

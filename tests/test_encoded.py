@@ -98,7 +98,12 @@ def test_what_is_not_used_of_a_mask_is_said_once():
 def test_the_type_that_holds_a_data_set(arrays, expected):
   records = [{"image": tiff(array), "name": "a"} for array in arrays]
   records += [{"image": b"damaged", "name": "b"}]
-  assert common_dtype(records, ImageFormat(3)) == expected
+  if len({array.dtype for array in arrays}) > 1:
+    with pytest.warns(DataWarning, match=f"all become {expected}"):
+      assert common_dtype(records, ImageFormat(3)) == expected
+  else:
+    with warnings.catch_warnings(action="error"):
+      assert common_dtype(records, ImageFormat(3)) == expected
 
 
 def test_the_mask_turns_with_its_image(tmp_path):

@@ -14,7 +14,8 @@ from test_main import TINY, error_of, jaxseg, trained  # noqa: F401, fixtures
 from test_predict import draw_variables, images_of, probs_of, squeeze
 
 from jaxseg import UserError, export, models
-from jaxseg.data.decode import DatasetInfo, resize_image
+from jaxseg.data.decode import DatasetInfo
+from jaxseg.data.resize import resize_image
 from jaxseg.models.unet import UNet
 from jaxseg.predict import make_predictor
 

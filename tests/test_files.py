@@ -423,6 +423,13 @@ def test_damaged_files_are_named(kind):
     assert error_of(stored, data[:end]).startswith("x: cannot be decoded")
 
 
+def test_what_is_no_file(tmp_path):
+  """A pipe would be waited for."""
+  os.mkfifo(tmp_path / "pipe.png")
+  for name in ("pipe.png", "."):
+    assert "it is no file" in error_of(stored, tmp_path / name)
+
+
 def test_what_is_no_image():
   for data in (b"", b"no image at all", b"<html>404</html>", bytes(1000)):
     assert error_of(stored, data) == "x: cannot be decoded (not an image that Pillow reads)"

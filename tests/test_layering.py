@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 RANKS = {
   "jaxseg": -1,
   "jaxseg.data": -1,
-  **dict.fromkeys(("jaxseg.data.cells", "jaxseg.data.raster"), 0),
+  **dict.fromkeys(("jaxseg.data.cells", "jaxseg.data.raster", "jaxseg.data.resize"), 0),
   **dict.fromkeys(("jaxseg.data.labels", "jaxseg.data.label_spaces"), 0),
   **dict.fromkeys(("jaxseg.data.label_faults", "jaxseg.data.fingerprints"), 3),
   **dict.fromkeys(("jaxseg.ops", "jaxseg.losses", "jaxseg.metrics", "jaxseg.optim"), 0),

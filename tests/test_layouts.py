@@ -438,3 +438,25 @@ def test_renamed_needs_all_images():
   assert suggest.renamed([], ["a"]) is None
   names = [[f"t/{part}/c/{i}" for i in range(3)] for part in ("images", "masks")]
   assert suggest.renamed(*names) == ("t/images/{name}", "t/masks/{name}")
+
+
+def test_patterns_that_blame_the_right_one(tmp_path):
+  touch(tmp_path, "s/a.jpg", "s/a_mask.png", "t/a.jpg", "t/a_mask.png")
+  message = error(tmp_path, images="{name}.png", masks="{name}_mask.png")
+  assert "all files that fit `images`='{name}.png' also fit `masks`" in message
+  message = error(tmp_path, images="{shoot}/{name}.jpg", masks="{shot}/{name}_mask.png")
+  assert "{shot} of `masks` is no field of `images`" in message
+  message = error(tmp_path, images="{shoot}/{name}", masks="{name}_mask.png")
+  assert "set `images`='{name}', `masks`='{name}_mask'" in message
+
+
+def test_a_list_over_the_layout_without_patterns(tmp_path):
+  """Of folders of splits if there are any, else of images/ and masks/ themselves."""
+  touch(tmp_path, "images/a.png", "images/b.png", "masks/a.png", "masks/b.png")
+  (tmp_path / "train.txt").write_text("b\n")
+  assert opened(tmp_path, "train", split_file="{split}.txt") == [("images/b.png", "masks/b.png")]
+  touch(tmp_path, "train/images/b.png", "train/masks/b.png", "train/images/c.png",
+        "train/masks/c.png")  # fmt: skip
+  assert opened(tmp_path, "train", split_file="{split}.txt") == [
+    ("train/images/b.png", "train/masks/b.png")
+  ]

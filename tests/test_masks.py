@@ -542,3 +542,19 @@ def test_bytes_that_flipped():
           assert str(error).startswith("m.x: ") and "\n" not in str(error)
           failed += 1
   assert failed > 100
+
+
+def test_no_data_have_no_label(tmp_path):
+  """In a file per label, too."""
+  tifffile.imwrite(tmp_path / "a.tif", np.float32([[0, 1], [np.nan, 2]]))
+  tifffile.imwrite(tmp_path / "b.tif", np.uint8([[0, 255], [3, 0]]),
+                   extratags=[(42113, 2, 0, "255", True)])  # fmt: skip
+  labels = label_map(("background", "x", "y"))
+  mask = decode_mask({"x": [tmp_path / "a.tif"], "y": [tmp_path / "b.tif"]}, "m", labels)
+  np.testing.assert_array_equal(mask, [[0, 1], [2, 1]])
+
+
+def test_more_labels_than_a_mask_can_hold(tmp_path):
+  Image.fromarray(np.ones((2, 2), np.uint8)).save(tmp_path / "a.png")
+  files = {f"label {i}": [tmp_path / "a.png"] for i in range(300)}
+  assert "more than 255 labels" in error_of(decode_mask, files, "m", label_map(("a", "b")))

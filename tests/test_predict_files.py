@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from tiny import error_of
 
+from jaxseg import DataWarning
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.predict_files import (
   left_out,
@@ -12,6 +14,7 @@ from jaxseg.predict_files import (
   list_pages,
   output_names,
   predict_files,
+  without_masks,
 )
 
 RGB = DatasetInfo(("red", "green", "blue"), ((250, 0, 0), (0, 240, 0), (0, 0, 230)), channels=3)
@@ -217,3 +220,21 @@ def test_sub_folders_and_all_suffixes(tmp_path):
     assert left_out(tmp_path, files, output) == ""
   expected = np.asarray(picture).argmax(-1)
   np.testing.assert_array_equal(np.asarray(Image.open(output / "b/c/x.png")), expected)
+
+
+def test_masks_beside_images_are_left_out(tmp_path):
+  names = ["a.jpg", "a_mask.png", "b/c.jpg", "b/c_mask.png"]
+  files = [tmp_path / name for name in names]
+  images, masks = without_masks(files, tmp_path, "{name}.jpg", "{name}_mask.png")
+  assert images == [files[0], files[2]] and masks == ["a_mask.png", "b/c_mask.png"]
+  assert without_masks(files, tmp_path, "", "") == (files, [])
+  only = files[1::2]  # asked for by name
+  assert without_masks(only, tmp_path, "{name}.jpg", "{name}_mask.png") == (only, [])
+
+
+def test_a_remedy_that_a_trained_network_cannot_follow_is_not_offered(tmp_path):
+  tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 5, 6), np.uint8), photometric="minisblack",
+                   planarconfig="contig")  # fmt: skip
+  with pytest.warns(DataWarning, match="3 of 6 bands are used .said once") as said:
+    predict_files(predict, [tmp_path / "a.tif"], tmp_path, tmp_path / "out", RGB)
+  assert "channels" not in str(said[0].message)

@@ -2,11 +2,12 @@
 
 import itertools
 import random
+import warnings
 
 import pytest
 from tiny import error_of
 
-from jaxseg import UserError, build
+from jaxseg import DataWarning, UserError, build
 from jaxseg.data import splits
 from jaxseg.data.folder import FolderFormat, open_folder
 from jaxseg.data.layouts import Layout
@@ -374,3 +375,19 @@ def test_mutated_lists_are_read_or_refused_in_one_line(pictures):
       assert all(record["image"].is_file() and record["mask"].is_file() for record in records)
     except UserError as error:
       assert "\n" not in str(error) and "train" in str(error)
+
+
+def test_splits_that_may_be_misspelt_are_named(tmp_path):
+  for part in ("images", "masks"):
+    (tmp_path / part).mkdir()
+    for name in "abcd":
+      (tmp_path / part / f"{name}.png").touch()
+  path = tmp_path / "s.csv"
+  layout = Layout(split_file="s.csv")
+  path.write_text("a,train\nb,trian\nc,val\nd,test\n")
+  with pytest.warns(DataWarning, match="line 2: the split 'trian' is not 'train'") as said:
+    _, source = open_folder(tmp_path, "train", FORMAT, layout=layout)
+  assert len(said) == 1 and [record["name"] for record in source.records] == ["a.png"]
+  path.write_text("a,train\nb,trainval\nc,val\n")
+  with warnings.catch_warnings(action="error"):
+    open_folder(tmp_path, "train", FORMAT, layout=layout)

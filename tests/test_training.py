@@ -12,7 +12,7 @@ import pytest
 import tiny
 from tiny import error_of
 
-from jaxseg import VOID, UserError, build, checkpoint, models, optim, training, workdirs
+from jaxseg import VOID, UserError, build, checkpoint, models, optim, parallel, training, workdirs
 from jaxseg.data import datasets
 from jaxseg.data.labels import LabelMap
 from jaxseg.run import Run
@@ -364,6 +364,22 @@ def test_an_image_that_cannot_be_decoded(tmp_path, monkeypatch):
   damaged = "test"
   message = error_of(train, tiny.make_config(3), tmp_path / "b")
   assert "test7.png: cannot be decoded" in message
+
+
+def test_what_failed_before_a_checkpoint_binds_nobody(tmp_path, monkeypatch):
+  """The remedy that its error offers may be another config."""
+  config = tiny.make_config(2)
+
+  def fails(*arguments, **options):
+    raise UserError("set another key")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(parallel, "put_on_mesh", fails)
+    assert "another key" in error_of(train, config, tmp_path)
+  assert (tmp_path / "config.json").exists()
+  config.train.learning_rate = 0.5
+  assert train(config, tmp_path)
+  assert json.loads((tmp_path / "config.json").read_text())["train"]["learning_rate"] == 0.5
 
 
 def test_work_directory_of_another_config(straight):

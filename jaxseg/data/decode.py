@@ -98,10 +98,9 @@ def to_image(raster: Raster, name: str, fmt: ImageFormat, notes: list[str]) -> n
   if array.dtype.kind == "f" and np.isinf(array).any():
     array = np.where(np.isinf(array), np.where(array > 0, high, low), array).astype(np.float32)
   if missing is not None and missing.any():
-    filled = np.where(missing, np.asarray(low, array.dtype), array)
-    if not np.array_equal(filled, array):
-      notes.append("pixels of no data are filled with black")
-    array = filled
+    notes.append("pixels of no data are filled with black")
+    black = low if array.dtype.kind == "f" else np.clip(low, 0, np.iinfo(array.dtype).max)
+    array = np.where(missing, black.astype(array.dtype), array)
   return _cast(array, name, fmt)
 
 
@@ -127,7 +126,12 @@ def to_channels(
     samples, names = raster.palette[np.minimum(samples[..., 0], len(raster.palette) - 1)], "RGB"
   elif not fmt.value_range:
     samples = _full_range(samples, raster.header, name)
-  if raster.header.names[0] == "white" and samples.dtype.kind == "u":
+  if raster.header.names[0] == "white":
+    if raster.header.maximum is None:
+      raise UserError(
+        f"{name}: grey whose 0 is white has no black among {samples.dtype} values: save it so that "
+        "0 is black"
+      )
     maximum = raster.header.maximum if fmt.value_range else np.iinfo(samples.dtype).max
     samples = (maximum - samples.astype(np.int64)).astype(samples.dtype)
   missing = None
@@ -149,7 +153,8 @@ def to_channels(
 def _full_range(samples, header, name):
   """Samples stretched to the full range of 8 or 16 bits, where that is known."""
   if samples.dtype.kind in "ui" and header.maximum is None:
-    low, high = int(samples.min()), int(samples.max())
+    known = samples[samples != header.nodata]
+    low, high = (int(known.min()), int(known.max())) if known.size else (0, 0)
     if low >= 0 and high <= 0xFFFF and samples.dtype == np.int32:  # 16 bits in Pillow's 32
       return samples.astype(np.uint16)
     raise UserError(
@@ -159,8 +164,8 @@ def _full_range(samples, header, name):
   if samples.dtype.kind == "f":
     if header.format == "array":  # in [0, 1], see `images.to_images`
       return samples
-    with np.errstate(invalid="ignore"):
-      low, high = (f(samples[np.isfinite(samples)], initial=0) for f in (np.min, np.max))
+    known = samples[np.isfinite(samples) & (samples != header.nodata)]
+    low, high = (known.min(), known.max()) if known.size else (0, 0)
     raise UserError(
       f"{name}: {samples.dtype} values from {low:g} to {high:g} have no full range: set "
       "`value_range` to the values of black and white, or `normalization` to percentiles"
@@ -176,12 +181,16 @@ def _choose(names, samples, name, fmt, notes):
   count, wanted = len(names), fmt.channels
   if fmt.bands:
     if max(fmt.bands) >= count:
-      raise UserError(f"{name}: has {count} bands, but `bands` is {fmt.bands} (they count from 0)")
+      asked = tuple(fmt.bands)
+      raise UserError(f"{name}: has {count} bands, but `bands` is {asked}: use 0 to {count - 1}")
     return samples[..., list(fmt.bands)]
   if count == wanted:
+    if names[0] == "C":
+      notes.append("the four inks of CMYK are the channels")
     return samples
   if wanted > count and not (wanted == 3 and names[0] in ("grey", "white")):
-    raise UserError(f"{name}: has {count} bands, but `channels` is {wanted}")
+    text = f"{name}: has {count} bands, but `channels` is {wanted}: set `channels`={count}"
+    raise UserError(text)
   colours = {"C": 4, "R": 3, "grey": 1, "white": 1}.get(names[0], 0)
   if wanted > 3 or (wanted == 2 and colours) or (not colours and wanted < count):
     notes.append(f"{wanted} of {count} bands are used: set `channels`={count}, or `bands`")
@@ -258,40 +267,6 @@ def to_picture(image: np.ndarray, info: DatasetInfo) -> np.ndarray:
   x = (image - low) / (high - low)
   x = x if info.clip else (x + 2) / 4
   return (255 * np.clip(np.nan_to_num(x), 0, 1)).round().astype(np.uint8)
-
-
-def convert(image: np.ndarray, dtype: str) -> np.ndarray:
-  """An image of one full range -> that of another type; floats are in [0, 1]; rounds."""
-  x = image.astype(np.float64)
-  x = x if image.dtype.kind == "f" else x / np.iinfo(image.dtype).max
-  full = 1.0 if dtype == "float32" else np.iinfo(dtype).max
-  x = full * np.clip(x, 0, 1)
-  return (x if dtype == "float32" else np.round(x)).astype(dtype)
-
-
-def resize_image(image: np.ndarray, size: int) -> np.ndarray:
-  """[H,W,D] -> [size,size,D] of the same type, antialiased; the aspect ratio is not kept."""
-  if image.shape[:2] == (size, size):
-    return image
-  channels = image.shape[-1]
-  if image.dtype == np.uint8 and channels in (1, 3):
-    parts = [image.squeeze(-1) if channels == 1 else image]
-  else:  # Pillow resizes other types channel by channel
-    parts = [image[..., i] for i in range(channels)]
-    parts = [p if p.dtype == np.uint8 else p.astype(np.float32) for p in parts]
-  resized = []
-  for part in parts:
-    picture = Image.fromarray(np.ascontiguousarray(part))
-    # Each axis is rounded: in one call, the result would depend on which axis Pillow's version
-    # resizes first.
-    for shape in ((size, picture.height), (size, size)):
-      picture = picture.resize(shape, Image.Resampling.BILINEAR)
-    resized.append(np.asarray(picture))
-  if len(resized) == 1:
-    result = resized[0].reshape(size, size, channels)
-  else:
-    result = np.stack(resized, axis=-1)
-  return result if result.dtype == image.dtype else np.round(result).astype(image.dtype)
 
 
 def check_format(

@@ -80,7 +80,12 @@ def common_dtype(records: Sequence[Mapping[str, Any]], fmt: ImageFormat) -> str:
       where, page = place(record)
       header = inspect(record["image"], where, page=page, pages=fmt.pages)
       found.add(str(header.dtype) if header.dtype in (np.uint8, np.uint16) else "float32")
-  return max(found, key=DTYPES.index, default=DTYPES[0])
+  dtype = max(found, key=DTYPES.index, default=DTYPES[0])
+  if len(found) > 1:
+    text = f"images are {', '.join(sorted(found))}; all become {dtype}"
+    scaled = "" if fmt.value_range else ", and each type's white becomes that of it"
+    warnings.warn(text + scaled, DataWarning, stacklevel=2)
+  return dtype
 
 
 def size_fault(

@@ -130,6 +130,8 @@ def _suffix_note(data, file_format):
 def _start(data):
   if isinstance(data, bytes):
     return data[:4096]
+  if pathlib.Path(data).exists() and not pathlib.Path(data).is_file():
+    raise ValueError("it is no file")  # to open a pipe would wait for ever
   with open(data, "rb") as file:
     return file.read(4096)
 

@@ -161,7 +161,7 @@ def _pairs(root, split, layout, problems):
     if len(rows[0][1]) == 2:
       listed = splits.listed_pairs(root, list_path, rows, problems)
       return _with_fields(root, split, layout, listed, problems)
-  images, masks = layouts.patterns(layout, split)
+  images, masks = layouts.patterns(layout, split, root)
   for key, pattern in ("images", images), ("masks", masks):
     if not getattr(layout, key) and not (root / pattern.base).is_dir():
       raise UserError(f"no folder {root / pattern.base}: {_remedy(root, split)}")
@@ -171,6 +171,9 @@ def _pairs(root, split, layout, problems):
     if not matched:
       is_own = getattr(layout, pattern.key)
       text = (suggest.no_match if is_own else suggest.no_images)(root, pattern)
+      if pattern is masks and any(masks.match(path) is not None for path in found):
+        text = f"all files that fit `images`={images.text!r} also fit `masks`={masks.text!r}"
+        text += ": correct one of them"
       kind = "patterns that match no file" if is_own else "folders without images"
       problems.append((kind, root if is_own else root / pattern.base, text))
   if not (found and labels):
@@ -187,6 +190,8 @@ def _pairs(root, split, layout, problems):
   if not pairs and images.fields == masks.fields and "name" in images.fields:
     names = [[fields["name"] for fields in part.values()] for part in (found, labels)]
     remedy = suggest.rename((images.text, masks.text), *names)
+  if not pairs:
+    remedy = remedy or suggest.known_layout(root, split)
   if rows is None:  # else some are not listed; and without {split}, some are of other splits
     alone = alone if images.by_split or not masks.by_split else []
   strays = strays if rows is None and (masks.by_split or not images.by_split) else []

@@ -13,7 +13,7 @@ from PIL import Image
 from jaxseg import VOID, UserError
 from jaxseg.augment import LABEL_FILL
 from jaxseg.data.datasets import connected_components
-from jaxseg.data.decode import resize_image
+from jaxseg.data.resize import resize_image
 from jaxseg.tiles import mirror
 
 FITS = ("resize", "crop")

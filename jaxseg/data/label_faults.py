@@ -95,9 +95,12 @@ def _number_remedy(wrong, values, labels, file_format):
       "if 0 is void and the classes count from 1, set `reduce_zero_label`=True; if they count from "
       f"0 and {num_classes} is void, {void}"
     )
+  number = len({*used} - {VOID})
+  name = f"name all {number} in `classes` and `mask_values`"
+  name = name if number > num_classes else "set `mask_values`"
   if len(wrong) == 1:
-    return f"if it is void, {void}; if it is a class, set `mask_values`"
-  return f"if they are void, {void}; if they are classes, set `mask_values`"
+    return f"if it is void, {void}; if it is a class, {name}"
+  return f"if they are void, {void}; if they are classes, {name}"
 
 
 def _color_fault(counts, wrong, labels, file_format):
@@ -131,5 +134,6 @@ def _color_fault(counts, wrong, labels, file_format):
   if len(rest) > 10:
     return f"{text}, but {noise}"
   if rest:
+    text = text.replace("; set", f"; if they are classes, name {num} in `classes`; or set")
     text += f", and `void_colors`={_tuple([*voids, *rest])} if these are void; if not, {noise}"
   return text

@@ -158,15 +158,19 @@ def _fault(key, text):
   return ""
 
 
-def patterns(layout: Layout, split: str) -> tuple[Pattern, Pattern]:
+def patterns(layout: Layout, split: str, root: pathlib.Path) -> tuple[Pattern, Pattern]:
   """The patterns of images and masks of a split.
 
+  Args:
+    root: folder of the data. If there is a list and no folder of the split in it, images/ and
+      masks/ are those of all splits.
   Raises:
     UserError: they cannot pair, or nothing says what is in the split.
   """
   if split.startswith("/") or ".." in split.split("/"):
     raise UserError(f"the split {split!r} leaves `data_dir`: use the name of a folder in it")
-  place = "" if split in WHOLE else "{split}/"
+  is_listed = layout.split_file and not (root / split).is_dir()
+  place = "" if split in WHOLE or is_listed else "{split}/"
   texts = layout.images or f"{place}images/{{name}}", layout.masks or f"{place}masks/{{name}}"
   if split not in WHOLE and not any("{split}" in text for text in (*texts, layout.split_file)):
     if not layout.split_file:
@@ -282,14 +286,20 @@ def pair(
       pairs.append(Pair(path, mask, fields))
     else:
       for file in paths[1:] if key not in used else ():
-        _clash(root, paths[0], file, problems)
+        own = next((field for field in masks.fields if field not in images.fields), "")
+        _clash(root, paths[0], file, problems, own)
       pairs.append(Pair(path, root / paths[0], fields))
     used.add(key)
   strays = [path for key, paths in by_key.items() if key not in used for path in paths]
   return pairs, alone, strays
 
 
-def _clash(root, first, second, problems):
-  """Adds the problem of two files that stand for the same image or mask."""
-  text = f"{root / first} and {second} share a name: rename or remove one"
+def _clash(root, first, second, problems, own=""):
+  """Adds the problem of two files that stand for the same image or mask.
+
+  Args:
+    own: field of the masks that images do not have.
+  """
+  remedy = f"{{{own}}} of `masks` is no field of `images`: correct one" if own else ""
+  text = f"{root / first} and {second} share a name: {remedy or 'rename or remove one'}"
   problems.append(("files that share a name", root / second, text))

@@ -209,14 +209,17 @@ def _draw_layers(files, name, labels, orient):
   """(names, u8[H,W] of their positions) of one image per label; a later class lies on top."""
   order = sorted(files, key=lambda label: (labels.look_up([label])[0] or 0, label))
   names = list(dict.fromkeys([BACKGROUND, *order]))
+  if len(names) > polygons.MAX_NAMES:
+    raise UserError(f"{name}: has more than {polygons.MAX_NAMES} labels: name fewer classes")
   index = None
   for label in order:
     for path in files[label]:
       where = f"{name} ({path})"
-      numbers, colors = _single_layer(
-        read_raster(path, where, orient=orient), where, LabelMap({})
-      )
-      pixels = numbers != 0 if colors is None else colors.any(-1)
+      raster = read_raster(path, where, orient=orient)
+      numbers, colors = _single_layer(raster, where, LabelMap({}))
+      pixels = colors.any(-1) if numbers is None else (numbers != 0) & (numbers == numbers)
+      if numbers is not None and raster.header.nodata is not None:
+        pixels &= numbers != raster.header.nodata
       if index is None:
         index = np.zeros(pixels.shape, np.uint8)
       if index.shape != pixels.shape:

@@ -2,14 +2,16 @@
 
 import bisect
 import csv
+import difflib
 import itertools
 import os
 import pathlib
 import posixpath
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
-from jaxseg import UserError
+from jaxseg import DataWarning, UserError
 from jaxseg.data.files import few
 from jaxseg.data.layouts import WHOLE, Problems, natural, nfc, without_suffix
 
@@ -18,6 +20,7 @@ HEADER = {"image", "images", "img", "mask", "masks", "label", "labels", "annotat
           "names", "id", "file", "filename", "file_name", "path", "image_path", "mask_path",
           "label_path", "split", "subset", "set", "fold"}  # fmt: skip
 MAX_COLUMNS = 3
+SIMILAR = 0.8  # of difflib, names of splits that may be misspelt
 
 
 def parse_split(split: str) -> tuple[str, tuple[str, str] | None]:
@@ -179,6 +182,10 @@ def read_list(
       f"{path} has no row of the split {split!r}, and no file in its second column: the last "
       f"holds {names}"
     )
+  others = {cells[-1]: number for number, cells in reversed(data) if cells[-1] != split}
+  for other in difflib.get_close_matches(split, others, 3, SIMILAR) if split not in WHOLE else ():
+    text = f"{path} line {others[other]}: the split {other!r} is not {split!r}, so it is left out"
+    warnings.warn(text, DataWarning, stacklevel=2)
   return path, own
 
 

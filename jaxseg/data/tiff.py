@@ -148,6 +148,10 @@ def _header(tif, image, notes):
       raise ValueError(f"page {number + 1} has another size or type than page {image[0] + 1}")
   sizes = dict(zip(page.axes, page.shape, strict=True))
   per_page = sizes.get("S", 1)
+  kind = getattr(page.photometric, "name", str(page.photometric))
+  is_jpeg = "JPEG" in getattr(page.compression, "name", "")
+  if kind in ("CIELAB", "ICCLAB", "ITULAB") or (kind == "YCBCR" and not is_jpeg):
+    raise UserError(f"colours of {kind} are not converted: save it as RGB")
   names = _names(page, per_page) if len(image) == 1 else ("band",) * (per_page * len(image))
   dtype = np.dtype(np.uint8) if page.dtype == bool else page.dtype.newbyteorder("=")
   bits = max(page.bitspersample) if isinstance(page.bitspersample, tuple) else page.bitspersample
