@@ -164,6 +164,15 @@ def cases(folder):
     yield "coco", lambda: read_coco(coco)
 
 
+def largest_memory():
+  """GiB. (What getrusage gives includes the parent, before this program replaced its copy.)"""
+  status = pathlib.Path("/proc/self/status")
+  if status.exists():
+    line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**20
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30  # macOS counts bytes
+
+
 def main(number):
   found = {"read": 0, "refused": 0, "wrong": [], "longest": 0.0}
   warnings.simplefilter("ignore")
@@ -182,7 +191,7 @@ def main(number):
       except BaseException as error:
         found["wrong"].append(f"{i} {name}: {type(error).__name__} {error}")
       found["longest"] = max(found["longest"], time.perf_counter() - start)
-  found["gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+  found["gib"] = largest_memory()
   print(json.dumps(found))
 
 
