@@ -24,6 +24,8 @@ from jaxseg.data.decode import DatasetInfo
 from jaxseg.train_state import TrainState
 from jaxseg.visualize import curves, plot_confusion, prediction_sheet
 
+BLANK = 5  # batches without a label; more than chance gives
+
 
 class Run:
   """Checkpoints, metrics, plots and the progress bar of a run; use it in a `with` block.
@@ -40,6 +42,7 @@ class Run:
     self._stack = contextlib.ExitStack()
     self._manager = self._events = self._bar = None
     self._unread, self._recent, self._start = collections.deque(), [], time.time()
+    self._blank = 0  # batches without a label
     self._places = {}  # {name of a picture: display_id of its place in a notebook}
 
   def __enter__(self) -> Self:
@@ -192,6 +195,12 @@ class Run:
         f"loss {metrics['loss']}, gradient norm {metrics['grad_norm']} at step {step}: stopped; "
         + ("there is no checkpoint yet" if kept is None else f"the last good checkpoint is {kept}")
         + "; lower config.train.learning_rate or check the data"
+      )
+    self._blank += not metrics["num_pixels"]
+    if self._blank == BLANK and not metrics["num_pixels"]:
+      tell(
+        f"note: {BLANK} batches had no pixel with a label, the last at step {step}, and taught "
+        "nothing: look at the masks with --mode=check_data (said once)"
       )
     return metrics
 

@@ -167,7 +167,7 @@ def test_the_first_line_and_the_config(tmp_path, capsys):
 def test_other_processes_touch_nothing(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(parallel, "is_main", lambda: False)
   with open_log(tmp_path / "run", 0, 20) as run:
-    run.record(1, {"loss": np.float32(1), "grad_norm": np.float32(1)}, {"step": 1, "epoch": 1}, 8)
+    run.record(1, {"loss": np.float32(1), "grad_norm": np.float32(1), "num_pixels": np.int32(9)}, {"step": 1, "epoch": 1}, 8)
     run.report({"step": 1, "epoch": 1}, "test", {"miou": 0.5}, [])
     run.profile(1, (1, 2), None)
     run.save(None, None, [], None)
@@ -187,12 +187,22 @@ def test_metrics_are_read_one_step_behind_the_device(tmp_path):
 
   with open_log(tmp_path, 0, 20) as run:
     for step, known in (1, []), (2, [1.0]), (3, [1.0, 2.0]):
-      run.record(step, {"loss": Loss(float(step)), "grad_norm": np.float32(1)}, None, 8)
+      run.record(step, {"loss": Loss(float(step)), "grad_norm": np.float32(1), "num_pixels": np.int32(9)}, None, 8)
       assert read == known
     line = {"step": 4, "epoch": 0.5}
-    run.record(4, {"loss": Loss(4.0), "grad_norm": np.float32(1)}, line, 8)
+    run.record(4, {"loss": Loss(4.0), "grad_norm": np.float32(1), "num_pixels": np.int32(9)}, line, 8)
   (written,) = workdirs.read_metrics(tmp_path)
   assert written["loss"] == (1 + 2 + 3 + 4) / 4 and written["split"] == "train"
+
+
+def test_batches_without_a_label_are_named_once(tmp_path, capsys):
+  with open_log(tmp_path, 0, 20) as run:
+    for step in range(1, 15):
+      num_pixels = np.int32(0 if step % 2 else 9)  # steps 1, 3, 5, 7, 9: the fifth is step 9
+      metrics = {"loss": np.float32(1), "grad_norm": np.float32(1), "num_pixels": num_pixels}
+      run.record(step, metrics, {"step": step, "epoch": 1}, 8)
+      said = "5 batches had no pixel with a label, the last at step 9" in capsys.readouterr().err
+      assert said == (step == 9)
 
 
 def test_profile(tmp_path, monkeypatch):

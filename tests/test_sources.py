@@ -230,7 +230,7 @@ def test_pets_by_their_name(data_dir):
     ("scene_parse150", "not prepared in DIR: run tfds build scene_parse150 --file_format=array"),
     ("scene_prase150", "neither a data set of TFDS nor in DIR (perhaps scene_parse150)"),
     ("qqqq", "(it holds tiny/plain:1.2.0)"),
-    ("", "cannot be opened in DIR"),
+    ("", "(it holds tiny/plain:1.2.0)"),
     ("../x", "cannot be opened in DIR"),
     ("a:b:c", "cannot be opened in DIR"),
   ],

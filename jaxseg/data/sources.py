@@ -108,6 +108,8 @@ def open_tfds(
 
   place = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
   try:
+    if not source:
+      raise tfds.core.DatasetNotFoundError
     builder = tfds.core.read_only_builder.builder_from_files(source, data_dir=place)
   except tfds.core.DatasetNotFoundError:
     raise UserError(_not_prepared(source, place, tfds)) from None
