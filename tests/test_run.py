@@ -150,6 +150,9 @@ def test_a_run_that_goes_on_forgets_what_came_after_its_checkpoint(written):
   assert scalars(path)["train/loss", 16] == 0.125
 
 
+OTHERS = {"grad_norm": np.float32(1), "num_pixels": np.int32(9)}  # metrics of a step
+
+
 def test_an_error_still_closes_the_log(tmp_path):
   with pytest.raises(RuntimeError), open_log(tmp_path, 0, 20) as log:
     log.write(train_line(3))
@@ -167,7 +170,7 @@ def test_the_first_line_and_the_config(tmp_path, capsys):
 def test_other_processes_touch_nothing(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(parallel, "is_main", lambda: False)
   with open_log(tmp_path / "run", 0, 20) as run:
-    run.record(1, {"loss": np.float32(1), "grad_norm": np.float32(1), "num_pixels": np.int32(9)}, {"step": 1, "epoch": 1}, 8)
+    run.record(1, {"loss": np.float32(1), **OTHERS}, {"step": 1, "epoch": 1}, 8)
     run.report({"step": 1, "epoch": 1}, "test", {"miou": 0.5}, [])
     run.profile(1, (1, 2), None)
     run.save(None, None, [], None)
@@ -187,10 +190,10 @@ def test_metrics_are_read_one_step_behind_the_device(tmp_path):
 
   with open_log(tmp_path, 0, 20) as run:
     for step, known in (1, []), (2, [1.0]), (3, [1.0, 2.0]):
-      run.record(step, {"loss": Loss(float(step)), "grad_norm": np.float32(1), "num_pixels": np.int32(9)}, None, 8)
+      run.record(step, {"loss": Loss(float(step)), **OTHERS}, None, 8)
       assert read == known
     line = {"step": 4, "epoch": 0.5}
-    run.record(4, {"loss": Loss(4.0), "grad_norm": np.float32(1), "num_pixels": np.int32(9)}, line, 8)
+    run.record(4, {"loss": Loss(4.0), **OTHERS}, line, 8)
   (written,) = workdirs.read_metrics(tmp_path)
   assert written["loss"] == (1 + 2 + 3 + 4) / 4 and written["split"] == "train"
 
