@@ -460,3 +460,11 @@ def test_a_list_over_the_layout_without_patterns(tmp_path):
   assert opened(tmp_path, "train", split_file="{split}.txt") == [
     ("train/images/b.png", "train/masks/b.png")
   ]
+
+
+def test_links_that_lead_nowhere(tmp_path):
+  touch(tmp_path, "images/a.png", "masks/a.png")
+  for name, target in (("self", "self"), ("self.png", "self.png"), ("gone.png", "nothing.png"),
+                       ("above", "..")):  # fmt: skip
+    (tmp_path / "images" / name).symlink_to(target)
+  assert opened(tmp_path) == [("images/a.png", "masks/a.png")]

@@ -12,6 +12,7 @@ from jaxseg.data.raster import Path, Raster
 
 DTYPES = ("uint8", "uint16", "float32")
 LUMA = (19595, 38470, 7471)  # ITU-R 601-2 in units of 2^-16, as in Pillow
+MOST = 1e38  # of a value_range; NaN and infinity are beyond, too
 EXACT = 1 << 24  # whole numbers up to here are exact in float32
 
 
@@ -269,20 +270,31 @@ def to_picture(image: np.ndarray, info: DatasetInfo) -> np.ndarray:
   return (255 * np.clip(np.nan_to_num(x), 0, 1)).round().astype(np.uint8)
 
 
+def _is_range(pair):
+  """Whether a pair of numbers is a range in float32, as the device has it."""
+  if not isinstance(pair, tuple | list) or len(pair) != 2:
+    return False
+  if any(isinstance(v, bool) or not isinstance(v, int | float) or not abs(v) <= MOST for v in pair):
+    return False
+  low, high = np.float32(pair[0]), np.float32(pair[1])
+  return bool(low < high) and bool(high - low > np.finfo(np.float32).tiny)
+
+
 def check_format(
   channels: int, value_range: Sequence, bands: Sequence[int], display_bands: Sequence[int]
 ) -> None:
   """Raises UserError for an image format that contradicts itself; see `ImageFormat`."""
   if channels < 1:
     raise UserError(f"`channels` is {channels}: use 1 (grey), 3 (RGB) or the number of bands")
-  pairs = value_range if value_range and isinstance(value_range[0], tuple | list) else [value_range]
-  for pair in pairs if value_range else ():
-    good = len(pair) == 2 and all(isinstance(v, int | float) for v in pair) and pair[0] < pair[1]
-    if not good:
-      raise UserError(f"`value_range`={value_range}: use (low,high) with low < high, or a pair for "
-                      "each channel")  # fmt: skip
-  if len(pairs) not in (1, channels):
-    raise UserError(f"`value_range` has {len(pairs)} pairs for {channels} channels")
+  is_flat = not any(isinstance(value, tuple | list) for value in value_range)
+  pairs = [value_range] if is_flat else list(value_range)
+  if value_range and not all(map(_is_range, pairs)):
+    raise UserError(
+      f"`value_range`={value_range}: use (low,high) with low < high, or a pair for each channel"
+    )
+  if not is_flat and len(pairs) != channels:
+    number = len(pairs)
+    raise UserError(f"`value_range` has {number} pairs: give one for each of {channels} channels")
   if bands and (len(bands) != channels or min(bands) < 0):
     raise UserError(f"`bands`={tuple(bands)}: give `channels`={channels} numbers, 0 or more")
   if display_bands and (len(display_bands) not in (1, 3) or not all(

@@ -218,11 +218,15 @@ def _walk(folder, prefix, above):
   for entry in entries:
     if entry.name[0] == ".":
       continue
-    if entry.is_dir():
+    try:
+      is_dir, is_file = entry.is_dir(), entry.is_file()
+    except OSError:  # a link to itself leads nowhere, like one whose file is gone
+      continue
+    if is_dir:
       here = _identity(entry.path)
       if here not in above:  # else a link to a folder that it is in
         yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {here})
-    elif entry.is_file():
+    elif is_file:
       yield prefix + entry.name
 
 
