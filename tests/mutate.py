@@ -15,7 +15,7 @@ import warnings
 import zlib
 
 import numpy as np
-import tifffile
+from encoders import encode, npy, tiff
 from PIL import Image
 
 from jaxseg import UserError
@@ -40,24 +40,6 @@ COCO = {
      "segmentation": {"size": [20, 30], "counts": [100, 50, 450]}},
   ],
 }  # fmt: skip
-
-
-def encode(array, kind, **options):
-  buffer = io.BytesIO()
-  Image.fromarray(array).save(buffer, kind, **options)
-  return buffer.getvalue()
-
-
-def tiff(array, **options):
-  buffer = io.BytesIO()
-  tifffile.imwrite(buffer, array, **options)
-  return buffer.getvalue()
-
-
-def npy(array):
-  buffer = io.BytesIO()
-  np.save(buffer, array)
-  return buffer.getvalue()
 
 
 def images():

@@ -1,12 +1,11 @@
 """Stored samples -> images of any number of channels and depth, and errors that name the file."""
 
 import dataclasses
-import io
 
 import imagecodecs
 import numpy as np
 import pytest
-import tifffile
+from encoders import encode, tiff
 from PIL import Image
 from tiny import error_of
 
@@ -18,7 +17,6 @@ from jaxseg.data.decode import (
   decode_image,
   to_picture,
 )
-from jaxseg.data.resize import convert, resize_image
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -27,19 +25,6 @@ ALPHA = np.linspace(0, 255, 35).astype(np.uint8).reshape(5, 7)
 LUMA = np.array([0.299, 0.587, 0.114])  # grey of a colour, ITU-R 601-2
 DEEP = RNG.integers(0, 65536, (5, 7, 3), dtype=np.uint16)
 BANDS = RNG.integers(0, 65536, (5, 7, 12), dtype=np.uint16)
-
-
-def encode(image, kind="PNG", **options):
-  buffer = io.BytesIO()
-  image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-  image.save(buffer, kind, **options)
-  return buffer.getvalue()
-
-
-def tiff(array, **options):
-  buffer = io.BytesIO()
-  tifffile.imwrite(buffer, array, **options)
-  return buffer.getvalue()
 
 
 def decode(data, channels=3, notes=None, **options):
@@ -321,13 +306,6 @@ def test_pictures():
   assert picture.ravel().tolist() == [0, 128, 255, 255]
 
 
-def test_conversion_of_a_full_range():
-  assert convert(np.uint16([0, 257, 65535]), "uint8").tolist() == [0, 1, 255]
-  assert convert(np.uint8([0, 1, 255]), "uint16").tolist() == [0, 257, 65535]
-  assert convert(np.float32([-1, 0.5, 2]), "uint8").tolist() == [0, 128, 255]
-  assert convert(np.uint8([0, 51]), "float32").tolist() == [0, pytest.approx(0.2)]
-
-
 @pytest.mark.parametrize("channels, value_range, bands, display, word", [
   (0, (), (), (), "`channels`"),
   (3, (1,), (), (), "`value_range`"),
@@ -353,35 +331,3 @@ def test_conversion_of_a_full_range():
 def test_formats_that_contradict_themselves(channels, value_range, bands, display, word):
   assert word in error_of(check_format, channels, value_range, bands, display)
   check_format(2, ((0, 1), (1, 2.5)), (4, 0), (1,))
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_resize_image(channels):
-  image = RGB[..., :channels]
-  # Areas of 2x2 equal pixels: enlarging four times and shrinking four times gives it back.
-  large = np.kron(image, np.ones((4, 4, 1), np.uint8))
-  square = np.pad(large, ((0, 8), (0, 0), (0, 0)), mode="edge")
-  small = resize_image(square, 14)
-  assert (small.shape, small.dtype) == ((14, 14, channels), np.uint8)
-  assert resize_image(small, 14) is small
-  # Antialiased: every pixel of a fine checkerboard counts, so that grey is left.
-  board = np.indices((64, 64)).sum(0).astype(np.uint8) % 2 * 255
-  board = np.repeat(board[..., None], channels, axis=-1)
-  np.testing.assert_allclose(resize_image(board, 8)[1:-1, 1:-1], 127.5, atol=4)
-  # A ramp stays in place: its centre of gravity does not move by half a pixel.
-  ramp = np.repeat(np.tile(np.arange(0, 256, 4, np.uint8), (64, 1))[..., None], channels, -1)
-  expected = 4 * (4 * np.arange(16) + 1.5)
-  np.testing.assert_allclose(resize_image(ramp, 16)[8, 2:-2, 0], expected[2:-2], atol=1)
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
-@pytest.mark.parametrize("channels", [2, 4, 12])
-def test_resizing_of_many_channels_and_of_depth(dtype, channels):
-  """Channel by channel as 8 bits, only finer."""
-  image = RNG.integers(0, 256, (40, 30, channels), dtype=np.uint8)
-  parts = [resize_image(image[..., i : i + 1], 14) for i in range(channels)]
-  expected = np.concatenate(parts, axis=-1)
-  factor = {"uint8": 1, "uint16": 200, "float32": 0.01}[dtype]
-  found = resize_image((image * np.float64(factor)).astype(dtype), 14)
-  assert (found.shape, found.dtype) == ((14, 14, channels), np.dtype(dtype))
-  np.testing.assert_allclose(found / factor, expected, atol=1.01 if dtype != "uint8" else 0)

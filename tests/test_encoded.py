@@ -7,8 +7,9 @@ import warnings
 import numpy as np
 import pytest
 import tifffile
+from encoders import encode, tiff
 from PIL import Image
-from test_decode import GREY, RGB, encode, tiff
+from test_decode import GREY, RGB
 from tiny import error_of
 
 from jaxseg import DataWarning

@@ -14,6 +14,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from encoders import encode, tiff
 from PIL import Image, ImageOps
 from tiny import error_of
 
@@ -25,19 +26,6 @@ RGB = RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8)
 GREY = RGB[..., 0]
 SMOOTH = np.stack([4 * np.mgrid[:48, :64][1], 5 * np.mgrid[:48, :64][0], np.full((48, 64), 90)], -1)
 SMOOTH = SMOOTH.astype(np.uint8)
-
-
-def encode(picture, kind="PNG", **options):
-  buffer = io.BytesIO()
-  picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-  picture.save(buffer, kind, **options)
-  return buffer.getvalue()
-
-
-def tiff(array, **options):
-  buffer = io.BytesIO()
-  tifffile.imwrite(buffer, array, **options)
-  return buffer.getvalue()
 
 
 def stored(data, **options):

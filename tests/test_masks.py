@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 import pytest
 import tifffile
+from encoders import encode, tiff
 from PIL import Image
 from tiny import error_of
 
@@ -29,19 +30,6 @@ COLORS = ((0, 0, 0), (128, 0, 0), (0, 128, 0))
 PICTURE = np.array(COLORS, np.uint8)[LABELS]
 THREE = LabelMap({0: 0, 1: 1, 2: 2})
 ABC = ("a", "b", "c")
-
-
-def encode(image, kind="PNG", **options):
-  buffer = io.BytesIO()
-  image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-  image.save(buffer, kind, **options)
-  return buffer.getvalue()
-
-
-def tiff(array, **options):
-  buffer = io.BytesIO()
-  tifffile.imwrite(buffer, array, **options)
-  return buffer.getvalue()
 
 
 def geotiff(array, nodata):

@@ -1,11 +1,11 @@
 """Black and white measured on a data set, against NumPy on all of its pixels."""
 
-import io
 import json
 
 import numpy as np
 import pytest
 import tifffile
+from encoders import tiff
 from PIL import Image
 
 from configs import default
@@ -19,12 +19,6 @@ from jaxseg.data.normalization import measure
 
 RNG = np.random.default_rng(0)
 LABELS = LabelMap({0: 0, 1: 1})
-
-
-def tiff(array, **options):
-  buffer = io.BytesIO()
-  tifffile.imwrite(buffer, array, **options)
-  return buffer.getvalue()
 
 
 def source_of(arrays, channels, **options):
