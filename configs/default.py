@@ -55,10 +55,10 @@ def keys():
   data.seed = key(0, "seeds the generated images; another seed is another data set", low=0,
                   high=2**32 - 1)
   # What a folder's files mean; docs/your_data.md walks through it.
-  data.classes = key((), "class names, in the order of the labels", item=str)
+  data.classes = key((), "class names, in the order of the labels", item=str, scope="network")
   data.palette = key((), "(R, G, B) of each class; () = chosen for you", item=tuple)
   data.channels = key(3, "channels of images: 1 grey, 3 RGB (each becomes the other), or N bands",
-                      low=1, high=1024)
+                      low=1, high=1024, scope="network")
   data.bands = key((), "numbers of the bands that are the channels, from 0; () = the first",
                    item=int, low=0, scope="network")
   data.dtype = key("", "type of images up to the device; '' = that of the first files",

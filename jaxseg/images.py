@@ -8,6 +8,7 @@ from PIL import Image
 
 from jaxseg import UserError
 from jaxseg.data.decode import ImageFormat, decode_image, to_image
+from jaxseg.data.encoded import Notes
 from jaxseg.data.files import num_pages, picture_raster
 from jaxseg.data.raster import Header, Raster
 
@@ -15,7 +16,9 @@ NAMES = {1: ("grey",), 2: ("grey", "A"), 3: tuple("RGB"), 4: tuple("RGBA")}
 SLACK = 1e-6  # of [0, 1]: resizing in float32 leaves values such as 1.0000001
 
 
-def to_images(image: Any, fmt: ImageFormat) -> tuple[list[np.ndarray], str]:
+def to_images(
+  image: Any, fmt: ImageFormat, notes: Notes | None = None
+) -> tuple[list[np.ndarray], str]:
   """Lists the images in what a user passes, each as `decode_image` would give it.
 
   Grey becomes RGB and RGB grey as in files, and alpha is dropped unless it is a channel. An array
@@ -30,41 +33,46 @@ def to_images(image: Any, fmt: ImageFormat) -> tuple[list[np.ndarray], str]:
       - a PIL image;
       - a list or tuple of single images, which may mix all of the above.
     fmt: how the network reads images; with a value_range, arrays may have any number type.
+    notes: warns of what is not used of the images.
   Returns:
     (list of [H,W,channels], "image" | "batch" | "list"). The images of a TIFF are a "list". The
     arrays may share memory with `image`.
   Raises:
     UserError: the type, shape or values cannot be taken, or a file cannot be decoded.
   """
+  notes = notes or Notes(is_trained=True)
   if isinstance(image, (list, tuple)):
-    return [_single(x, fmt, f"image {i} of the list") for i, x in enumerate(image)], "list"
+    return [_single(x, fmt, f"image {i} of the list", notes) for i, x in enumerate(image)], "list"
   if isinstance(image, (str, os.PathLike)):
     count = _count_pages(image, fmt)
-    pages = [_decode(image, fmt, page, count) for page in range(count)]
+    pages = [_decode(image, fmt, page, count, notes) for page in range(count)]
     return pages, "image" if count == 1 else "list"
   if not isinstance(image, Image.Image):
     image = _array(image, fmt, "image")
     if image.ndim == 4:
-      return [_from_array(x, fmt, f"image {i} of the batch") for i, x in enumerate(image)], "batch"
-  return [_single(image, fmt, "image")], "image"
+      batch = [
+        _from_array(x, fmt, f"image {i} of the batch", notes) for i, x in enumerate(image)
+      ]
+      return batch, "batch"
+  return [_single(image, fmt, "image", notes)], "image"
 
 
-def _single(image, fmt, name):
+def _single(image, fmt, name, notes):
   """One image of any type but a batch -> [H,W,channels]."""
   if isinstance(image, (str, os.PathLike)):
     if (count := _count_pages(image, fmt)) > 1:
       raise UserError(f"{image}: has {count} pages; pass its path alone, not in a list")
-    return _decode(image, fmt, 0, 1)
+    return _decode(image, fmt, 0, 1, notes)
   if isinstance(image, Image.Image):
     if not image.width or not image.height:
       raise UserError(f"{name}: has no pixels, its size is {image.width} x {image.height}")
-    return to_image(picture_raster(image, name, fmt.orient), name, fmt, [])
+    return _convert(picture_raster(image, name, fmt.orient), name, fmt, notes)
   array = _array(image, fmt, name)
   if array.ndim == 4:
     raise UserError(
       f"{name}: a batch of shape {_shape(array)}; pass it alone, a list takes single images"
     )
-  return _from_array(array, fmt, name)
+  return _from_array(array, fmt, name, notes)
 
 
 def _count_pages(path, fmt):
@@ -76,9 +84,18 @@ def _count_pages(path, fmt):
   return num_pages(path, fmt.pages)
 
 
-def _decode(path, fmt, page, count):
-  name = f"{path} page {page + 1}" if count > 1 else str(path)
-  return decode_image(path, name, fmt, page=page)
+def _decode(path, fmt, page, count, notes):
+  name, found = f"{path} page {page + 1}" if count > 1 else str(path), []
+  image = decode_image(path, name, fmt, page=page, notes=found)
+  notes.warn(name, found)
+  return image
+
+
+def _convert(raster, name, fmt, notes):
+  found = list(raster.header.notes)
+  image = to_image(raster, name, fmt, found)
+  notes.warn(name, found)
+  return image
 
 
 def _array(image, fmt, name):
@@ -114,7 +131,7 @@ def _check_shape(array, fmt, name):
     raise UserError(f"{name}: shape {_shape(array)}; {fault}")
 
 
-def _from_array(array, fmt, name):
+def _from_array(array, fmt, name, notes):
   """[H,W] or [H,W,C] of any number type -> [H,W,channels]."""
   array = array if array.ndim == 3 else array[..., None]
   kind, size = array.dtype.kind, array.dtype.itemsize
@@ -124,8 +141,7 @@ def _from_array(array, fmt, name):
     array = _floats(array, name)
   elif not fmt.value_range and (kind == "i" or size > 2):
     raise UserError(
-      f"{name}: the full range of {array.dtype} is unknown; convert it to uint8 or uint16, or set "
-      "value_range to the values of black and white"
+      f"{name}: the full range of {array.dtype} is unknown; convert it to uint8 or uint16"
     )
   dtype = np.dtype(np.uint8) if kind == "b" else array.dtype.newbyteorder("=")
   array = array.astype(dtype, copy=False)
@@ -134,7 +150,7 @@ def _from_array(array, fmt, name):
   maximum = np.iinfo(dtype).max if dtype in (np.uint8, np.uint16) else None
   maximum = 1 if kind == "b" else maximum
   header = Header("array", array.shape, dtype, names, 8 * dtype.itemsize, maximum)
-  return to_image(Raster(header, array), name, fmt, [])
+  return _convert(Raster(header, array), name, fmt, notes)
 
 
 def _floats(array, name):
@@ -144,7 +160,7 @@ def _floats(array, name):
   low, high = array.min(), array.max()
   if low < -SLACK or high > 1 + SLACK:
     raise UserError(
-      f"{name}: {array.dtype} values from {low:g} to {high:g} are not in [0, 1]; rescale them, "
-      "convert 0 to 255 to uint8, or set value_range to the values of black and white"
+      f"{name}: {array.dtype} values from {low:g} to {high:g} are not in [0, 1]; rescale them, or "
+      "convert 0 to 255 to uint8"
     )
   return array.astype(np.float32).clip(0.0, 1.0)

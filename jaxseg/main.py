@@ -214,8 +214,13 @@ def main() -> None:
   try:
     sys.exit(run(sys.argv))
   except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(1)
+    text = str(error)
+  except OSError as error:  # a full disk, a file without permission, a name that is too long
+    if error.filename is None:
+      raise
+    text = f"{error.filename}: {error.strerror}"
+  print("error:", text.replace("\n", "\\n"), file=sys.stderr)
+  sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from jaxseg import UserError, build, export, models, parallel, settings, workdirs
 from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo, to_picture
+from jaxseg.data.encoded import read_as_trained
 from jaxseg.data.files import few
 from jaxseg.data.input_pipeline import eval_examples
 from jaxseg.evaluation import score, score_table
@@ -65,8 +66,14 @@ def evaluate(
   with settings.config_errors():
     config = segmenter.config
     info = segmenter.info
-    _, source = build.open_split(config, "eval", value_range=info.value_range)
-    result, samples = evaluate_split(segmenter.predict, source, info, config)
+    found, source = build.open_split(config, "eval", value_range=info.value_range)
+    if tuple(found.classes) != tuple(info.classes):
+      raise UserError(
+        f"the evaluation data have the classes {', '.join(found.classes)}, but the network was "
+        f"trained on {', '.join(info.classes)}: correct `classes`"
+      )
+    with read_as_trained(info.channels, info.value_range):
+      result, samples = evaluate_split(segmenter.predict, source, info, config)
   split = build.eval_name(config)
   if parallel.is_main():
     report(workdir, split, segmenter.step, info, result, samples)
@@ -102,7 +109,9 @@ def predict_folder(
     with settings.config_errors():
       data = segmenter.config.data
       images, masks = without_masks(files, root, data.images, data.masks)
-      predict_files(segmenter.predict, images, root, output, segmenter.info, progress)
+      info = segmenter.info
+      with read_as_trained(info.channels, info.value_range):
+        predict_files(segmenter.predict, images, root, output, info, progress)
     if masks:
       print(f"not read, as they fit config.data.masks: {few(masks, 5)}", file=sys.stderr)
     if others := left_out(source, files, output):

@@ -131,7 +131,7 @@ def predict_files(
   Raises:
     UserError: an image cannot be decoded, `output` cannot be written or would overwrite an image.
   """
-  fmt, notes = info.image_format(), Notes()
+  fmt, notes = info.image_format(), Notes(is_trained=True)
   output, pages = pathlib.Path(output), list_pages(files, fmt.pages)
   names, inputs = output_names(pages, root), {file.resolve() for file in files}
   for name in names:
@@ -147,7 +147,7 @@ def predict_files(
       where = f"{file} page {page + 1}" if tag else str(file)
       found = []
       image = decode_image(file, where, fmt, page=page, notes=found)
-      notes.warn(where, [note.partition(": set `")[0] for note in found])  # a network is fixed
+      notes.warn(where, found)
       yield {"image": image, "file_name": name}
 
   predictions = predict(examples(), reduce=most_likely, progress=progress)

@@ -4,6 +4,7 @@ import collections
 import collections.abc
 import contextlib
 import dataclasses
+import os
 import pathlib
 import signal
 import sys
@@ -36,7 +37,7 @@ class Run:
   def __init__(self, workdir: str | pathlib.Path, config: ConfigDict, info: DatasetInfo):
     self._workdir, self._config = pathlib.Path(workdir), config.to_dict()
     if folder := config.data.data_dir:  # for modes that start in another directory
-      self._config["data"]["data_dir"] = str(pathlib.Path(folder).expanduser().absolute())
+      self._config["data"]["data_dir"] = os.path.abspath(os.path.expanduser(folder))
     self._meta = {"config": self._config, "info": dataclasses.asdict(info)}
     self._info = info
     self._stack = contextlib.ExitStack()
@@ -63,12 +64,15 @@ class Run:
       state: of the right structure.  first: makes the state of a new run.
       data: JSON-able position in the data of a new run.
     Returns:
-      (TrainState of numpy arrays, {"data": position, "scores": [mean IoU of each evaluation]})
+      (TrainState of numpy arrays, {"data": position, "scores": [mean IoU of each evaluation],
+      "evaluated": whether the checkpoint was})
     """
     progress = None
     if self._manager is not None:
       state, progress = checkpoint.restore(self._manager, state) or (first(), None)
-    progress = parallel.json_from_main(progress or {"data": data, "scores": []})
+      evaluated = bool(progress and self._manager.metrics(int(state.step)))
+      progress = {**(progress or {"data": data, "scores": []}), "evaluated": evaluated}
+    progress = parallel.json_from_main(progress)
     return parallel.from_main(state), progress
 
   def start(self, step: int, num_steps: int, about: str) -> None:
@@ -159,9 +163,17 @@ class Run:
     numbers = {name: x for name, x in result.items() if not isinstance(x, list)}
     self.write({**line, "split": split, **numbers}, sheet)
 
-  def save(self, state: TrainState, data: Any, scores: list, result: dict | None) -> None:
-    """Saves a checkpoint in the background; `result` holds its scores if it was evaluated."""
+  def save(
+    self, state: TrainState, data: Any, scores: list, result: dict | None, *, again: bool = False
+  ) -> None:
+    """Saves a checkpoint in the background.
+
+    Args:
+      result: its scores if it was evaluated.  again: replaces the checkpoint of the same step.
+    """
     if self._manager is not None:
+      if again:
+        self._manager.delete(int(state.step))
       metrics = result and {k: x for k, x in result.items() if not isinstance(x, list)}
       progress = {"data": data, "scores": scores}
       checkpoint.save(self._manager, state, progress, self._meta, metrics)

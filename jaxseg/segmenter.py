@@ -11,7 +11,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseg import UserError, build, checkpoint, export, models, parallel, settings, workdirs
-from jaxseg.data.decode import DatasetInfo, to_picture
+from jaxseg.data.decode import DatasetInfo, check_format, check_palette, to_picture
+from jaxseg.data.encoded import Notes, read_as_trained
 from jaxseg.data.resize import convert
 from jaxseg.images import to_images
 from jaxseg.predict import most_likely
@@ -31,6 +32,7 @@ class Segmenter:
     config: of the run, with the options of `load`; None for an exported file.
     model: the Flax module, as it predicts.  variables: {"params", "batch_stats"}, on the devices.
       Both are None for an exported file.
+    notes: says once what is not used of images.
   """
 
   info: DatasetInfo
@@ -39,6 +41,7 @@ class Segmenter:
   config: ConfigDict | None = None
   model: nn.Module | None = None
   variables: Any = None
+  notes: Notes = dataclasses.field(default_factory=lambda: Notes(is_trained=True))
 
   def __repr__(self) -> str:
     name = self.config.model.name if self.config else "exported network"
@@ -78,7 +81,7 @@ class Segmenter:
       image: one image, as for `__call__`.  labels: u8[H,W]; None predicts them.
       opacity: of the colours, 0 to 1.
     """
-    images, kind = to_images(image, self.info.image_format())
+    images, kind = self._read(image)
     if kind != "image":
       raise UserError(f"overlay takes one image, not a {kind}: call it for each image")
     pixels = to_picture(images[0], self.info)
@@ -93,8 +96,12 @@ class Segmenter:
       raise UserError(f"`opacity` is {opacity}, but has to be from 0 to 1")
     return overlay(pixels, labels, self.palette, opacity)
 
+  def _read(self, image):
+    with read_as_trained(self.info.channels, self.info.value_range):
+      return to_images(image, self.info.image_format(), self.notes)
+
   def _run(self, image, reduce):
-    images, kind = to_images(image, self.info.image_format())
+    images, kind = self._read(image)
     examples = ({"image": pixels} for pixels in images)
     found = [output for _, output in self.predict(examples, reduce=reduce)]
     return found[0] if kind == "image" else np.stack(found) if kind == "batch" else found
@@ -170,7 +177,7 @@ def load_run(
       config = settings.override(config or saved, overrides)
       settings.check(config)
     settings.check_same(workdir, saved, config, network=True)
-    info = DatasetInfo(**meta["info"])
+    info = _with_pictures(DatasetInfo(**meta["info"]), config.data)
     model = build.build_model(config, info)
     target = models.abstract_variables(model, info.channels)
     predict = build.build_predictor(config, model, info)
@@ -201,33 +208,55 @@ def _find(path):
   return str(workdir), step, meta if saved is None else {**meta, "config": saved}
 
 
+def _with_pictures(info, data):
+  """The info of a run, with the colours and bands that config.data asks for in its pictures."""
+  check_palette(data.palette, info.classes)
+  check_format(info.channels, info.value_range, info.bands, data.display_bands)
+  return dataclasses.replace(
+    info,
+    palette=data.palette or info.palette,
+    display_bands=data.display_bands or info.display_bands,
+  )
+
+
+def _read_description(path):
+  """(DatasetInfo, its classes.json) of an exported file."""
+  place, remedy = path.with_name("classes.json"), "export the run again"
+  about = workdirs.read_json(place, remedy)
+  if about is None:
+    raise UserError(f"{place} is missing: keep it next to {path.name}")
+  try:
+    palette, stored = tuple(map(tuple, about["palette"])), about["input"]
+    fmt = stored.get("image_format") or {  # version 0.1 had 8-bit input only
+      "channels": stored["shape"][-1],
+      "value_range": tuple(stored["stored_as_black_and_white"]),
+      "dtype": "uint8",
+    }
+    return DatasetInfo(tuple(about["classes"]), palette, **fmt), about
+  except (AttributeError, IndexError, KeyError, TypeError) as error:
+    raise UserError(f"{place} is damaged ({error!r}): {remedy}") from error
+
+
 def _load_exported(path):
   """A Segmenter that runs an exported file; see `export`."""
   if not path.is_file():
     raise UserError(f"no file {path}: correct the path, or export the run first")
-  about = workdirs.read_json(path.with_name("classes.json"))
-  if about is None:
-    raise UserError(f"{path.with_name('classes.json')} is missing: keep it next to {path.name}")
-  palette = tuple(map(tuple, about["palette"]))
-  stored = about["input"]
-  fmt = stored.get("image_format") or {  # version 0.1 had 8-bit input only
-    "channels": stored["shape"][-1],
-    "value_range": tuple(stored["stored_as_black_and_white"]),
-    "dtype": "uint8",
-  }
-  info = DatasetInfo(tuple(about["classes"]), palette, **fmt)
+  info, about = _read_description(path)
+  notes = Notes(is_trained=True)
   call = export.load_stablehlo(path.read_bytes())
 
   def predict(examples, reduce=None, progress=None):
     for example in examples:
       image = example["image"]
-      if "image_format" not in stored:
+      if np.dtype(info.dtype).itemsize < image.dtype.itemsize:
+        notes.warn(path.name, [f"{image.dtype} images are rounded to {info.dtype}, which it takes"])
+      if "image_format" not in about["input"]:
         image = to_picture(image, info)
       elif image.dtype != info.dtype:
-        image = image.astype(info.dtype) if info.value_range else convert(image, info.dtype)
+        image = convert(image, info.dtype, is_full_range=not info.value_range)
       output = np.asarray(call(image[None]))[0]
       if output.ndim == 2 and reduce is not most_likely:
         raise UserError(f"{path} gives labels only: export it with config.export.output=probs")
       yield example, reduce(output) if reduce and output.ndim == 3 else output
 
-  return Segmenter(info, predict, about.get("step"))
+  return Segmenter(info, predict, about.get("step"), notes=notes)

@@ -74,6 +74,17 @@ def _train(config, workdir):
     state, so_far = run.restore(state, first, batches.get_state())
     batches.set_state(so_far["data"])
     scores, step, stop = so_far["scores"], int(state.step), False
+
+    def evaluate(state, line):
+      try:
+        predictor = functools.partial(predict, state.variables)
+        result, samples = evaluate_split(predictor, eval_source, info, config)
+      except UserError as error:
+        raise UserError(f"evaluation at step {line['step']}: {error}") from error
+      scores.append(result["miou"])
+      run.report(line, build.eval_name(config), result, samples)
+      return result
+
     cost = models.summary(model, state.variables, info.channels, size, compile=False)
     memory = sum(x.nbytes for x in jax.tree.leaves(state)) / 2**20
     about = build.network_line(config, model, info, cost)
@@ -81,6 +92,11 @@ def _train(config, workdir):
     state = parallel.replicate(mesh, state)
     key = parallel.replicate(mesh, jax.random.key(config.seed))
 
+    if step and is_due(step, options.eval_every_epochs) and not so_far["evaluated"]:
+      # The run was stopped at this step, without time for its evaluation.
+      result = evaluate(state, {"step": step, "epoch": step / epoch_steps})
+      run.save(state, batches.get_state(), scores, result, again=True)
+      run.restart_clock()
     if step == num_steps:
       tell(f"already complete: {step} of {num_steps} steps")
     while step < num_steps and not is_stalled(scores, options.patience):
@@ -95,15 +111,7 @@ def _train(config, workdir):
       line = {"step": step, "epoch": step / epoch_steps}
       rate = {"learning_rate": float(learning_rate(step - 1))} if logging else {}
       run.record(step, metrics, line | rate if logging else None, options.batch_size)
-      result = None
-      if evaluating:
-        try:
-          predictor = functools.partial(predict, state.variables)
-          result, samples = evaluate_split(predictor, eval_source, info, config)
-        except UserError as error:
-          raise UserError(f"evaluation at step {step}: {error}") from error
-        scores.append(result["miou"])
-        run.report(line, build.eval_name(config), result, samples)
+      result = evaluate(state, line) if evaluating else None
       if saving:
         run.save(state, batches.get_state(), scores, result)
       if logging:
@@ -126,23 +134,23 @@ def measured_range(
 ) -> tuple[tuple[float, float], ...]:
   """The value_range that config.data.normalization measures on the training split; else ().
 
-  It is measured once and stored in the work directory, in normalization.json.
+  It is measured once, when a run begins; checkpoints hold it, and normalization.json shows it.
 
   Args:
-    reuse: what is stored there is of this run: it has begun before.
+    reuse: the run has begun before.
   """
   mode = config.data.normalization
   if mode == "range":
     return ()
 
   def find():
-    path = pathlib.Path(workdir) / "normalization.json"
-    stored = workdirs.read_json(path) if reuse else None
-    if stored is None:
-      _, source = build.open_split(config, "train")
-      stored = {"normalization": mode, "value_range": measure(source, mode, progress)}
-      workdirs.write_json(path, stored)
-    return stored["value_range"]
+    if reuse:
+      return checkpoint.best_checkpoint(workdir)[1]["info"]["value_range"]
+    _, source = build.open_split(config, "train")
+    value_range = measure(source, mode, progress)
+    stored = {"normalization": mode, "value_range": value_range}
+    workdirs.write_json(pathlib.Path(workdir) / "normalization.json", stored)
+    return value_range
 
   return tuple(tuple(pair) for pair in parallel.on_main(find))
 
@@ -167,7 +175,10 @@ def class_counts(
 
   def count():
     path = pathlib.Path(workdir) / "class_counts.json"
-    counts = workdirs.read_json(path) if reuse else None
+    remedy = "delete it, and it is made anew"
+    counts = workdirs.read_json(path, remedy) if reuse else None
+    if counts is not None and counts.get("pixels", {}).keys() != set(info.classes):
+      raise UserError(f"{path} does not name the classes {', '.join(info.classes)}: {remedy}")
     if counts is None:
       masks = (example["mask"] for example in source)
       masks = progress(masks, desc="pixels of each class", total=len(source), leave=False)

@@ -153,9 +153,10 @@ def _sheet(path, rows, columns, classes, palette, title, names=()):
   for axis, name in zip(axes[0], columns, strict=True):
     axis.set_title(name)
   for axis, name in zip(axes[:, 0], names, strict=False):
-    axis.set_xlabel(name, fontsize=7, loc="left", parse_math=False)  # names may have a $
+    shown = name.encode(errors="backslashreplace").decode()  # names may be no UTF-8, or have a $
+    axis.set_xlabel(shown, fontsize=7, loc="left", parse_math=False)
   _legend(figure, classes, palette)
-  figure.suptitle(title)
+  figure.suptitle(title.encode(errors="backslashreplace").decode(), parse_math=False)
   return _save(figure, path)
 
 

@@ -82,10 +82,22 @@ def write_json(path: str | pathlib.Path, value: Any) -> None:
   os.replace(temporary, path)
 
 
-def read_json(path: str | pathlib.Path) -> Any:
-  """The value in a file of `write_json`; None if there is no file."""
+def read_json(path: str | pathlib.Path, remedy: str) -> Any:
+  """The object in a file of `write_json`; None if there is no file.
+
+  Raises:
+    UserError: it is damaged; names the remedy.
+  """
   path = pathlib.Path(path)
-  return json.loads(path.read_text()) if path.exists() else None
+  if not path.exists():
+    return None
+  try:
+    value = json.loads(path.read_text())
+  except (ValueError, OSError) as error:
+    raise UserError(f"{path} is damaged ({error}): {remedy}") from error
+  if not isinstance(value, dict):
+    raise UserError(f"{path} is damaged (no JSON object): {remedy}")
+  return value
 
 
 def append_metrics(workdir: str | pathlib.Path, line: collections.abc.Mapping[str, Any]) -> None:

@@ -214,6 +214,10 @@ def test_large_numbers_are_rounded_by_name():
   notes = []
   decode(tiff(np.array([[0, (1 << 24) + 1]], np.uint32)), 1, notes, value_range=(0, 1 << 25))
   assert notes == ["uint32 values beyond 16,777,216 are rounded to float32"]
+  notes = []
+  found = decode(tiff(np.array([[0, 1e300, -1e300, np.inf]])), 1, notes, value_range=(0, 8))
+  assert found.ravel().tolist() == [0, 8, 0, 8]
+  assert notes == ["values beyond the range of float32 become black or white"]
 
 
 def test_the_type_of_a_data_set():

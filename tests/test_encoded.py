@@ -12,9 +12,9 @@ from PIL import Image
 from test_decode import GREY, RGB
 from tiny import error_of
 
-from jaxseg import DataWarning
-from jaxseg.data.decode import ImageFormat
-from jaxseg.data.encoded import Encoded, common_dtype
+from jaxseg import DataWarning, UserError
+from jaxseg.data.decode import ImageFormat, decode_image
+from jaxseg.data.encoded import Encoded, Notes, common_dtype, read_as_trained, size_fault
 from jaxseg.data.labels import LabelMap
 
 LABELS = LabelMap({0: 0, 1: 1})
@@ -131,3 +131,53 @@ def test_channels_as_pages():
   tifffile.imwrite(data, planes, photometric="minisblack")
   example = source_of(data.getvalue(), channels=4, pages="channels")[0]
   np.testing.assert_array_equal(example["image"], np.moveaxis(planes, 0, -1))
+
+
+def test_remedies_of_a_trained_network():
+  """It cannot see other bands than it was trained on, so no key is offered."""
+
+  def read(data, fmt):
+    with read_as_trained(fmt.channels, fmt.value_range):
+      decode_image(data, "a.tif", fmt)
+
+  tail = ": this network was trained on "
+  message = error_of(read, encode(GREY), ImageFormat(4))
+  assert message == f"a.tif: has 1 bands, but channels is 4{tail}4 channels: convert the image"
+  message = error_of(read, encode(RGB), ImageFormat(1, bands=(5,)))
+  assert message == f"a.tif: has 3 bands, but bands is (5,){tail}1 channel: convert the image"
+  message = error_of(read, tiff(np.zeros((2, 3), np.int16)), ImageFormat(1))
+  assert message == (
+    f"a.tif: int16 values from 0 to 0 have no full range{tail}1 channel: convert the image"
+  )
+  fmt = ImageFormat(2, value_range=((0, 1), (0, 9)))
+  assert "2 channels from ((0, 1), (0, 9)): convert" in error_of(read, encode(GREY), fmt)
+  assert error_of(read, b"", ImageFormat(1)) == error_of(decode_image, b"", "a.tif", ImageFormat(1))
+
+
+def test_a_mask_beside_a_turned_image_can_still_be_turned():
+  buffer = io.BytesIO()
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  Image.fromarray(RGB).save(buffer, "JPEG", exif=exif)
+  turned = np.rot90(RGB)
+  fault = size_fault(turned, np.zeros(RGB.shape[:2]), buffer.getvalue(), ImageFormat(3))
+  assert "set `exif_orientation`=False, or turn the mask" in fault
+
+  def read():
+    with read_as_trained(3, ()):
+      raise UserError(f"a.jpg: {fault}")
+
+  message = error_of(read)
+  assert message.endswith("as if not turned: turn the mask") and "False" not in message
+
+
+def test_notes_of_a_trained_network():
+  text = "3 of 4 bands are used: set `channels`=4, or `bands`"
+  with pytest.warns(DataWarning) as said:
+    Notes().warn("a", [text])
+    Notes(is_trained=True).warn("a", [text, "alpha is not used"])
+  assert [str(warning.message) for warning in said] == [
+    f"a: {text} (said once)",
+    "a: 3 of 4 bands are used (said once)",
+    "a: alpha is not used (said once)",
+  ]

@@ -149,6 +149,8 @@ def test_folders_that_are_missing(tmp_path):
     ({"classes": ("cell",)}, "classes 1"),
     ({"classes": tuple(map(str, range(256)))}, "classes 256"),
     ({"classes": ("a", "a")}, "classes a twice"),
+    ({"classes": ("a", "b", "")}, "classes empty"),
+    ({"classes": ("a", " ")}, "classes empty"),
     ({"mask_values": (0, 1, 2)}, "mask_values 3 2"),
     ({"mask_values": (7, 7)}, "mask_values 7"),
     ({"mask_values": (0, (1, 0))}, "mask_values 0"),

@@ -120,6 +120,9 @@ def test_keys_that_are_set_win():
   assert fill_in("", given) == given
   message = error_of(fill_in, "cityscapes", {"classes": ("a", "b")})
   assert "`classes` has 2 names" in message and "'cityscapes' has 19" in message
+  given = {"classes": (), "mask_values": (), "reduce_zero_label": True}
+  assert "`reduce_zero_label` contradicts `label_space`='voc'" in error_of(fill_in, "voc", given)
+  assert fill_in("ade20k", given)["mask_values"] == tuple(range(1, 151))
   assert "`label_space` is 'kitti'" in error_of(fill_in, "kitti", given)
 
 

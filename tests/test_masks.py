@@ -195,6 +195,15 @@ def test_mask_colors_also_count_in_palettes():
   check(encode(palette_image()), label_map(ABC, palette=COLORS), LABELS)  # by index
 
 
+def test_mask_colors_beside_grey_masks_are_named():
+  notes = []
+  colours = label_map(ABC, mask_colors=COLORS)
+  decode_mask(encode(PICTURE), "m", colours, notes=notes)
+  assert not notes
+  decode_mask(encode(np.uint8([[0, 1, 2]])), "m", colours, notes=notes)
+  assert notes == ["the mask holds numbers, to which `mask_colors` does not apply"]
+
+
 def test_black_and_white_in_colours():
   grey = np.array([[0, 0, 128, 128]], np.uint8)
   labels = label_map(ABC, palette=((0, 0, 0), (128, 128, 128), (128, 0, 0)))

@@ -198,3 +198,38 @@ def test_report(tmp_path):
   sheet = report(tmp_path, "test", 7, tiny.INFO, result, [sample])
   assert sheet == tmp_path / "plots" / "predictions_000007.png" and sheet.is_file()
   assert (tmp_path / "plots" / "confusion.png").is_file()
+
+
+def test_pictures_of_a_prediction_follow_the_flags(trained, tmp_path):
+  """Colours and bands may differ from those of training; channels and classes may not."""
+  workdir, _ = trained
+  image = tiny.load_photos("test", "", 32, 0)[1][0]["image"]
+  Image.fromarray(image).save(tmp_path / "a.png")
+  palette = ((1, 2, 3), (4, 5, 6), (7, 8, 9))
+  flags = {"data.palette": palette, "data.display_bands": (2, 2, 2)}
+  modes.predict_folder(workdir, tmp_path / "a.png", tmp_path / "out", flags)
+  labels = Image.open(tmp_path / "out" / "a.png")
+  overlay = np.asarray(Image.open(tmp_path / "out" / "overlays" / "a.png"))
+  colours = np.array(palette)[np.asarray(labels)]
+  np.testing.assert_array_equal(np.asarray(labels.convert("RGB")), colours)
+  expected = 0.55 * image[..., [2, 2, 2]] + 0.45 * colours
+  assert (np.abs(overlay - expected) <= 1).mean() > 0.9  # all but the lines between classes
+  for flags, words in (
+    ({"data.display_bands": (9,)}, "config.data.display_bands=(9,)"),
+    ({"data.palette": ((1, 2, 3),)}, "config.data.palette has 1 entries for 3 classes"),
+    ({"data.channels": 4}, "config.data.channels=3, not 4"),
+    ({"data.classes": ("a", "b", "c")}, "config.data.classes"),
+  ):
+    assert words in error_of(modes.predict_folder, workdir, tmp_path, tmp_path / "out", flags)
+    assert words in error_of(modes.evaluate, workdir, flags)
+
+
+def test_evaluation_data_with_other_classes(trained, monkeypatch):
+  info = dataclasses.replace(tiny.INFO, classes=("sky", "nowhere", "road"))
+
+  def load(split, data_dir, image_size, seed):
+    return info, tiny.load_photos(split, data_dir, image_size, seed)[1]
+
+  monkeypatch.setitem(datasets.DATASETS, "photos", load)
+  message = error_of(modes.evaluate, trained[0])
+  assert "sky, nowhere, road" in message and "sky, road, nowhere" in message

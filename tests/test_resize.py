@@ -9,6 +9,15 @@ RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
 
+def test_conversion_of_values():
+  """They stay, but for those that the type does not have."""
+  values = np.array([[-3.0, 0.4, 254.6, 300.0, 1e9]])
+  found = convert(values, "uint8", is_full_range=False)
+  assert found.dtype == np.uint8 and found.tolist() == [[0, 0, 255, 255, 255]]
+  assert convert(np.uint8([7, 255]), "uint16", is_full_range=False).tolist() == [7, 255]
+  assert convert(np.uint16([300]), "float32", is_full_range=False).tolist() == [300]
+
+
 def test_conversion_of_a_full_range():
   assert convert(np.uint16([0, 257, 65535]), "uint8").tolist() == [0, 1, 255]
   assert convert(np.uint8([0, 1, 255]), "uint16").tolist() == [0, 257, 65535]

@@ -3,15 +3,17 @@
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
+import tifffile
 import tiny
 from PIL import Image
 from tiny import error_of
 
 import jaxseg
-from jaxseg import build, checkpoint, modes
+from jaxseg import DataWarning, build, checkpoint, modes
 from jaxseg.crf import dense_crf
 from jaxseg.data import datasets
 from jaxseg.predict import make_predictor
@@ -127,6 +129,10 @@ def test_exported_file(workdir, photo, tmp_path, output, capsys):
   else:
     assert "config.export.output=probs" in error_of(seg.probs, photo)
   assert "options" in error_of(jaxseg.load, tmp_path / "model.stablehlo", tta="flip")
+  for text in ("{", "[]", "{}", '{"classes": ["a"], "palette": [[0, 0, 0]], "input": 3}'):
+    (tmp_path / "classes.json").write_text(text)
+    message = error_of(jaxseg.load, tmp_path / "model.stablehlo")
+    assert "classes.json is damaged" in message and "export the run again" in message
   (tmp_path / "classes.json").unlink()
   assert "classes.json is missing" in error_of(jaxseg.load, tmp_path / "model.stablehlo")
   capsys.readouterr()
@@ -176,3 +182,29 @@ print(matplotlib.get_backend(auto_select=False), jax.config.jax_compilation_cach
   assert core == "False False False"
   assert functions == "True"
   assert options == "None None"
+
+
+def test_what_is_not_used_of_an_image_is_said(workdir, photo, tmp_path):
+  """As in --mode=predict: once, and without a key that would need another training."""
+  alpha = np.dstack([photo, np.arange(photo[..., 0].size).reshape(photo.shape[:2]) % 256])
+  Image.fromarray(alpha.astype(np.uint8)).save(tmp_path / "a.png")
+  seg = jaxseg.load(workdir)
+  with pytest.warns(DataWarning, match="a.png: transparency .alpha. is not used .said once."):
+    labels = seg(tmp_path / "a.png")
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    np.testing.assert_array_equal(seg(tmp_path / "a.png"), labels)
+  np.testing.assert_array_equal(labels, seg(photo))
+  tifffile.imwrite(tmp_path / "b.tif", photo.astype(np.int16))
+  message = error_of(seg, tmp_path / "b.tif")
+  assert message.endswith("this network was trained on 3 channels: convert the image")
+  assert "value_range" not in message and "`" not in message
+
+
+def test_an_exported_file_says_that_it_rounds(workdir, photo, tmp_path):
+  modes.export_run(workdir, tmp_path)
+  seg = jaxseg.load(tmp_path / "model.stablehlo")
+  deep = photo.astype(np.uint16) * 257
+  with pytest.warns(DataWarning, match="uint16 images are rounded to uint8"):
+    labels = seg(deep)
+  np.testing.assert_array_equal(labels, seg(photo))

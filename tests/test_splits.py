@@ -111,6 +111,7 @@ def test_parts_with_the_same_bound_share_nothing_and_miss_nothing():
     ("all[80%]", "NAME[:80%]"),
     ("all[:-20%]", "NAME[80%:]"),
     ("all[:x]", "NAME[:100]"),
+    pytest.param(f"all[:{'9' * 5000}]", "NAME[:100]", id="5000 digits"),
     ("all[:8.5%]", "NAME[:80%]"),
     ("all[:%]", "NAME[:80%]"),
     ("all]", "NAME[:80%]"),

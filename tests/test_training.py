@@ -416,6 +416,11 @@ def test_class_weights(tmp_path):
     return build.class_weights(config, info.classes, counts)
 
   assert get((), "").dtype == jnp.float32
+  for text in ("{", "3", "{}", '{"pixels": {"a": 1}}'):
+    (tmp_path / "class_counts.json").write_text(text)
+    message = error_of(get, (), "inverse_frequency", True)
+    assert "class_counts.json" in message and message.endswith("delete it, and it is made anew")
+  (tmp_path / "class_counts.json").unlink()
   np.testing.assert_array_equal(get((), ""), [1, 1])
   np.testing.assert_array_equal(get((0.5, 2), ""), [0.5, 2])
   assert not list(tmp_path.iterdir())
@@ -475,10 +480,30 @@ def test_patience(tmp_path, monkeypatch, capsys):
   stop_after(monkeypatch, 3)
   assert train(config, tmp_path) is False
   assert train(config, tmp_path) is True
-  assert checkpoints(tmp_path) == [2, 5, 6]  # step 4, the stopped one, was not scored
-  assert "early stopping at step 6: no better mean IoU in 3 evaluations" in capsys.readouterr().err
+  assert checkpoints(tmp_path) == [2, 4, 5]
+  assert "early stopping at step 5: no better mean IoU in 3 evaluations" in capsys.readouterr().err
   assert train(config, tmp_path) is True and next(found) == 0.9
-  assert checkpoints(tmp_path) == [2, 5, 6]
+  assert checkpoints(tmp_path) == [2, 4, 5]
+
+
+def test_an_evaluation_that_a_signal_prevented(tmp_path, monkeypatch):
+  """It follows when the run resumes, and its step may be the best."""
+  config = tiny.make_config(6, eval_every=3)
+  straight = tmp_path / "straight"
+  assert train(config, straight) is True
+  stopped = tmp_path / "stopped"
+  stop_after(monkeypatch, 2)
+  assert train(config, stopped) is False
+  assert checkpoints(stopped) == [3] and not (stopped / "evaluation.json").exists()
+  assert train(config, stopped) is True
+  lines = read_lines(stopped, "test", "images_per_second")
+  assert [line["step"] for line in lines] == [3, 6]
+  assert lines == read_lines(straight, "test", "images_per_second")
+  assert_same_bits(saved_state(stopped, 3), saved_state(straight, 3))
+  assert_same_bits(saved_state(stopped, 6), saved_state(straight, 6))
+  assert checkpoint.best_checkpoint(stopped)[0] == checkpoint.best_checkpoint(straight)[0]
+  with checkpoint.open_manager(stopped, read_only=True) as manager:
+    assert manager.metrics(3)["miou"] == lines[0]["miou"]
 
 
 def test_start_from_another_run(straight, tmp_path, capsys):

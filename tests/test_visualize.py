@@ -132,7 +132,8 @@ def test_data_sheet(tmp_path, labels):
   # Random labels are all edges, but for the inside of the block that is void.
   assert has_colour(right, np.round(0.55 * 75 + 0.45 * 255)) > 500
   height = pixels(path).shape[0]
-  data_sheet(path, [("a.png", grey, labels * 0)], CLASSES, PALETTE, "title")
+  name = b"no UTF-8 \xff $x^{$".decode(errors="surrogateescape")
+  data_sheet(path, [(name, grey, labels * 0)], CLASSES, PALETTE, f"title {name}")
   assert height - pixels(path).shape[0] == pytest.approx(250 * 11 / 17 + 20, abs=1)
 
 

@@ -8,7 +8,7 @@ image. Generated data sets also give "instances", i32[H,W].
 import contextlib
 import dataclasses
 import inspect
-import pathlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -256,6 +256,20 @@ def check_source(source: Sequence, info: DatasetInfo) -> None:
 INFOS = {"cells": CELLS, "oxford_iiit_pet": PETS}
 
 
+def options_of(name: str) -> frozenset[str] | None:
+  """The keys of config.data that a data set reads; None for one of your own that takes any."""
+  functions = [DATASETS[name]]
+  if name in ("folder", "tfds", "huggingface"):
+    functions.append(_format)
+  elif _takes_all(functions[0]):
+    return None
+  return frozenset(key for function in functions for key in inspect.signature(function).parameters)
+
+
+def _takes_all(function):
+  return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
+
+
 def describe(name: str, split: str, **options: Any) -> DatasetInfo:
   """The DatasetInfo that `load` returns; does not open a data set that is built in."""
   if name in INFOS:
@@ -286,12 +300,12 @@ def load(
   """
   if name not in DATASETS:
     raise UserError(f"unknown data set {name!r}; choose from {', '.join(DATASETS)}")
-  folder = options.get("data_dir")
-  if folder and not pathlib.Path(folder).expanduser().is_dir():
-    raise UserError(f"no folder {folder}: create it or correct `data_dir`")
+  if folder := options.get("data_dir"):
+    options["data_dir"] = os.path.expanduser(folder)
+    if not os.path.isdir(options["data_dir"]):
+      raise UserError(f"no folder {folder}: create it or correct `data_dir`")
   loader = DATASETS[name]
-  parameters = inspect.signature(loader).parameters
-  takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+  parameters, takes_all = inspect.signature(loader).parameters, _takes_all(loader)
   options = {**options, "problems": problems}
   accepted = {key: value for key, value in options.items() if takes_all or key in parameters}
   return loader(split, **accepted)

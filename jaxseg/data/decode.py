@@ -144,7 +144,11 @@ def to_channels(
   if samples.dtype not in (np.uint8, np.uint16, np.float32):
     if samples.dtype.kind in "ui" and samples.itemsize > 2 and np.abs(samples).max() > EXACT:
       notes.append(f"{samples.dtype} values beyond {EXACT:,} are rounded to float32")
-    samples = samples.astype(np.float32)
+    finite = np.isfinite(samples)
+    with np.errstate(over="ignore"):
+      samples = samples.astype(np.float32)
+    if (np.isfinite(samples) != finite).any():
+      notes.append("values beyond the range of float32 become black or white")
   chosen = _choose(tuple(names), samples, name, fmt, notes)
   if missing is not None:
     missing = _choose(tuple(names), missing, name, fmt, [])
@@ -278,6 +282,16 @@ def _is_range(pair):
     return False
   low, high = np.float32(pair[0]), np.float32(pair[1])
   return bool(low < high) and bool(high - low > np.finfo(np.float32).tiny)
+
+
+def check_palette(palette: Sequence, classes: Sequence[str]) -> None:
+  """Raises UserError unless a palette is () or has an (R, G, B) of 0..255 for each class."""
+  if len(palette) not in (0, len(classes)):
+    raise UserError(
+      f"`palette` has {len(palette)} entries for {len(classes)} classes: give one for each"
+    )
+  if not all(len(c) == 3 and all(v in range(256) for v in c) for c in palette):
+    raise UserError(f"`palette`={palette}: use (R,G,B) of whole numbers from 0 to 255")
 
 
 def check_format(

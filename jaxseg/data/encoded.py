@@ -2,8 +2,9 @@
 
 import contextlib
 import dataclasses
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,20 +17,48 @@ from jaxseg.data.masks import decode_mask
 from jaxseg.data.raster import Path
 
 MAX_INSPECTED = 64  # files whose headers tell the type of a data set
+FORMAT_KEY = re.compile("`(channels|bands|value_range|normalization|pages|exif_orientation)`")
 
 
 class Notes:
-  """Warns of each kind of thing that is not used of a data set's files, once."""
+  """Warns of each kind of thing that is not used of a data set's files, once.
 
-  def __init__(self):
-    self._said = set()
+  Args:
+    is_trained: the network is trained: notes leave out the keys by which it would see more.
+  """
+
+  def __init__(self, is_trained: bool = False):
+    self._said, self._is_trained = set(), is_trained
 
   def warn(self, where: str, notes: Sequence[str]) -> None:
     """Says those of the notes that have not been said.  where: name of the file."""
     for note in notes:
+      if self._is_trained and FORMAT_KEY.search(note):
+        note = note.rpartition(": ")[0]
       if note not in self._said:
         self._said.add(note)
         warnings.warn(f"{where}: {note} (said once)", DataWarning, stacklevel=2)
+
+
+@contextlib.contextmanager
+def read_as_trained(channels: int, value_range: Sequence) -> Iterator[None]:
+  """Errors about images say what a trained network reads, not which keys to train with.
+
+  Args:
+    channels, value_range: of the network, see `ImageFormat`.
+  """
+  try:
+    yield
+  except UserError as error:
+    if not FORMAT_KEY.search(str(error)):
+      raise
+    fault, _, remedy = str(error).rpartition(": ")
+    others = [part for part in re.split(", or |; ", remedy) if "`" not in part]
+    others = others if "`" in remedy else []  # those that go without a key
+    count = "1 channel" if channels == 1 else f"{channels} channels"
+    black_and_white = f" from {value_range}" if value_range else ""
+    text = f"this network was trained on {count}{black_and_white}: convert the image"
+    raise UserError(f"{fault}: {', '.join(others) or text}".replace("`", "")) from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,13 +8,13 @@ of several pages is a volume: each page is an example.
 
 import collections
 import dataclasses
+import os
 import pathlib
 from collections.abc import Sequence
-from os import PathLike
 
 from jaxseg import VOID, UserError
 from jaxseg.data import layouts, splits, suggest
-from jaxseg.data.decode import DatasetInfo, ImageFormat, check_format
+from jaxseg.data.decode import DatasetInfo, ImageFormat, check_format, check_palette
 from jaxseg.data.encoded import Encoded, common_dtype
 from jaxseg.data.files import num_pages
 from jaxseg.data.label_spaces import fill_in
@@ -92,7 +92,7 @@ def decoded(
 
 
 def open_folder(
-  data_dir: str | PathLike,
+  data_dir: str | os.PathLike,
   split: str,
   fmt: FolderFormat,
   problems: list | None = None,
@@ -118,7 +118,7 @@ def open_folder(
   fmt, labels = resolve(fmt)
   if not data_dir:
     raise UserError("`data_dir` is empty: set it to the folder of the data set")
-  root = pathlib.Path(data_dir).expanduser()
+  root = pathlib.Path(os.path.expanduser(data_dir))
   name, part = splits.parse_split(split)
   found: Problems = []
   pairs = _pairs(root, name, layout, found)
@@ -308,13 +308,8 @@ def _check(fmt):
     raise UserError(
       f"`classes` has {num_classes} names: give 2 to {VOID}, such as ('background','cell')"
     )
-  if len(set(fmt.classes)) < num_classes:
-    raise UserError(f"`classes`={fmt.classes} has a name twice: give each class its own")
-  if len(fmt.palette) not in (0, num_classes):
-    raise UserError(
-      f"`palette` has {len(fmt.palette)} entries for {num_classes} classes: give one for each"
-    )
-  if not all(len(c) == 3 and all(v in range(256) for v in c) for c in fmt.palette):
-    raise UserError(f"`palette`={fmt.palette}: use (R,G,B) of whole numbers from 0 to 255")
+  if len(set(fmt.classes)) < num_classes or not all(map(str.strip, fmt.classes)):
+    raise UserError(f"`classes`={fmt.classes} has a name twice or an empty one: correct it")
+  check_palette(fmt.palette, fmt.classes)
   images = fmt.images
   check_format(images.channels, images.value_range, images.bands, fmt.display_bands)

@@ -146,7 +146,7 @@ def fill_in(label_space: str, given: dict[str, Any]) -> dict[str, Any]:
   Returns:
     `given`, with the values of the table where there was ()
   Raises:
-    UserError: no such table, or `classes` are not as many as its.
+    UserError: no such table, or it contradicts what is given.
   """
   if not label_space:
     return given
@@ -159,5 +159,10 @@ def fill_in(label_space: str, given: dict[str, Any]) -> dict[str, Any]:
     raise UserError(
       f"`classes` has {len(given['classes'])} names, but `label_space`={label_space!r} has "
       f"{len(table['classes'])}: leave one of them out"
+    )
+  if given.get("reduce_zero_label") and not table["mask_values"]:
+    raise UserError(
+      f"`reduce_zero_label` contradicts `label_space`={label_space!r}, whose masks count from 0: "
+      "leave one of them out"
     )
   return {key: value or table.get(key, value) for key, value in given.items()}

@@ -83,6 +83,8 @@ def read_mask(
   numbers, colors = _single_layer(raster, name, labels)
   if notes is not None:
     notes += raster.header.notes
+    if labels.by_color and colors is None:
+      notes.append("the mask holds numbers, to which `mask_colors` does not apply")
     if "A" in raster.header.names and not _is_constant(
       raster.samples[..., raster.header.names.index("A")]
     ):

@@ -6,6 +6,7 @@ and splits are the official ones, so either builder reads what the other has pre
 """
 
 import io
+import os
 import pathlib
 import tarfile
 import xml.etree.ElementTree as ET
@@ -105,8 +106,8 @@ def open_pets(data_dir: str, split: str) -> Records:
   Raises:
     UserError: no such folder or split; the data set cannot be prepared; files are missing.
   """
-  folder = pathlib.Path(data_dir).expanduser() if data_dir else None
-  if folder and not folder.is_dir():
+  folder = os.path.expanduser(data_dir) if data_dir else None
+  if folder and not os.path.isdir(folder):
     raise UserError(f"no folder {data_dir}: create it or correct `data_dir`")
   builder = PetsBuilder(data_dir=folder)
   if not builder.data_path.exists():

@@ -4,13 +4,19 @@ import numpy as np
 from PIL import Image
 
 
-def convert(image: np.ndarray, dtype: str) -> np.ndarray:
-  """An image of one full range -> that of another type; floats are in [0, 1]; rounds."""
+def convert(image: np.ndarray, dtype: str, *, is_full_range: bool = True) -> np.ndarray:
+  """An image in another type: rounded, and cut off at its ends.
+
+  Args:
+    is_full_range: white of one type, 1 of floats, becomes that of the other; else values stay.
+  """
   x = image.astype(np.float64)
-  x = x if image.dtype.kind == "f" else x / np.iinfo(image.dtype).max
-  full = 1.0 if dtype == "float32" else np.iinfo(dtype).max
-  x = full * np.clip(x, 0, 1)
-  return (x if dtype == "float32" else np.round(x)).astype(dtype)
+  if is_full_range:
+    x = x if image.dtype.kind == "f" else x / np.iinfo(image.dtype).max
+    x = np.clip(x, 0, 1) * (1.0 if dtype == "float32" else np.iinfo(dtype).max)
+  if dtype != "float32":
+    x = np.clip(np.round(x), 0, np.iinfo(dtype).max)
+  return x.astype(dtype)
 
 
 def resize_image(image: np.ndarray, size: int) -> np.ndarray:

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -106,7 +107,7 @@ def open_tfds(
   """
   import tensorflow_datasets as tfds
 
-  place = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+  place = pathlib.Path(os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR))
   try:
     if not source:
       raise tfds.core.DatasetNotFoundError
@@ -208,8 +209,8 @@ def open_huggingface(
       "`source` is empty: set it to the name of a data set on the Hugging Face Hub, or to a folder "
       "of parquet files"
     )
-  place = pathlib.Path(data_dir, source).expanduser().absolute()
-  is_local = place.exists()
+  place = pathlib.Path(os.path.expanduser(os.path.join(data_dir, source))).absolute()
+  is_local = os.path.exists(place)
   is_path = data_dir or source.startswith(("/", ".", "~")) or source.endswith(".parquet")
   if is_path and not is_local:
     raise UserError(f"no file or folder {place}: correct `source` or `data_dir`")

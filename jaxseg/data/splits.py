@@ -15,7 +15,7 @@ from jaxseg import DataWarning, UserError
 from jaxseg.data.files import few
 from jaxseg.data.layouts import WHOLE, Problems, natural, nfc, without_suffix
 
-PART = re.compile(r"(.*)\[(\d*%?):(\d*%?)\]")
+PART = re.compile(r"(.*)\[(\d{,9}%?):(\d{,9}%?)\]", re.DOTALL)
 HEADER = {"image", "images", "img", "mask", "masks", "label", "labels", "annotation", "name",
           "names", "id", "file", "filename", "file_name", "path", "image_path", "mask_path",
           "label_path", "split", "subset", "set", "fold"}  # fmt: skip
