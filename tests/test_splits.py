@@ -245,6 +245,8 @@ XY = {"images": "x/{name}", "masks": "y/{name}"}
     ("image;mask\nx/b c.jpg;y/b c.png\nx/a.jpg;y/a.png", "a b_c"),
     ("/x/a.jpg /y/a.png\n/x/d/e.jpg  /y/a.png\n", "a d/e"),
     ("x/a.jpg\ty/a.png\n", "a"),
+    ("x/a.jpg,y/a.png,\nx/d/e.jpg,y/a.png\n", "a d/e"),
+    ("a,\nd/e,\n", "a d/e"),
     ('x/a.jpg, "y/a.png"\n', "a"),
   ],
 )
@@ -317,7 +319,8 @@ def test_lists_of_paths_need_no_patterns(pictures):
     ("x/a.jpg,y/a.png\n../out.jpg,y/a.png\n", "line 2: no file"),
     ("x/a.jpg,y/a.png\nx/a.jpg,y/d/e.png\n", "line 2: 'x/a.jpg' twice"),
     ("x/a.jpg,y/a.png\nx/a.jpg\n", "line 1 has 2 cells, last line 1:"),
-    ("x/a.jpg,y/a.png\nx/a.jpg,\n", "line 2 has 1 cells"),
+    ("x/a.jpg,y/a.png\nx/a.jpg,\n", "line 1 has 2 cells, last line 1:"),
+    ("x/a.jpg,y/a.png\n,y/a.png\n", "line 2 has 1 cells"),
     ("x/a.jpg,y/a.png,3,4\n", "line 1 has 4 cells"),
     ("x/a.jpg,q.png\n", "line 1: 'q.png' is no file"),
     ("a\x00b\n", "line 1: none"),

@@ -209,7 +209,10 @@ def _split_cells(path, root, split):
       cells = next(csv.reader([line], delimiter=separator or "\x1f", skipinitialspace=True))
     except csv.Error as error:
       raise UserError(f"{path} line {number}: {error}: correct the line") from error
-    rows.append((number, [cell.strip() for cell in cells]))
+    cells = [cell.strip() for cell in cells]
+    while len(cells) > 1 and not cells[-1]:  # a separator at the end of the line
+      cells.pop()
+    rows.append((number, cells))
   if separator:
     return rows
   parts = [(number, line.split()) for number, line in lines]
