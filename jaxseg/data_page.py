@@ -79,6 +79,7 @@ class Page:
     findings: list of Finding.
     examples: {file: (source, info, Example)}, to draw files that findings name.
     samples: [(name, picture u8[H,W,1 or 3], mask u8[H,W])] without errors.
+    windows: [(name, pictures u8[N,H,W,1 or 3], masks u8[N,H,W])] as training sees them.
   """
 
   title: str
@@ -90,6 +91,7 @@ class Page:
   findings: Sequence[Finding]
   examples: Mapping[str, tuple[Sequence, DatasetInfo, Example]]
   samples: Sequence[tuple[str, np.ndarray, np.ndarray]]
+  windows: Sequence[tuple[str, np.ndarray, np.ndarray]] = ()
 
 
 def printable(text: str) -> str:
@@ -106,7 +108,8 @@ def write_page(path: pathlib.Path, page: Page) -> None:
   """Writes the page; it has up to MAX_FIGURES files in pictures of up to MAX_BYTES in all."""
   title = _escape(page.title)
   body = [
-    *_head(page), *_files(page), *_classes(page), *_kinds(page, _Budget()), *_samples(page)
+    *_head(page), *_files(page), *_classes(page), *_kinds(page, _Budget()), *_samples(page),
+    *_windows(page),
   ]  # fmt: skip
   policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
   lines = [
@@ -157,6 +160,8 @@ def _head(page):
     )
   if page.samples:
     yield '<li><a href="#samples">Samples</a></li>'
+  if page.windows:
+    yield '<li><a href="#windows">Training windows</a></li>'
   yield "</ul></nav>"
 
 
@@ -288,6 +293,25 @@ def _samples(page):
     shown = [
       budget.encode(scaled(x), f"{alt} of {name}")
       for alt, x in (("Image", image), ("Mask over the image", drawn))
+    ]
+    yield _render(shown, name)
+  yield "</div>"
+
+
+def _windows(page):
+  if not page.windows:
+    return
+  yield '<h2 id="windows">Training windows</h2>'
+  yield (
+    "<p>Draws as the training step gets them, with their labels. "
+    '<a href="augmented.png">augmented.png</a> shows them without labels, too.</p>'
+  )
+  budget = _Budget()
+  yield '<div class="figures">'
+  for name, views, masks in page.windows:
+    shown = [
+      budget.encode(scaled(overlay(as_rgb(picture), mask, page.info.palette)), f"Draw of {name}")
+      for picture, mask in zip(views, masks, strict=True)
     ]
     yield _render(shown, name)
   yield "</div>"
