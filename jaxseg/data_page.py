@@ -18,7 +18,7 @@ from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.examine import Example, Finding, read_parts
 from jaxseg.data_findings import ClassRow, grouped
 from jaxseg.thumbnails import as_rgb, pictures, scaled
-from jaxseg.visualize import VOID_COLOUR, overlay
+from jaxseg.visualize import VOID_COLOUR, overlay, striped
 
 MAX_FIGURES = 60  # files with pictures
 MAX_OF_KIND = 12
@@ -58,12 +58,14 @@ td.share { min-width: 7rem; } th .tag { font-size: .85rem; }
 figure { margin: 0; } .pictures { display: flex; flex-wrap: wrap; gap: .25rem; }
 .pictures img { flex: 1 1 8rem; min-width: 0; max-width: 20rem; height: auto; align-self: start;
   object-fit: contain; }
+.draws .pictures { display: grid; grid-template-columns: repeat(5, 1fr); }
+.draws img { width: 100%; }
 figcaption { font-size: .85rem; color: var(--dim); }
 .missing { border: 1px dashed var(--kind, var(--line)); padding: .8rem; font-size: .9rem; }
 ul { padding-left: 1.2rem; margin: .4rem 0; } summary { cursor: pointer; }
 @media (max-width: 36rem) { main, section.kind { padding: .6rem; }
   #table { font-size: .85rem; } #table th, #table td { padding-right: .5rem; }
-  td.share { min-width: 3.4rem; } }
+  td.share { min-width: 3.4rem; } .draws .pictures { grid-template-columns: repeat(3, 1fr); } }
 """
 
 
@@ -303,15 +305,15 @@ def _windows(page):
     return
   yield '<h2 id="windows">Training windows</h2>'
   yield (
-    "<p>Draws as the training step gets them, with their labels. "
+    "<p>Draws as the training step gets them, with their labels; void is striped. "
     '<a href="augmented.png">augmented.png</a> shows them without labels, too.</p>'
   )
   budget = _Budget()
-  yield '<div class="figures">'
+  yield '<div class="figures draws">'
   for name, views, masks in page.windows:
-    shown = [
-      budget.encode(scaled(overlay(as_rgb(picture), mask, page.info.palette)), f"Draw of {name}")
-      for picture, mask in zip(views, masks, strict=True)
-    ]
+    shown = []
+    for view, mask in zip(views, masks, strict=True):
+      drawn = striped(overlay(as_rgb(view), mask, page.info.palette), mask)
+      shown.append(budget.encode(scaled(drawn), f"Draw of {name}"))
     yield _render(shown, name)
   yield "</div>"

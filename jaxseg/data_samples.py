@@ -1,6 +1,7 @@
 """The examples of a split that pictures show, and windows of them as training sees them."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -150,16 +151,19 @@ def training_windows(config: ConfigDict, split: Split) -> list[tuple[str, np.nda
   )
   shown = dataclasses.replace(info, value_range=(0.0, 1.0))  # as `normalize` returns it
   draw, found = jax.jit(augmented, static_argnums=(2, 3, 4)), []
-  for i in choose(split.counts(good), min(NUM_EXAMPLES, config.eval.num_samples)):
+  chosen = choose(split.counts(good), min(NUM_EXAMPLES, config.eval.num_samples))
+  for number, i in enumerate(chosen):
     source = Subset(split.source, (good[i],))
-    batch = next(build.build_batches(one, info, source, margin))
+    batches = build.build_batches(one, info, source, margin)
+    batch = next(itertools.islice(batches, number, None))  # other draws for each example
     image, labels = draw(
       batch, jax.random.key(config.seed), Augmentation(**config.augment), info.value_range,
       info.clip,
     )  # fmt: skip
-    mask, edge = np.full_like(labels["mask"], VOID), np.s_[:, margin or None : -margin or None]
-    inner = edge[:1] + 2 * edge[1:]
-    mask[inner] = np.asarray(labels["mask"])[inner]
+    mask, inner = np.array(labels["mask"]), np.s_[margin or None : -margin or None]
+    is_outside = np.ones(mask.shape[1:], bool)
+    is_outside[inner, inner] = False
+    mask[:, is_outside] = VOID
     step = np.s_[:: -(-mask.shape[1] // MAX_WINDOW)]
     pictures = [to_picture(x, shown) for x in np.asarray(image)[:, step, step]]
     found.append((source[0]["name"], np.stack(pictures), mask[:, step, step]))

@@ -79,6 +79,14 @@ def overlay(
   return picture.astype(np.uint8)
 
 
+def striped(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
+  """A picture u8[H,W,3] with white stripes where labels u8[H,W] are VOID."""
+  rows, cols = np.indices(labels.shape)
+  period = max(6, max(labels.shape) // 24)
+  stripes = (rows + cols) % period < period // 3
+  return np.where((stripes & (labels == VOID))[..., None], np.uint8(VOID_COLOUR), picture)
+
+
 def prediction_sheet(
   path: Path, samples: Sequence[tuple], classes: Sequence[str], palette: Palette, title: str
 ) -> Figure:
@@ -131,7 +139,8 @@ def data_sheet(
 def window_sheet(
   path: Path, windows: Sequence[tuple], classes: Sequence[str], palette: Palette, title: str
 ) -> Figure:
-  """Draws two rows per example: several views of it, and below them the labels over these.
+  """Draws two rows per example: several views of it, and below them the labels over these; VOID is
+  striped.
 
   Args:
     windows: list of (name, images u8[N,H,W,D], masks u8[N,H,W]), with the same N for all.
@@ -141,10 +150,10 @@ def window_sheet(
   for name, images, masks in windows:
     views = list(zip(images, masks, strict=True))
     rows.append([np.broadcast_to(image, (*mask.shape, 3)) for image, mask in views])
-    rows.append([overlay(image, mask, palette) for image, mask in views])
+    rows.append([striped(overlay(image, mask, palette), mask) for image, mask in views])
     names += [name, ""]
   maps = [masks for _, _, masks in windows]
-  classes, palette = _with_void(*_occurring(classes, palette, maps), maps)
+  classes, palette = _with_void(*_occurring(classes, palette, maps), maps, "void (striped)")
   columns = [f"draw {i}" for i in range(1, len(rows[0]) + 1)]
   return _sheet(path, rows, columns, classes, palette, title, names)
 
