@@ -14,7 +14,7 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxseg import DataWarning, UserError, losses, models, optim, parallel, settings
-from jaxseg.augment import Augmentation, check_channels
+from jaxseg.augment import Augmentation
 from jaxseg.data import datasets, splits
 from jaxseg.data.decode import DatasetInfo, to_picture
 from jaxseg.data.input_pipeline import Sampling, train_batches
@@ -47,8 +47,8 @@ def open_split(
   if measured:
     clip = data.normalization != "mean_std"
     info = dataclasses.replace(info, value_range=options["value_range"], clip=clip)
+  groups = datasets.groups_of(source) if data.group_by else ()
   if folded:
-    groups = datasets.groups_of(source) if data.group_by else ()
     kept, held_out = splits.fold_indices(len(source), data.num_folds, data.fold, groups)
     source = datasets.Subset(source, held_out if role == "eval" else kept)
   return info, source
@@ -152,17 +152,6 @@ def network_line(
 def selected_losses(config: ConfigDict) -> dict[str, tuple[float, losses.Loss]]:
   """{name: (factor, Loss)} of what a config minimises."""
   return losses.select(config.train.losses.to_dict(), focal_gamma=config.train.focal_gamma)
-
-
-def check_examples(config: ConfigDict, info: DatasetInfo) -> None:
-  """Raises UserError for augmentation and sampling that do not go with a data set."""
-  check_channels(Augmentation(**config.augment), info.channels)
-  for name in config.data.crop_classes:
-    if name not in info.classes:
-      raise UserError(
-        f"config.data.crop_classes has {name!r}, which is no class; "
-        f"choose from {', '.join(info.classes)}"
-      )
 
 
 def build_batches(
@@ -269,13 +258,6 @@ def class_weights(
   """
   train = config.train
   weights = train.class_weights or (1.0,) * len(classes)
-  if len(weights) != len(classes):
-    raise UserError(
-      f"config.train.class_weights has {len(weights)} numbers; give one for each of the "
-      f"{len(classes)} classes {', '.join(classes)}"
-    )
-  if not any(weights):
-    raise UserError("config.train.class_weights are all 0; give one class a factor above 0")
   if train.class_balance:
     arguments = (list(counts[name].values()) for name in ("pixels", "pixels_of_their_images"))
     weights = np.multiply(weights, CLASS_BALANCES[train.class_balance](*arguments))
@@ -283,34 +265,46 @@ def class_weights(
 
 
 def check_training(config: ConfigDict) -> None:
-  """Raises UserError for settings that training cannot use."""
+  """Raises UserError for settings that training cannot use, whatever the data set."""
   settings.check(config)
-  train, size = config.train, config.data.image_size
-  if config.data.fold and not config.data.num_folds:
-    raise UserError(
-      f"config.data.fold is {config.data.fold}, but config.data.num_folds is 0; set both, or none"
-    )
+  if fault := next(training_faults(config), ""):
+    raise UserError(fault)
+
+
+def training_faults(config: ConfigDict) -> collections.abc.Iterator[str]:
+  """Messages about settings that training cannot use, whatever the data set."""
+  data, train, size = config.data, config.train, config.data.image_size
+  if data.fold and not data.num_folds:
+    yield f"config.data.fold is {data.fold}, but config.data.num_folds is 0; set both, or none"
   unset = ("", settings.declared_keys()["data.eval_split"].default)
-  if config.data.num_folds and config.data.eval_split not in unset:
-    text = f"`eval_split`={config.data.eval_split!r} is not used: folds are; set `num_folds`=0"
+  if data.num_folds and data.eval_split not in unset:
+    text = f"`eval_split`={data.eval_split!r} is not used: folds are; set `num_folds`=0"
     warnings.warn(text, DataWarning, stacklevel=2)
-  if config.data.class_crops and config.data.fit != "crop":
-    raise UserError(
-      f"config.data.class_crops is {config.data.class_crops}, but config.data.fit is "
-      f"{config.data.fit!r}, which shows whole images; set fit to 'crop' or class_crops to 0"
+  if data.class_crops and data.fit != "crop":
+    yield (
+      f"config.data.class_crops is {data.class_crops}, but config.data.fit is {data.fit!r}, which "
+      "shows whole images; set fit to 'crop' or class_crops to 0"
     )
+  if data.crop_classes and not data.class_crops:
+    yield (
+      f"config.data.crop_classes is {data.crop_classes}, but has no effect while "
+      "config.data.class_crops is 0; set it above 0, or crop_classes to ()"
+    )
+  if len({*data.crop_classes}) < len(data.crop_classes):
+    yield f"config.data.crop_classes is {data.crop_classes}; name each class once"
   for name, most in {"shift": size, "elastic": size, "blur": size // 2}.items():
     if (value := config.augment[name]) > most:
-      raise UserError(f"config.augment.{name} is {value}, but has to be from 0 to {most}")
+      yield f"config.augment.{name} is {value}, but has to be from 0 to {most}"
   if train.profile_steps and train.profile_steps[0] > train.profile_steps[1]:
-    steps = train.profile_steps
-    raise UserError(f"config.train.profile_steps is {steps}, but has to be (first, last)")
+    yield f"config.train.profile_steps is {train.profile_steps}, but has to be (first, last)"
   per_pixel = [name for name, loss in losses.LOSSES.items() if loss.per == "pixel"]
   for name in ("class_weights", "class_balance", "border_weight"):
     if train[name] and not any(train.losses[loss] for loss in per_pixel if loss in train.losses):
-      raise UserError(
+      yield (
         f"config.train.{name} is {train[name]}, but weights only {' and '.join(per_pixel)}, which "
         "are 0 in config.train.losses; set one of them above 0"
       )
-  with settings.config_errors():
+  try:
     parallel.check_batch_size(train.batch_size, train.accumulation_steps)
+  except UserError as error:
+    yield settings.with_keys(str(error))

@@ -1,6 +1,7 @@
 """Checks a whole data set before training: reports every problem, with its remedy."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -10,25 +11,24 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import UserError, parallel
+from jaxseg import UserError, parallel, settings
 from jaxseg.build import build_model, eval_name, open_split
-from jaxseg.data.datasets import Subset, groups_of
-from jaxseg.data.decode import DatasetInfo, to_picture
+from jaxseg.checks import all_faults
+from jaxseg.data.datasets import check_source, groups_of
 from jaxseg.data.examine import Example, Finding, examine
 from jaxseg.data.files import few
 from jaxseg.data.input_pipeline import Mapped, eval_examples
-from jaxseg.data.labels import LabelMap
-from jaxseg.data.normalization import measure
-from jaxseg.data_findings import class_rows, find, grouped
+from jaxseg.data_findings import class_rows, find, find_missing_crop_classes, grouped
 from jaxseg.data_page import Page, printable, write_page
+from jaxseg.data_samples import Split, choose_samples, training_windows, with_black_and_white
 from jaxseg.notebook import progress
 from jaxseg.settings import with_keys
-from jaxseg.visualize import data_sheet
-from jaxseg.workdirs import make_folder
+from jaxseg.visualize import data_sheet, window_sheet
+from jaxseg.workdirs import has_checkpoint, make_folder
 
 MAX_FILES = 5  # files listed for each kind of finding
-MAX_SIDE = 1024  # px, of pictures on the sheet
 MAX_NAME = 30  # letters of a class in the table
+REFUSED = "settings that training refuses"
 
 
 def summary(examples: Sequence[Example], orient: bool = True) -> list[tuple[str, str]]:
@@ -119,94 +119,84 @@ def listing(findings: Sequence[Finding]) -> list[str]:
   return [printable(line) for line in lines]
 
 
-@dataclasses.dataclass(frozen=True)
-class Split:
-  """A split that was read.
-
-  Attributes:
-    title: role and name.
-    info, source: see `datasets.load`; `info` with the black and white that networks see.
-    examples: list of Example.
-  """
-
-  title: str
-  info: DatasetInfo
-  source: Sequence
-  examples: list[Example]
-
-  @property
-  def good(self) -> list[int]:
-    """The examples without errors."""
-    return [
-      example.index
-      for example in self.examples
-      if not example.fault and all(f.severity == "warning" for f in example.findings)
-    ]
-
-  @property
-  def labels(self) -> LabelMap:
-    """What values of masks mean."""
-    whole = self.source.source if isinstance(self.source, Subset) else self.source
-    own = LabelMap({label: label for label in range(len(self.info.classes))})
-    return getattr(whole, "labels", own)
-
-  @property
-  def orient(self) -> bool:
-    """Whether images are turned as their EXIF orientation says."""
-    whole = self.source.source if isinstance(self.source, Subset) else self.source
-    return hasattr(whole, "fmt") and whole.fmt.orient
-
-
 def check_data(config: ConfigDict, workdir: str | pathlib.Path) -> list[Finding]:
-  """Reads both splits of a config, prints a report and draws plots/data.png and plots/data.html.
+  """Reads both splits of a config, prints a report and draws data.png, augmented.png and data.html.
 
   Args:
-    config: with the keys of configs/default.py.  workdir: folder for the plots.
+    config: with the keys of configs/default.py.  workdir: folder; the pictures go to plots/ there.
   """
   if not parallel.is_main():
     return []
+  with settings.config_errors():
+    return _check_data(config, pathlib.Path(workdir))
+
+
+def _check_data(config, workdir):
   data, findings, splits, groups = config.data, [], {}, []
-  held_out = eval_name(config)
+
+  def attempt(kind, function, *arguments):
+    """function(...), or () after an error, which becomes a finding."""
+    try:
+      with settings.config_errors():
+        return function(*arguments)
+    except UserError as error:
+      findings.append(Finding("error", kind, "", str(error)))
+      return ()
+
+  held_out, info = eval_name(config), None
   trained_on = f"{data.train_split} without {held_out}" if data.num_folds else data.train_split
-  names, window = {"train": trained_on, "eval": held_out}, 0
+  names = {"train": trained_on, "eval": held_out}
   if trained_on == held_out:
     del names["eval"]
     text = f"config.data.eval_split is the training split, {held_out!r}, which inflates the score"
     text += ": name another one, or set config.data.num_folds"
     findings.append(Finding("warning", "same split for training and evaluation", "", text))
   for role, name in names.items():
-    problems, source = [], ()
-    try:
-      info, source = open_split(config, role, problems)
-    except UserError as error:
-      findings.append(Finding("error", "splits that cannot be opened", "", str(error)))
+    problems = []
+    opened = attempt("splits that cannot be opened", open_split, config, role, problems)
     for kind, file, text in problems:
       text = text.removeprefix(str(file)).removeprefix(":").strip()
       findings.append(Finding("error", kind, str(file), text))
-    if not source:
+    if not opened:
+      continue
+    info, source = opened
+    if not len(source):
+      if not problems:
+        attempt("splits without examples", check_source, source, info)
       continue
     groups += [set(groups_of(source))] if data.group_by else []
-    window = data.image_size - 2 * build_model(config, info).margin if data.fit == "crop" else 0
     examples = read_all(role, source, len(info.classes), data.num_threads)
     splits[role] = split = Split(f"{role}: {name}", info, source, examples)
+    if 0 in split.good:  # else that is an error by itself
+      attempt("examples that do not fit their data set", check_source, source, info)
     print(printable(f"{split.title}, {len(examples):,} images"))
     for what, text in summary(examples, split.orient):
       print("\n".join(wrapped(text, f"  {what:6}  ", " " * 10)))
     print()
+  faults = all_faults(config, info, is_new=not has_checkpoint(workdir))
+  findings += [Finding("error", REFUSED, "", text) for text in faults]
   by_role = {role: split.examples for role, split in splits.items()}
   if splits:
     print("\n".join([*class_table(by_role, info.classes), ""]))
   if len(groups) == 2 and (shared := sorted(set.intersection(*groups))):
     text = f"{few(shared)}: relatives of training images inflate the score: split by groups"
     findings.append(Finding("warning", "groups in both splits", "", text))
+  windows = ()
   if splits:
+    window = 0
+    with contextlib.suppress(UserError):  # which is one of the faults
+      margin = build_model(config, info).margin
+      window = data.image_size - 2 * margin if data.fit == "crop" else 0
     findings += find(by_role, info.classes, split.labels, window)
+    findings += find_missing_crop_classes(by_role.get("train", ()), info.classes, data.crop_classes)
+    splits = with_black_and_white(splits, data.normalization)
+    if "train" in splits and splits["train"].good and not faults:
+      windows = attempt(REFUSED, training_windows, config, splits["train"])
   findings = [dataclasses.replace(f, text=with_keys(f.text)) for f in findings]
   findings = list(dict.fromkeys(findings))  # two folds of one split repeat its findings
   print("".join(f"{line}\n" for line in listing(findings)), end="")
   if splits:
-    splits = with_black_and_white(splits, data.normalization)
-    draw(pathlib.Path(workdir) / "plots", splits, findings, config)
+    draw(workdir / "plots", splits, findings, windows, config)
   return findings
 
 
@@ -217,50 +207,30 @@ def read_all(role: str, source: Sequence, num_classes: int, num_threads: int) ->
   return list(progress(found, total=len(source), unit="image", desc=role))
 
 
-def with_black_and_white(splits: Mapping[str, Split], mode: str) -> dict[str, Split]:
-  """Splits whose `info` has the value_range that config.data.normalization measures.
-
-  It is measured on the first split's examples without errors.
-  """
-  first = next(iter(splits.values()))
-  if mode == "range" or not first.good:
-    return dict(splits)
-  value_range = measure(Subset(first.source, first.good), mode)
-  return {
-    role: dataclasses.replace(
-      split, info=dataclasses.replace(split.info, value_range=value_range)
-    )
-    for role, split in splits.items()
-  }
-
-
-def choose_samples(split: Split, number: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
-  """Up to `number` examples without errors, evenly spread: [(name, picture, mask)], subsampled."""
-  good, samples = split.good, []
-  number = min(number, len(good))
-  for i in range(number):
-    example = split.source[good[i * len(good) // number]]
-    step = -(-max(example["mask"].shape) // MAX_SIDE)
-    image, mask = (example[part][::step, ::step] for part in ("image", "mask"))
-    samples.append((f"{split.title.split(':')[0]}: {example['name']}", image, mask))
-  return [(name, to_picture(image, split.info), mask) for name, image, mask in samples]
-
-
 def draw(
   folder: pathlib.Path,
   splits: Mapping[str, Split],
   findings: Sequence[Finding],
+  windows: Sequence[tuple[str, np.ndarray, np.ndarray]],
   config: ConfigDict,
 ) -> None:
-  """Writes data.png and data.html, and prints their paths."""
+  """Writes data.png, augmented.png and data.html, and prints their paths.
+
+  Args:
+    windows: see `training_windows`.
+  """
   make_folder(folder, "--workdir")
   info = next(iter(splits.values())).info
-  number = config.eval.num_samples
-  samples = [sample for split in splits.values() for sample in choose_samples(split, number)]
+  samples = choose_samples(splits, config.eval.num_samples)
   if samples:
     sheet = folder / "data.png"
     data_sheet(sheet, samples, info.classes, info.palette, "samples and their masks")
     print(f"samples: {sheet}")
+  if windows:
+    sheet = folder / "augmented.png"
+    title = "training windows: sampled, augmented, and with their labels"
+    window_sheet(sheet, windows, info.classes, info.palette, title)
+    print(f"windows: {sheet}")
   rows, num_left_out = class_rows({r: s.examples for r, s in splits.items()}, info.classes)
   page = Page(
     title=f"Check of {config.data.data_dir or config.data.name}",
@@ -272,6 +242,7 @@ def draw(
     findings=findings,
     examples={x.file: (s.source, s.info, x) for s in splits.values() for x in s.examples},
     samples=samples,
+    windows=windows,
   )
   write_page(folder / "data.html", page)
   print(f"report: {folder / 'data.html'}")

@@ -106,6 +106,28 @@ def find_missing_classes(
   return []
 
 
+def find_missing_crop_classes(
+  examples: Sequence[Example], classes: Sequence[str], chosen: Sequence[str]
+) -> list[Finding]:
+  """Classes that windows are to be drawn by, but that no training example has.
+
+  Args:
+    examples: of the training split.  chosen: names, config.data.crop_classes.
+  """
+  counts = sum(example.counts for example in examples)
+  missing = [
+    name for name in dict.fromkeys(chosen)
+    if examples and name in classes and not counts[classes.index(name)]
+  ]  # fmt: skip
+  if not missing:
+    return []
+  text = (
+    f"{few(missing)}: no pixel in the train split, so no window is drawn by them: correct "
+    "`crop_classes` or the split"
+  )
+  return [Finding("warning", "crop classes that do not occur", "", text)]
+
+
 def by_kind(value: Value) -> tuple[int, Value]:
   """Sorts numbers before colours before names."""
   kind = 0 if isinstance(value, int | float) else 1 if isinstance(value, tuple) else 2

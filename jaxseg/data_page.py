@@ -18,7 +18,7 @@ from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.examine import Example, Finding, read_parts
 from jaxseg.data_findings import ClassRow, grouped
 from jaxseg.thumbnails import as_rgb, pictures, scaled
-from jaxseg.visualize import VOID_COLOUR, overlay
+from jaxseg.visualize import VOID_COLOUR, overlay, striped
 
 MAX_FIGURES = 60  # files with pictures
 MAX_OF_KIND = 12
@@ -58,12 +58,14 @@ td.share { min-width: 7rem; } th .tag { font-size: .85rem; }
 figure { margin: 0; } .pictures { display: flex; flex-wrap: wrap; gap: .25rem; }
 .pictures img { flex: 1 1 8rem; min-width: 0; max-width: 20rem; height: auto; align-self: start;
   object-fit: contain; }
+.draws .pictures { display: grid; grid-template-columns: repeat(5, 1fr); }
+.draws img { width: 100%; }
 figcaption { font-size: .85rem; color: var(--dim); }
 .missing { border: 1px dashed var(--kind, var(--line)); padding: .8rem; font-size: .9rem; }
 ul { padding-left: 1.2rem; margin: .4rem 0; } summary { cursor: pointer; }
 @media (max-width: 36rem) { main, section.kind { padding: .6rem; }
   #table { font-size: .85rem; } #table th, #table td { padding-right: .5rem; }
-  td.share { min-width: 3.4rem; } }
+  td.share { min-width: 3.4rem; } .draws .pictures { grid-template-columns: repeat(3, 1fr); } }
 """
 
 
@@ -79,6 +81,7 @@ class Page:
     findings: list of Finding.
     examples: {file: (source, info, Example)}, to draw files that findings name.
     samples: [(name, picture u8[H,W,1 or 3], mask u8[H,W])] without errors.
+    windows: [(name, pictures u8[N,H,W,1 or 3], masks u8[N,H,W])] as training sees them.
   """
 
   title: str
@@ -90,6 +93,7 @@ class Page:
   findings: Sequence[Finding]
   examples: Mapping[str, tuple[Sequence, DatasetInfo, Example]]
   samples: Sequence[tuple[str, np.ndarray, np.ndarray]]
+  windows: Sequence[tuple[str, np.ndarray, np.ndarray]] = ()
 
 
 def printable(text: str) -> str:
@@ -106,7 +110,8 @@ def write_page(path: pathlib.Path, page: Page) -> None:
   """Writes the page; it has up to MAX_FIGURES files in pictures of up to MAX_BYTES in all."""
   title = _escape(page.title)
   body = [
-    *_head(page), *_files(page), *_classes(page), *_kinds(page, _Budget()), *_samples(page)
+    *_head(page), *_files(page), *_classes(page), *_kinds(page, _Budget()), *_samples(page),
+    *_windows(page),
   ]  # fmt: skip
   policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
   lines = [
@@ -157,6 +162,8 @@ def _head(page):
     )
   if page.samples:
     yield '<li><a href="#samples">Samples</a></li>'
+  if page.windows:
+    yield '<li><a href="#windows">Training windows</a></li>'
   yield "</ul></nav>"
 
 
@@ -289,5 +296,24 @@ def _samples(page):
       budget.encode(scaled(x), f"{alt} of {name}")
       for alt, x in (("Image", image), ("Mask over the image", drawn))
     ]
+    yield _render(shown, name)
+  yield "</div>"
+
+
+def _windows(page):
+  if not page.windows:
+    return
+  yield '<h2 id="windows">Training windows</h2>'
+  yield (
+    "<p>Draws as the training step gets them, with their labels; void is striped. "
+    '<a href="augmented.png">augmented.png</a> shows them without labels, too.</p>'
+  )
+  budget = _Budget()
+  yield '<div class="figures draws">'
+  for name, views, masks in page.windows:
+    shown = []
+    for view, mask in zip(views, masks, strict=True):
+      drawn = striped(overlay(as_rgb(view), mask, page.info.palette), mask)
+      shown.append(budget.encode(scaled(drawn), f"Draw of {name}"))
     yield _render(shown, name)
   yield "</div>"

@@ -26,6 +26,24 @@ def example_keys(key: jax.Array, stream: int, index: jax.Array) -> jax.Array:
   return jax.vmap(lambda i: jax.random.fold_in(stream_key, i))(index)
 
 
+def augmented(
+  batch: Mapping[str, jax.Array],
+  key: jax.Array,
+  augmentation: Augmentation,
+  value_range: Sequence = (),
+  clip: bool = True,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """A batch as the network and the losses see it; arguments as in `make_train_step`.
+
+  Returns:
+    (f32[b,S,S,D], {"mask": u8[b,S,S]} and, if the batch has them, "instances": i32[b,S,S])
+  """
+  keys = example_keys(key, AUGMENT, batch["index"])
+  image = normalize(batch["image"], value_range, clip)
+  labels = {name: batch[name] for name in LABEL_FILL if name in batch}
+  return jax.vmap(augment, (0, 0, 0, None))(keys, image, labels, augmentation)
+
+
 def make_train_step(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
@@ -72,10 +90,7 @@ def make_train_step(
     def total(x):
       return jax.lax.psum(x, axis_name) if axis_name else x
 
-    keys = example_keys(key, AUGMENT, batch["index"])
-    image = normalize(batch["image"], value_range, clip)
-    labels = {name: batch[name] for name in LABEL_FILL if name in batch}
-    image, labels = jax.vmap(augment, (0, 0, 0, None))(keys, image, labels, augmentation)
+    image, labels = augmented(batch, key, augmentation, value_range, clip)
     mask = labels["mask"]
     weight = class_weight_map(mask, class_weights)
     if border_weight > 0:

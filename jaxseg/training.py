@@ -11,7 +11,17 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from jaxseg import UserError, build, checkpoint, models, parallel, settings, train_state, workdirs
+from jaxseg import (
+  UserError,
+  build,
+  checkpoint,
+  checks,
+  models,
+  parallel,
+  settings,
+  train_state,
+  workdirs,
+)
 from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.input_pipeline import Cached
@@ -48,13 +58,12 @@ def _train(config, workdir):
     build.check_model_keys(config)
   value_range = measured_range(config, workdir, reuse=saved is not None)
   info, source = build.open_split(config, "train", value_range=value_range)
-  build.check_examples(config, info)
+  checks.check_with_data(config, info)
   _, eval_source = build.open_split(config, "eval", value_range=value_range)
   for part in (source, eval_source):
     datasets.check_source(part, info)
   eval_source = Cached(eval_source, config.data.cache_mb << 20)
   model = build.build_model(config, info)
-  models.check_input(model, info.channels, size, build.num_logits(config, info))
   epoch_steps = len(source) / options.batch_size
   num_steps = max(1, round(options.num_epochs * epoch_steps))
   optimizer, learning_rate = build.build_optimizer(config, num_steps, epoch_steps)

@@ -79,6 +79,14 @@ def overlay(
   return picture.astype(np.uint8)
 
 
+def striped(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
+  """A picture u8[H,W,3] with white stripes where labels u8[H,W] are VOID."""
+  rows, cols = np.indices(labels.shape)
+  period = max(6, max(labels.shape) // 24)
+  stripes = (rows + cols) % period < period // 3
+  return np.where((stripes & (labels == VOID))[..., None], np.uint8(VOID_COLOUR), picture)
+
+
 def prediction_sheet(
   path: Path, samples: Sequence[tuple], classes: Sequence[str], palette: Palette, title: str
 ) -> Figure:
@@ -101,8 +109,7 @@ def prediction_sheet(
   ]
   maps = [labels for _, *pair in samples for labels in pair]
   classes, palette = _occurring(classes, palette, maps)
-  if any((mask == VOID).any() for _, mask, _ in samples):
-    classes, palette = (*classes, "not scored"), (*palette, VOID_COLOUR)
+  classes, palette = _with_void(classes, palette, [mask for _, mask, _ in samples], "not scored")
   return _sheet(path, rows, ("input", "truth", "prediction"), classes, palette, title)
 
 
@@ -123,11 +130,32 @@ def data_sheet(
     )
     for _, image, mask in samples
   ]
-  classes, palette = _occurring(classes, palette, [mask for _, _, mask in samples])
-  if any((mask == VOID).any() for _, _, mask in samples):
-    classes, palette = (*classes, "void"), (*palette, VOID_COLOUR)
+  maps = [mask for _, _, mask in samples]
+  classes, palette = _with_void(*_occurring(classes, palette, maps), maps)
   names = [name for name, _, _ in samples]
   return _sheet(path, rows, ("image", "mask", "overlay"), classes, palette, title, names)
+
+
+def window_sheet(
+  path: Path, windows: Sequence[tuple], classes: Sequence[str], palette: Palette, title: str
+) -> Figure:
+  """Draws two rows per example: several views of it, and below them the labels over these; VOID is
+  striped.
+
+  Args:
+    windows: list of (name, images u8[N,H,W,D], masks u8[N,H,W]), with the same N for all.
+    classes: names, for the legend.
+  """
+  rows, names = [], []
+  for name, images, masks in windows:
+    views = list(zip(images, masks, strict=True))
+    rows.append([np.broadcast_to(image, (*mask.shape, 3)) for image, mask in views])
+    rows.append([striped(overlay(image, mask, palette), mask) for image, mask in views])
+    names += [name, ""]
+  maps = [masks for _, _, masks in windows]
+  classes, palette = _with_void(*_occurring(classes, palette, maps), maps, "void (striped)")
+  columns = [f"draw {i}" for i in range(1, len(rows[0]) + 1)]
+  return _sheet(path, rows, columns, classes, palette, title, names)
 
 
 def legend(path: Path, classes: Sequence[str], palette: Palette) -> Figure:
@@ -238,6 +266,13 @@ def _occurring(classes, palette, maps):
     return tuple(classes), tuple(palette)
   found = sorted({int(label) for labels in maps for label in np.unique(labels)} - {VOID})
   return tuple(classes[i] for i in found), tuple(palette[i] for i in found)
+
+
+def _with_void(classes, palette, maps, name="void"):
+  """The same with an entry for VOID, if label maps hold it."""
+  if not any((labels == VOID).any() for labels in maps):
+    return classes, palette
+  return (*classes, name), (*palette, VOID_COLOUR)
 
 
 def _patches(classes, palette):

@@ -64,6 +64,7 @@ def make_config(root, **changes):
   config.data.eval_split = "val"
   config.data.classes = ("a", "b", "c")
   config.data.image_size = 8
+  config.model.widths = (4, 8)
   config.data.fit = "crop"
   config.data.num_threads = 0
   config.eval.num_samples = 0
@@ -418,9 +419,12 @@ def test_a_folder_without_a_fault(root, tmp_path, capsys):
     and "size 16 x 12 to 12 x 16 px, median 12 x 16, 2 different sizes" in lines
   )
   plots = tmp_path / "run/plots"
-  assert lines[-3:] == [
-    "errors: 0, warnings: 0", f"samples: {plots}/data.png", f"report: {plots}/data.html"
-  ]  # fmt: skip
+  assert lines[-4:] == [
+    "errors: 0, warnings: 0",
+    f"samples: {plots}/data.png",
+    f"windows: {plots}/augmented.png",
+    f"report: {plots}/data.html",
+  ]
   # Four rows of pictures, three of 250 x 187.5 px and one 250 px high, each with a line of text.
   size = Image.open(tmp_path / "run/plots/data.png").size
   assert size == (750, pytest.approx(3 * 187.5 + 250 + 80 + 4 * 20, abs=1))
@@ -724,6 +728,7 @@ def test_command(root, tmp_path, monkeypatch, capsys, plant, status):
     "--config.data.eval_split=val",
     "--config.data.classes='a','b','c'",
     "--config.data.image_size=8",
+    "--config.model.widths=4,8",
     f"--workdir={tmp_path}/run",
   ]
   monkeypatch.setattr(sys, "argv", argv)

@@ -45,6 +45,7 @@ RANKS = {
   "jaxseg.data.normalization": 8,
   **dict.fromkeys(("jaxseg.build", "jaxseg.data_findings", "jaxseg.thumbnails"), 9),
   **dict.fromkeys(("jaxseg.segmenter", "jaxseg.data_page"), 10),
+  **dict.fromkeys(("jaxseg.checks", "jaxseg.data_samples"), 10),
   **dict.fromkeys(("jaxseg.modes", "jaxseg.check_data"), 11),
   "jaxseg.training": 12,
   "jaxseg.main": 13,

@@ -160,6 +160,8 @@ def read_list(
         "or two of paths of images and masks, in each line"
       )
   is_header = HEADER.issuperset(cell.lower() for cell in rows[0][1])
+  if is_header and len(rows) == 1 and width > 1:
+    raise UserError(_only_header(path))
   data = rows[1:] if is_header and len(rows) > 1 else rows
   has_paths = width > 1 and any(relative(root, cells[1]) for _, cells in data)
   if width == 1 + has_paths:
@@ -187,6 +189,10 @@ def read_list(
     text = f"{path} line {others[other]}: the split {other!r} is not {split!r}, so it is left out"
     warnings.warn(text, DataWarning, stacklevel=2)
   return path, own
+
+
+def _only_header(path):
+  return f"{path} has a header and lists nothing: add images, or correct `split_file`"
 
 
 def _split_cells(path, root, split):
@@ -283,11 +289,13 @@ def listed_images(
     for text in ("/".join(parts[i:]) for i in range(1, len(parts))):
       for tail in {text, without_suffix(text)}:
         tails.setdefault(tail, []).append(image)
-  chosen = set()
+  chosen, rows = set(), list(rows)
   for i, (number, (entry,)) in enumerate(rows):
     text = nfc(posixpath.normpath(entry.lstrip("/")))
     found = exact.get(text) or tails.get(text) or ()
     if not found and i == 0 and entry.lower() in HEADER:
+      if len(rows) == 1:
+        problems.append(("lists without images", path, _only_header(path)))
       continue
     if not found:
       text = f"{path} line {number}: {entry!r} is none of the images: correct or remove the line"

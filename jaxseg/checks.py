@@ -1,0 +1,83 @@
+"""What training refuses once the data set is known, before minutes of compilation.
+
+`training` stops at the first of these, `check_data` reports all of them.
+"""
+
+import functools
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from jaxseg import UserError, build, models, settings
+from jaxseg.augment import Augmentation, check_channels
+from jaxseg.data.decode import DatasetInfo
+
+
+def check_augmentation(config: ConfigDict, info: DatasetInfo) -> None:
+  """Raises UserError for an augmentation that is unknown, or of colours that are not there."""
+  check_channels(Augmentation(**config.augment), info.channels)
+
+
+def check_crop_classes(config: ConfigDict, info: DatasetInfo) -> None:
+  """Raises UserError for a name in config.data.crop_classes that is no class."""
+  for name in config.data.crop_classes:
+    if name not in info.classes:
+      raise UserError(
+        f"config.data.crop_classes has {name!r}, which is no class; "
+        f"choose from {', '.join(info.classes)}"
+      )
+
+
+def check_class_weights(config: ConfigDict, info: DatasetInfo) -> None:
+  """Raises UserError unless config.train.class_weights are (), or one per class and not all 0."""
+  weights, classes = config.train.class_weights, info.classes
+  if weights and len(weights) != len(classes):
+    raise UserError(
+      f"config.train.class_weights has {len(weights)} numbers; give one for each of the "
+      f"{len(classes)} classes {', '.join(classes)}"
+    )
+  if weights and not any(weights):
+    raise UserError("config.train.class_weights are all 0; give one class a factor above 0")
+
+
+def check_network(config: ConfigDict, info: DatasetInfo) -> None:
+  """Raises UserError if the network cannot be built, or does not fit the size of the images."""
+  model, num_logits = build.build_model(config, info), build.num_logits(config, info)
+  models.check_input(model, info.channels, config.data.image_size, num_logits)
+  build.build_predictor(config, model, info)
+
+
+def check_optimizer(config: ConfigDict, info: DatasetInfo) -> None:
+  """Raises UserError for losses or an optimizer that cannot be built."""
+  build.selected_losses(config)
+  build.build_optimizer(config, 1, 1.0)
+
+
+CHECKS: tuple[Callable[[ConfigDict, DatasetInfo], None], ...] = (
+  check_augmentation, check_crop_classes, check_class_weights, check_network, check_optimizer
+)  # fmt: skip
+
+
+def check_with_data(config: ConfigDict, info: DatasetInfo) -> None:
+  """Raises UserError for the first thing in a config that does not go with its data set."""
+  for check in CHECKS:
+    check(config, info)
+
+
+def all_faults(config: ConfigDict, info: DatasetInfo | None, is_new: bool = True) -> list[str]:
+  """Messages of all that training refuses of a config and its data set; nothing is computed.
+
+  Args:
+    info: None if it is not known.  is_new: whether the run has not begun yet.
+  """
+  checks = [functools.partial(check, config, info) for check in CHECKS if info]
+  if is_new:
+    checks.append(functools.partial(build.check_model_keys, config))
+  found = [*build.training_faults(config)]
+  for check in checks:
+    try:
+      with settings.config_errors():
+        check()
+    except UserError as error:
+      found.append(str(error))
+  return list(dict.fromkeys(found))

@@ -1,0 +1,89 @@
+"""What training refuses once it knows its data, and that the check of the data says the same."""
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+from tiny import error_of
+
+from jaxseg import checks, training
+from jaxseg.check_data import check_data
+from jaxseg.data import datasets
+
+VALID = {"model__padding": "valid"}
+TWO = {"data__class_crops": 0.5, "data__crop_classes": ("sky", "sky")}
+REFUSED = [
+  ({"data__class_crops": 0.5, "data__fit": "resize"}, "config.data.class_crops is 0.5"),
+  ({"data__class_crops": 0.5, "data__crop_classes": ("rode",)}, "has 'rode', which is no class"),
+  ({"data__crop_classes": ("road",)}, "has no effect while config.data.class_crops is 0"),
+  (TWO, "config.data.crop_classes is ('sky', 'sky'); name each class once"),
+  ({**VALID, "data__image_size": 33}, "33 px do not divide"),
+  ({"model__separable": False}, "config.model.separable is False, but unet has no such option"),
+  ({"predict__output_stride": 8}, "config.predict.output_stride 8 is for DeepLab"),
+  ({"train__class_weights": (1.0, 2.0)}, "config.train.class_weights has 2 numbers"),
+  ({"train__class_weights": (0.0, 0.0, 0.0)}, "config.train.class_weights are all 0"),
+  ({"model__head": "sigmoid"}, "config.model.head 'sigmoid' is for two classes"),
+  ({"train__batch_size": 12}, "config.train.batch_size is 12"),
+  ({"data__name": "cells", "augment__hue": 0.1}, "config.augment.hue is 0.1, but needs RGB images"),
+  ({"data__name": "cells", "augment__gray": 0.1}, "config.augment.gray is 0.1, but needs RGB"),
+  ({"data__name": "cells", "data__group_by": "x"}, "config.data.group_by needs the data set"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes, words", REFUSED)
+def test_training_and_check_data_refuse_the_same(
+  photos, monkeypatch, tmp_path, capsys, changes, words
+):
+  monkeypatch.setattr(datasets, "CELLS_SPLITS", {"train": 8, "test": 2})
+  config = tiny.make_config(1, **changes)
+  message = error_of(training.train, config, tmp_path / "train")
+  assert words in message
+  errors = {f.text for f in check_data(config, tmp_path / "check") if f.severity == "error"}
+  assert errors == {message}
+  assert "`" not in capsys.readouterr().out
+
+
+def test_all_faults_are_reported_at_once():
+  config = tiny.make_config(
+    1, **TWO, data__fit="resize", augment__shift=99.0, train__class_weights=(1.0,), model__head="x"
+  )
+  found = checks.all_faults(config, tiny.INFO)
+  parts = ["class_crops", "crop_classes", "shift", "class_weights", "head"]
+  assert len(found) == len(parts)
+  assert all(part in text for part, text in zip(parts, found, strict=True)), found
+  # Without a data set, what does not depend on it.
+  assert checks.all_faults(config, None) == found[:3]
+  assert checks.all_faults(tiny.make_config(1), tiny.INFO) == []
+
+
+@pytest.mark.parametrize("header", ["image", "image,mask", "image;mask;split"])
+def test_lists_of_a_header_alone(tmp_path, header):
+  """The message names the list; a header with one name below it is a list."""
+  for part in ("images", "masks"):
+    (tmp_path / part).mkdir()
+    for i in range(2):
+      noise = np.random.default_rng(i).integers(0, 2, (8, 8), dtype=np.uint8)
+      Image.fromarray(noise).save(tmp_path / part / f"a{i}.png")
+  for split, text in ("train", header), ("val", "image\na1"):
+    (tmp_path / f"{split}.csv").write_text(f"{text}\n")
+  layout = {"images": "images/{name}.png", "masks": "masks/{name}.png", "split_file": "{split}.csv"}
+  config = tiny.make_config(
+    1, data__name="folder", data__data_dir=str(tmp_path), data__classes=("a", "b"),
+    data__eval_split="val", **{f"data__{key}": value for key, value in layout.items()},
+  )  # fmt: skip
+  remedy = "has a header and lists nothing: add images, or correct config.data.split_file"
+  assert error_of(training.train, config, tmp_path) == f"{tmp_path}/train.csv {remedy}"
+  (error,) = [f for f in check_data(config, tmp_path / "run") if f.severity == "error"]
+  assert f"{tmp_path}/train.csv" in error.file + error.text and remedy in error.text
+
+
+def test_crop_classes_that_no_training_mask_has(photos, tmp_path):
+  """No mask has "nowhere"."""
+  crops = {"data__class_crops": 0.5}
+  config = tiny.make_config(1, **crops, data__crop_classes=("road", "nowhere"))
+  kind = "crop classes that do not occur"
+  (finding,) = [f for f in check_data(config, tmp_path) if f.kind == kind]
+  assert finding.severity == "warning" and finding.text.startswith("nowhere: no pixel")
+  assert "config.data.crop_classes" in finding.text
+  config = tiny.make_config(1, **crops, data__crop_classes=("road",))
+  assert kind not in {f.kind for f in check_data(config, tmp_path)}
