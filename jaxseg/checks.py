@@ -4,12 +4,14 @@
 """
 
 import functools
+import warnings
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from jaxseg import UserError, build, models, settings
+from jaxseg import DataWarning, UserError, build, models, settings
 from jaxseg.augment import Augmentation, check_channels
+from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo
 
 
@@ -53,9 +55,39 @@ def check_optimizer(config: ConfigDict, info: DatasetInfo) -> None:
   build.build_optimizer(config, 1, 1.0)
 
 
+def check_data_keys(config: ConfigDict) -> None:
+  """Raises UserError for keys of config.data that contradict each other; warns of unused ones."""
+  name, declared = config.data.name, settings.declared_keys()
+  all_keys = datasets.reading_keys()
+  known = datasets.options_of(name) if name in datasets.DATASETS else all_keys
+  unused = [
+    f"`data.{key}`"
+    for key in sorted(all_keys - (all_keys if known is None else known))
+    if f"data.{key}" in declared and config.data[key] != declared[f"data.{key}"].default
+  ]
+  if unused:
+    text = f"the data set {name} does not use {', '.join(unused)}"
+    warnings.warn(text, DataWarning, stacklevel=2)
+  if config.data.value_range and config.data.normalization != "range":
+    raise UserError(
+      f"config.data.value_range is {config.data.value_range}, but config.data.normalization="
+      f"{config.data.normalization} measures black and white; set one of them"
+    )
+
+
 CHECKS: tuple[Callable[[ConfigDict, DatasetInfo], None], ...] = (
   check_augmentation, check_crop_classes, check_class_weights, check_network, check_optimizer
 )  # fmt: skip
+
+
+# Of a new run; an old one goes on with the keys that it began with.
+OWN_KEYS: tuple[Callable[[ConfigDict], None], ...] = (build.check_model_keys, check_data_keys)
+
+
+def check_own_keys(config: ConfigDict) -> None:
+  """Raises UserError for a key that is set although this network or data set has no such option."""
+  for check in OWN_KEYS:
+    check(config)
 
 
 def check_with_data(config: ConfigDict, info: DatasetInfo) -> None:
@@ -72,7 +104,7 @@ def all_faults(config: ConfigDict, info: DatasetInfo | None, is_new: bool = True
   """
   checks = [functools.partial(check, config, info) for check in CHECKS if info]
   if is_new:
-    checks.append(functools.partial(build.check_model_keys, config))
+    checks += [functools.partial(check, config) for check in OWN_KEYS]
   found = [*build.training_faults(config)]
   for check in checks:
     try:

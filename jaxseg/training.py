@@ -55,7 +55,7 @@ def _train(config, workdir):
   if saved is not None:
     settings.check_same(workdir, saved, config)
   else:
-    build.check_model_keys(config)
+    checks.check_own_keys(config)
   value_range = measured_range(config, workdir, reuse=saved is not None)
   info, source = build.open_split(config, "train", value_range=value_range)
   checks.check_with_data(config, info)

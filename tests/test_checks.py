@@ -1,12 +1,14 @@
 """What training refuses once it knows its data, and that the check of the data says the same."""
 
+import warnings
+
 import numpy as np
 import pytest
 import tiny
 from PIL import Image
 from tiny import error_of
 
-from jaxseg import checks, training
+from jaxseg import DataWarning, checks, training
 from jaxseg.check_data import check_data
 from jaxseg.data import datasets
 
@@ -87,3 +89,27 @@ def test_crop_classes_that_no_training_mask_has(photos, tmp_path):
   assert "config.data.crop_classes" in finding.text
   config = tiny.make_config(1, **crops, data__crop_classes=("road",))
   assert kind not in {f.kind for f in check_data(config, tmp_path)}
+
+
+def test_keys_that_a_data_set_does_not_use_are_named(monkeypatch):
+  """Another data set may be tried with a config; a note says which of its keys are idle."""
+  config = tiny.make_config(1, data__name="cells", data__classes=("a", "b"), data__channels=4)
+  with pytest.warns(DataWarning, match="^the data set cells does not use (.*)$") as said:
+    checks.check_own_keys(config)
+  assert str(said[0].message).endswith("`data.channels`, `data.classes`")
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    config = tiny.make_config(1, data__classes=("a", "b"), data__source="x")
+    config.data.name = "anything"
+    monkeypatch.setitem(datasets.DATASETS, "anything", lambda split, **options: None)
+    checks.check_own_keys(config)
+    config.data.name = "tfds"
+    checks.check_own_keys(config)
+  config.data.name = "folder"
+  with pytest.warns(DataWarning, match="folder does not use `data.source`$"):
+    checks.check_own_keys(config)
+
+
+def test_black_and_white_are_given_or_measured():
+  config = tiny.make_config(1, data__value_range=(0, 9), data__normalization="percentiles")
+  assert "config.data.value_range is (0, 9), but" in error_of(checks.check_own_keys, config)

@@ -258,12 +258,20 @@ INFOS = {"cells": CELLS, "oxford_iiit_pet": PETS}
 
 def options_of(name: str) -> frozenset[str] | None:
   """The keys of config.data that a data set reads; None for one of your own that takes any."""
-  functions = [DATASETS[name]]
-  if name in ("folder", "tfds", "huggingface"):
-    functions.append(_format)
-  elif _takes_all(functions[0]):
-    return None
-  return frozenset(key for function in functions for key in inspect.signature(function).parameters)
+  loader = DATASETS[name]
+  if loader in (_load_folder, _load_tfds, _load_huggingface):
+    return _keywords(loader) | _keywords(_format)
+  return None if _takes_all(loader) else _keywords(loader)
+
+
+def reading_keys() -> frozenset[str]:
+  """The keys of config.data that some data set reads: those of `options_of` of all here."""
+  loaders = (_load_cells, _load_pets, _load_folder, _load_tfds, _load_huggingface, _format)
+  return frozenset().union(*map(_keywords, loaders)) - {"image_size"}
+
+
+def _keywords(function):
+  return frozenset(inspect.signature(function).parameters)
 
 
 def _takes_all(function):
