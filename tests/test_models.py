@@ -1,5 +1,6 @@
 """Every network by its name: building, initialising, and loading the encoder."""
 
+
 import jax
 import jax.numpy as jnp
 import numpy as np
