@@ -1,6 +1,7 @@
 """The real command in processes of its own, and what it leaves behind."""
 
 import importlib.metadata
+import json
 import os
 import pathlib
 import subprocess
@@ -60,3 +61,25 @@ def read_checkpoint(workdir, step):
   args = {"variables": ocp.args.StandardRestore(), "optimizer": ocp.args.StandardRestore()}
   with checkpoint.open_manager(workdir, read_only=True) as manager:
     return dict(manager.restore(step, args=ocp.args.Composite(**args, data=ocp.args.JsonRestore())))
+
+
+def read_json(text):
+  """As another program reads it: NaN and the like are no JSON."""
+
+  def refuse(word):
+    raise AssertionError(f"{word} is no JSON")
+
+  return json.loads(text, parse_constant=refuse)
+
+
+def read_lines(workdir, split, *left_out):
+  """Objects of metrics.jsonl of one split."""
+  lines = [read_json(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  return [
+    {k: v for k, v in line.items() if k not in left_out} for line in lines if line["split"] == split
+  ]
+
+
+def checkpoints(workdir):
+  """The steps that have one."""
+  return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())

@@ -1,10 +1,19 @@
-"""Arrays and pictures as the bytes of files."""
+"""Arrays and pictures, as the bytes of files; and what is read of these."""
 
 import io
 
 import numpy as np
 import tifffile
 from PIL import Image
+
+from jaxseg.data.files import read_raster
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+GREY = RGB[..., 0]
+DEEP = RNG.integers(0, 65536, (5, 7, 3), dtype=np.uint16)
+SMOOTH = np.stack([4 * np.mgrid[:48, :64][1], 5 * np.mgrid[:48, :64][0], np.full((48, 64), 90)], -1)
+SMOOTH = SMOOTH.astype(np.uint8)
 
 
 def encode(picture, kind="PNG", **options):
@@ -27,3 +36,8 @@ def npy(array):
   buffer = io.BytesIO()
   np.save(buffer, array)
   return buffer.getvalue()
+
+
+def stored(data, **options):
+  """The samples of a file."""
+  return read_raster(data, "x", **options).samples

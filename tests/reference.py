@@ -1,4 +1,4 @@
-"""Slow twins of the numeric core in NumPy, from the definitions; and random networks.
+"""Slow twins of the numeric core in NumPy, from the definitions; random numbers and networks.
 
 Loops over pixels in float64, no tricks: what is compared with these has to be wrong in the same
 way twice to go unnoticed.
@@ -423,3 +423,17 @@ def cut_out(image, mask, centre, side):
     if all(0 <= p - c + side // 2 < side for p, c in zip((i, j), centre, strict=True)):
       out[i, j], labels[i, j] = np.mean(np.asarray(image, float), axis=(0, 1)), VOID
   return out, labels
+
+
+def normal(*shape, seed=0):
+  """Standard normal numbers, f32[shape]."""
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def pull_both(first, second, args, g):
+  """(value, gradients) of two functions of the same arguments, for the output's gradient g."""
+  results = []
+  for f in first, second:
+    y, pull = jax.vjp(f, *args)
+    results.append((y, pull(g)))
+  return results

@@ -1,11 +1,17 @@
-"""What shows when examples are compared: class tables, copies, mixtures, in examples by hand."""
+"""Examples compared, by hand: class tables, missing classes, wrong values, copies, mixtures."""
 
 import numpy as np
 
 from jaxseg.check_data import class_table
 from jaxseg.data.examine import Example
 from jaxseg.data.labels import label_map
-from jaxseg.data_findings import class_rows, find_mixtures, find_similar_images, find_wrong_values
+from jaxseg.data_findings import (
+  class_rows,
+  find_missing_classes,
+  find_mixtures,
+  find_similar_images,
+  find_wrong_values,
+)
 
 AB = ("a", "b")
 
@@ -92,3 +98,20 @@ def test_remedies_for_numbers_and_for_colours_are_apart():
   texts = {f.file: f.text for f in find_wrong_values([number, color, example("fine")], labels)}
   assert "label 7" in texts["mask of n"] and "void_values" in texts["mask of n"]
   assert "`mask_colors`=((0,9,0),(9,0,0))" in texts["mask of c"]
+
+
+def test_classes_that_only_names_or_colours_would_bring():
+  """What the masks hold, and why a class is missing, for each kind of mask."""
+
+  def text(values):
+    counts = np.array([0, 9, 3])
+    example = Example(0, "a", (), (4, 3), {}, b"", 9, values, "", counts)
+    (finding,) = find_missing_classes("train", [example], ("other", "cell"))
+    return finding.text
+
+  assert text({1: 9, 255: 3}).endswith("hold 1, 255 (255 is void, unless config.data.mask_values "
+                                       "names it)")  # fmt: skip
+  assert text({"cell": 9, "_background_": 3}).endswith(
+    "hold _background_, cell (pixels without a shape are void, unless a class is called background)"
+  )
+  assert text({(9, 9, 9): 9, (0, 0, 0): 3}).endswith("hold (0, 0, 0), (9, 9, 9)")

@@ -1,9 +1,6 @@
-"""Masks of every kind, what their values mean, and remedies that work when they are followed."""
+"""Masks of every kind of file: numbers, palettes, colours, one image per label, and damage."""
 
-import ast
-import collections
 import io
-import re
 import struct
 import zlib
 
@@ -12,46 +9,29 @@ import pytest
 import tifffile
 from encoders import encode, tiff
 from PIL import Image
+from small_masks import (
+  ABC,
+  ALPHA,
+  COLORS,
+  LABELS,
+  PICTURE,
+  THREE,
+  check,
+  grey,
+  of_classes,
+  palette_image,
+)
 from tiny import error_of
 
 from jaxseg import VOID, UserError
-from jaxseg.data.decode import ImageFormat
-from jaxseg.data.encoded import Encoded
-from jaxseg.data.examine import examine
-from jaxseg.data.label_faults import mask_fault
-from jaxseg.data.label_spaces import LABEL_SPACES, fill_in
+from jaxseg.data.label_spaces import LABEL_SPACES
 from jaxseg.data.labels import LabelMap, label_map
 from jaxseg.data.masks import decode_mask, read_mask
-from jaxseg.settings import with_keys
-
-LABELS = (np.arange(35) % 3).astype(np.uint8).reshape(5, 7)
-ALPHA = np.linspace(0, 255, 35).astype(np.uint8).reshape(5, 7)
-COLORS = ((0, 0, 0), (128, 0, 0), (0, 128, 0))
-PICTURE = np.array(COLORS, np.uint8)[LABELS]
-THREE = LabelMap({0: 0, 1: 1, 2: 2})
-ABC = ("a", "b", "c")
 
 
 def geotiff(array, nodata):
   """A TIFF that declares a no-data value, as GDAL writes it."""
   return tiff(array, extratags=[(42113, "s", 0, str(nodata), True)])
-
-
-def palette_image():
-  """Labels 0..2 as indices of a palette in which no colour is the index."""
-  image = Image.fromarray(LABELS)
-  image.putpalette([200, 10, 30, 40, 250, 60, 70, 80, 9])
-  return image
-
-
-def of_classes(count, **keys):
-  return label_map(tuple(f"c{i}" for i in range(count)), **keys)
-
-
-def check(data, labels, expected):
-  mask = decode_mask(data, "m", labels)
-  assert mask.dtype == np.uint8
-  np.testing.assert_array_equal(mask, expected)
 
 
 # Numbers.
@@ -216,229 +196,6 @@ def test_black_and_white_in_colours():
   check(black, label_map(sky.classes, mask_colors=sky.palette, void_colors=sky.void_colors),
         np.full((2, 3), VOID))  # fmt: skip
   check(encode(np.zeros((2, 3), np.uint8)), labels, np.zeros((2, 3)))
-
-
-def test_tolerance_of_colours():
-  rng = np.random.default_rng(0)
-  noisy = (PICTURE.astype(int) + rng.integers(-20, 21, PICTURE.shape)).clip(0, 255)
-  data = encode(noisy.astype(np.uint8))
-  check(data, label_map(ABC, mask_colors=COLORS, color_tolerance=20), LABELS)
-  assert np.abs(noisy - PICTURE).max() == 20
-  message = error_of(decode_mask, data, "m", label_map(ABC, mask_colors=COLORS, color_tolerance=19))
-  assert "colours that are no class" in message
-  # 63 + 64 = 127 < 128 = the gap between black and red.
-  label_map(ABC, mask_colors=COLORS, color_tolerance=63)
-  message = error_of(label_map, ABC, mask_colors=COLORS, color_tolerance=64)
-  assert "`color_tolerance` is 64" in message and message.endswith("use at most 63")
-  # Two colours of one class may be close.
-  label_map(("a", "b"), mask_colors=(((0, 0, 0), (9, 0, 0)), (99, 0, 0)), color_tolerance=40)
-
-
-def test_palettes_with_a_colour_twice_still_serve_pictures():
-  labels = label_map(ABC, palette=((9, 9, 9), (9, 9, 9), (128, 0, 0)))
-  check(encode(LABELS), labels, LABELS)
-  assert labels.colors == {(128, 0, 0): 2}
-
-
-# Keys that contradict each other.
-
-
-@pytest.mark.parametrize(
-  "keys, words",
-  [
-    ({"mask_values": (0, 1)}, "`mask_values` 2 3"),
-    ({"mask_values": (7, 7, 8)}, "`mask_values` 7"),
-    ({"mask_values": (0, 1, "x")}, "`mask_values` 'x'"),
-    ({"mask_values": (0, 1, 0.5)}, "`mask_values` 0.5"),
-    ({"mask_values": (0, 1, 2), "void_values": (2,)}, "`void_values` 2"),
-    ({"void_values": (0.5,)}, "`void_values` 0.5"),
-    ({"mask_colors": COLORS[:2]}, "`mask_colors` 2 3"),
-    ({"mask_colors": (*COLORS[:2], COLORS[0])}, "`mask_colors` (0, 0, 0)"),
-    ({"mask_colors": COLORS, "void_colors": COLORS[0]}, "`void_colors` (0, 0, 0)"),
-    ({"mask_colors": (*COLORS[:2], (0, 0))}, "`mask_colors` (0, 0)"),
-    ({"mask_colors": (*COLORS[:2], "red")}, "`mask_colors` 'red'"),
-    ({"mask_colors": (*COLORS[:2], (0, 0, -1))}, "`mask_colors` -1"),
-    ({"void_colors": ((0, 0, 0.5),)}, "`void_colors` 0.5"),
-    ({"reduce_zero_label": True, "mask_values": (0, 1, 2)}, "`reduce_zero_label` `mask_values`"),
-  ],
-)
-def test_keys_that_contradict_each_other(keys, words):
-  message = error_of(label_map, ABC, **keys)
-  assert all(word in message for word in words.split()), message
-
-
-def test_reduce_zero_label():
-  stored = np.arange(151, dtype=np.uint8).reshape(1, -1)
-  expected = [[VOID, *range(150)]]
-  check(encode(stored), of_classes(150, reduce_zero_label=True), expected)
-  check(encode(stored), of_classes(150, reduce_zero_label=True, void_values=(0,)), expected)
-  check(encode(np.array([[0, 1, 2, 3, 255]], np.uint8)),
-        label_map(ABC, reduce_zero_label=True, mask_values=(1, 2, 3)),
-        [[VOID, 0, 1, 2, VOID]])  # fmt: skip
-
-
-# Messages, and remedies.
-
-
-@pytest.mark.parametrize("dtype, value", [(np.uint8, 4), (np.uint8, 254), (np.uint16, 258),
-                                          (np.float32, 0.5), (np.int32, -1)])  # fmt: skip
-def test_label_that_is_no_class(dtype, value):
-  stored = np.array([[1, 2], [value, 3]], dtype)
-  labels = LabelMap({1: 0, 2: 1, 3: 2})
-  message = error_of(decode_mask, encode(stored, "TIFF"), "mask of a.jpg", labels)
-  assert message.startswith("mask of a.jpg: ") and f"label {value} " in message
-  assert "[1, 2, 3, 255]" in message
-
-
-def offers(message):
-  """[{key: value}] of the alternatives that a message offers, each a line to copy."""
-  found = []
-  for part in re.split(r"; |, or ", message):
-    keys = {}
-    for match in re.finditer(r"`(\w+)`=", part):
-      rest = part[match.end() :]
-      for end in range(1, len(rest) + 1):
-        try:
-          keys[match[1]] = ast.literal_eval(rest[:end])
-          break
-        except (SyntaxError, ValueError):
-          pass
-      assert match[1] in keys, part
-    found += [keys] if keys else []
-  return found
-
-
-def grey(*values, dtype=np.uint8):
-  return np.array([values], dtype)
-
-
-def colored(*colors):
-  return np.array([colors], np.uint8)
-
-
-MANY_COLORS = [(i, 0, 0) for i in range(7)]
-# What a mask holds, the number of classes, other keys, offers: the first ones in full.
-REMEDIES = [
-  (grey(0, 128), 2, {}, [{"mask_values": (0, 128)}]),
-  (grey(0, 255), 2, {}, [{"mask_values": (0, 255)}, {"void_values": (255,)}]),  # else VOID
-  (grey(0, 255), 2, {"void_values": (9,)}, [{"mask_values": (0, 255)}, {"void_values": (9, 255)}]),
-  (grey(255, 255), 2, {}, [{"mask_values": (0, 255)}, {"void_values": (255,)}]),
-  (grey(1, 2), 2, {}, [{"mask_values": (1, 2)}]),
-  (grey(0, 1, 2), 2, {}, [{"reduce_zero_label": True}, {"void_values": (2,)}]),
-  (grey(7, 9), 2, {"void_values": (9,)}, [{"void_values": (9, 7)}]),
-  (grey(1, 2, 3, 255), 3, {}, [{"mask_values": (1, 2, 3)}]),
-  (grey(3, 4), 3, {"mask_values": (1, 2, 3)}, [{"void_values": (4,)}]),
-  (grey(0, 2, 11), 11, {}, [{"reduce_zero_label": True}, {"void_values": (11,)}]),
-  (grey(*range(151)), 150, {}, [{"reduce_zero_label": True}, {"void_values": (150,)}]),
-  (grey(*range(1, 151)), 150, {}, [{"reduce_zero_label": True}]),
-  (grey(*range(1, 31)), 30, {"mask_values": tuple(range(30))},
-   [{"mask_values": tuple(range(1, 31))}]),
-  (grey(0, 1, 1 << 24, dtype=np.float32), 3, {}, [{"void_values": (1 << 24,)}]),
-  (grey(3, 150), 150, {}, [{"reduce_zero_label": True}]),
-  (grey(0, 151), 150, {"reduce_zero_label": True}, [{"void_values": (0, 151)}]),
-  (grey(0, 1, 200, 201), 3, {"void_values": (128,)}, [{"void_values": (128, 200, 201)}]),
-  (grey(-1, 0, 1, dtype=np.int16), 3, {}, [{"void_values": (-1,)}]),
-  (grey(-1, 0, 1, dtype=np.float32), 3, {"mask_values": (0, 1, 5)}, [{"void_values": (-1,)}]),
-  (grey(65535, 3, 0, dtype=np.uint16), 3, {}, [{"void_values": (3, 65535)}]),
-  (grey(0, 0.5, 1, dtype=np.float32), 2, {}, []),
-  (grey(0, np.inf, dtype=np.float32), 2, {}, []),
-  (grey(0, np.nan, 0.25, dtype=np.float64), 2, {}, []),
-  (grey(*range(60)), 2, {}, []),
-  (grey(*range(0, 60, 4)), 3, {}, []),
-  (colored(*COLORS[:2]), 2, {}, [{"mask_colors": COLORS[:2]}]),
-  (colored(*COLORS), 3, {"palette": ((1, 1, 1), (2, 2, 2), (3, 3, 3))},
-   [{"mask_colors": tuple(sorted(COLORS))}]),
-  (colored(*COLORS[:2]), 4, {}, [{"mask_colors": (*COLORS[:2], (), ())}]),
-  (colored(*COLORS[:2]), 21, {},
-   [{"label_space": "voc"}, {"mask_colors": (*COLORS[:2], *[()] * 19)}]),
-  (colored((0, 0, 0), (64, 0, 128)), 11, {},
-   [{"label_space": "camvid"}, {"mask_colors": ((0, 0, 0), (64, 0, 128), *[()] * 9)}]),
-  (colored((0, 0, 0), (64, 0, 128)), 11, {"palette": tuple((i, 0, 9) for i in range(11))},
-   [{"mask_colors": ((0, 0, 0), (64, 0, 128), *[()] * 9)}]),
-  (colored(*MANY_COLORS, *MANY_COLORS[:2]), 2, {},
-   [{"mask_colors": ((0, 0, 0), (1, 0, 0)), "void_colors": tuple(MANY_COLORS[2:])}]),
-  (colored(*COLORS, (9, 9, 9)), 3, {"mask_colors": COLORS, "void_colors": (7, 7, 7)},
-   [{"void_colors": ((7, 7, 7), (9, 9, 9))}]),
-  (colored(*COLORS, (9, 9, 9)), 3, {"palette": COLORS}, [{"void_colors": ((9, 9, 9),)}]),
-  (colored(*COLORS), 3, {"mask_colors": (*COLORS[:2], (0, 0, 200)), "color_tolerance": 9}, []),
-  (colored(*[(i, 1, 2) for i in range(99)]), 150, {}, []),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("stored, num_classes, keys, expected", REMEDIES)
-def test_remedies_work_when_they_are_followed(stored, num_classes, keys, expected):
-  data = tiff(stored, photometric="rgb" if stored.ndim == 3 else "minisblack")
-  classes = tuple(f"c{i}" for i in range(num_classes))
-  message = error_of(decode_mask, data, "m", label_map(classes, **keys))
-  assert offers(message) == expected, message
-  assert re.search(r"`\w+`=", message) or re.search("save|resize|list them|set `|correct", message)
-  for offer in expected:
-    assert f"config.data.{next(iter(offer))}=" in with_keys(message)  # as the command prints it
-    given = {"classes": classes, "palette": (), "void_values": (), "void_colors": (),
-             "mask_values": (), **keys, **offer}  # fmt: skip
-    given = fill_in(given.pop("label_space", ""), given)
-    mask = decode_mask(data, "m", label_map(**given))
-    assert mask.shape == stored.shape[:2]
-
-
-def test_what_the_remedy_for_labels_from_1_gives():
-  """Not the top class as void."""
-  stored = grey(*range(151))
-  message = error_of(decode_mask, encode(stored), "m", of_classes(150))
-  labels = of_classes(150, **offers(message)[0])
-  check(encode(stored), labels, [[VOID, *range(150)]])
-
-
-def test_words_about_fractions_and_colours():
-  half = error_of(decode_mask, tiff(grey(0, 0.5, dtype=np.float32)), "m", THREE)
-  assert "interpolation" in half and "void" not in half
-  assert "interpolation" not in error_of(decode_mask, tiff(grey(np.inf, dtype="f4")), "m", THREE)
-  picture = colored(*[(0, 0, 0)] * 6, *[(255, 0, 0)] * 3, (128, 0, 0))
-  message = error_of(decode_mask, encode(picture), "m.png", LabelMap({0: 0, 1: 1}))
-  assert "(0, 0, 0) 60.0%, (255, 0, 0) 30.0%, (128, 0, 0) 10.0%" in message
-  assert "3 colours for 2 classes suggest smoothing (anti-aliasing) or JPEG" in message
-  smooth = colored(*[(0, 0, 0)] * 60, *[(255, 0, 0)] * 40, *[(i, 0, 0) for i in range(10, 40)])
-  message = error_of(decode_mask, encode(smooth), "m.png", LabelMap({0: 0, 1: 1}))
-  assert "`mask_colors`=((0,0,0),(255,0,0)), in the order" in message and "void_col" not in message
-  assert "32 colours for 2 classes suggest smoothing" in message
-  many = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-  message = error_of(decode_mask, encode(many), "m.png", THREE)
-  assert "smoothing" in message and "mask_colors" not in message and len(message) < 500
-  message = error_of(decode_mask, encode(many, "JPEG"), "m.jpg", THREE)
-  assert message.endswith("save masks as PNG")
-
-
-def test_masks_that_are_pictures():
-  """Half a million values: the message comes at once, and check_data keeps a few."""
-  rng = np.random.default_rng(0)
-  for stored in (rng.random((700, 700), np.float32), rng.integers(0, 255, (700, 700, 3), np.uint8)):
-    kind = "rgb" if stored.ndim == 3 else "minisblack"
-    record = {"image": encode(ALPHA), "mask": tiff(stored, photometric=kind), "name": "a"}
-    example = examine(Encoded([record], ImageFormat(3), label_map(ABC, palette=COLORS)), 3, 0)
-    assert "interpolation" in example.fault or "smoothing" in example.fault
-    assert len(example.values) == 1000 and len(example.fault) < 500
-
-
-def test_fault_of_several_masks():
-  def fault(values, file_format="PNG"):
-    return mask_fault(collections.Counter(values), THREE, file_format)
-
-  assert fault([0, 2, 255]) == ""
-  text = fault([1, 2, 7, *range(20, 60)])
-  assert text.startswith("label 7 (and 20, 21, 22, ") and "29, ... (40 values)) is not" in text
-  assert "interpolation" in text and "void_values" not in text
-  assert "`mask_values`=(1,2,3)" in fault([1, 2, 3])
-  assert fault([1, 2, 3], "JPEG").endswith("save masks as PNG")
-  assert "(9, 9, 9)" in fault([1, 7, (9, 9, 9), 255]) and "'x'" in fault([7, (9, 9, 9), "x"])
-
-
-def test_void_on_purpose_and_masks_in_jpeg():
-  data = encode(grey(0, 255))
-  for values in ({0: 0, 1: 1, VOID: VOID}, {0: 0, 1: 1, 2: 2}):
-    check(data, LabelMap(values), [[0, VOID]])
-  check(data, LabelMap({0: 0, VOID: 1}), [[0, 1]])
-  noisy = encode(ALPHA // 128 * 255, "JPEG")
-  assert "save masks as PNG" in error_of(decode_mask, noisy, "m.jpg", LabelMap({0: 0, 255: 1}))
 
 
 # One image per label.

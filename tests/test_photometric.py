@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import reference
 import tiny
-from test_augment import EVERYTHING, ids, noise, views
 from tiny import error_of
+from views import EVERYTHING, ids, noise, views
 
 from jaxseg import VOID, build, photometric
 from jaxseg.augment import Augmentation, augment, check_channels

@@ -1,54 +1,37 @@
-"""Masks drawn from labelme's and COCO's JSON, against arithmetic, pycocotools and VOC's masks."""
+"""Masks drawn from labelme's JSON, against arithmetic, matplotlib and VOC's masks; and damage."""
 
 import base64
-import copy
 import io
 import json
-import pickle
-import sys
 
 import numpy as np
 import pytest
+from drawings import (
+  GOOD,
+  LABELS,
+  RLE,
+  SQUARE,
+  VOC,
+  VOC_LABELS,
+  box,
+  change,
+  del_,
+  document,
+  iou,
+  labelme,
+  saved,
+  shape,
+)
 from matplotlib.path import Path as Outline
 from PIL import Image
-from pycocotools import mask as coco
-from pycocotools.coco import COCO
 from tiny import error_of
 
 from jaxseg import VOID, UserError
 from jaxseg.data.decode import ImageFormat
 from jaxseg.data.encoded import Encoded
-from jaxseg.data.examine import examine
-from jaxseg.data.label_spaces import LABEL_SPACES
 from jaxseg.data.labels import label_map
-from jaxseg.data.masks import decode_mask, read_mask
-from jaxseg.data.polygons import CocoMask, coco_masks, draw_coco, draw_labelme
-
-LABELS = label_map(("background", "cat", "dog"))
-VOC = LABEL_SPACES["voc"]
-VOC_LABELS = label_map(VOC.classes)
-
-
-def shape(label, *points, kind="polygon", **more):
-  return {"label": label, "points": [list(p) for p in points], "shape_type": kind, **more}
-
-
-def labelme(*shapes, size=(12, 16), **more):
-  document = {"imageHeight": size[0], "imageWidth": size[1], "shapes": list(shapes), **more}
-  return json.dumps(document).encode()
-
-
-def saved(path, data):
-  path.write_bytes(data)
-  return path
-
-
-def box(height, width, *filled):
-  """Zeros with rectangles (label, y0, y1, x0, x1) of inclusive limits."""
-  array = np.zeros((height, width), np.uint8)
-  for label, y0, y1, x0, x1 in filled:
-    array[y0 : y1 + 1, x0 : x1 + 1] = label
-  return array
+from jaxseg.data.masks import decode_mask
+from jaxseg.data.polygons import coco_masks, draw_coco, draw_labelme
 
 
 def test_labelme_shapes(tmp_path):
@@ -164,31 +147,6 @@ def test_image_and_drawing_of_different_sizes(tmp_path):
   assert "17x12" in message and "16x12" in message
 
 
-def test_polygons_are_examined_like_images(tmp_path):
-  """check_data counts them: a triangle of 21 pixels, without its hidden labels."""
-  Image.fromarray(np.arange(192, dtype=np.uint8).reshape(12, 16)).save(tmp_path / "a.png")
-  corners = (0, 0), (5, 0), (5, 5)
-  Image.fromarray(np.eye(12, 16, dtype=np.uint8)).save(tmp_path / "diagonal.png")
-  square = {"category_id": 6, "segmentation": rectangle(1, 1, 3, 3)}
-  for mask, kind, counts in (
-    (saved(tmp_path / "b.json", labelme(shape("cat", *corners))), "labelme", [171, 21, 0, 0]),
-    (read(tmp_path, document(square, images=((12, 16),)))["a0.jpg"], "COCO", [188, 0, 4, 0]),
-    ({"dog": [tmp_path / "diagonal.png"]}, "PNG per label", [180, 0, 12, 0]),
-  ):
-    record = {"image": tmp_path / "a.png", "mask": mask, "name": "a.png"}
-    example = examine(Encoded([record], ImageFormat(1), LABELS), 3, 0)
-    assert not example.findings and not example.fault
-    assert example.formats == {"image": "PNG grey 8 bit", "mask": kind}
-    assert example.counts.tolist() == counts
-  record["mask"] = saved(tmp_path / "a.json", labelme(shape("cow", *corners)))
-  example = examine(Encoded([record], ImageFormat(1), LABELS), 3, 0)
-  assert "label 'cow' is not a class" in example.fault
-  record["mask"] = saved(tmp_path / "a.json", b"no JSON")
-  (finding,) = examine(Encoded([record], ImageFormat(1), LABELS), 3, 0).findings
-  assert finding.kind == "masks that cannot be read"
-
-
-SQUARE = [[0, 0], [5, 0], [5, 5]]
 DAMAGED = {
   "nothing": b"",
   "text": b"no JSON",
@@ -241,10 +199,6 @@ def test_a_file_that_is_missing(tmp_path):
   assert error_of(coco_masks, tmp_path / "a.json").startswith(str(tmp_path))
 
 
-def iou(a, b):
-  return (a & b).sum() / (a | b).sum()
-
-
 def test_labelme_against_the_masks_of_voc(data_dir):
   """Drawn by others, for the same photographs."""
   for number, names in (3, "person bottle"), (6, "person chair sofa"), (25, "bus car"):
@@ -258,177 +212,6 @@ def test_labelme_against_the_masks_of_voc(data_dir):
       assert iou((mask == label) & judged, (voc == label) & judged) > 0.8, name
     image = Image.open(folder / f"2011_{number:06}.jpg")
     assert mask.shape == image.size[::-1]
-
-
-# COCO.
-
-
-def document(*annotations, images=((6, 8),), categories=("cat", "dog")):
-  return {
-    "images": [
-      {"id": 10 + i, "file_name": f"a{i}.jpg", "height": h, "width": w}
-      for i, (h, w) in enumerate(images)
-    ],
-    "categories": [{"id": 5 + i, "name": name} for i, name in enumerate(categories)],
-    "annotations": [
-      {"id": i, "image_id": 10, "iscrowd": 0, **item} for i, item in enumerate(annotations)
-    ],
-  }
-
-
-def rectangle(x0, y0, x1, y1):
-  return [[x0, y0, x1, y0, x1, y1, x0, y1]]
-
-
-def read(tmp_path, content):
-  return coco_masks(saved(tmp_path / "a.json", json.dumps(content).encode()))
-
-
-def test_small_objects_lie_on_large_ones_and_crowds_are_void(tmp_path):
-  """In COCO, coordinates are edges of pixels: x from 1 to 3 are the columns 1 and 2."""
-  content = document(
-    {"category_id": 6, "segmentation": rectangle(1, 1, 3, 3)},
-    {"category_id": 5, "segmentation": rectangle(0, 0, 6, 5)},
-    {"category_id": 5, "segmentation": rectangle(5, 4, 8, 6), "iscrowd": 1},
-    images=((6, 8), (3, 4)),
-  )
-  masks = pickle.loads(pickle.dumps(read(tmp_path, content)))
-  assert list(masks) == ["a0.jpg", "a1.jpg"]
-  expected = box(6, 8, (1, 0, 4, 0, 5), (VOID, 4, 5, 5, 7), (2, 1, 2, 1, 2))
-  np.testing.assert_array_equal(decode_mask(masks["a0.jpg"], "m", LABELS), expected)
-  np.testing.assert_array_equal(decode_mask(masks["a1.jpg"], "m", LABELS), np.zeros((3, 4)))
-  np.testing.assert_array_equal(
-    decode_mask(masks["a1.jpg"], "m", label_map(("cat", "dog"))), np.full((3, 4), VOID)
-  )
-  assert "label 'dog' is not a class" in error_of(
-    decode_mask, masks["a0.jpg"], "m", label_map(("background", "cat"))
-  )
-  stored = read_mask(masks["a0.jpg"], "m", LABELS)
-  assert stored.counts == {"_background_": 13, "cat": 25, "__ignore__": 6, "dog": 4}
-  assert stored.format == "COCO"
-
-
-def test_run_lengths_against_pycocotools(tmp_path):
-  rng = np.random.default_rng(0)
-  for height, width, share in (7, 9, 0.5), (1, 5, 0.2), (40, 300, 0.001), (50, 60, 0.999):
-    stored = np.asfortranarray(rng.random((height, width)) < share)
-    packed = coco.encode(stored.astype(np.uint8, order="F"))
-    text = {"size": [height, width], "counts": packed["counts"].decode()}
-    changes = np.flatnonzero(np.diff(stored.T.ravel().astype(int))) + 1
-    runs = np.diff([0, *changes, stored.size]).tolist()
-    plain = {"size": [height, width], "counts": [0] * int(stored[0, 0]) + runs}
-    for segmentation in (text, plain):
-      content = document(
-        {"category_id": 6, "segmentation": segmentation}, images=((height, width),)
-      )
-      mask = decode_mask(read(tmp_path, content)["a0.jpg"], "m", LABELS)
-      np.testing.assert_array_equal(mask == 2, stored)
-
-
-def test_coco_against_pycocotools_and_the_masks_of_voc(data_dir):
-  folder = data_dir / "layouts/coco"
-  masks = coco_masks(folder / "annotations.json")
-  api = COCO(folder / "annotations.json")
-  assert len(masks) == len(api.imgs) == 3
-  for image in api.imgs.values():
-    mask = decode_mask(masks[image["file_name"]], "m", VOC_LABELS)
-    parts = [(api.annToMask(item), item) for item in api.imgToAnns[image["id"]]]
-    expected = np.zeros_like(mask)
-    for part, item in sorted(parts, key=lambda pair: -int(pair[0].sum())):
-      expected[part == 1] = VOC.classes.index(api.cats[item["category_id"]]["name"])
-    np.testing.assert_array_equal(mask, expected)
-    stem = image["file_name"].split("/")[-1].split(".")[0]
-    voc = np.asarray(Image.open(data_dir / f"layouts/voc/SegmentationClass/{stem}.png"))
-    for label in np.unique(mask[mask > 0]):
-      judged = voc != VOID
-      assert iou((mask == label) & judged, (voc == label) & judged) > 0.75, VOC.classes[label]
-
-
-def test_without_pycocotools(tmp_path, monkeypatch):
-  runs = {"size": [6, 8], "counts": [8, 40]}
-  content = document({"category_id": 6, "segmentation": runs})
-  outlines = document({"category_id": 6, "segmentation": rectangle(1, 1, 3, 3)})
-  monkeypatch.setitem(sys.modules, "pycocotools", None)
-  assert decode_mask(read(tmp_path, content)["a0.jpg"], "m", LABELS).sum() == 80
-  message = error_of(decode_mask, read(tmp_path, outlines)["a0.jpg"], "m", LABELS)
-  assert "pip install -e '.[formats]'" in message
-
-
-def change(content, path, value):
-  """A copy of nested content with another value at a path; `del` removes it."""
-  content = copy.deepcopy(content)
-  *head, last = path
-  part = content
-  for key in head:
-    part = part[key]
-  if value is del_:
-    del part[last]
-  else:
-    part[last] = value
-  return content
-
-
-del_ = object()
-GOOD = document({"category_id": 6, "segmentation": rectangle(1, 1, 3, 3)}, images=((6, 8), (3, 4)))
-RLE = {"size": [6, 8], "counts": [8, 40]}
-BAD_COCO = [
-  (("images",), del_),
-  (("images",), {}),
-  (("images", 0), 5),
-  (("images", 0, "height"), del_),
-  (("images", 0, "height"), 10**9),
-  (("images", 0, "width"), "8"),
-  (("images", 0, "file_name"), 7),
-  (("images", 1, "file_name"), "a0.jpg"),
-  (("images", 1, "id"), 10),
-  (("images", 1, "id"), []),
-  (("categories",), None),
-  (("categories", 0, "name"), None),
-  (("annotations", 0), []),
-  (("annotations", 0, "image_id"), 99),
-  (("annotations", 0, "category_id"), 1),
-  (("annotations", 0, "category_id"), {}),
-]
-BAD_OBJECTS = [
-  None,
-  7,
-  "text",
-  [7],
-  [[]],
-  [[1, 2, 3, 4]],
-  [[1, 2, 3, 4, 5, 6, 7]],
-  [[1, 2, 3, 4, 5, float("nan")]],
-  [[1, 2, 3, 4, 5, 1e9]],
-  [[1, 2, 3, 4, 5, 10**400]],
-  [[1, 2, 3, 4, 5, "6"]],
-  [[1, 2, 3, 4, 5, True]],
-  {},
-  {"size": [6, 8]},
-  {**RLE, "size": [8, 6]},
-  {**RLE, "size": "6x8"},
-  {**RLE, "counts": [8, 39]},
-  {**RLE, "counts": [8, 10**12]},
-  {**RLE, "counts": [-8, 56]},
-  {**RLE, "counts": [8.0, 40.0]},
-  {**RLE, "counts": "zz~~~\x00"},
-  {**RLE, "counts": "o" * 1000},
-  {**RLE, "counts": "é"},
-]
-
-
-@pytest.mark.parametrize("path, value", BAD_COCO)
-def test_damaged_coco_files(tmp_path, path, value):
-  message = error_of(read, tmp_path, change(GOOD, path, value))
-  assert message.startswith(f"{tmp_path}/a.json: ") and len(message) < 400
-  read(tmp_path, GOOD)
-
-
-@pytest.mark.parametrize("segmentation", BAD_OBJECTS)
-def test_damaged_coco_objects(tmp_path, segmentation):
-  masks = read(tmp_path, change(GOOD, ("annotations", 0, "segmentation"), segmentation))
-  message = error_of(decode_mask, masks["a0.jpg"], "m", LABELS)
-  assert message.startswith("m: object 1 ('dog')") and len(message) < 400
-  assert draw_coco(CocoMask((2, 2), (("dog", False, []),)), "m")[1].sum() == 0  # an empty list
 
 
 def places(content, path=()):

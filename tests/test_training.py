@@ -1,60 +1,21 @@
-"""Training from a config to a work directory: complete, resumable bit for bit, safe from NaN."""
+"""Training from a config to a work directory: complete, learning, safe from NaN and bad input."""
 
 import json
-import os
-import signal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 import tiny
+from command import checkpoints, read_json, read_lines
 from tiny import error_of
 
 from jaxseg import VOID, UserError, build, checkpoint, models, optim, parallel, training, workdirs
 from jaxseg.data import datasets
 from jaxseg.data.labels import LabelMap
-from jaxseg.run import Run
 from jaxseg.training import train
 
 pytestmark = pytest.mark.usefixtures("photos")
-
-
-def saved_state(workdir, step):
-  """The arrays of a checkpoint, read without our code."""
-  folder = workdir.absolute() / "checkpoints" / str(step)
-  with ocp.StandardCheckpointer() as checkpointer:
-    return [checkpointer.restore(folder / part) for part in ("variables", "optimizer")]
-
-
-def assert_same_bits(first, second):
-  leaves = jax.tree_util.tree_leaves_with_path(first)
-  assert jax.tree.structure(first) == jax.tree.structure(second) and len(leaves) > 20
-  for (path, a), b in zip(leaves, jax.tree.leaves(second), strict=True):
-    a, b = np.asarray(a), np.asarray(b)
-    assert (a.dtype, a.tobytes()) == (b.dtype, b.tobytes()), jax.tree_util.keystr(path)
-
-
-def read_json(text):
-  """As another program reads it: NaN and the like are no JSON."""
-
-  def refuse(word):
-    raise AssertionError(f"{word} is no JSON")
-
-  return json.loads(text, parse_constant=refuse)
-
-
-def read_lines(workdir, split, *left_out):
-  """Objects of metrics.jsonl of one split."""
-  lines = [read_json(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-  return [
-    {k: v for k, v in line.items() if k not in left_out} for line in lines if line["split"] == split
-  ]
-
-
-def checkpoints(workdir):
-  return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -143,89 +104,6 @@ def test_the_same_command_does_nothing_when_complete(trained):
   assert contents() == before
 
 
-def stop_after(monkeypatch, step, number=signal.SIGTERM):
-  """Sends this process a signal when the bar reaches a step; the step after it will be the last."""
-  advance = Run.advance
-
-  def advance_and_stop(self, *arguments):
-    advance(self, *arguments)
-    if arguments[0] == step:
-      monkeypatch.setattr(Run, "advance", advance)
-      os.kill(os.getpid(), number)
-
-  monkeypatch.setattr(Run, "advance", advance_and_stop)
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-  """A work directory after 6 undisturbed steps."""
-  workdir = tmp_path_factory.mktemp("straight")
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(datasets.DATASETS, "photos", tiny.load_photos)
-    assert train(tiny.make_config(6), workdir) is True
-  return workdir
-
-
-def test_a_stopped_run_goes_on_bit_for_bit(straight, tmp_path, monkeypatch):
-  config = tiny.make_config(6)
-  handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-  stop_after(monkeypatch, 2)
-  assert train(config, tmp_path) is False
-  assert checkpoints(tmp_path) == [3]
-  assert not (tmp_path / "evaluation.json").exists()
-  stop_after(monkeypatch, 4, signal.SIGINT)
-  assert train(config, tmp_path) is False
-  assert checkpoints(tmp_path) == [3, 5]
-  assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
-  assert train(config, tmp_path) is True
-  expected = saved_state(straight, 6)
-  assert_same_bits(saved_state(tmp_path, 6), expected)
-  assert int(expected[1]["step"]) == 6
-  # Bits could agree because nothing moves.
-  kernels = [saved_state(tmp_path, step)[0]["params"]["head"]["kernel"] for step in (5, 6)]
-  assert (np.asarray(kernels[0]) != np.asarray(kernels[1])).all()
-  for split in ("train", "test"):
-    lines = read_lines(tmp_path, split, "images_per_second")
-    assert lines and lines == read_lines(straight, split, "images_per_second")
-  evaluations = [(path / "evaluation.json").read_text() for path in (straight, tmp_path)]
-  assert evaluations[0] == evaluations[1]
-
-
-def test_a_run_with_sampling_by_classes_goes_on_bit_for_bit(tmp_path, monkeypatch):
-  """The examples that hold a class are those of the run's first start."""
-  sampling = {
-    "data__class_crops": 0.5, "data__crop_classes": ("road",), "data__class_balanced": 0.5
-  }  # fmt: skip
-  config = tiny.make_config(4, **sampling)
-  assert train(config, tmp_path / "straight") is True
-  stop_after(monkeypatch, 1)
-  assert train(config, tmp_path / "stopped") is False
-  counts = read_json((tmp_path / "stopped" / "class_counts.json").read_text())
-  everywhere = list(range(20))  # see tiny.make_photo
-  assert counts["examples"] == {"sky": everywhere, "road": everywhere, "nowhere": []}
-  with monkeypatch.context() as patch:
-    patch.setattr(training, "count_classes", None)  # is not called again
-    assert train(config, tmp_path / "stopped") is True
-  straight, stopped = (tmp_path / name for name in ("straight", "stopped"))
-  assert_same_bits(saved_state(stopped, 4), saved_state(straight, 4))
-  shuffled = tiny.make_config(4, data__class_crops=0.5, data__crop_classes=("road",))
-  assert "class_balanced" in error_of(train, shuffled, stopped)
-  patch_source(monkeypatch, 19)
-  message = error_of(train, config, stopped)
-  assert "has 19 examples, but had 20" in message and "--workdir" in message
-
-
-def patch_source(monkeypatch, num_examples):
-  """Takes the photos after the first `num_examples` out of the training split."""
-  open_split = build.open_split
-
-  def shortened(config, role, **options):
-    info, source = open_split(config, role, **options)
-    return info, datasets.Subset(source, range(num_examples)) if role == "train" else source
-
-  monkeypatch.setattr(build, "open_split", shortened)
-
-
 @pytest.mark.parametrize(
   "changes, words",
   [
@@ -252,26 +130,6 @@ def test_balanced_drawing_needs_a_class(tmp_path, monkeypatch):
   config = tiny.make_config(3, data__class_balanced=0.5)
   message = error_of(train, config, tmp_path / "run")
   assert "config.data.class_balanced is 0.5, but no training mask has a class" in message
-
-
-def test_leftovers_of_a_killed_run(straight, tmp_path, monkeypatch):
-  """Lines that no checkpoint has, the last one cut short, and half a checkpoint."""
-  config = tiny.make_config(6)
-  stop_after(monkeypatch, 2)
-  assert train(config, tmp_path) is False
-  with (tmp_path / "metrics.jsonl").open("a") as file:
-    file.write('{"step": 4, "epoch": 1.6, "split": "train", "loss": 99.0}\n{"step": 5, "epo')
-  (tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp" / "variables").mkdir(parents=True)
-  assert train(config, tmp_path) is True
-  lines = read_lines(tmp_path, "train", "images_per_second")
-  assert lines == read_lines(straight, "train", "images_per_second")
-  assert checkpoints(tmp_path) == [3, 6]
-
-
-def test_a_signal_at_the_last_step_still_evaluates(tmp_path, monkeypatch):
-  stop_after(monkeypatch, 2)
-  assert train(tiny.make_config(3), tmp_path) is True
-  assert read_json((tmp_path / "evaluation.json").read_text())["step"] == 3
 
 
 def test_the_loss_falls(tmp_path):
@@ -382,25 +240,11 @@ def test_what_failed_before_a_checkpoint_binds_nobody(tmp_path, monkeypatch):
   assert json.loads((tmp_path / "config.json").read_text())["train"]["learning_rate"] == 0.5
 
 
-def test_work_directory_of_another_config(straight):
-  message = error_of(train, tiny.make_config(6, train__learning_rate=2e-2), straight)
-  assert str(straight) in message and "--workdir" in message
-  assert "config.train.learning_rate=0.01, not 0.02" in message
-
-
 def test_work_directory_that_cannot_be_made(tmp_path):
   (tmp_path / "file").touch()  # stops root too, unlike permissions
   for path in (tmp_path / "file", tmp_path / "file" / "run"):
     message = error_of(train, tiny.make_config(3), path)
     assert str(path) in message and "--workdir" in message
-
-
-def test_free_keys_may_change_on_the_way(tmp_path, monkeypatch):
-  stop_after(monkeypatch, 2)
-  assert train(tiny.make_config(5), tmp_path) is False
-  config = tiny.make_config(5, data__num_threads=0, data__cache_mb=0, train__log_every_steps=2)
-  assert train(config, tmp_path) is True
-  assert json.loads((tmp_path / "config.json").read_text())["data"]["num_threads"] == 0
 
 
 def test_class_weights(tmp_path):
@@ -464,67 +308,3 @@ def test_weight_files_that_do_not_fit(tmp_path, monkeypatch, damage):
   assert str(path) in message
   assert ("another network" in message and "conv9/kernel" in message) == (damage[:3] == "ano")
   assert not workdirs.read_metrics(tmp_path / "workdir")
-
-
-def test_patience(tmp_path, monkeypatch, capsys):
-  """Three evaluations without a better score after the second, also across a stop; for good."""
-  found = iter([0.3, 0.5, 0.4, 0.45, 0.1, 0.9])
-  evaluate = training.evaluate_split
-
-  def scripted(*arguments):
-    result, samples = evaluate(*arguments)
-    return {**result, "miou": next(found)}, samples
-
-  monkeypatch.setattr(training, "evaluate_split", scripted)
-  config = tiny.make_config(12, eval_every=1, train__patience=3)
-  stop_after(monkeypatch, 3)
-  assert train(config, tmp_path) is False
-  assert train(config, tmp_path) is True
-  assert checkpoints(tmp_path) == [2, 4, 5]
-  assert "early stopping at step 5: no better mean IoU in 3 evaluations" in capsys.readouterr().err
-  assert train(config, tmp_path) is True and next(found) == 0.9
-  assert checkpoints(tmp_path) == [2, 4, 5]
-
-
-def test_an_evaluation_that_a_signal_prevented(tmp_path, monkeypatch):
-  """It follows when the run resumes, and its step may be the best."""
-  config = tiny.make_config(6, eval_every=3)
-  straight = tmp_path / "straight"
-  assert train(config, straight) is True
-  stopped = tmp_path / "stopped"
-  stop_after(monkeypatch, 2)
-  assert train(config, stopped) is False
-  assert checkpoints(stopped) == [3] and not (stopped / "evaluation.json").exists()
-  assert train(config, stopped) is True
-  lines = read_lines(stopped, "test", "images_per_second")
-  assert [line["step"] for line in lines] == [3, 6]
-  assert lines == read_lines(straight, "test", "images_per_second")
-  assert_same_bits(saved_state(stopped, 3), saved_state(straight, 3))
-  assert_same_bits(saved_state(stopped, 6), saved_state(straight, 6))
-  assert checkpoint.best_checkpoint(stopped)[0] == checkpoint.best_checkpoint(straight)[0]
-  with checkpoint.open_manager(stopped, read_only=True) as manager:
-    assert manager.metrics(3)["miou"] == lines[0]["miou"]
-
-
-def test_start_from_another_run(straight, tmp_path, capsys):
-  """Its best checkpoint's arrays where they fit, and a training of its own."""
-  config = tiny.make_config(1, model__init_from=str(straight), model__up="resize")
-  config.train.learning_rate = 0.0
-  train(config, tmp_path)
-  donor, ours = saved_state(straight, 6)[0]["params"], saved_state(tmp_path, 1)[0]["params"]
-  assert donor.keys() == ours.keys()
-  kernels = [name for name in ours if "kernel" in ours[name]]
-  changed = {n for n in kernels if not np.array_equal(ours[n]["kernel"], donor[n]["kernel"])}
-  assert changed == {"up0"}  # 1x1 instead of 2x2
-  told = " ".join(capsys.readouterr().err.split())
-  assert f"from {straight}, step 6: copied down0_conv1, down0_conv2, " in told
-  assert "; new: up0; skipped: up0" in told
-
-
-def test_start_from_what_is_not_there(straight, tmp_path):
-  config = tiny.make_config(1, model__init_from=str(tmp_path / "none"))
-  message = error_of(train, config, tmp_path / "run")
-  assert "none has no checkpoint" in message and "config.model.init_from" in message
-  other = {"params": {"conv": {"kernel": np.zeros((1, 2))}}, "batch_stats": {}}
-  with pytest.raises(UserError, match=f"no layer of {straight} fits.*config.model.init_from"):
-    training.start_from(other, straight)
