@@ -152,8 +152,10 @@ def _check_data(config, workdir):
     text += ": name another one, or set config.data.num_folds"
     findings.append(Finding("warning", "same split for training and evaluation", "", text))
   for role, name in names.items():
-    problems = []
+    problems, num_before = [], len(findings)
     opened = attempt("splits that cannot be opened", open_split, config, role, problems)
+    if problems:  # then these are why it cannot be opened
+      del findings[num_before:]
     for kind, file, text in problems:
       text = text.removeprefix(str(file)).removeprefix(":").strip()
       findings.append(Finding("error", kind, str(file), text))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tifffile
 import tiny
 from PIL import Image
 from tiny import error_of
@@ -87,3 +88,17 @@ def test_crop_classes_that_no_training_mask_has(photos, tmp_path):
   assert "config.data.crop_classes" in finding.text
   config = tiny.make_config(1, **crops, data__crop_classes=("road",))
   assert kind not in {f.kind for f in check_data(config, tmp_path)}
+
+
+@pytest.mark.parametrize("keys", [{"eval_split": "train"}, {"num_folds": 2}, {"num_folds": 9}])
+def test_what_follows_from_a_file_that_does_not_pair_is_no_error_of_its_own(tmp_path, keys):
+  """Four channels as pages, and a mask of four pages: the split is empty, which is no news."""
+  for part in ("images", "masks"):
+    (tmp_path / "train" / part).mkdir(parents=True)
+    tifffile.imwrite(tmp_path / "train" / part / "a.tif", np.zeros((4, 8, 8), np.uint8),
+                     photometric="minisblack", metadata=None)  # fmt: skip
+  keys = {"name": "folder", "data_dir": str(tmp_path), "classes": ("a", "b"), "channels": 4, **keys}
+  config = tiny.make_config(1, data__pages="channels", **{f"data__{k}": v for k, v in keys.items()})
+  (error,) = [f for f in check_data(config, tmp_path) if f.severity == "error"]
+  assert error.kind == "volumes of different lengths"
+  assert "4 pages: save it with one, or set config.data.pages=auto" in error.text

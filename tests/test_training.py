@@ -230,7 +230,8 @@ def patch_source(monkeypatch, num_examples):
   "changes, words",
   [
     ({"data__class_crops": 0.3, "data__fit": "resize"}, "config.data.class_crops is 0.3, but"),
-    ({"data__crop_classes": ("sky", "rode")}, "has 'rode', which is no class; choose from sky, "),
+    ({"data__class_crops": 0.5, "data__crop_classes": ("sky", "rode")},
+     "has 'rode', which is no class; choose from sky, "),
     ({"data__class_balanced": 1.5}, "config.data.class_balanced is 1.5, but has to be from 0 to 1"),
     ({"augment__gamma": (2.0, 0.5)}, "config.augment.gamma is (2.0, 0.5), but has to be (smallest"),
     ({"augment__saturation": (1.5, 1.0)}, "config.augment.saturation is (1.5, 1.0), but has to be"),
