@@ -77,7 +77,7 @@ def find_wrong_values(examples: Sequence[Example], labels: LabelMap) -> list[Fin
       if not is_noisy(example.values, labels):
         file_format = example.formats.get("mask", "").split(" ")[0]
         text = mask_fault(values[by_kind(unknown[0])[0]], labels, file_format)
-    findings.append(Finding("error", kind, f"mask of {example.file}", text))
+    findings.append(Finding("error", kind, f"mask of {example.file}", text, example.json))
   return findings
 
 

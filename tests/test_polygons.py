@@ -25,7 +25,7 @@ from jaxseg.data.masks import decode_mask, read_mask
 from jaxseg.data.polygons import CocoMask, coco_masks, draw_coco, draw_labelme
 
 LABELS = label_map(("background", "cat", "dog"))
-VOC = LABEL_SPACES["voc"]
+VOC, PETS = LABEL_SPACES["voc"], LABEL_SPACES["pets"]
 VOC_LABELS = label_map(VOC.classes)
 
 
@@ -150,7 +150,7 @@ def test_labels_that_are_no_classes(tmp_path):
   data = labelme(shape("cow", *square), shape("a\nb", *square), shape("dog", *square))
   path = saved(tmp_path / "a.json", data)
   message = error_of(decode_mask, path, "mask of a.jpg", label_map(("x", "dog"), void_values=(7,)))
-  assert message.startswith("mask of a.jpg: label 'cow', 'a\\nb' is not a class")  # though hidden
+  assert message.startswith(f"{path}: label 'cow', 'a\\nb' is not a class")  # though hidden
   assert "dog" in message and "`void_values`=(7,'cow','a\\nb')" in message
   followed = label_map(("x", "dog"), void_values=(7, "cow", "a\nb"))
   assert {*np.unique(decode_mask(path, "m", followed))} == {1, VOID}
@@ -233,11 +233,12 @@ DAMAGED = {
 def test_damaged_labelme_files(tmp_path, kind):
   path = saved(tmp_path / "a.json", DAMAGED[kind])
   message = error_of(decode_mask, path, "mask of a.jpg", LABELS)
-  assert message.startswith("mask of a.jpg: ") and len(message) < 400
+  assert message.startswith(f"{path}: ") and len(message) < 400
 
 
 def test_a_file_that_is_missing(tmp_path):
-  assert error_of(decode_mask, tmp_path / "a.json", "m", LABELS).startswith("m: ")
+  path = tmp_path / "a.json"
+  assert error_of(decode_mask, path, "m", LABELS).startswith(f"{path}: ")
   assert error_of(coco_masks, tmp_path / "a.json").startswith(str(tmp_path))
 
 
@@ -427,8 +428,9 @@ def test_damaged_coco_files(tmp_path, path, value):
 def test_damaged_coco_objects(tmp_path, segmentation):
   masks = read(tmp_path, change(GOOD, ("annotations", 0, "segmentation"), segmentation))
   message = error_of(decode_mask, masks["a0.jpg"], "m", LABELS)
-  assert message.startswith("m: object 1 ('dog')") and len(message) < 400
-  assert draw_coco(CocoMask((2, 2), (("dog", False, []),)), "m")[1].sum() == 0  # an empty list
+  place = f"{tmp_path}/a.json: image 'a0.jpg': annotation 1 ('dog')"
+  assert message.startswith(place) and len(message) < 400 + len(str(tmp_path))
+  assert draw_coco(CocoMask((2, 2), (("dog", False, [], 1),)), "m")[1].sum() == 0  # an empty list
 
 
 def places(content, path=()):
@@ -472,3 +474,33 @@ def test_json_that_was_damaged_at_random(tmp_path):
       assert "\n" not in str(error) and str(error).startswith(("m: ", str(path))), error
       outcomes.append("refused")
   assert min(outcomes.count("read"), outcomes.count("refused")) > 50
+
+
+def test_errors_name_the_json_file_and_what_in_it(tmp_path):
+  """The second shape of a labelme file, and the third annotation of a COCO file, are wrong."""
+  path = saved(tmp_path / "a.json", labelme(shape("cat", *SQUARE), shape("dog", (1, 1))))
+  message = error_of(decode_mask, path, "mask of a.jpg", LABELS)
+  assert message == f"{path}: shape 2 ('dog'): a polygon needs at least 3 points, but it has 1"
+  items = [{"category_id": 5, "segmentation": x} for x in (RLE, RLE, [[1, 2]])]
+  items[1]["image_id"] = 11
+  masks = read(tmp_path, document(*items, images=((6, 8), (6, 8))))
+  message = error_of(decode_mask, masks["a0.jpg"], "mask of a0.jpg", LABELS)
+  assert message.startswith(f"{path}: image 'a0.jpg': annotation 3 ('cat'): a polygon needs 3")
+  assert (decode_mask(masks["a1.jpg"], "m", LABELS) == 1).any()
+
+
+@pytest.mark.parametrize("first", ["Background", "sky"])
+def test_the_remedy_for_names_that_are_classes_works(tmp_path, first):
+  """The flag has the classes in their order, and then the new ones."""
+  data = labelme(shape("cow", *SQUARE), shape("dog", (8, 8), (12, 8), (12, 11)))
+  path = saved(tmp_path / "a.json", data)
+  message = error_of(decode_mask, path, "m", label_map((first, "cat")))
+  classes = (first, "cat", "cow", "dog")
+  text = "('" + "','".join(classes) + "')"
+  assert f'set --`classes`="{text}"; ' in message
+  assert {2, 3} <= {*np.unique(decode_mask(path, "m", label_map(classes)))}
+  # Where one key is not enough, both are named.
+  for keys in {"mask_values": ("x", "cat")}, {"mask_values": (3, 4)}:
+    message = error_of(decode_mask, path, "m", label_map((first, "cat"), **keys))
+    assert "name it in `classes` or `mask_values`; " in message
+  assert "and `label_space` to ''" in error_of(decode_mask, path, "m", label_map(PETS.classes))

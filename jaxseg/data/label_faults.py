@@ -55,12 +55,30 @@ def _voids(labels):
 
 
 def _name_fault(wrong, labels):
-  remedy = f"to ignore it, set `void_values`={_tuple([*_voids(labels), *wrong])}"
+  ignore = f"`void_values`={_tuple([*_voids(labels), *wrong])}"
   return (
     f"label {few([*map(repr, wrong)])} is not a class; known labels are "
-    f"[{few(sorted(labels.names), 30)}]; if it is a class, name it in `classes` or `mask_values`; "
-    f"{remedy}"
+    f"[{few(sorted(labels.names), 30)}]; if it is a class, {_more_classes(wrong, labels)}; "
+    f"to ignore it, set {ignore}"
   )
+
+
+def _more_classes(wrong, labels):
+  """The remedy for names that are classes: a flag with all of them, if that suffices."""
+  names = [
+    (label, name) for name, label in labels.names.items()
+    if label != VOID and name not in (BACKGROUND, IGNORE)
+  ]  # fmt: skip
+  # "background" is known if a class has a name like it, too; and `mask_values` may give names.
+  found = {label for label, _ in names}
+  names = [x for x in names if x[1] != "background" or sum(x[0] == y for y, _ in names) == 1]
+  if len(names) > len(found) or labels.is_listed:
+    return "name it in `classes` or `mask_values`"
+  classes = tuple(name for _, name in sorted(names))
+  flag = f'set --`classes`="{_tuple([*classes, *wrong])}"'
+  if any(space.classes == classes for space in LABEL_SPACES.values()):
+    flag += ", and `label_space` to ''"
+  return flag
 
 
 def _number_remedy(wrong, values, labels, file_format):
