@@ -15,6 +15,7 @@ from jaxseg.data.files import inspect
 from jaxseg.data.fingerprints import fingerprint, specks
 from jaxseg.data.label_faults import is_noisy, mask_fault
 from jaxseg.data.labels import LabelMap, Value
+from jaxseg.data.levels import levels
 from jaxseg.data.masks import json_place, read_mask
 from jaxseg.data.raster import Header
 
@@ -106,6 +107,7 @@ class Example:
     hash: u64[4], see `fingerprints.fingerprint`.
     specks: see `fingerprints.specks`.
     json: of the mask, see `masks.json_place`.
+    levels: see `levels.levels`; None if there is no value_range.
   """
 
   index: int
@@ -123,6 +125,7 @@ class Example:
   hash: np.ndarray | None = None
   specks: tuple[int, list[tuple[int, int, int, int]]] = (0, [])
   json: str = ""
+  levels: np.ndarray | None = None
 
 
 def read_parts(source: Sequence, num_classes: int, index: int) -> Parts:
@@ -224,7 +227,7 @@ def examine(source: Sequence, num_classes: int, index: int) -> Example:
   return Example(
     index, file, tuple(findings), size, formats, digest, brightest, dict(values), fault, counts,
     header.orientation if header else 1, header.depth if header else "", bits, small,
-    parts.json,
+    parts.json, levels(image, parts.value_range) if size and parts.value_range else None,
   )  # fmt: skip
 
 
