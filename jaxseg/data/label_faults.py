@@ -4,9 +4,10 @@ from collections.abc import Collection, Mapping
 
 from jaxseg import VOID
 from jaxseg.data.files import few
-from jaxseg.data.label_spaces import LABEL_SPACES
+from jaxseg.data.label_spaces import LABEL_SPACES, bit_color
 from jaxseg.data.labels import BACKGROUND, IGNORE, LabelMap, Value
 
+FEW = 3  # colours that are enough to recognise a palette
 MANY = 20  # this many more values than classes: interpolation or instance ids, not labels
 
 
@@ -138,20 +139,37 @@ def _color_fault(counts, wrong, labels, file_format):
       return text + noise + ", or correct `mask_colors`"
     void = f"`void_colors`={_tuple([*voids, *wrong])}"
     return f"{text}if they are void, set {void}; if they are classes, add them to `mask_colors`"
-  for name, space in LABEL_SPACES.items():
-    if len(space.palette) == num_classes and {*space.palette, *space.void_colors} >= {*wrong}:
-      if not labels.colors:
-        text += f"these are colours of `label_space`={name!r}; else "
+  text += "" if labels.colors else _known_palettes(wrong, num_classes)
   if num_classes - num > MANY:
     return f"{text}set `mask_colors` to the (R,G,B) of each class, () for those that have none"
   chosen, rest = sorted(by_share[:num_classes]), sorted(by_share[num_classes:])
   if len(rest) > 10 and 2 * sum(counts[color] for color in chosen) < total:
     return text + noise
+  colormap = [bit_color(label) for label in range(num_classes)]
+  if num >= FEW and {*colormap} >= {*colors}:  # tools take it for data sets of their own, too
+    line = _tuple(colormap)
+    return f"{text}set `mask_colors`={line}, the colour map of VOC, if `classes` follow it"
+  if rest:
+    text += f"if they are classes, name {num} in `classes`; or "
   line = _tuple([*chosen, *[()] * (num_classes - num)])
   text += f"set `mask_colors`={line}, in the order of `classes`"
   if len(rest) > 10:
     return f"{text}, but {noise}"
   if rest:
-    text = text.replace("; set", f"; if they are classes, name {num} in `classes`; or set")
     text += f", and `void_colors`={_tuple([*voids, *rest])} if these are void; if not, {noise}"
   return text
+
+
+def _known_palettes(colors, num_classes):
+  """Says of which label spaces these are colours; "" for none."""
+  found = {}
+  for name, space in LABEL_SPACES.items():
+    common = {*space.palette} & {*colors}
+    enough = len(common) >= FEW or len(space.palette) == num_classes
+    if enough and {*space.palette, *space.void_colors} >= {*colors}:
+      found.setdefault(space.palette, (name, len(space.classes)))
+  texts = []
+  for name, number in found.values():
+    whole = f" and `classes`=(), which are {number}" if number != num_classes else ""
+    texts.append(f"these are colours of `label_space`={name!r}: set it{whole}; else ")
+  return "".join(texts)
