@@ -164,8 +164,7 @@ def _known_palettes(colors, num_classes):
   """Says of which label spaces these are colours; "" for none."""
   found = {}
   for name, space in LABEL_SPACES.items():
-    common = {*space.palette} & {*colors}
-    enough = len(common) >= FEW or len(space.palette) == num_classes
+    enough = len(colors) >= FEW or len(space.palette) == num_classes
     if enough and {*space.palette, *space.void_colors} >= {*colors}:
       found.setdefault(space.palette, (name, len(space.classes)))
   texts = []
