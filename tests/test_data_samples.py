@@ -82,7 +82,8 @@ def test_windows_without_augmentation(photos):
   deviations."""
   config = tiny.make_config(
     1, model__padding="valid", data__image_size=36, augment__brightness=0.0,
-    augment__contrast=(1.0, 1.0), augment__scale=(1.0, 1.0), eval__num_samples=1,
+    augment__contrast=(1.0, 1.0), augment__scale=(1.0, 1.0), augment__flip=False,
+    eval__num_samples=1,
   )  # fmt: skip
   split = read("train", config)
   margin = build.build_model(config, split.info).margin
