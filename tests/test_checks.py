@@ -12,6 +12,7 @@ from jaxseg.check_data import check_data
 from jaxseg.data import datasets
 
 VALID = {"model__padding": "valid"}
+ENCODER = {"model__name": "encoder_unet", "model__encoder": "mobilenet_v2"}
 TWO = {"data__class_crops": 0.5, "data__crop_classes": ("sky", "sky")}
 REFUSED = [
   ({"data__class_crops": 0.5, "data__fit": "resize"}, "config.data.class_crops is 0.5"),
@@ -23,6 +24,9 @@ REFUSED = [
   ({"predict__output_stride": 8}, "config.predict.output_stride 8 is for DeepLab"),
   ({"train__class_weights": (1.0, 2.0)}, "config.train.class_weights has 2 numbers"),
   ({"train__class_weights": (0.0, 0.0, 0.0)}, "config.train.class_weights are all 0"),
+  ({**ENCODER, "model__widths": (), "model__pretrained": "no.h5"}, "no.h5"),
+  ({**ENCODER, "model__widths": (), "model__pretrained": __file__}, "test_checks.py"),
+  ({"model__init_from": "nowhere"}, "correct config.model.init_from"),
   ({"model__head": "sigmoid"}, "config.model.head 'sigmoid' is for two classes"),
   ({"train__batch_size": 12}, "config.train.batch_size is 12"),
   ({"data__name": "cells", "augment__hue": 0.1}, "config.augment.hue is 0.1, but needs RGB images"),
