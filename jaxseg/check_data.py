@@ -152,8 +152,10 @@ def _check_data(config, workdir):
     text += ": name another one, or set config.data.num_folds"
     findings.append(Finding("warning", "same split for training and evaluation", "", text))
   for role, name in names.items():
-    problems = []
+    problems, num_before = [], len(findings)
     opened = attempt("splits that cannot be opened", open_split, config, role, problems)
+    if problems:  # then these are why it cannot be opened
+      del findings[num_before:]
     for kind, file, text in problems:
       text = text.removeprefix(str(file)).removeprefix(":").strip()
       findings.append(Finding("error", kind, str(file), text))
@@ -187,7 +189,8 @@ def _check_data(config, workdir):
     with contextlib.suppress(UserError):  # which is one of the faults
       margin = build_model(config, info).margin
       window = data.image_size - 2 * margin if data.fit == "crop" else 0
-    findings += find(by_role, info.classes, split.labels, window)
+    has_range = bool(data.value_range) and data.normalization == "range"
+    findings += find(by_role, info.classes, split.labels, window, has_range)
     findings += find_missing_crop_classes(by_role.get("train", ()), info.classes, data.crop_classes)
     splits = with_black_and_white(splits, data.normalization)
     if "train" in splits and splits["train"].good and not faults:

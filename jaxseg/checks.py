@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from jaxseg import DataWarning, UserError, build, models, settings
+from jaxseg import DataWarning, UserError, build, checkpoint, models, settings
 from jaxseg.augment import Augmentation, check_channels
 from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo
@@ -75,6 +75,20 @@ def check_data_keys(config: ConfigDict) -> None:
     )
 
 
+def check_start(config: ConfigDict, info: DatasetInfo) -> None:
+  """Raises UserError if weights to start from are not there, or the encoder's are of another one.
+
+  Nothing is downloaded. Training finds the same when it starts from them.
+  """
+  model, pretrained = build.build_model(config, info), config.model.pretrained
+  if pretrained and hasattr(model, "encoder"):
+    if pretrained != "imagenet" or model.encoder.imagenet is None:
+      variables = models.abstract_variables(model, info.channels)
+      models.load_encoder(variables, model.encoder, pretrained)
+  if config.model.init_from:
+    checkpoint.best_checkpoint(config.model.init_from, "config.model.init_from")
+
+
 CHECKS: tuple[Callable[[ConfigDict, DatasetInfo], None], ...] = (
   check_augmentation, check_crop_classes, check_class_weights, check_network, check_optimizer
 )  # fmt: skip
@@ -102,7 +116,8 @@ def all_faults(config: ConfigDict, info: DatasetInfo | None, is_new: bool = True
   Args:
     info: None if it is not known.  is_new: whether the run has not begun yet.
   """
-  checks = [functools.partial(check, config, info) for check in CHECKS if info]
+  used = (*CHECKS, check_start) if is_new else CHECKS
+  checks = [functools.partial(check, config, info) for check in used if info]
   if is_new:
     checks += [functools.partial(check, config) for check in OWN_KEYS]
   found = [*build.training_faults(config)]

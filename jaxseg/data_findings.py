@@ -12,6 +12,7 @@ from jaxseg.data.files import few
 from jaxseg.data.fingerprints import nearest
 from jaxseg.data.label_faults import is_noisy, mask_fault
 from jaxseg.data.labels import BACKGROUND, LabelMap, Value
+from jaxseg.data.levels import range_fault
 
 DARK = 1 / 8  # of white; if no image exceeds this, 13 bits or fewer have been read as 16
 UNEQUAL = 3  # a class whose shares of two splits differ by more than this factor is marked
@@ -23,6 +24,7 @@ def find(
   classes: Sequence[str],
   labels: LabelMap,
   window: int,
+  has_range: bool = False,
 ) -> list[Finding]:
   """All findings about the examples of a data set.
 
@@ -30,6 +32,7 @@ def find(
     splits: {"train", "eval": list of Example}.  classes: names.
     labels: what the values of masks mean.
     window: smallest height and width of images to train on, px.
+    has_range: whether the user chose a value_range.
   Returns:
     list of Finding
   """
@@ -48,7 +51,10 @@ def find(
       text = f"training takes windows of {window} px; beyond these images they are void"
       findings.append(Finding("warning", "small images", example.file, text))
   brightest = max((example.brightest for example in examples if example.size), default=DARK)
-  if brightest < DARK:
+  found = [example.levels for example in examples if example.levels is not None]
+  if has_range and (text := range_fault(found)):
+    findings.append(Finding("warning", "a value_range that does not suit the images", "", text))
+  elif brightest < DARK:
     text = (
       f"no pixel of any image is brighter than {brightest:.1%} of white: set `value_range` to the "
       "stored values of black and white, or `normalization` to percentiles"
@@ -77,7 +83,7 @@ def find_wrong_values(examples: Sequence[Example], labels: LabelMap) -> list[Fin
       if not is_noisy(example.values, labels):
         file_format = example.formats.get("mask", "").split(" ")[0]
         text = mask_fault(values[by_kind(unknown[0])[0]], labels, file_format)
-    findings.append(Finding("error", kind, f"mask of {example.file}", text))
+    findings.append(Finding("error", kind, f"mask of {example.file}", text, example.json))
   return findings
 
 

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+import tifffile
 import tiny
 from PIL import Image
 from tiny import error_of
@@ -13,6 +14,7 @@ from jaxseg.check_data import check_data
 from jaxseg.data import datasets
 
 VALID = {"model__padding": "valid"}
+ENCODER = {"model__name": "encoder_unet", "model__encoder": "mobilenet_v2"}
 TWO = {"data__class_crops": 0.5, "data__crop_classes": ("sky", "sky")}
 REFUSED = [
   ({"data__class_crops": 0.5, "data__fit": "resize"}, "config.data.class_crops is 0.5"),
@@ -24,6 +26,9 @@ REFUSED = [
   ({"predict__output_stride": 8}, "config.predict.output_stride 8 is for DeepLab"),
   ({"train__class_weights": (1.0, 2.0)}, "config.train.class_weights has 2 numbers"),
   ({"train__class_weights": (0.0, 0.0, 0.0)}, "config.train.class_weights are all 0"),
+  ({**ENCODER, "model__widths": (), "model__pretrained": "no.h5"}, "no.h5"),
+  ({**ENCODER, "model__widths": (), "model__pretrained": __file__}, "test_checks.py"),
+  ({"model__init_from": "nowhere"}, "correct config.model.init_from"),
   ({"model__head": "sigmoid"}, "config.model.head 'sigmoid' is for two classes"),
   ({"train__batch_size": 12}, "config.train.batch_size is 12"),
   ({"data__name": "cells", "augment__hue": 0.1}, "config.augment.hue is 0.1, but needs RGB images"),
@@ -113,3 +118,17 @@ def test_keys_that_a_data_set_does_not_use_are_named(monkeypatch):
 def test_black_and_white_are_given_or_measured():
   config = tiny.make_config(1, data__value_range=(0, 9), data__normalization="percentiles")
   assert "config.data.value_range is (0, 9), but" in error_of(checks.check_own_keys, config)
+
+
+@pytest.mark.parametrize("keys", [{"eval_split": "train"}, {"num_folds": 2}, {"num_folds": 9}])
+def test_what_follows_from_a_file_that_does_not_pair_is_no_error_of_its_own(tmp_path, keys):
+  """Four channels as pages, and a mask of four pages: the split is empty, which is no news."""
+  for part in ("images", "masks"):
+    (tmp_path / "train" / part).mkdir(parents=True)
+    tifffile.imwrite(tmp_path / "train" / part / "a.tif", np.zeros((4, 8, 8), np.uint8),
+                     photometric="minisblack", metadata=None)  # fmt: skip
+  keys = {"name": "folder", "data_dir": str(tmp_path), "classes": ("a", "b"), "channels": 4, **keys}
+  config = tiny.make_config(1, data__pages="channels", **{f"data__{k}": v for k, v in keys.items()})
+  (error,) = [f for f in check_data(config, tmp_path) if f.severity == "error"]
+  assert error.kind == "volumes of different lengths"
+  assert "4 pages: save it with one, or set config.data.pages=auto" in error.text

@@ -9,6 +9,7 @@ from drawings import (
   GOOD,
   LABELS,
   RLE,
+  SQUARE,
   VOC,
   VOC_LABELS,
   box,
@@ -16,8 +17,11 @@ from drawings import (
   del_,
   document,
   iou,
+  labelme,
   read,
   rectangle,
+  saved,
+  shape,
 )
 from PIL import Image
 from pycocotools import mask as coco
@@ -156,5 +160,19 @@ def test_damaged_coco_files(tmp_path, path, value):
 def test_damaged_coco_objects(tmp_path, segmentation):
   masks = read(tmp_path, change(GOOD, ("annotations", 0, "segmentation"), segmentation))
   message = error_of(decode_mask, masks["a0.jpg"], "m", LABELS)
-  assert message.startswith("m: object 1 ('dog')") and len(message) < 400
-  assert draw_coco(CocoMask((2, 2), (("dog", False, []),)), "m")[1].sum() == 0  # an empty list
+  place = f"{tmp_path}/a.json: image 'a0.jpg': annotation 1 ('dog')"
+  assert message.startswith(place) and len(message) < 400 + len(str(tmp_path))
+  assert draw_coco(CocoMask((2, 2), (("dog", False, [], 1),)), "m")[1].sum() == 0  # an empty list
+
+
+def test_errors_name_the_json_file_and_what_in_it(tmp_path):
+  """The second shape of a labelme file, and the third annotation of a COCO file, are wrong."""
+  path = saved(tmp_path / "a.json", labelme(shape("cat", *SQUARE), shape("dog", (1, 1))))
+  message = error_of(decode_mask, path, "mask of a.jpg", LABELS)
+  assert message == f"{path}: shape 2 ('dog'): a polygon needs at least 3 points, but it has 1"
+  items = [{"category_id": 5, "segmentation": x} for x in (RLE, RLE, [[1, 2]])]
+  items[1]["image_id"] = 11
+  masks = read(tmp_path, document(*items, images=((6, 8), (6, 8))))
+  message = error_of(decode_mask, masks["a0.jpg"], "mask of a0.jpg", LABELS)
+  assert message.startswith(f"{path}: image 'a0.jpg': annotation 3 ('cat'): a polygon needs 3")
+  assert (decode_mask(masks["a1.jpg"], "m", LABELS) == 1).any()

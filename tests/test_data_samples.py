@@ -78,23 +78,32 @@ def test_windows_are_those_of_the_training_step(photos):
 
 
 def test_windows_without_augmentation(photos):
-  """Standardised images show 2 standard deviations; beyond the logits, the mask is VOID."""
-  config = tiny.make_config(1, model__padding="valid", data__image_size=36, data__fit="resize",
-                            augment__brightness=0.0, augment__contrast=(1.0, 1.0),
-                            augment__scale=(1.0, 1.0))  # fmt: skip
-  config.eval.num_samples = 1
+  """Parts of the image; beyond the logits, the mask is VOID. Standardised images show 2 standard
+  deviations."""
+  config = tiny.make_config(
+    1, model__padding="valid", data__image_size=36, augment__brightness=0.0,
+    augment__contrast=(1.0, 1.0), augment__scale=(1.0, 1.0), augment__flip=False,
+    eval__num_samples=1,
+  )  # fmt: skip
   split = read("train", config)
   margin = build.build_model(config, split.info).margin
-  ((_, pictures, masks),) = training_windows(config, split)
+  ((name, pictures, masks),) = training_windows(config, split)
   assert pictures.shape == (5, 36, 36, 3) and 0 < margin < 18
   inside = np.zeros((36, 36), bool)
   inside[margin:-margin, margin:-margin] = True
-  assert (masks[:, ~inside] == VOID).all() and (masks[:, inside] != VOID).mean() > 0.5
-  np.testing.assert_array_equal(pictures[0], pictures[4])
+  assert (masks[:, ~inside] == VOID).all()
+  photo = next(x for x in split.source if x["name"] == name)
+  shape = (36 - 2 * margin,) * 2
+  labels = np.lib.stride_tricks.sliding_window_view(photo["mask"], shape)
+  values = np.lib.stride_tricks.sliding_window_view(photo["image"][..., 0], shape)
+  for picture, mask in zip(pictures, masks, strict=True):
+    part = mask[inside].reshape(shape)
+    same = (labels == part).all((2, 3)) & (values == picture[inside, 0].reshape(shape)).all((2, 3))
+    assert same.sum() == 1
+  assert any((pictures[0] != picture).any() for picture in pictures[1:])
   info = dataclasses.replace(split.info, value_range=((100.0, 150.0),) * 3, clip=False)
   ((_, standardised, _),) = training_windows(config, dataclasses.replace(split, info=info))
-  values = (pictures / 255.0 * 255 - 100) / 50
-  expected = 255 * np.clip((values + 2) / 4, 0, 1)
+  expected = 255 * np.clip(((pictures - 100.0) / 50 + 2) / 4, 0, 1)
   np.testing.assert_allclose(standardised, expected, atol=1)
 
 

@@ -12,7 +12,7 @@ from tiny import error_of
 
 from jaxseg import VOID
 from jaxseg.data.label_faults import mask_fault
-from jaxseg.data.label_spaces import fill_in
+from jaxseg.data.label_spaces import LABEL_SPACES, fill_in
 from jaxseg.data.labels import LabelMap, label_map
 from jaxseg.data.masks import decode_mask
 from jaxseg.settings import with_keys
@@ -81,7 +81,7 @@ REMEDIES = [
   (grey(*range(0, 60, 4)), 3, {}, []),
   (colored(*COLORS[:2]), 2, {}, [{"mask_colors": COLORS[:2]}]),
   (colored(*COLORS), 3, {"palette": ((1, 1, 1), (2, 2, 2), (3, 3, 3))},
-   [{"mask_colors": tuple(sorted(COLORS))}]),
+   [{"mask_colors": COLORS}]),  # in the order of VOC
   (colored(*COLORS[:2]), 4, {}, [{"mask_colors": (*COLORS[:2], (), ())}]),
   (colored(*COLORS[:2]), 21, {},
    [{"label_space": "voc"}, {"mask_colors": (*COLORS[:2], *[()] * 19)}]),
@@ -96,6 +96,26 @@ REMEDIES = [
   (colored(*COLORS, (9, 9, 9)), 3, {"palette": COLORS}, [{"void_colors": ((9, 9, 9),)}]),
   (colored(*COLORS), 3, {"mask_colors": (*COLORS[:2], (0, 0, 200)), "color_tolerance": 9}, []),
   (colored(*[(i, 1, 2) for i in range(99)]), 150, {}, []),
+  # Known palettes, whatever the number of classes: three of VOC (and of CamVid), with its border.
+  (colored(*COLORS), 3, {}, [{"label_space": "voc", "classes": ()}, {"mask_colors": COLORS}]),
+  (colored((0, 0, 0), (0, 128, 0), (128, 0, 0)), 4, {},
+   [{"label_space": "voc", "classes": ()}, {"mask_colors": (*COLORS, (128, 128, 0))}]),
+  (colored((0, 0, 0), (192, 128, 128), (0, 128, 0), (224, 224, 192)), 2, {},
+   [{"label_space": "voc", "classes": ()},
+    {"mask_colors": ((0, 0, 0), (0, 128, 0)), "void_colors": ((192, 128, 128), (224, 224, 192))}]),
+  (colored((0, 0, 0), (128, 0, 0), (224, 224, 192)), 4, {},
+   [{"label_space": "voc", "classes": ()},
+    {"mask_colors": ((0, 0, 0), (128, 0, 0), (224, 224, 192), ())}]),
+  (colored((128, 128, 128), (128, 0, 0), (0, 128, 192)), 3, {},
+   [{"label_space": "camvid", "classes": ()},
+    {"mask_colors": ((0, 128, 192), (128, 0, 0), (128, 128, 128))}]),
+  (colored((70, 70, 70), (0, 0, 142), (107, 142, 35)), 19, {},
+   [{"label_space": "cityscapes"},
+    {"mask_colors": ((0, 0, 142), (70, 70, 70), (107, 142, 35), *[()] * 16)}]),
+  (colored((70, 70, 70), (0, 0, 142), (107, 142, 35)), 30, {},
+   [{"label_space": "cityscapes", "classes": ()}]),
+  (colored((70, 70, 70), (0, 0, 142), (1, 2, 3)), 19, {},
+   [{"mask_colors": ((0, 0, 142), (1, 2, 3), (70, 70, 70), *[()] * 16)}]),
 ]  # fmt: skip
 
 
@@ -110,6 +130,8 @@ def test_remedies_work_when_they_are_followed(stored, num_classes, keys, expecte
     assert f"config.data.{next(iter(offer))}=" in with_keys(message)  # as the command prints it
     given = {"classes": classes, "palette": (), "void_values": (), "void_colors": (),
              "mask_values": (), **keys, **offer}  # fmt: skip
+    if given["classes"] == ():
+      assert num_classes != len(LABEL_SPACES[given["label_space"]].classes)
     given = fill_in(given.pop("label_space", ""), given)
     mask = decode_mask(data, "m", label_map(**given))
     assert mask.shape == stored.shape[:2]

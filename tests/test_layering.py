@@ -38,6 +38,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.export", "jaxseg.images", "jaxseg.predict_files", "jaxseg.refine"), 6),
   "jaxseg.models": 3,
   "jaxseg.data.layouts": 3,
+  "jaxseg.data.levels": 4,
   **dict.fromkeys(("jaxseg.data.splits", "jaxseg.data.suggest"), 4),
   "jaxseg.data.folder": 6,
   "jaxseg.data.datasets": 7,

@@ -29,6 +29,7 @@ from tiny import error_of
 from jaxseg import VOID, UserError
 from jaxseg.data.decode import ImageFormat
 from jaxseg.data.encoded import Encoded
+from jaxseg.data.label_spaces import LABEL_SPACES
 from jaxseg.data.labels import label_map
 from jaxseg.data.masks import decode_mask
 from jaxseg.data.polygons import coco_masks, draw_coco, draw_labelme
@@ -133,7 +134,7 @@ def test_labels_that_are_no_classes(tmp_path):
   data = labelme(shape("cow", *square), shape("a\nb", *square), shape("dog", *square))
   path = saved(tmp_path / "a.json", data)
   message = error_of(decode_mask, path, "mask of a.jpg", label_map(("x", "dog"), void_values=(7,)))
-  assert message.startswith("mask of a.jpg: label 'cow', 'a\\nb' is not a class")  # though hidden
+  assert message.startswith(f"{path}: label 'cow', 'a\\nb' is not a class")  # though hidden
   assert "dog" in message and "`void_values`=(7,'cow','a\\nb')" in message
   followed = label_map(("x", "dog"), void_values=(7, "cow", "a\nb"))
   assert {*np.unique(decode_mask(path, "m", followed))} == {1, VOID}
@@ -191,11 +192,12 @@ DAMAGED = {
 def test_damaged_labelme_files(tmp_path, kind):
   path = saved(tmp_path / "a.json", DAMAGED[kind])
   message = error_of(decode_mask, path, "mask of a.jpg", LABELS)
-  assert message.startswith("mask of a.jpg: ") and len(message) < 400
+  assert message.startswith(f"{path}: ") and len(message) < 400
 
 
 def test_a_file_that_is_missing(tmp_path):
-  assert error_of(decode_mask, tmp_path / "a.json", "m", LABELS).startswith("m: ")
+  path = tmp_path / "a.json"
+  assert error_of(decode_mask, path, "m", LABELS).startswith(f"{path}: ")
   assert error_of(coco_masks, tmp_path / "a.json").startswith(str(tmp_path))
 
 
@@ -255,3 +257,21 @@ def test_json_that_was_damaged_at_random(tmp_path):
       assert "\n" not in str(error) and str(error).startswith(("m: ", str(path))), error
       outcomes.append("refused")
   assert min(outcomes.count("read"), outcomes.count("refused")) > 50
+
+
+@pytest.mark.parametrize("first", ["Background", "sky"])
+def test_the_remedy_for_names_that_are_classes_works(tmp_path, first):
+  """The flag has the classes in their order, and then the new ones."""
+  data = labelme(shape("cow", *SQUARE), shape("dog", (8, 8), (12, 8), (12, 11)))
+  path = saved(tmp_path / "a.json", data)
+  message = error_of(decode_mask, path, "m", label_map((first, "cat")))
+  classes = (first, "cat", "cow", "dog")
+  text = "('" + "','".join(classes) + "')"
+  assert f'set --`classes`="{text}"; ' in message
+  assert {2, 3} <= {*np.unique(decode_mask(path, "m", label_map(classes)))}
+  # Where one key is not enough, both are named.
+  for keys in {"mask_values": ("x", "cat")}, {"mask_values": (3, 4)}:
+    message = error_of(decode_mask, path, "m", label_map((first, "cat"), **keys))
+    assert "name it in `classes` or `mask_values`; " in message
+  pets = label_map(LABEL_SPACES["pets"].classes)
+  assert "and `label_space` to ''" in error_of(decode_mask, path, "m", pets)

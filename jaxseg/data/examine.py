@@ -15,7 +15,8 @@ from jaxseg.data.files import inspect
 from jaxseg.data.fingerprints import fingerprint, specks
 from jaxseg.data.label_faults import is_noisy, mask_fault
 from jaxseg.data.labels import LabelMap, Value
-from jaxseg.data.masks import read_mask
+from jaxseg.data.levels import levels
+from jaxseg.data.masks import json_place, read_mask
 from jaxseg.data.raster import Header
 
 MAX_VALUES = 1000  # kept of a mask whose values are no labels
@@ -63,6 +64,7 @@ class Parts:
     size_fault: the problem if the sizes differ, see `encoded.size_fault`.
     orient: whether EXIF orientations count.
     value_range: see `ImageFormat`.
+    json: of the mask, see `masks.json_place`.
   """
 
   file: str
@@ -77,6 +79,7 @@ class Parts:
   size_fault: str = ""
   orient: bool = False
   value_range: tuple = ()
+  json: str = ""
 
   def label_map(self) -> np.ndarray:
     """The mask as u8[h,w]: classes, VOID, and UNKNOWN where the value is no class."""
@@ -103,6 +106,8 @@ class Example:
     depth: of the image's samples, as in "16 bit"; "" if it is no file.
     hash: u64[4], see `fingerprints.fingerprint`.
     specks: see `fingerprints.specks`.
+    json: of the mask, see `masks.json_place`.
+    levels: see `levels.levels`; None if there is no value_range.
   """
 
   index: int
@@ -119,6 +124,8 @@ class Example:
   depth: str = ""
   hash: np.ndarray | None = None
   specks: tuple[int, list[tuple[int, int, int, int]]] = (0, [])
+  json: str = ""
+  levels: np.ndarray | None = None
 
 
 def read_parts(source: Sequence, num_classes: int, index: int) -> Parts:
@@ -167,7 +174,7 @@ def read_parts(source: Sequence, num_classes: int, index: int) -> Parts:
   fault = "" if image is None else size_fault(image, stored.index, record["image"], fmt)
   return Parts(
     file, image, stored.index, stored.counts, stored.format, source.labels, headers, tuple(errors),
-    tuple(notes), fault, fmt.orient, fmt.value_range,
+    tuple(notes), fault, fmt.orient, fmt.value_range, json_place(record["mask"]),
   )  # fmt: skip
 
 
@@ -220,6 +227,7 @@ def examine(source: Sequence, num_classes: int, index: int) -> Example:
   return Example(
     index, file, tuple(findings), size, formats, digest, brightest, dict(values), fault, counts,
     header.orientation if header else 1, header.depth if header else "", bits, small,
+    parts.json, levels(image, parts.value_range) if size and parts.value_range else None,
   )  # fmt: skip
 
 

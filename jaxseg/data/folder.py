@@ -261,9 +261,7 @@ def _records(root, pairs, layout, kind, problems):
     pages = _num_pages(image, problems, kind)
     mask_pages = _num_pages(mask, problems) if isinstance(mask, pathlib.Path) else 1
     if pages and mask_pages and pages != mask_pages:
-      text = f"{image} has {pages} pages, but its mask {mask} has {mask_pages}: they must match"
-      if mask_pages == 1:
-        text += ", or set `pages`=channels if they are the channels of one image"
+      text = suggest.same_pages(image, mask, pages, mask_pages, kind)
       problems.append(("volumes of different lengths", image, text))
     if pages != mask_pages:
       continue

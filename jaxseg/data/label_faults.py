@@ -4,9 +4,10 @@ from collections.abc import Collection, Mapping
 
 from jaxseg import VOID
 from jaxseg.data.files import few
-from jaxseg.data.label_spaces import LABEL_SPACES
+from jaxseg.data.label_spaces import LABEL_SPACES, bit_color
 from jaxseg.data.labels import BACKGROUND, IGNORE, LabelMap, Value
 
+FEW = 3  # colours that are enough to recognise a palette
 MANY = 20  # this many more values than classes: interpolation or instance ids, not labels
 
 
@@ -55,12 +56,30 @@ def _voids(labels):
 
 
 def _name_fault(wrong, labels):
-  remedy = f"to ignore it, set `void_values`={_tuple([*_voids(labels), *wrong])}"
+  ignore = f"`void_values`={_tuple([*_voids(labels), *wrong])}"
   return (
     f"label {few([*map(repr, wrong)])} is not a class; known labels are "
-    f"[{few(sorted(labels.names), 30)}]; if it is a class, name it in `classes` or `mask_values`; "
-    f"{remedy}"
+    f"[{few(sorted(labels.names), 30)}]; if it is a class, {_more_classes(wrong, labels)}; "
+    f"to ignore it, set {ignore}"
   )
+
+
+def _more_classes(wrong, labels):
+  """The remedy for names that are classes: a flag with all of them, if that suffices."""
+  names = [
+    (label, name) for name, label in labels.names.items()
+    if label != VOID and name not in (BACKGROUND, IGNORE)
+  ]  # fmt: skip
+  # "background" is known if a class has a name like it, too; and `mask_values` may give names.
+  found = {label for label, _ in names}
+  names = [x for x in names if x[1] != "background" or sum(x[0] == y for y, _ in names) == 1]
+  if len(names) > len(found) or labels.is_listed:
+    return "name it in `classes` or `mask_values`"
+  classes = tuple(name for _, name in sorted(names))
+  flag = f'set --`classes`="{_tuple([*classes, *wrong])}"'
+  if any(space.classes == classes for space in LABEL_SPACES.values()):
+    flag += ", and `label_space` to ''"
+  return flag
 
 
 def _number_remedy(wrong, values, labels, file_format):
@@ -120,20 +139,36 @@ def _color_fault(counts, wrong, labels, file_format):
       return text + noise + ", or correct `mask_colors`"
     void = f"`void_colors`={_tuple([*voids, *wrong])}"
     return f"{text}if they are void, set {void}; if they are classes, add them to `mask_colors`"
-  for name, space in LABEL_SPACES.items():
-    if len(space.palette) == num_classes and {*space.palette, *space.void_colors} >= {*wrong}:
-      if not labels.colors:
-        text += f"these are colours of `label_space`={name!r}; else "
+  text += "" if labels.colors else _known_palettes(wrong, num_classes)
   if num_classes - num > MANY:
     return f"{text}set `mask_colors` to the (R,G,B) of each class, () for those that have none"
   chosen, rest = sorted(by_share[:num_classes]), sorted(by_share[num_classes:])
   if len(rest) > 10 and 2 * sum(counts[color] for color in chosen) < total:
     return text + noise
+  colormap = [bit_color(label) for label in range(num_classes)]
+  if num >= FEW and {*colormap} >= {*colors}:  # tools take it for data sets of their own, too
+    line = _tuple(colormap)
+    return f"{text}set `mask_colors`={line}, the colour map of VOC, if `classes` follow it"
+  if rest:
+    text += f"if they are classes, name {num} in `classes`; or "
   line = _tuple([*chosen, *[()] * (num_classes - num)])
   text += f"set `mask_colors`={line}, in the order of `classes`"
   if len(rest) > 10:
     return f"{text}, but {noise}"
   if rest:
-    text = text.replace("; set", f"; if they are classes, name {num} in `classes`; or set")
     text += f", and `void_colors`={_tuple([*voids, *rest])} if these are void; if not, {noise}"
   return text
+
+
+def _known_palettes(colors, num_classes):
+  """Says of which label spaces these are colours; "" for none."""
+  found = {}
+  for name, space in LABEL_SPACES.items():
+    enough = len(colors) >= FEW or len(space.palette) == num_classes
+    if enough and {*space.palette, *space.void_colors} >= {*colors}:
+      found.setdefault(space.palette, (name, len(space.classes)))
+  texts = []
+  for name, number in found.values():
+    whole = f" and `classes`=(), which are {number}" if number != num_classes else ""
+    texts.append(f"these are colours of `label_space`={name!r}: set it{whole}; else ")
+  return "".join(texts)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from os import PathLike
 
 import numpy as np
 
@@ -46,7 +47,8 @@ def decode_mask(
   """A mask -> u8[H,W] of classes and VOID.
 
   Args:
-    data: see MaskFile.  name: in errors.  labels: what values mean.
+    data: see MaskFile.  labels: what values mean.
+    name: in errors, except those about outlines, which name the JSON file.
     page: of a file of several.  orient: turns it upright as its EXIF orientation says.
     notes: list that collects what is not used of the file.
   Raises:
@@ -55,8 +57,16 @@ def decode_mask(
   stored = read_mask(data, name, labels, page=page, orient=orient, notes=notes)
   fault = mask_fault(stored.counts, labels, stored.format)
   if fault:
-    raise UserError(f"{name}: {fault}")
+    raise UserError(f"{json_place(data) or name}: {fault}")
   return _look_up(np.array([*labels.look_up(stored.counts), VOID], np.uint8), stored.index)
+
+
+def json_place(data: MaskFile) -> str:
+  """The JSON file with the outlines of a mask, and the image in it if it has many; else ""."""
+  if isinstance(data, polygons.CocoMask):
+    return data.where
+  is_json = isinstance(data, str | PathLike) and str(data).lower().endswith(".json")
+  return str(data) if is_json else ""
 
 
 def read_mask(
@@ -74,11 +84,11 @@ def read_mask(
     UserError: it cannot be decoded, or does not have one label per pixel.
   """
   if isinstance(data, polygons.CocoMask):
-    return _drawn(*polygons.draw_coco(data, name), "COCO")
+    return _drawn(*polygons.draw_coco(data, json_place(data)), "COCO")
   if isinstance(data, Mapping):
     return _drawn(*_draw_layers(data, name, labels, orient), "PNG per label")
-  if not isinstance(data, bytes) and str(data).lower().endswith(".json"):
-    return _drawn(*polygons.draw_labelme(data, name), "labelme")
+  if path := json_place(data):
+    return _drawn(*polygons.draw_labelme(data, path), "labelme")
   raster = read_raster(data, name, page=page, orient=orient)
   numbers, colors = _single_layer(raster, name, labels)
   if notes is not None:

@@ -38,12 +38,14 @@ class CocoMask:
 
   Attributes:
     size: (height, width), px.
-    objects: (label, is_crowd, segmentation) of each, where a segmentation is a list of polygons
-      [x0, y0, x1, y1, ...] or a run-length encoding.
+    objects: (label, is_crowd, segmentation, number of the annotation) of each, where a segmentation
+      is a list of polygons [x0, y0, x1, y1, ...] or a run-length encoding.
+    where: the file and the image in it, for errors.
   """
 
   size: tuple[int, int]
-  objects: tuple[tuple[str, bool, Any], ...]
+  objects: tuple[tuple[str, bool, Any, int], ...]
+  where: str = ""
 
 
 def draw_labelme(data: bytes | Path, name: str) -> tuple[list[str], np.ndarray]:
@@ -68,6 +70,7 @@ def draw_labelme(data: bytes | Path, name: str) -> tuple[list[str], np.ndarray]:
   for i, shape in enumerate(shapes, 1):
     where = f"{name}: shape {i}"
     label = _member(_checked(shape, dict, where), "label", str, where)
+    where = f"{where} ({label[:40]!r})"
     kind = shape.get("shape_type") or "polygon"  # which old files do not name
     if not isinstance(kind, str) or kind not in SHAPES:
       raise UserError(
@@ -145,8 +148,12 @@ def coco_masks(path: Path) -> dict[str, CocoMask]:
       raise UserError(
         f"{where}: there is no image {image} or no category {label}: add it, or remove this"
       )
-    objects[image].append((labels[label], bool(item.get("iscrowd")), item.get("segmentation")))
-  return {files[key]: CocoMask(sizes[key], tuple(objects[key])) for key in files}
+    is_crowd, segmentation = bool(item.get("iscrowd")), item.get("segmentation")
+    objects[image].append((labels[label], is_crowd, segmentation, i))
+  return {
+    file: CocoMask(sizes[key], tuple(objects[key]), f"{name}: image {file[:80]!r}")
+    for key, file in files.items()
+  }
 
 
 def draw_coco(mask: CocoMask, name: str) -> tuple[list[str], np.ndarray]:
@@ -160,8 +167,8 @@ def draw_coco(mask: CocoMask, name: str) -> tuple[list[str], np.ndarray]:
     UserError: a segmentation is damaged, or pycocotools is needed and not installed.
   """
   (height, width), objects = mask.size, []
-  for i, (label, is_crowd, segmentation) in enumerate(mask.objects, 1):
-    runs = _runs(segmentation, mask.size, f"{name}: object {i} ({label!r})")
+  for label, is_crowd, segmentation, number in mask.objects:
+    runs = _runs(segmentation, mask.size, f"{name}: annotation {number} ({label[:40]!r})")
     objects.append((sum(runs[1::2]), IGNORE if is_crowd else label, runs))
   names, columns = [BACKGROUND], np.zeros(height * width, np.uint8)  # runs go down the columns
   for _, label, runs in sorted(objects, key=lambda item: -item[0]):

@@ -175,3 +175,22 @@ def _longest_common(a, b):
   starts = range(len(a))
   texts = (a[i : i + n] for n in range(len(a), 0, -1) for i in starts[: len(a) - n + 1])
   return next((text for text in texts if text in b), "")
+
+
+def same_pages(
+  image: pathlib.Path, mask: pathlib.Path, pages: int, mask_pages: int, kind: str
+) -> str:
+  """The message that an image and its mask differ in the number of their pages.
+
+  Args:
+    kind: see `files.read_raster`.
+  """
+  if kind == "channels" and pages == 1:
+    return (
+      f"{image} is one image, as `pages`=channels says, but its mask {mask} has {mask_pages} "
+      "pages: save it with one, or set `pages`=auto"
+    )
+  text = f"{image} has {pages} pages, but its mask {mask} has {mask_pages}: they must match"
+  if mask_pages == 1:
+    text += ", or set `pages`=channels if they are the channels of one image"
+  return text
