@@ -265,9 +265,9 @@ def options_of(name: str) -> frozenset[str] | None:
 
 
 def reading_keys() -> frozenset[str]:
-  """The keys of config.data that some data set reads: those of `options_of` of all here."""
+  """The keys of config.data that only some data sets read; any may be given size and place."""
   loaders = (_load_cells, _load_pets, _load_folder, _load_tfds, _load_huggingface, _format)
-  return frozenset().union(*map(_keywords, loaders)) - {"image_size"}
+  return frozenset().union(*map(_keywords, loaders)) - {"image_size", "data_dir"}
 
 
 def _keywords(function):
