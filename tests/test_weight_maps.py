@@ -93,7 +93,7 @@ def test_isbi_slices(data_dir):
   border_weight = jax.jit(weight_maps.border_weight)
   files = sorted((data_dir / "isbi2012" / "train" / "masks").iterdir())
   assert len(files) == 30
-  for file in files:
+  for file in files[::3]:
     instances, num_cells = ndimage.label(np.asarray(Image.open(file)) == 255)
     assert instances.shape == (512, 512) and num_cells > 50
     # Beyond 32 px = 6.4 sigma the weight is below 1e-7.
