@@ -1,20 +1,10 @@
-"""Train, score and use semantic segmentation networks.
+"""The command line; `start` has its help."""
 
-  jaxseg --config=configs/unet_cells.py     train, or resume; into runs/unet_cells
-  jaxseg --mode=evaluate --workdir=DIR      score the best checkpoint of a run
-  jaxseg --mode=predict --workdir=DIR --input=FILE|DIR --output=DIR
-  jaxseg --mode=export --workdir=DIR        write a file that runs without jaxseg
-  jaxseg --mode=summary --workdir=DIR       parameters, operations and memory of the network
-  jaxseg --mode=check_data --config=FILE    read all data and report what is wrong with them
-  jaxseg --mode=keys                        list all config keys
 
-  --config=FILE         a file of configs/, or yours; a run knows its own
-  --config.KEY=VALUE    another value for a single key, as often as needed
-  --workdir=DIR         folder of the run; default: runs/NAME_OF_CONFIG
-  --help, --version
+from jaxseg import start
 
-`python -m jaxseg.main` is the same as `jaxseg`. The documentation is in docs/.
-"""
+if __name__ == "__main__":
+  start.prepare()  # before JAX is imported
 
 import os
 import pathlib
@@ -159,8 +149,8 @@ def configure(
 
 def run(arguments: Sequence[str]) -> int:
   """Runs the mode that the flags ask for; returns the exit status."""
-  if {"--help", "-help", "-h", "--helpfull"}.intersection(arguments):
-    print(__doc__.strip())
+  if start.asks_for_help(arguments):
+    print(start.__doc__.strip())
     return 0
   if "--version" in arguments:
     print(f"jaxseg {jaxseg.__version__}, JAX {jax.__version__}")
@@ -215,6 +205,8 @@ def main() -> None:
     sys.exit(run(sys.argv))
   except UserError as error:
     text = str(error)
+  except BrokenPipeError:  # such as `jaxseg --mode=keys | head`
+    sys.exit(141)
   except OSError as error:  # a full disk, a file without permission, a name that is too long
     if error.filename is None:
       raise

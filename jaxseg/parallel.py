@@ -156,6 +156,26 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
   return jax.tree.map(put, tree)
 
 
+# XLA on CPU gives convolutions to YNNPACK, which runs those of few channels on one core. Matrix
+# products and sums stay there; convolutions go back to Eigen.
+CPU_OPTIONS = {
+  "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,"
+  "LIBRARY_FUSION_TYPE_REDUCE"
+}
+
+
+@functools.cache
+def compiler_options() -> dict[str, str] | None:
+  """Options of `jax.jit` for this backend; None where there are none, or JAX does not know them."""
+  if jax.default_backend() != "cpu":
+    return None
+  try:
+    jax.jit(lambda x: x, compiler_options=CPU_OPTIONS).lower(0.0).compile()
+  except (RuntimeError, ValueError):
+    return None
+  return CPU_OPTIONS
+
+
 def distribute_step(step: Callable, mesh: Mesh, strategy: str) -> Callable:
   """`step(state, batch, key, axis_name=None)` on all devices; the state is donated.
 
@@ -168,7 +188,11 @@ def distribute_step(step: Callable, mesh: Mesh, strategy: str) -> Callable:
   if strategy == "jit":
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
     return jax.jit(
-      step, in_shardings=(whole, split, whole), out_shardings=(whole, whole), donate_argnums=0
+      step,
+      in_shardings=(whole, split, whole),
+      out_shardings=(whole, whole),
+      donate_argnums=0,
+      compiler_options=compiler_options(),
     )
   if strategy == "pmap":
     return jax.pmap(

@@ -18,7 +18,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.depthwise", "jaxseg.photometric"), 0),
   **dict.fromkeys(("jaxseg.train_state", "jaxseg.parallel", "jaxseg.weight_maps"), 0),
   **dict.fromkeys(("jaxseg.instance_metrics", "jaxseg.tiles", "jaxseg.crf"), 0),
-  **dict.fromkeys(("jaxseg.visualize", "jaxseg.schema", "jaxseg.notebook"), 0),
+  **dict.fromkeys(("jaxseg.visualize", "jaxseg.schema", "jaxseg.notebook", "jaxseg.start"), 0),
   **dict.fromkeys(("jaxseg.workdirs", "jaxseg.checkpoint", "jaxseg.augment"), 1),
   **dict.fromkeys(("jaxseg.data.tiff", "jaxseg.data.sources"), 1),
   "jaxseg.data.pets": 2,

@@ -355,3 +355,27 @@ def test_start_processes_names_what_it_could_not_join(monkeypatch):
     monkeypatch.setenv(name, value)
   with pytest.raises(UserError, match=r"host:29500.*: no such host$"):
     parallel.start_processes()
+
+
+def test_convolutions_are_left_to_eigen(monkeypatch):
+  """A CPU option that a later JAX may not know: then it is left out."""
+  image, kernel = jax.ShapeDtypeStruct((2, 16, 16, 8), "float32"), jnp.ones((3, 3, 8, 8))
+  mesh = parallel.make_mesh()
+
+  def step(state, batch, key):
+    return state, jax.lax.conv_general_dilated(
+      batch, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    ).sum()
+
+  def program():
+    parallel.compiler_options.cache_clear()
+    key = jax.ShapeDtypeStruct((), "float32")
+    batch = jax.ShapeDtypeStruct((8, *image.shape[1:]), image.dtype)
+    compiled = parallel.distribute_step(step, mesh, "jit").lower(key, batch, key).compile()
+    return compiled.as_text().partition("\nENTRY")[2]  # else it is in a fusion
+
+  assert " convolution(" in program() and parallel.compiler_options() == parallel.CPU_OPTIONS
+  monkeypatch.setattr(parallel, "CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
+  assert " convolution(" not in program() and parallel.compiler_options() is None
+  monkeypatch.undo()
+  parallel.compiler_options.cache_clear()

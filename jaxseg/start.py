@@ -1,0 +1,73 @@
+"""Train, score and use semantic segmentation networks.
+
+  jaxseg --config=configs/unet_cells.py     train, or resume; into runs/unet_cells
+  jaxseg --mode=evaluate --workdir=DIR      score the best checkpoint of a run
+  jaxseg --mode=predict --workdir=DIR --input=FILE|DIR --output=DIR
+  jaxseg --mode=export --workdir=DIR        write a file that runs without jaxseg
+  jaxseg --mode=summary --workdir=DIR       parameters, operations and memory of the network
+  jaxseg --mode=check_data --config=FILE    read all data and report what is wrong with them
+  jaxseg --mode=keys                        list all config keys
+
+  --config=FILE         a file of configs/, or yours; a run knows its own
+  --config.KEY=VALUE    another value for a single key, as often as needed
+  --workdir=DIR         folder of the run; default: runs/NAME_OF_CONFIG
+  --help, --version
+
+`python -m jaxseg.main` is the same as `jaxseg`. The documentation is in docs/.
+"""
+
+# This module is the start of the command: it imports nothing but the standard library.
+
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+
+# A training step frees and takes gigabytes of buffers, and glibc by default returns each of them to
+# the system: 100,000 page faults a step. So: keep what is freed, and use huge pages.
+TUNABLES = {
+  "hugetlb": 1,  # transparent huge pages
+  "mmap_max": 0,  # no block is mapped by itself
+  "trim_threshold": 1 << 40,  # bytes; the top of the heap is not returned
+  "top_pad": 1 << 26,  # bytes; the heap grows by this at least
+}
+
+
+def asks_for_help(arguments: Sequence[str]) -> bool:
+  """Whether the flags ask for the help above."""
+  return bool({"--help", "-help", "-h", "--helpfull"}.intersection(arguments))
+
+
+def prepare() -> None:
+  """Prints the help and ends, or sets this process up for the rest of the command."""
+  if asks_for_help(sys.argv):
+    print(__doc__.strip())
+    sys.exit(0)
+  tune_allocator()
+
+
+def tune_allocator() -> None:
+  """Starts this program anew with glibc's malloc set to `TUNABLES`; does nothing if it is set.
+
+  Only with glibc 2.35 or newer, and not if $GLIBC_TUNABLES is there already. The number of the
+  process stays. `import jaxseg` in another program does none of this.
+  """
+  if "GLIBC_TUNABLES" in os.environ or _glibc() < (2, 35):
+    return
+  settings = (f"glibc.malloc.{name}={value}" for name, value in TUNABLES.items())
+  os.environ["GLIBC_TUNABLES"] = ":".join(settings)
+  os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _glibc() -> tuple[int, ...]:
+  """The version of glibc; () without it."""
+  try:
+    name, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").split()
+  except (AttributeError, OSError, ValueError):
+    return ()
+  return tuple(map(int, version.split(".")[:2])) if name == "glibc" else ()
+
+
+def main() -> None:
+  """Entry point of the command `jaxseg`."""
+  runpy.run_module("jaxseg.main", run_name="__main__", alter_sys=True)

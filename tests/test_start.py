@@ -1,0 +1,78 @@
+"""What happens before the command imports JAX: the help, and the settings of the allocator."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from command import ROOT
+
+from jaxseg import start
+
+
+@pytest.fixture
+def started(monkeypatch):
+  """The programs that replace this one, with their environment; a glibc that can be tuned."""
+  found = []
+  monkeypatch.setattr(os, "execv", lambda *program: found.append((*program, dict(os.environ))))
+  monkeypatch.setattr(os, "confstr", lambda name: "glibc 2.35")
+  monkeypatch.setenv("GLIBC_TUNABLES", "")  # so that it is as before afterwards
+  monkeypatch.delenv("GLIBC_TUNABLES")
+  return found
+
+
+def test_the_same_program_starts_anew_once(started, monkeypatch):
+  monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "jaxseg.main", "--config=a b"])
+  start.tune_allocator()
+  ((path, arguments, environ),) = started
+  assert path == sys.executable
+  assert arguments == [sys.executable, "-m", "jaxseg.main", "--config=a b"]
+  assert "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:" in environ["GLIBC_TUNABLES"]
+  start.tune_allocator()
+  assert len(started) == 1
+
+
+def unknown(name):
+  raise ValueError("unrecognized configuration name")
+
+
+@pytest.mark.parametrize(
+  "confstr", [lambda name: "glibc 2.34", lambda name: None, lambda name: "musl 1.2", unknown]
+)
+def test_without_a_glibc_that_can_be_tuned_nothing_happens(started, monkeypatch, confstr):
+  monkeypatch.setattr(os, "confstr", confstr)
+  start.tune_allocator()
+  monkeypatch.delattr(os, "confstr")  # Windows
+  start.tune_allocator()
+  assert not started and "GLIBC_TUNABLES" not in os.environ
+
+
+def test_settings_of_the_user_stay(started, monkeypatch):
+  monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")
+  start.tune_allocator()
+  assert not started
+
+
+def test_help_imports_nothing_heavy():
+  command = [sys.executable, "-X", "importtime", "-m", "jaxseg.main", "--help"]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+  assert done.stdout.startswith("Train, score and use semantic segmentation networks.\n")
+  names = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+  assert "runpy" in names and not names & {"jax", "numpy", "absl", "ml_collections"}
+
+
+@pytest.mark.skipif(start._glibc() < (2, 35), reason="NOT TESTED: needs glibc 2.35")
+def test_a_real_process_keeps_its_number_and_arguments():
+  program = """
+import os, sys
+print(os.getpid(), flush=True)
+from jaxseg import start
+start.tune_allocator()
+print(os.environ["GLIBC_TUNABLES"], sys.argv[1:])
+"""
+  environ = {name: x for name, x in os.environ.items() if name != "GLIBC_TUNABLES"}
+  command = [sys.executable, "-c", program, "a b", "--c"]
+  done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
+  first, second, end = done.stdout.splitlines()
+  assert first == second and end.startswith("glibc.malloc.hugetlb=1:")
+  assert end.endswith("['a b', '--c']") and not done.stderr
