@@ -359,23 +359,23 @@ def test_start_processes_names_what_it_could_not_join(monkeypatch):
 
 def test_convolutions_are_left_to_eigen(monkeypatch):
   """A CPU option that a later JAX may not know: then it is left out."""
-  kernel = jnp.ones((3, 3, 32, 32))
-  mesh = parallel.make_mesh()
+  x, kernel = jnp.ones((1, 64, 64, 32)), jnp.ones((3, 3, 32, 32))
 
-  def step(state, batch, key):
-    return state, jax.lax.conv_general_dilated(
-      batch, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    ).max()
-
-  def program():
+  def kinds():
+    """Whether the main program has a convolution, and whether one of YNNPACK."""
     parallel.compiler_options.cache_clear()
-    key = jax.ShapeDtypeStruct((), "float32")
-    batch = jax.ShapeDtypeStruct((8, 64, 64, 32), "float32")
-    compiled = parallel.distribute_step(step, mesh, "jit").lower(key, batch, key).compile()
-    return compiled.as_text().partition("\nENTRY")[2]  # else it is in a fusion
+    step = parallel.distribute_step(
+      lambda state, x, kernel: (jax.nn.relu(
+        jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME",
+                                     dimension_numbers=("NHWC", "HWIO", "NHWC"))), 0.0),
+      jax.sharding.Mesh(np.array(jax.devices()[:1]), (parallel.AXIS,)), "jit",
+    )  # fmt: skip
+    text = step.lower(0.0, x, kernel).compile().as_text().partition("\nENTRY")[2]
+    return " convolution(" in text, "ynn_fusion" in text
 
-  assert " convolution(" in program() and parallel.compiler_options() == parallel.CPU_OPTIONS
-  monkeypatch.setattr(parallel, "CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
-  assert " convolution(" not in program() and parallel.compiler_options() is None
-  monkeypatch.undo()
-  parallel.compiler_options.cache_clear()
+  try:
+    assert kinds() == (True, False) and parallel.compiler_options() == parallel.CPU_OPTIONS
+    monkeypatch.setattr(parallel, "CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
+    assert kinds() == (False, True) and parallel.compiler_options() is None
+  finally:
+    parallel.compiler_options.cache_clear()
