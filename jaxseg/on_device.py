@@ -23,7 +23,7 @@ def take_windows(
 
   Args:
     stored: examples of this device, all on one canvas: {"first": i32[], the number of its first
-      example; "image": [n,H,W,D] of u8, u16 or f32; "mask": u8[n,H,W]; ...}.
+      example; "image": [n,H,W*D] of u8, u16 or f32; "mask": u8[n,H,W]; ...}.
     batch: {"number": i32[b], "starts": i32[b,2], "index": i32[b]}; an example's number, and first
       row and column of its window on the canvas.
     size: of the windows, px.
@@ -37,9 +37,12 @@ def take_windows(
   rows, starts = places[0] - stored["first"], places[1]
 
   def windows(x):
+    depth = x.shape[2] // stored["mask"].shape[2]
+
     def window(row, start):
-      begin = (row, *start, *(0 for _ in x.shape[3:]))
-      return lax.dynamic_slice(x, begin, (1, size, size, *x.shape[3:]))[0]
+      # Whole lines first: TPUs gather those without another layout of all examples.
+      lines = x.at[row, start[0] + jnp.arange(size)].get(mode="clip")
+      return lax.dynamic_slice_in_dim(lines, depth * start[1], depth * size, axis=1)
 
     return jax.vmap(window)(rows, starts)
 
@@ -54,7 +57,8 @@ def take_windows(
   if axis_name:
     is_here = (rows >= 0) & (rows < len(stored["mask"]))
     taken = {name: exchange(x, is_here) for name, x in taken.items()}
-  return {**taken, "index": batch["index"]}
+  image = taken["image"].reshape(*taken["mask"].shape, -1)
+  return {**taken, "image": image, "index": batch["index"]}
 
 
 def from_stored(step: Callable, mesh: Mesh, size: int, is_split: bool) -> Callable:

@@ -63,10 +63,13 @@ def store(
   fitted = functools.partial(fit_example, size=inner, fit=fit, instances=instances)
   fitted = eval_examples(Mapped(source, fitted), num_threads=num_threads)
   on_device, on_host = parallel.on_main(free_bytes)
+  # Else TPUs choose a layout in which they copy all examples at every step.
+  multiple = 128 if devices[0].platform == "tpu" else 1
   examples, canvas = [], np.full(2, inner + 2 * margin)
   for example in progress(fitted, desc="decoding", total=len(source), leave=False):
     examples.append(example)
     canvas = np.maximum(canvas, np.add(example["mask"].shape, 2 * margin))
+    canvas[1] += -canvas[1] % multiple
     pixel = sum(x.itemsize * math.prod(x.shape[2:]) for x in example.values())
     needed = len(source) * math.prod(canvas.tolist()) * pixel
     if needed > SHARE * min(on_device * len(devices), on_host):
@@ -82,13 +85,14 @@ def store(
 
   @functools.lru_cache(1)  # copies are made of one array
   def block(first):
-    """{"first": i32[1], names: [1,n,H,W,...]} of one device."""
+    """{"first": i32[1], names: [1,n,H,W*D]} of one device."""
     rows = {
-      name: np.zeros((1, num_rows, *sides, *x.shape[2:]), x.dtype) for name, x in example.items()
+      name: np.zeros((num_rows, *sides, *x.shape[2:]), x.dtype) for name, x in example.items()
     }
     for i, one in enumerate(examples[first : first + num_rows]):
       for name, x in window_example(one, (-margin, -margin), sides).items():
-        np.copyto(rows[name][0, i], x, casting="no")
+        np.copyto(rows[name][i], x, casting="no")
+    rows = {name: x.reshape(1, *x.shape[:2], -1) for name, x in rows.items()}
     return {"first": np.array([first], np.int32), **rows}
 
   parts = [
