@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import deeplabv3plus_camvid_small, unet_cells, unet_pets
+from configs import deeplabv3plus_camvid_small, unet_pets
 from jaxseg import build, models, on_device, parallel, train_state, training
 
-ROUNDS, NUM_STEPS = 3, 48
+ROUNDS, NUM_STEPS = 3, 24
 VARIANTS = {
   "host": {"data.on_device": False, "train.steps_per_call": 1},
   "host, 8 steps a call": {"data.on_device": False, "train.steps_per_call": 8},
@@ -99,9 +99,9 @@ def main():
   parser.add_argument("--camvid", required=True)
   folders = parser.parse_args()
   narrow = {"model.name": "unet", "model.encoder": "", "model.pretrained": "",
-            "model.widths": (4, 8), "model.stem_stride": 2, "train.batch_size": 16}  # fmt: skip
+            "model.widths": (4, 8), "model.stem_stride": 2, "train.batch_size": 16,
+            "train.lr_multipliers": ()}  # fmt: skip
   cases = {
-    "cells, 128 px": (unet_cells, {}),
     "Pets, resized to 128 px": (unet_pets, {"data.data_dir": folders.pets}),
     "CamVid, windows of 256 px": (
       deeplabv3plus_camvid_small, {"data.data_dir": folders.camvid, "data.image_size": 256}

@@ -246,8 +246,10 @@ def train_batches(
   if sampling.class_balanced:
     data = data.map_with_index(functools.partial(draw_example, seed=seed, sampling=sampling))
   data = data.map(source.__getitem__)
-  if fit == "crop" or margin or positions:
+  if fit == "crop" or margin:
     data = data.random_map(window, seed=seed)
+  elif positions:
+    data = data.map(lambda example: {"number": example["number"], "starts": np.zeros(2, np.int32)})
   data = data.map_with_index(lambda i, example: {**example, "index": np.int32(i)})
   # Grain counts batches in floating point: with one example each, sys.maxsize would overflow.
   data = data.slice(slice(number, sys.maxsize // 2, count)).batch(batch_size // count)
