@@ -184,7 +184,12 @@ def with_less_host(
   """A step that takes its batches out of stored data, and several steps a call, as configured."""
   if stored:
     step = on_device.from_stored(step, mesh, config.data.image_size, stored.is_split)
-  return on_device.repeated(step) if config.train.steps_per_call > 1 else step
+  if (num := config.train.steps_per_call) == 1:
+    return step
+  if mesh.devices.flat[0].platform == "cpu":
+    tell(f"note: config.train.steps_per_call is {num}, but CPUs are faster with 1: XLA compiles "
+         "loops for one core")  # fmt: skip
+  return on_device.repeated(step)
 
 
 def is_stalled(scores: collections.abc.Sequence[float], patience: int) -> bool:
