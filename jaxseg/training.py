@@ -187,8 +187,7 @@ def with_less_host(
   if (num := config.train.steps_per_call) == 1:
     return step
   if mesh.devices.flat[0].platform == "cpu":
-    tell(f"note: config.train.steps_per_call is {num}, but CPUs are faster with 1: XLA compiles "
-         "loops for one core")  # fmt: skip
+    tell(f"note: config.train.steps_per_call is {num}, which slows CPUs down: set it to 1")
   return on_device.repeated(step)
 
 
