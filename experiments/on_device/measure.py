@@ -19,7 +19,7 @@ import numpy as np
 from configs import deeplabv3plus_camvid_small, unet_pets
 from jaxseg import build, models, on_device, parallel, train_state, training
 
-ROUNDS, NUM_STEPS = 5, 8
+ROUNDS, NUM_STEPS = 3, 24
 VARIANTS = {
   "host": {"data.on_device": False, "train.steps_per_call": 1},
   "host, 8 steps a call": {"data.on_device": False, "train.steps_per_call": 8},
