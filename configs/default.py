@@ -52,6 +52,8 @@ def keys():
                             low=0, high=1)
   data.num_threads = key(2, "threads that read and decode ahead", low=0, high=256, scope="free")
   data.cache_mb = key(1024, "memory for decoded examples, MiB per split", low=0, scope="free")
+  data.on_device = key(False, "training images stay in the memory of the devices, if they fit",
+                       scope="free")
   data.seed = key(0, "seeds the generated images; another seed is another data set", low=0,
                   high=2**32 - 1)
   # What a folder's files mean; docs/your_data.md walks through it.
@@ -182,6 +184,8 @@ def keys():
                         choices=models.PRECISIONS)
   train.parallel = key("jit", "run steps by jit with sharded arrays, or by pmap",
                        choices=parallel.STRATEGIES, scope="free")
+  train.steps_per_call = key(1, "most steps that the devices run without the host, in one program",
+                             low=1, high=10**6, scope="free")
   train.eval_every_epochs = key(5.0, "epochs between evaluations; there is one at the end, too",
                                 above=0, high=1e9, scope="free")
   train.checkpoint_every_epochs = key(5.0, "epochs between further checkpoints", above=0, high=1e9,

@@ -154,17 +154,25 @@ def selected_losses(config: ConfigDict) -> dict[str, tuple[float, losses.Loss]]:
   return losses.select(config.train.losses.to_dict(), focal_gamma=config.train.focal_gamma)
 
 
+def needs_instances(config: ConfigDict) -> bool:
+  """Whether training batches need instances."""
+  needed = any(loss.needs_instances for _, loss in selected_losses(config).values())
+  return needed or config.train.border_weight > 0
+
+
 def build_batches(
   config: ConfigDict,
   info: DatasetInfo,
   source: collections.abc.Sequence,
   margin: int,
   counts: dict | None = None,
+  positions: bool = False,
 ) -> grain.DatasetIterator:
   """This process's endless training batches; see `input_pipeline.train_batches`.
 
   Args:
     counts: of `weight_maps.count_classes`, if config.data.class_balanced is set.
+    positions: as there.
   """
   data, examples = config.data, ()
   if data.class_balanced:
@@ -180,7 +188,6 @@ def build_batches(
     class_balanced=data.class_balanced,
     examples=examples,
   )
-  needed = any(loss.needs_instances for _, loss in selected_losses(config).values())
   return train_batches(
     source,
     size=data.image_size,
@@ -188,11 +195,12 @@ def build_batches(
     batch_size=config.train.batch_size,
     seed=config.seed,
     margin=margin,
-    instances=needed or config.train.border_weight > 0,
+    instances=needs_instances(config),
     process=parallel.this_process(),
     num_threads=data.num_threads,
     cache_mb=data.cache_mb,
     sampling=sampling,
+    positions=positions,
   )
 
 
@@ -229,8 +237,9 @@ def build_train_step(
   class_weights: jax.Array,
   mesh: jax.sharding.Mesh,
   info: DatasetInfo,
+  wrap: collections.abc.Callable = lambda step: step,
 ) -> collections.abc.Callable:
-  """step(state, batch, key) on all devices; see `train_step` and `parallel.distribute_step`."""
+  """wrap(step)(state, batch, key) on all devices; see `train_step`, `parallel.distribute_step`."""
   train = config.train
   step = make_train_step(
     model,
@@ -245,7 +254,7 @@ def build_train_step(
     value_range=info.value_range,
     clip=info.clip,
   )
-  return parallel.distribute_step(step, mesh, train.parallel)
+  return parallel.distribute_step(wrap(step), mesh, train.parallel)
 
 
 def class_weights(

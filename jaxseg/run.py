@@ -87,19 +87,26 @@ class Run:
     self._stack.callback(self._bar.close)
     tell(about)
 
-  def record(self, step: int, metrics: dict, line: dict | None, batch_size: int) -> None:
+  def record(
+    self, step: int, metrics: dict, line: dict | None, batch_size: int, num_steps: int = 1
+  ) -> None:
     """Takes the metrics of a step; with a line, writes the means since the last one.
 
-    Metrics are read one step behind the device, so that it need not wait.
+    Metrics are read one call behind the device, so that it need not wait.
 
     Args:
-      metrics: {name: array []}.  line: {"step", "epoch", ...} to write, after reading all metrics.
+      metrics: {name: array []}; or {name: array [n]}, n >= num_steps, of the last `num_steps`
+        steps.  line: {"step", "epoch", ...} to write, after reading all metrics.
     Raises:
       UserError: a loss or gradient that is not finite, in all processes.
     """
-    self._unread.append((step, metrics))
+    self._unread.append((step - num_steps, metrics, num_steps))
     while len(self._unread) > (0 if line else 1):
-      self._recent.append(self._read(*self._unread.popleft()))
+      before, metrics, num_steps = self._unread.popleft()
+      metrics = {name: np.ravel(np.asarray(x)) for name, x in metrics.items()}
+      for i in range(num_steps):
+        values = {name: float(x[i]) for name, x in metrics.items()}
+        self._recent.append(self._checked(before + i + 1, values))
     if not self._recent:
       return
     speed = batch_size * len(self._recent) / (time.time() - self._start)
@@ -197,8 +204,7 @@ class Run:
     with contextlib.suppress(RuntimeError):  # stopped before
       jax.profiler.stop_trace()
 
-  def _read(self, step, metrics):
-    metrics = {name: float(np.asarray(value)) for name, value in metrics.items()}
+  def _checked(self, step, metrics):
     if not np.isfinite([metrics["loss"], metrics["grad_norm"]]).all():
       if self._manager:
         self._manager.wait_until_finished()
@@ -250,18 +256,18 @@ def report(
 
 @contextlib.contextmanager
 def stop_signals() -> collections.abc.Iterator[collections.abc.Callable[[int], bool]]:
-  """Gives `stop_requested(step) -> bool`: whether to save and stop, the same in all processes.
+  """Gives `stop_requested(call) -> bool`: whether to save and stop, the same in all processes.
 
-  SIGTERM or Ctrl-C requests it; a second Ctrl-C stops at once.
+  Calls count up by one. SIGTERM or Ctrl-C requests it; a second Ctrl-C stops at once.
   """
   if jax.process_count() > 1:
     from jax.experimental import multihost_utils
 
-    # jax.distributed listens for SIGTERM itself and lets all processes agree on a step.
+    # jax.distributed listens for SIGTERM itself and lets all processes agree on a call.
     yield multihost_utils.reached_preemption_sync_point
     return
   if threading.current_thread() is not threading.main_thread():  # may not handle signals
-    yield lambda step: False
+    yield lambda call: False
     return
   received = []
 
@@ -271,7 +277,7 @@ def stop_signals() -> collections.abc.Iterator[collections.abc.Callable[[int], b
 
   previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
   try:
-    yield lambda step: bool(received)
+    yield lambda call: bool(received)
   finally:
     for number, handler in previous.items():
       signal.signal(number, handler)

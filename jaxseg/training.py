@@ -2,6 +2,7 @@
 
 import collections.abc
 import functools
+import itertools
 import pathlib
 from typing import Any
 
@@ -17,6 +18,7 @@ from jaxseg import (
   checkpoint,
   checks,
   models,
+  on_device,
   parallel,
   settings,
   train_state,
@@ -26,6 +28,7 @@ from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.input_pipeline import Cached
 from jaxseg.data.normalization import measure
+from jaxseg.data.stored import Stored, store
 from jaxseg.modes import evaluate_split
 from jaxseg.notebook import progress
 from jaxseg.run import Run, stop_signals, tell
@@ -69,20 +72,31 @@ def _train(config, workdir):
   optimizer, learning_rate = build.build_optimizer(config, num_steps, epoch_steps)
   counts = class_counts(config, info, source, workdir, reuse=saved is not None)
   weights = build.class_weights(config, info.classes, counts)
-  batches = build.build_batches(config, info, source, model.margin, counts)
   mesh = parallel.make_mesh()
-  train_step = build.build_train_step(config, model, optimizer, weights, mesh, info)
+  stored = store_on_devices(config, source, model.margin, mesh)
+  examples = stored.examples if stored else source
+  batches = build.build_batches(config, info, examples, model.margin, counts, bool(stored))
+  wrap = functools.partial(with_less_host, config=config, mesh=mesh, stored=stored)
+  train_step = build.build_train_step(config, model, optimizer, weights, mesh, info, wrap)
   predict = build.build_predictor(config, model, info)
+
+  profiled = np.add(options.profile_steps, (0, 1)) if options.profile_steps else ()
 
   def is_due(step, every_epochs):
     return step == num_steps or step % max(1, round(every_epochs * epoch_steps)) == 0
+
+  def ends_call(step):
+    """Whether the host has something to do between this step and the next."""
+    if step % options.log_every_steps == 0 or step + 1 in profiled:
+      return True
+    return is_due(step, options.eval_every_epochs) or is_due(step, options.checkpoint_every_epochs)
 
   with Run(workdir, config, info) as run, stop_signals() as stop_requested:
     state = new_state(config, model, info, optimizer)
     first = functools.partial(pretrained_state, config, model, state, optimizer, info.channels)
     state, so_far = run.restore(state, first, batches.get_state())
     batches.set_state(so_far["data"])
-    scores, step, stop = so_far["scores"], int(state.step), False
+    scores, step, stop, calls = so_far["scores"], int(state.step), False, 0
 
     def evaluate(state, line):
       try:
@@ -110,16 +124,21 @@ def _train(config, workdir):
       tell(f"already complete: {step} of {num_steps} steps")
     while step < num_steps and not is_stalled(scores, options.patience):
       run.profile(step + 1, options.profile_steps, state)
-      batch = parallel.put_on_mesh(mesh, next(batches), options.parallel)
+      num = 1
+      while num < options.steps_per_call and not ends_call(step + num):
+        num += 1
+      batch = on_device.stack_batches(list(itertools.islice(batches, num)), options.steps_per_call)
+      batch = parallel.put_on_mesh(mesh, batch, options.parallel)
+      batch |= {"stored": stored.arrays} if stored else {}
       state, metrics = train_step(state, batch, key)
-      step += 1
-      stop = stop_requested(step) and step < num_steps
+      step, calls = step + num, calls + 1
+      stop = stop_requested(calls) and step < num_steps
       evaluating = not stop and is_due(step, options.eval_every_epochs)
       saving = stop or evaluating or is_due(step, options.checkpoint_every_epochs)
       logging = saving or step % options.log_every_steps == 0
       line = {"step": step, "epoch": step / epoch_steps}
       rate = {"learning_rate": float(learning_rate(step - 1))} if logging else {}
-      run.record(step, metrics, line | rate if logging else None, options.batch_size)
+      run.record(step, metrics, line | rate if logging else None, options.batch_size, num)
       result = evaluate(state, line) if evaluating else None
       if saving:
         run.save(state, batches.get_state(), scores, result)
@@ -131,6 +150,45 @@ def _train(config, workdir):
     if is_stalled(scores, options.patience):
       tell(f"early stopping at step {step}: no better mean IoU in {options.patience} evaluations")
   return not stop
+
+
+def store_on_devices(
+  config: ConfigDict, source: collections.abc.Sequence, margin: int, mesh: jax.sharding.Mesh
+) -> Stored | None:
+  """The training data on the devices, if the config wants that and they fit; says so in a line."""
+  data = config.data
+  if not data.on_device:
+    return None
+  stored, line = store(
+    source,
+    mesh,
+    size=data.image_size,
+    fit=data.fit,
+    strategy=config.train.parallel,
+    margin=margin,
+    instances=build.needs_instances(config),
+    keep_masks=data.class_crops > 0,
+    num_threads=data.num_threads,
+  )
+  tell(line)
+  return stored
+
+
+def with_less_host(
+  step: collections.abc.Callable,
+  *,
+  config: ConfigDict,
+  mesh: jax.sharding.Mesh,
+  stored: Stored | None,
+) -> collections.abc.Callable:
+  """A step that takes its batches out of stored data, and several steps a call, as configured."""
+  if stored:
+    step = on_device.from_stored(step, mesh, config.data.image_size, stored.is_split)
+  if (num := config.train.steps_per_call) == 1:
+    return step
+  if mesh.devices.flat[0].platform == "cpu":
+    tell(f"note: config.train.steps_per_call is {num}, which slows CPUs down: set it to 1")
+  return on_device.repeated(step)
 
 
 def is_stalled(scores: collections.abc.Sequence[float], patience: int) -> bool:

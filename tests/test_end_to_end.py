@@ -1,4 +1,7 @@
-"""The real command, killed with SIGKILL at bad moments and started again, bit for bit."""
+"""The real command, killed with SIGKILL at bad moments and started again, bit for bit.
+
+It is started now with the training data on the device, now with batches from the host.
+"""
 
 import json
 import time
@@ -47,9 +50,9 @@ def is_between(workdir):
 def test_killed_runs_end_as_if_nothing_had_happened(tmp_path):
   undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
   command.finish(command.start("unet_cells", undisturbed, VALUES))
-  for condition in (is_saving, is_between, is_saving):
+  for condition, on_device in (is_saving, False), (is_between, True), (is_saving, True):
     before = read_metrics(killed)
-    process = command.start("unet_cells", killed, VALUES)
+    process = command.start("unet_cells", killed, {**VALUES, "data.on_device": on_device})
     while not (read_metrics(killed) != before and condition(killed)):
       assert process.poll() is None, process.communicate()[0]
       time.sleep(0.005)

@@ -33,7 +33,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.models.resnet", "jaxseg.models.xception"), 2),
   **dict.fromkeys(("jaxseg.models.unet", "jaxseg.models.fcn", "jaxseg.models.deeplab"), 2),
   **dict.fromkeys(("jaxseg.data.encoded", "jaxseg.run"), 5),
-  "jaxseg.train_step": 2,
+  **dict.fromkeys(("jaxseg.train_step", "jaxseg.on_device"), 2),
   **dict.fromkeys(("jaxseg.models.interface", "jaxseg.models.variables"), 2),
   **dict.fromkeys(("jaxseg.export", "jaxseg.images", "jaxseg.predict_files", "jaxseg.refine"), 6),
   "jaxseg.models": 3,
@@ -44,6 +44,7 @@ RANKS = {
   "jaxseg.data.datasets": 7,
   **dict.fromkeys(("jaxseg.data.input_pipeline", "jaxseg.data.examine", "jaxseg.evaluation"), 8),
   "jaxseg.data.normalization": 8,
+  "jaxseg.data.stored": 9,
   **dict.fromkeys(("jaxseg.build", "jaxseg.data_findings", "jaxseg.thumbnails"), 9),
   **dict.fromkeys(("jaxseg.segmenter", "jaxseg.data_page"), 10),
   **dict.fromkeys(("jaxseg.checks", "jaxseg.data_samples"), 10),
@@ -52,7 +53,8 @@ RANKS = {
   "jaxseg.main": 13,
 }
 CORE_NAMES = ("ops", "losses", "metrics", "augment", "weight_maps", "optim", "train_state",
-              "train_step", "parallel", "models", "crf", "depthwise", "photometric")  # fmt: skip
+              "train_step", "parallel", "models", "crf", "depthwise", "photometric",
+              "on_device")  # fmt: skip
 LIGHT = {"jax", "flax", "optax", "chex", "numpy"}
 # Imported when they are needed.
 EXTRA = {

@@ -99,7 +99,8 @@ def step_back(workdir):
 
 def test_two_processes_are_one_and_one_goes_on(alone, tmp_path):
   workdir = tmp_path / "two"
-  command.finish(*start_two(workdir, VALUES, by="torchrun"))
+  values = {**VALUES, "data.on_device": True}
+  command.finish(*start_two(workdir, values, by="torchrun"))
   assert list(tmp_path.iterdir()) == [workdir]  # nothing in the other's
   assert len(list(workdir.glob("events.*"))) == 1
   check(workdir, alone)
@@ -112,7 +113,8 @@ def test_two_processes_go_on_where_one_was_under_pmap(alone, tmp_path):
   workdir = tmp_path / "two"
   shutil.copytree(alone, workdir)
   step_back(workdir)
-  command.finish(*start_two(workdir, {**VALUES, "train.parallel": "pmap"}, by="flags"))
+  values = {**VALUES, "train.parallel": "pmap", "data.on_device": True}
+  command.finish(*start_two(workdir, values, by="flags"))
   assert list(tmp_path.iterdir()) == [workdir]
   check(workdir, alone)
 
@@ -120,6 +122,7 @@ def test_two_processes_go_on_where_one_was_under_pmap(alone, tmp_path):
 def test_sigterm_to_one_stops_both_after_a_checkpoint(tmp_path):
   workdir = tmp_path / "two"
   values = {**VALUES, "train.num_epochs": 1000, "train.checkpoint_every_epochs": 1000}
+  values |= {"train.steps_per_call": 4, "train.log_every_steps": 4}  # a call is what they agree on
   processes = start_two(workdir, values, by="torchrun")
   while not (workdir / "metrics.jsonl").exists() or not read_metrics(workdir):
     assert [process.poll() for process in processes] == [None, None]

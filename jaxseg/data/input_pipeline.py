@@ -107,23 +107,25 @@ def draw_window(
 
 
 def window_example(
-  example: Mapping[str, Any], starts: Sequence[int], size: int
+  example: Mapping[str, Any], starts: Sequence[int], size: int | Sequence[int]
 ) -> dict[str, np.ndarray]:
-  """A size x size window of an example, which may reach beyond it.
+  """A window of an example, which may reach beyond it.
 
   Outside, the image is mirrored; the mask is VOID and there are no instances.
 
   Args:
     starts: row and column of the first pixel; may be negative.
+    size: (height, width), or one number for both, px.
   Returns:
     image, mask and, if there are any, instances; views of the example if the window is inside
   """
   height, width = example["mask"].shape
-  top, left = starts
-  if min(starts) >= 0 and top + size <= height and left + size <= width:
-    window = np.s_[top : top + size, left : left + size]
+  sides = (size, size) if isinstance(size, int) else size
+  top, left, bottom, right = *starts, *map(sum, zip(starts, sides, strict=True))
+  if min(starts) >= 0 and bottom <= height and right <= width:
+    window = np.s_[top:bottom, left:right]
     return {name: example[name][window] for name in ("image", *LABEL_FILL) if name in example}
-  rows, cols = (start + np.arange(size) for start in starts)
+  rows, cols = np.arange(top, bottom), np.arange(left, right)
   inside = ((rows >= 0) & (rows < height))[:, None] & ((cols >= 0) & (cols < width))
   window = np.ix_(mirror(rows, height), mirror(cols, width))
   labels = {
@@ -169,6 +171,21 @@ class Mapped(Sequence):
     return self.function(self.source[i])
 
 
+def fit_example(
+  example: Mapping[str, Any], size: int, fit: str, instances: bool = False
+) -> dict[str, np.ndarray]:
+  """What all windows of an example are cut from: image, mask and, if asked for, instances.
+
+  Args:
+    size: height and width for "resize", px.  fit, instances: as in `train_batches`.
+  """
+  if instances and "instances" not in example:
+    example = {**example, "instances": connected_components(example["mask"])}
+  names = ("image", *LABEL_FILL) if instances else ("image", "mask")
+  example = {name: example[name] for name in names}
+  return resize_example(example, size) if fit == "resize" else example
+
+
 def train_batches(
   source: Sequence,
   *,
@@ -182,6 +199,7 @@ def train_batches(
   num_threads: int = 2,
   cache_mb: int = 0,
   sampling: Sampling = Sampling(),
+  positions: bool = False,
 ) -> grain.DatasetIterator:
   """Endless shuffled batches of this process; the iterator has `get_state` and `set_state`.
 
@@ -200,36 +218,38 @@ def train_batches(
     process: (number of this process, number of processes).
     num_threads: threads that decode ahead.  cache_mb: memory for decoded examples, MiB.
     sampling: by classes; what it draws depends on seed and `index` alone.
+    positions: tells where the windows lie instead of cutting them, see `on_device`; then `source`
+      is what `fit_example` returns, of which only masks are read, with the "number" of each.
   Returns:
     grain iterator of {"image": u8[b,S,S,D], "mask": u8[b,S,S], "index": i32[b]} and, if asked for,
-    "instances", i32[b,S,S]
+    "instances", i32[b,S,S]; with `positions`, of {"number": i32[b], "starts": i32[b,2], "index":
+    i32[b]}: the part without margin of each window begins at this row and column of the example
   """
   if fit not in FITS:
     raise UserError(f"unknown `fit` {fit!r}; choose from {', '.join(FITS)}")
   number, count = process
   inner = size - 2 * margin
-  names = ("image", *LABEL_FILL) if instances else ("image", "mask")
-
-  def fixed(example):
-    if instances and "instances" not in example:
-      example = {**example, "instances": connected_components(example["mask"])}
-    example = {name: example[name] for name in names}
-    return resize_example(example, inner) if fit == "resize" else example
 
   def window(example, rng):
     mask, pixel = example["mask"], None
     if sampling.class_crops and rng.random() < sampling.class_crops:
       pixel = draw_pixel(rng, mask, sampling.crop_labels)
     starts = draw_window(rng, mask.shape, inner, pixel)
+    if positions:
+      return {"number": example["number"], "starts": np.array(starts, np.int32)}
     return window_example(example, [start - margin for start in starts], size)
 
-  source = Cached(Mapped(source, fixed), cache_mb << 20)
+  if not positions:
+    fitted = functools.partial(fit_example, size=inner, fit=fit, instances=instances)
+    source = Cached(Mapped(source, fitted), cache_mb << 20)
   data = grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
   if sampling.class_balanced:
     data = data.map_with_index(functools.partial(draw_example, seed=seed, sampling=sampling))
   data = data.map(source.__getitem__)
   if fit == "crop" or margin:
     data = data.random_map(window, seed=seed)
+  elif positions:
+    data = data.map(lambda example: {"number": example["number"], "starts": np.zeros(2, np.int32)})
   data = data.map_with_index(lambda i, example: {**example, "index": np.int32(i)})
   # Grain counts batches in floating point: with one example each, sys.maxsize would overflow.
   data = data.slice(slice(number, sys.maxsize // 2, count)).batch(batch_size // count)

@@ -1,0 +1,153 @@
+"""Training examples in the memory of the devices; `on_device` cuts batches out of them."""
+
+import dataclasses
+import functools
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxseg import parallel
+from jaxseg.data.input_pipeline import Mapped, eval_examples, fit_example, window_example
+from jaxseg.notebook import progress
+
+SHARE = 1 / 3  # of the free memory; the rest is for the network and the batches
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+  """Examples on the devices.
+
+  Attributes:
+    arrays: "stored" of `on_device.from_stored`.
+    examples: the `source` of `train_batches` with `positions`.
+    is_split: whether each device has only a share of the examples.
+  """
+
+  arrays: dict[str, jax.Array]
+  examples: Sequence[dict[str, Any]]
+  is_split: bool
+
+
+def store(
+  source: Sequence,
+  mesh: Mesh,
+  *,
+  size: int,
+  fit: str,
+  strategy: str,
+  margin: int = 0,
+  instances: bool = False,
+  keep_masks: bool = False,
+  num_threads: int = 2,
+) -> tuple[Stored | None, str]:
+  """Decodes all examples and puts them on the devices, if they fit.
+
+  All lie on one canvas, as large as the largest, mirrored beyond their edges as far as windows
+  reach. Each device gets all of them, or a share if that is more than it can hold. Every process
+  decodes all of them, once.
+
+  Args:
+    source, size, fit, margin, instances, num_threads: as in `train_batches`.
+    mesh, strategy: as in `parallel.put_on_mesh`.
+    keep_masks: in memory of the host, too, for `Sampling.class_crops`.
+  Returns:
+    (Stored or None, a line that says what was done or why not)
+  """
+  inner, devices = size - 2 * margin, mesh.devices.ravel()
+  fitted = functools.partial(fit_example, size=inner, fit=fit, instances=instances)
+  fitted = eval_examples(Mapped(source, fitted), num_threads=num_threads)
+  on_device, on_host = parallel.on_main(free_bytes)
+  # Else TPUs choose a layout in which they copy all examples at every step.
+  multiple = 128 if devices[0].platform == "tpu" else 1
+  examples, canvas = [], np.full(2, inner + 2 * margin)
+  for example in progress(fitted, desc="decoding", total=len(source), leave=False):
+    examples.append(example)
+    canvas = np.maximum(canvas, np.add(example["mask"].shape, 2 * margin))
+    canvas[1] += -canvas[1] % multiple
+    pixel = sum(x.itemsize * math.prod(x.shape[2:]) for x in example.values())
+    needed = len(source) * math.prod(canvas.tolist()) * pixel
+    if needed > SHARE * min(on_device * len(devices), on_host):
+      return None, (
+        f"config.data.on_device: {len(source)} images need {needed / 2**20:,.0f} MiB, more than a "
+        f"third of what is free on the devices ({on_device * len(devices) / 2**20:,.0f} MiB) or "
+        f"the host ({on_host / 2**20:,.0f} MiB); they come from the host"
+      )
+  is_split = needed > SHARE * on_device
+  num_rows = -(-len(examples) // len(devices)) if is_split else len(examples)
+  tops = [i * num_rows if is_split else 0 for i in range(len(devices))]
+  sides = tuple(canvas.tolist())
+
+  @functools.lru_cache(1)  # copies are made of one array
+  def block(first):
+    """{"first": i32[1], names: [1,n,H,W*D]} of one device."""
+    rows = {
+      name: np.zeros((num_rows, *sides, *x.shape[2:]), x.dtype) for name, x in example.items()
+    }
+    for i, one in enumerate(examples[first : first + num_rows]):
+      for name, x in window_example(one, (-margin, -margin), sides).items():
+        np.copyto(rows[name][i], x, casting="no")
+    rows = {name: x.reshape(1, *x.shape[:2], -1) for name, x in rows.items()}
+    return {"first": np.array([first], np.int32), **rows}
+
+  parts = [
+    jax.device_put(block(first), device)
+    for first, device in zip(tops, devices, strict=True)
+    if device.process_index == jax.process_index()
+  ]
+  num_devices = len(parts) if strategy == "pmap" else len(devices)
+  sharding = NamedSharding(mesh, PartitionSpec(parallel.AXIS))
+  if strategy == "pmap":
+    sharding = parallel.on_local_devices(parallel.AXIS)
+
+  def join(*blocks):
+    shape = (num_devices, *blocks[0].shape[1:])
+    return jax.make_array_from_single_device_arrays(shape, sharding, list(blocks))
+
+  def light(i, mask):
+    return {
+      "number": np.int32(i),
+      "mask": mask if keep_masks else np.broadcast_to(np.uint8(0), mask.shape),
+    }
+
+  stored = Stored(
+    arrays=jax.tree.map(join, *parts),
+    examples=[light(i, x["mask"]) for i, x in enumerate(examples)],
+    is_split=is_split,
+  )
+  size_of_one = sum(x.nbytes for x in jax.tree.leaves(parts[0])) / 2**20
+  where = "on the device" if len(devices) == 1 else f"on each of {len(devices)} devices"
+  what = f"{num_rows} of {len(examples)}" if is_split else f"{len(examples)}"
+  dtype = example["image"].dtype
+  return stored, (
+    f"training data {where}: {what} images of {dtype}, {sides[0]} x {sides[1]} px, "
+    f"{size_of_one:.3g} MiB"
+  )
+
+
+def free_bytes() -> tuple[float, float]:
+  """Free memory of (one device, the host), bytes; infinite where it is not known."""
+  host = free_host_bytes()
+  stats = jax.local_devices()[0].memory_stats() or {}
+  if "bytes_limit" in stats:
+    return float(stats["bytes_limit"] - stats["bytes_in_use"]), host
+  return host / jax.local_device_count(), host
+
+
+def free_host_bytes() -> float:
+  """Memory of this machine that is available without swapping, bytes; infinite if not known."""
+  try:
+    lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+    values = dict(line.split(":", 1) for line in lines)
+    return float(values["MemAvailable"].split()[0]) * 1024
+  except (OSError, KeyError):
+    pass
+  try:
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) / 2
+  except (AttributeError, ValueError, OSError):
+    return math.inf
