@@ -156,6 +156,26 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
   return jax.tree.map(put, tree)
 
 
+@functools.cache
+def compiler_options(device: jax.Device) -> dict[str, str]:
+  """Options for `jax.jit` that its compiler needs to do well; {} where it does not know them.
+
+  For TPU: no "space to batch". With few images a chip, it cuts maps into strips, which costs more
+  than it brings, and it ends the process on the paper's U-Net; see `experiments/accelerators`.
+  """
+  if device.platform != "tpu":
+    return {}
+  names = ("", "_after_spmd", "_on_new_platforms")
+  options = {f"xla_tpu_run_space_to_batch{name}": "false" for name in names}
+  sharding = jax.sharding.SingleDeviceSharding(device)
+  number = jax.ShapeDtypeStruct((), np.float32, sharding=sharding)
+  try:
+    jax.jit(lambda x: x + 1, compiler_options=options).lower(number).compile()
+  except jax.errors.JaxRuntimeError:
+    return {}
+  return options
+
+
 def distribute_step(step: Callable, mesh: Mesh, strategy: str) -> Callable:
   """`step(state, batch, key, axis_name=None)` on all devices; the state is donated.
 
@@ -168,7 +188,11 @@ def distribute_step(step: Callable, mesh: Mesh, strategy: str) -> Callable:
   if strategy == "jit":
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
     return jax.jit(
-      step, in_shardings=(whole, split, whole), out_shardings=(whole, whole), donate_argnums=0
+      step,
+      in_shardings=(whole, split, whole),
+      out_shardings=(whole, whole),
+      donate_argnums=0,
+      compiler_options=compiler_options(mesh.devices.flat[0]),
     )
   if strategy == "pmap":
     return jax.pmap(

@@ -92,7 +92,11 @@ def make_predictor(
   whole = parallel.on_local_devices()
   split = parallel.on_local_devices(parallel.AXIS)
 
-  @functools.partial(jax.jit, in_shardings=(whole, split), out_shardings=split)
+  options = parallel.compiler_options(devices[0])
+
+  @functools.partial(
+    jax.jit, in_shardings=(whole, split), out_shardings=split, compiler_options=options
+  )
   def forward(variables, image):
     def network(image):
       return class_logits(model.apply(variables, image, train=False))

@@ -40,6 +40,7 @@ def prepare(target):
   if target.startswith("tpu"):
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4"}
     os.environ |= {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
   else:
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
@@ -103,7 +104,7 @@ def compile_apart(name, what, target, *, values=(), timeout=900, hlo_file=""):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--config", action="append", metavar="NAME", help="of configs/ or programs.py")
+  parser.add_argument("--config", action="append", metavar="NAME", help="see programs.py")
   parser.add_argument("--target", action="append", metavar="tpu:v5e:2x2")
   parser.add_argument("--what", choices=("step", "predict"), help="default: both")
   parser.add_argument("--out", type=pathlib.Path, help="rows are added, or replaced, there")

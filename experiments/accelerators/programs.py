@@ -85,7 +85,9 @@ def lower(name, what, devices, values):
       logits = model.apply(variables, ops.normalize(image), train=False)
       return jax.nn.softmax(losses.class_logits(logits))
 
-    return jax.jit(predict, in_shardings=(whole, split)).lower(variables, image), facts
+    options = parallel.compiler_options(devices[0])
+    run = jax.jit(predict, in_shardings=(whole, split), compiler_options=options)
+    return run.lower(variables, image), facts
   config.train.parallel = "jit"
   optimizer, _ = build.build_optimizer(config, 1000, 10)
   weights = jnp.ones(len(info.classes))
