@@ -1,4 +1,4 @@
-"""Compiles training steps and predictions for accelerators that are not there.
+"""Compiles training steps and predictions for TPUs that are not there.
 
 python experiments/accelerators/compile.py --target=tpu:v5e:2x2 --out=results.json [--config=NAME]
 
@@ -20,35 +20,27 @@ ROOT = FOLDER.parents[1]
 # Clock in Hz and matrix products in bfloat16 in FLOP/s of a chip, as published.
 CHIPS = {"v4": (1.05e9, 275e12), "v5e": (1.5e9, 197e12), "v5p": (1.75e9, 459e12),
          "v6e": (1.75e9, 918e12)}  # fmt: skip
-H100 = FOLDER / "h100.txtpb"
 
 
 def find_devices(target):
-  """Devices of a topology: "tpu:v5e:2x2", or "cuda:h100"."""
+  """Devices of a topology, "tpu:v5e:2x2"."""
   from jax.experimental import topologies
 
   platform, name = target.split(":", 1)
-  if platform == "tpu":
-    return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
-  options = {"target_config": H100.read_text(), "topology": "1x1x1"}
-  return topologies.get_topology_desc(platform="cuda", **options).devices
+  return topologies.get_topology_desc(platform=platform, topology_name=name).devices
 
 
-def prepare(target):
-  """Sets what the compilers read from the environment; before JAX is imported."""
+def prepare():
+  """Sets what JAX and the compiler read from the environment when they are imported."""
   os.environ["JAX_PLATFORMS"] = "cpu"
-  if target.startswith("tpu"):
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4"}
-    os.environ |= {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
-  else:
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
+  os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4"}
+  os.environ |= {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
+  os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no device, no conflict
 
 
 def compile_here(name, what, target, values, hlo_file):
   """The row of one program; see README.md for its columns."""
-  prepare(target)
+  prepare()
   sys.path[:0] = [str(ROOT), str(FOLDER)]
   hlo, programs = importlib.import_module("hlo"), importlib.import_module("programs")
   devices = find_devices(target)
@@ -62,8 +54,6 @@ def compile_here(name, what, target, values, hlo_file):
   row["temp_GiB"] = memory.temp_size_in_bytes / 2**30
   row["argument_GiB"] = memory.argument_size_in_bytes / 2**30
   row |= {"TFLOP": cost["flops"] / 1e12, "GB": cost["bytes accessed"] / 1e9}
-  if target.startswith("cuda"):
-    return row | hlo.gpu_facts(text)
   costs = hlo.costs(text)
   cycles = sum(cost[0] for cost in costs)
   row["Mcycles"] = cycles / 1e6

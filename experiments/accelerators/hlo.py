@@ -1,16 +1,13 @@
-"""What a compiled program says about itself: cycles on a TPU, bytes and library calls on a GPU.
+"""The cycles that the compiler for TPU estimates for each instruction of a program.
 
 python experiments/accelerators/hlo.py FILE [how many]     the dearest instructions
 """
 
 import argparse
 import collections
-import math
 import pathlib
 import re
 
-BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8,
-         "u64": 8, "s8": 1, "u8": 1, "pred": 1}  # fmt: skip
 HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
 
@@ -25,15 +22,6 @@ def instructions(text):
     elif match := INSTRUCTION.match(line):
       current.append(match.groups())
   return found, entry
-
-
-def num_bytes(shape):
-  """Of an array's or a tuple's shape in HLO text."""
-  return sum(
-    BYTES[kind] * math.prod(int(n) for n in dims.split(",") if n)
-    for kind, dims in re.findall(r"(\w+)\[([\d,]*)\]", shape)
-    if kind in BYTES
-  )
 
 
 def costs(text):
@@ -61,29 +49,6 @@ def costs(text):
 
   visit(entry, 1)
   return rows
-
-
-def gpu_facts(text):
-  """{"cudnn": calls, "transposes": fusions and copies, "GB_other": outside of library calls}"""
-  computations, entry = instructions(text)
-  sizes = {name: num_bytes(shape) for name, shape, _, _ in computations[entry]}
-  facts = {"cudnn_calls": 0, "transposes": 0, "GB_convolutions": 0.0, "GB_transposes": 0.0,
-           "GB_other": 0.0}  # fmt: skip
-  free = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast")
-  for name, _, kind, rest in computations[entry]:
-    if kind in free:
-      continue
-    operands = re.findall(r"%([\w.\-]+)", rest.split("), ", 1)[0])
-    moved = (sizes[name] + sum(sizes.get(x, 0) for x in operands)) / 1e9
-    if "__cudnn$" in rest or "__cublas$" in rest:
-      facts["cudnn_calls"] += "__cudnn$" in rest
-      facts["GB_convolutions"] += moved
-    elif "transpose" in name or kind == "copy":
-      facts["transposes"] += 1
-      facts["GB_transposes"] += moved
-    else:
-      facts["GB_other"] += moved
-  return {key: round(value, 2) for key, value in facts.items()}
 
 
 def main():
