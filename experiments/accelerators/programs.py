@@ -27,13 +27,13 @@ NETWORKS = {
      "train.batch_size": 16}, 11, 3),
   "deeplab_resnet": (
     {"model.name": "deeplabv3plus", "model.encoder": "resnet50", "model.up": "resize",
-     "data.image_size": 512, "train.batch_size": 16}, 21, 3),
+     "model.output_stride": 16, "data.image_size": 512, "train.batch_size": 16}, 21, 3),
   "deeplab_xception": (
     {"model.name": "deeplabv3plus", "model.encoder": "xception65", "model.up": "resize",
-     "data.image_size": 512, "train.batch_size": 16}, 21, 3),
+     "model.output_stride": 16, "data.image_size": 512, "train.batch_size": 16}, 21, 3),
   "deeplab_mobilenet": (
     {"model.name": "deeplabv3plus", "model.encoder": "mobilenet_v2", "model.up": "resize",
-     "data.image_size": 256, "train.batch_size": 16}, 21, 3),
+     "model.output_stride": 16, "data.image_size": 256, "train.batch_size": 16}, 21, 3),
 }  # fmt: skip
 BUILT_IN = {"cells": (2, 1), "oxford_iiit_pet": (3, 3)}  # data sets: classes, channels
 PROGRAMS = ("step", "predict")
