@@ -156,24 +156,30 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
   return jax.tree.map(put, tree)
 
 
-# XLA on CPU gives convolutions to YNNPACK, which runs those of few channels on one core. Matrix
-# products and sums stay there; convolutions go back to Eigen.
 CPU_OPTIONS = {
+  # YNNPACK runs convolutions of few channels on one core. Matrix products and sums stay there;
+  # convolutions go back to Eigen.
   "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,"
   "LIBRARY_FUSION_TYPE_REDUCE"
+}
+TPU_OPTIONS = {
+  # No "space to batch". With few images a chip, it cuts maps into strips, which costs more than it
+  # brings, and it ends the process on the paper's U-Net; see `experiments/accelerators`.
+  f"xla_tpu_run_space_to_batch{name}": "false" for name in ("", "_after_spmd", "_on_new_platforms")
 }
 
 
 @functools.cache
-def compiler_options() -> dict[str, str] | None:
-  """Options of `jax.jit` for this backend; None where there are none, or JAX does not know them."""
-  if jax.default_backend() != "cpu":
-    return None
+def compiler_options(device: jax.Device) -> dict[str, str]:
+  """Options for `jax.jit` that its compiler needs to do well; {} where it does not know them."""
+  options = {"cpu": CPU_OPTIONS, "tpu": TPU_OPTIONS}.get(device.platform, {})
+  sharding = jax.sharding.SingleDeviceSharding(device)
+  number = jax.ShapeDtypeStruct((), np.float32, sharding=sharding)
   try:
-    jax.jit(lambda x: x, compiler_options=CPU_OPTIONS).lower(0.0).compile()
-  except (RuntimeError, ValueError):
-    return None
-  return CPU_OPTIONS
+    jax.jit(lambda x: x + 1, compiler_options=options).lower(number).compile()
+  except jax.errors.JaxRuntimeError:
+    return {}
+  return options
 
 
 def distribute_step(step: Callable, mesh: Mesh, strategy: str) -> Callable:
@@ -192,7 +198,7 @@ def distribute_step(step: Callable, mesh: Mesh, strategy: str) -> Callable:
       in_shardings=(whole, split, whole),
       out_shardings=(whole, whole),
       donate_argnums=0,
-      compiler_options=compiler_options(),
+      compiler_options=compiler_options(mesh.devices.flat[0]),
     )
   if strategy == "pmap":
     return jax.pmap(

@@ -92,11 +92,10 @@ def make_predictor(
   whole = parallel.on_local_devices()
   split = parallel.on_local_devices(parallel.AXIS)
 
+  options = parallel.compiler_options(devices[0])
+
   @functools.partial(
-    jax.jit,
-    in_shardings=(whole, split),
-    out_shardings=split,
-    compiler_options=parallel.compiler_options(),
+    jax.jit, in_shardings=(whole, split), out_shardings=split, compiler_options=options
   )
   def forward(variables, image):
     def network(image):

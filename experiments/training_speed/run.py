@@ -79,7 +79,7 @@ def measure(name, precision):
     state, metrics = step(state, parallel.put_on_mesh(mesh, examples, "jit"), key)
     return metrics["loss"]
 
-  @jax.jit(compiler_options=parallel.compiler_options())
+  @jax.jit(compiler_options=parallel.compiler_options(jax.devices()[0]))
   def predict(variables, image):
     return model.apply(variables, image, train=False)
 

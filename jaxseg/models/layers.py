@@ -91,14 +91,7 @@ class Conv3x3(nn.Module):
     for part in parts:
       rows = kernel[:, :, start : start + part.shape[-1]]
       start += part.shape[-1]
-      y += jax.lax.conv_general_dilated(
-        part.astype(self.dtype),
-        rows,
-        (1, 1),
-        self.padding.upper(),
-        rhs_dilation=(self.dilation, self.dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-      )
+      y += ops.conv_3x3(part.astype(self.dtype), rows, self.padding, self.dilation)
     if self.use_bias:
       y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
     return y
