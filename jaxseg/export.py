@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg import UserError, tiles
+from jaxseg.convolution import plain_forms
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.losses import class_logits
 from jaxseg.ops import mirror, normalize
@@ -196,7 +197,8 @@ def to_onnx(
   (batch,) = jax.export.symbolic_shape("b", constraints=["b >= 1"])
   image = jax.ShapeDtypeStruct((batch, *size, channels), dtype)
   logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # warns of symbolic shapes
-  model = jax2onnx.to_onnx(run, [image], input_names=["image"], output_names=["output"])
+  with plain_forms():
+    model = jax2onnx.to_onnx(run, [image], input_names=["image"], output_names=["output"])
   return model.SerializeToString()
 
 

@@ -15,7 +15,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.data.labels", "jaxseg.data.label_spaces"), 0),
   **dict.fromkeys(("jaxseg.data.label_faults", "jaxseg.data.fingerprints"), 3),
   **dict.fromkeys(("jaxseg.ops", "jaxseg.losses", "jaxseg.metrics", "jaxseg.optim"), 0),
-  **dict.fromkeys(("jaxseg.depthwise", "jaxseg.photometric"), 0),
+  **dict.fromkeys(("jaxseg.depthwise", "jaxseg.photometric", "jaxseg.convolution"), 0),
   **dict.fromkeys(("jaxseg.train_state", "jaxseg.parallel", "jaxseg.weight_maps"), 0),
   **dict.fromkeys(("jaxseg.instance_metrics", "jaxseg.tiles", "jaxseg.crf"), 0),
   **dict.fromkeys(("jaxseg.visualize", "jaxseg.schema", "jaxseg.notebook", "jaxseg.start"), 0),
@@ -53,7 +53,7 @@ RANKS = {
   "jaxseg.main": 13,
 }
 CORE_NAMES = ("ops", "losses", "metrics", "augment", "weight_maps", "optim", "train_state",
-              "train_step", "parallel", "models", "crf", "depthwise", "photometric",
+              "train_step", "parallel", "models", "crf", "depthwise", "photometric", "convolution",
               "on_device")  # fmt: skip
 LIGHT = {"jax", "flax", "optax", "chex", "numpy"}
 # Imported when they are needed.

@@ -149,42 +149,6 @@ def test_up_conv_gradients():
   check_grads(jax.jit(up_conv_2x2), (x, kernel), order=1, atol=1e-2, rtol=1e-2)
 
 
-@pytest.mark.parametrize("padding", ["same", "valid"])
-def test_conv_3x3_on_pairs_of_pixels(padding):
-  """The form for TPUs has the values and the gradients of XLA's own convolution, in float64."""
-  with jax.enable_x64(True):
-    x, kernel = normal(2, 7, 8, 5).astype(float), normal(3, 3, 5, 6, seed=1).astype(float)
-    h, w = (7, 8) if padding == "same" else (5, 6)
-    forms = (functools.partial(f, padding=padding) for f in (ops.conv_3x3_on_pairs, ops.conv_3x3))
-    ours, theirs = pull_both(*forms, (x, kernel), normal(2, h, w, 6, seed=2).astype(float))
-    chex.assert_trees_all_close(ours, theirs, rtol=1e-12, atol=1e-12)
-  found = ops.conv_3x3_on_pairs(*(jnp.float32(a) for a in (x, kernel)), padding)
-  expected = reference.conv(x, kernel)
-  if padding == "valid":
-    expected = expected[:, 1:-1, 1:-1]
-  chex.assert_trees_all_close(found, np.float32(expected), atol=1e-5)
-
-
-def test_conv_3x3_takes_the_form_of_the_platform():
-  def shapes(platform, width=8, channels=64):
-    args = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((1, 8, width, 64), (3, 3, 64, channels))]
-    lowered = jax.jit(ops.conv_3x3).trace(*args).lower(lowering_platforms=(platform,))
-    return [line for line in lowered.as_text().splitlines() if "stablehlo.convolution" in line]
-
-  pairs = "tensor<1x8x4x128xf32>"
-  assert pairs in shapes("tpu")[0] and pairs not in shapes("cpu")[0]
-  assert len(shapes("tpu")) == len(shapes("cpu")) == 1
-  for other in shapes("tpu", width=7), shapes("tpu", channels=65):
-    assert "128xf32" not in other[0]
-
-
-def test_conv_3x3_gradients():
-  for padding in ("same", "valid"):
-    conv = functools.partial(ops.conv_3x3, padding=padding)
-    args = normal(1, 4, 6, 2), normal(3, 3, 2, 3, seed=1)
-    check_grads(jax.jit(conv), args, order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
-
-
 @pytest.mark.parametrize("size", [(8, 8), (6, 4), (5, 7), (8, 10)])
 def test_center_crop_is_a_slice(size):
   """Values and gradient, bit for bit, whether or not the crop is of pairs of pixels."""

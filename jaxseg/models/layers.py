@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg import ops
+from jaxseg.convolution import conv_3x3
 from jaxseg.depthwise import depthwise_conv
 
 
@@ -91,7 +92,7 @@ class Conv3x3(nn.Module):
     for part in parts:
       rows = kernel[:, :, start : start + part.shape[-1]]
       start += part.shape[-1]
-      y += ops.conv_3x3(part.astype(self.dtype), rows, self.padding, self.dilation)
+      y += conv_3x3(part.astype(self.dtype), rows, self.padding, self.dilation)
     if self.use_bias:
       y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
     return y
