@@ -70,7 +70,8 @@ def low_bits(rng, mask):
 
 @pytest.mark.parametrize("image_of, options, least", [
   (rgbx, {"data.channels": 4}, 0.95),
-  (low_bits, {"data.channels": 1, "data.normalization": "mean_std"}, 0.9),
+  pytest.param(low_bits, {"data.channels": 1, "data.normalization": "mean_std"}, 0.9,
+               marks=pytest.mark.slow),
   pytest.param(twelve_bands, {"data.channels": 12, "data.normalization": "percentiles"}, 0.95,
                marks=pytest.mark.slow),
   pytest.param(low_bits, {"data.channels": 1, "data.value_range": (29500, 30700)}, 0.9,

@@ -74,6 +74,7 @@ def test_several_steps_a_call(strategy, run, capsys):
       assert line.get("num_pixels") == expected.get("num_pixels")
 
 
+@pytest.mark.slow
 def test_more_steps_a_call_change_nothing(run):
   assert_same_run(run("jit", 3, True), run("jit", 3))
   assert_same_run(run("jit", 2, False), run("jit", 3))
@@ -103,6 +104,7 @@ def test_calls_end_where_the_host_has_something_to_do(tmp_path, monkeypatch):
   assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
+@pytest.mark.slow
 def test_data_that_do_not_fit(run, tmp_path, monkeypatch, capsys):
   # 20 images of up to 45 x 44 px with four bytes a pixel, of which a third may be used.
   needed = 20 * 45 * 44 * 4

@@ -109,6 +109,7 @@ def test_two_processes_are_one_and_one_goes_on(alone, tmp_path):
   check(workdir, alone)
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_where_one_was_under_pmap(alone, tmp_path):
   workdir = tmp_path / "two"
   shutil.copytree(alone, workdir)
@@ -119,6 +120,7 @@ def test_two_processes_go_on_where_one_was_under_pmap(alone, tmp_path):
   check(workdir, alone)
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_stops_both_after_a_checkpoint(tmp_path):
   workdir = tmp_path / "two"
   values = {**VALUES, "train.num_epochs": 1000, "train.checkpoint_every_epochs": 1000}
