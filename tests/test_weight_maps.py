@@ -89,11 +89,12 @@ def test_relabelling_changes_nothing():
   )
 
 
-def test_isbi_slices(data_dir):
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_isbi_slices(data_dir, every):
   border_weight = jax.jit(weight_maps.border_weight)
   files = sorted((data_dir / "isbi2012" / "train" / "masks").iterdir())
   assert len(files) == 30
-  for file in files[::3]:
+  for file in files[::every]:
     instances, num_cells = ndimage.label(np.asarray(Image.open(file)) == 255)
     assert instances.shape == (512, 512) and num_cells > 50
     # Beyond 32 px = 6.4 sigma the weight is below 1e-7.
