@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxseg.platforms import by_platform
+
 
 def depthwise_conv(
   x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1, padding: str = "same"
 ) -> jax.Array:
-  """Depthwise convolution as shifted multiply-adds.
+  """Depthwise convolution: shifted multiply-adds, on a TPU XLA's grouped convolution.
 
   As a grouped convolution, XLA runs it about fifty times slower on CPU.
 
@@ -30,6 +32,21 @@ def depthwise_conv(
     pads = ((reach // 2, reach // 2),) * 2
   else:
     pads = tuple(_same_padding(n, reach + 1, stride) for n in x.shape[1:3])
+  form = {"stride": stride, "dilation": dilation, "pads": pads}
+  forms = (functools.partial(f, **form) for f in (grouped_conv, shifted_sum))
+  return by_platform(tpu=next(forms), default=next(forms))(x, kernel)
+
+
+def grouped_conv(x, kernel, *, stride, dilation, pads):
+  """`depthwise_conv` as XLA has it."""
+  return lax.conv_general_dilated(
+    x, kernel[:, :, None], (stride, stride), pads, rhs_dilation=(dilation, dilation),
+    dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[-1],
+  )  # fmt: skip
+
+
+def shifted_sum(x, kernel, *, stride, dilation, pads):
+  """`depthwise_conv` as a sum of shifted products."""
   return _depthwise_conv(x, kernel, stride, dilation, pads)
 
 

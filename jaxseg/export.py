@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg import UserError, tiles
-from jaxseg.convolution import plain_forms
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.losses import class_logits
 from jaxseg.ops import mirror, normalize
+from jaxseg.platforms import plain_forms
 from jaxseg.predict import INPUT_STEP, TTA, enlarged_probs, mean_log_probs
 
 OUTPUTS = ("labels", "probs")

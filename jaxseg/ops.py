@@ -57,87 +57,11 @@ def max_pool_3x3(x: jax.Array) -> jax.Array:
   return jnp.maximum(jnp.maximum(x[:, :-2:2], x[:, 1:-1:2]), x[:, 2::2])
 
 
-def interleave_2x2(phases: Sequence[Sequence[jax.Array]]) -> jax.Array:
-  """Four phases to one image of twice the size.
-
-  Args:
-    phases: ((even-even, even-odd), (odd-even, odd-odd)), row parity first, each [B,H,W,D].
-  Returns:
-    [B,2H,2W,D]
-  """
-  b, h, w, d = phases[0][0].shape
-  rows = [jnp.stack(row, axis=3).reshape(b, h, 2 * w, d) for row in phases]
-  return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, d)
-
-
 def space_to_depth(x: jax.Array, block: int) -> jax.Array:
   """Blocks of pixels as channels.  [B,H,W,C] -> [B,H/block,W/block,block^2 C]"""
   b, h, w, c = x.shape
   x = x.reshape(b, h // block, block, w // block, block, c)
   return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // block, w // block, block**2 * c)
-
-
-def up_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-  """Transposed convolution whose kernel is a multiple of the stride: one matrix product.
-
-  The output is not cropped: U-Net's 2x2 "up-convolution" at stride 2 exactly doubles the size; the
-  2s x 2s kernels of FCN at stride s extend s / 2 px beyond that on each side.
-
-  Args:
-    x: [B,H,W,C].  kernel: [k,k,C,D], k = m * stride.
-  Returns:
-    [B,(H+m-1)*stride,(W+m-1)*stride,D], where x[i,j] @ kernel[k,l] adds to out[s*i+k, s*j+l].
-  """
-  m, rest = divmod(kernel.shape[0], stride)
-  if rest:
-    raise ValueError(f"a kernel of {kernel.shape[0]} px is not a multiple of the stride {stride}")
-  b, h, w, c = x.shape
-  d = kernel.shape[-1]
-  kernel = kernel.reshape(m, stride, m, stride, c, d).transpose(4, 0, 2, 1, 3, 5)
-  blocks = (x.reshape(-1, c) @ kernel.reshape(c, -1)).reshape(b, h, w, m * m, stride, stride, d)
-
-  def place(i, j):
-    pads = ((0, 0), (i, m - 1 - i), (j, m - 1 - j), (0, 0), (0, 0), (0, 0))
-    return jnp.pad(blocks[:, :, :, m * i + j], pads)
-
-  y = sum(place(i, j) for i in range(m) for j in range(m)).transpose(0, 1, 3, 2, 4, 5)
-  return y.reshape(b, (h + m - 1) * stride, (w + m - 1) * stride, d)
-
-
-def up_conv_3x3(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
-  """Transposed convolution, 3x3 kernel, stride 2, "same" padding, of a channel concatenation.
-
-  The same output as TensorFlow's and Keras' Conv2DTranspose: out[2i+k, 2j+l] sums
-  x[i,j] @ kernel[k,l], cut to twice the input's size. One matrix product per part gives all nine
-  taps and shifted sums place them: 9/16 of the work of a 2x2-window convolution to four phases.
-  The parts are never concatenated, so a part without gradient (the skip of a frozen encoder)
-  costs no backward product.
-
-  Args:
-    parts: arrays [B,H,W,C_i].  kernel: [3,3,sum of C_i,D].
-  Returns:
-    [B,2H,2W,D]
-  """
-  channels = [part.shape[-1] for part in parts]
-  if sum(channels) != kernel.shape[2]:
-    raise ValueError(f"kernel takes {kernel.shape[2]} channels, the parts have {channels}")
-  b, h, w, _ = parts[0].shape
-  d = kernel.shape[-1]
-  taps, start = 0, 0
-  for part, c in zip(parts, channels, strict=True):
-    matrix = kernel[:, :, start : start + c].transpose(2, 0, 1, 3).reshape(c, 9 * d)
-    taps += part.reshape(-1, c) @ matrix
-    start += c
-
-  def tap(k, m):
-    y = taps[:, (3 * k + m) * d : (3 * k + m + 1) * d].reshape(b, h, w, d)
-    # Row (column) 2 of the kernel lands on the even phase of the next row (column).
-    down, right = k // 2, m // 2
-    return jnp.pad(y, ((0, 0), (down, 0), (right, 0), (0, 0)))[:, :h, :w]
-
-  even_even = tap(0, 0) + tap(0, 2) + tap(2, 0) + tap(2, 2)
-  even_odd, odd_even = tap(0, 1) + tap(2, 1), tap(1, 0) + tap(1, 2)
-  return interleave_2x2(((even_even, even_odd), (odd_even, tap(1, 1))))
 
 
 def sampling_matrix(positions: jax.Array, size: int, width: float | jax.Array = 1.0) -> jax.Array:

@@ -11,7 +11,7 @@ import reference
 from jax.test_util import check_grads
 from reference import normal, pull_both
 
-from jaxseg import convolution
+from jaxseg import convolution, platforms
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
@@ -47,7 +47,7 @@ def test_conv_3x3_takes_the_form_of_the_platform():
 def test_plain_forms_know_no_platform():
   args = jnp.ones((1, 8, 8, 64)), jnp.ones((3, 3, 64, 64))
   assert "platform_index" in str(jax.make_jaxpr(convolution.conv_3x3)(*args))
-  with convolution.plain_forms():
+  with platforms.plain_forms():
     plain = str(jax.make_jaxpr(lambda *args: convolution.conv_3x3(*args))(*args))
   assert "platform_index" not in plain and "conv_general_dilated" in plain
 

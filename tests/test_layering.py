@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 RANKS = {
   "jaxseg": -1,
   "jaxseg.data": -1,
+  "jaxseg.platforms": -1,
   **dict.fromkeys(("jaxseg.data.cells", "jaxseg.data.raster", "jaxseg.data.resize"), 0),
   **dict.fromkeys(("jaxseg.data.labels", "jaxseg.data.label_spaces"), 0),
   **dict.fromkeys(("jaxseg.data.label_faults", "jaxseg.data.fingerprints"), 3),
@@ -54,7 +55,7 @@ RANKS = {
 }
 CORE_NAMES = ("ops", "losses", "metrics", "augment", "weight_maps", "optim", "train_state",
               "train_step", "parallel", "models", "crf", "depthwise", "photometric", "convolution",
-              "on_device")  # fmt: skip
+              "platforms", "on_device")  # fmt: skip
 LIGHT = {"jax", "flax", "optax", "chex", "numpy"}
 # Imported when they are needed.
 EXTRA = {

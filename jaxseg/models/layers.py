@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg import ops
-from jaxseg.convolution import conv_3x3
+from jaxseg.convolution import conv_3x3, up_conv, up_conv_3x3
 from jaxseg.depthwise import depthwise_conv
 
 
@@ -151,7 +150,7 @@ class UpConv2x2(nn.Module):
     init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal", 2, 3, (0, 1))
     kernel = self.param("kernel", init, (2, 2, x.shape[-1], self.features))
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
-    y = ops.up_conv(x.astype(self.dtype), kernel.astype(self.dtype), 2)
+    y = up_conv(x.astype(self.dtype), kernel.astype(self.dtype), 2)
     return y + bias.astype(self.dtype)
 
 
@@ -176,7 +175,7 @@ class UpConv3x3(nn.Module):
     kernel = self.param("kernel", self.kernel_init, (3, 3, c, self.features)).astype(self.dtype)
     parts = [part.astype(self.dtype) for part in parts]
     if self.mode == "transposed":
-      y = ops.up_conv_3x3(parts, kernel)
+      y = up_conv_3x3(parts, kernel)
     else:
       x = jnp.concatenate(parts, axis=-1).repeat(2, axis=1).repeat(2, axis=2)
       y = jax.lax.conv_general_dilated(
@@ -215,7 +214,7 @@ class UpScore(nn.Module):
     line = interpolation_kernel(self.size, self.factor)
     start = line[:, None, None, None] * line[:, None, None] * jnp.eye(shape[-1])
     kernel = self.param("kernel", lambda _: start) if self.learned else start
-    return ops.up_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.factor)
+    return up_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.factor)
 
 
 def repeat_rgb(values: Sequence[float], channels: int) -> tuple[float, ...]:

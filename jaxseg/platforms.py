@@ -1,0 +1,43 @@
+"""Functions of arrays in a form for each platform; `experiments/accelerators` has the figures."""
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+
+import jax
+from jax import lax
+
+_PLAIN = contextvars.ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain_forms() -> Iterator[None]:
+  """What is traced in this block has one form for all platforms, as ONNX needs."""
+  token = _PLAIN.set(True)
+  try:
+    yield
+  finally:
+    _PLAIN.reset(token)
+
+
+def by_platform(*, tpu: Callable, default: Callable) -> Callable:
+  """One function of arrays in two forms: value and gradient take that of the platform.
+
+  Reverse mode only. Differentiated by itself, `lax.platform_dependent` would keep what either form
+  needs.
+  """
+
+  @jax.custom_vjp
+  def run(*args):
+    if _PLAIN.get():
+      return default(*args)
+    return lax.platform_dependent(*args, tpu=tpu, default=default)
+
+  def backward(args, g):
+    def pull(form):
+      return lambda *args: jax.vjp(form, *args[:-1])[1](args[-1])
+
+    return lax.platform_dependent(*args, g, tpu=pull(tpu), default=pull(default))
+
+  run.defvjp(lambda *args: (run(*args), args), backward)
+  return run
