@@ -15,6 +15,7 @@ from jaxseg import VOID, weight_maps
 from jaxseg.augment import LABEL_FILL, Augmentation, augment
 from jaxseg.losses import Loss, class_logits, class_weight_map, label_maps, loss_count, loss_sum
 from jaxseg.ops import center_crop, normalize
+from jaxseg.platforms import classes_apart
 from jaxseg.train_state import TrainState, update_ema
 
 AUGMENT, DROPOUT = 0, 1  # streams of randomness of an example
@@ -115,7 +116,7 @@ def make_train_step(
         keys=keys,
         mutable=["batch_stats"],
       )
-      logits = class_logits(logits)
+      logits = classes_apart(class_logits(logits))
       parts = {
         name: loss_sum(loss, logits, mask, weight, maps[name]) / counts[name]
         for name, (_, loss) in losses.items()

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from jaxseg import convolution
+from jaxseg import convolution, ops
 from jaxseg.depthwise import depthwise_conv
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
