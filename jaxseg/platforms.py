@@ -28,17 +28,20 @@ def by_platform(*, tpu: Callable, default: Callable) -> Callable:
   needs.
   """
 
-  @jax.custom_vjp
-  def run(*args):
+  def choose(tpu, default, *args):
     if _PLAIN.get():
       return default(*args)
     return lax.platform_dependent(*args, tpu=tpu, default=default)
+
+  @jax.custom_vjp
+  def run(*args):
+    return choose(tpu, default, *args)
 
   def backward(args, g):
     def pull(form):
       return lambda *args: jax.vjp(form, *args[:-1])[1](args[-1])
 
-    return lax.platform_dependent(*args, g, tpu=pull(tpu), default=pull(default))
+    return choose(pull(tpu), pull(default), *args, g)
 
   run.defvjp(lambda *args: (run(*args), args), backward)
   return run

@@ -5,19 +5,15 @@ import functools
 import chex
 import jax
 import jax.numpy as jnp
-import keras
 import numpy as np
 import pytest
 import reference
 import scipy.ndimage
 from absl.testing import parameterized
-from jax import lax
 from jax.test_util import check_grads
 from reference import normal, pull_both
 
-from jaxseg import depthwise, ops
-
-up_conv_2x2 = functools.partial(ops.up_conv, stride=2)
+from jaxseg import convolution, depthwise, ops
 
 
 class Values(chex.TestCase):
@@ -29,21 +25,6 @@ class Values(chex.TestCase):
     chex.assert_trees_all_equal(
       self.variant(ops.max_pool_2x2)(x), reference.max_pool_2x2(x).astype(np.float32)
     )
-
-  @chex.variants(with_jit=True, without_jit=True)
-  def test_up_conv_2x2(self):
-    x, kernel = normal(2, 3, 5, 4), normal(2, 2, 4, 6, seed=1)
-    y = self.variant(up_conv_2x2)(x, kernel)
-    chex.assert_trees_all_close(y, reference.up_conv(x, kernel), atol=1e-5)
-
-  @chex.variants(with_jit=True, without_jit=True)
-  def test_up_conv_3x3(self):
-    for h, w in (3, 5), (1, 1):
-      parts, kernel = (normal(2, h, w, 4), normal(2, h, w, 3, seed=1)), normal(3, 3, 7, 5, seed=2)
-      expected = reference.up_conv(np.concatenate(parts, -1), kernel)
-      chex.assert_trees_all_close(self.variant(ops.up_conv_3x3)(parts, kernel), expected, atol=1e-5)
-      whole = self.variant(ops.up_conv_3x3)([np.concatenate(parts, -1)], kernel)
-      chex.assert_trees_all_close(whole, expected, atol=1e-5)
 
   @chex.variants(with_jit=True, without_jit=True)
   def test_max_pool_3x3(self):
@@ -103,52 +84,6 @@ def test_max_pool_3x3_gradient():
   assert ties.sum() == 2 * 4 * 4 and (np.asarray(ties)[:, :7, :7] > 0).all()
 
 
-def keras_up_conv(x, kernel, *, strides=2, **options):
-  size, _, _, features = kernel.shape
-  layer = keras.layers.Conv2DTranspose(
-    features,
-    size,
-    strides=strides,
-    use_bias=False,
-    kernel_initializer=lambda shape, dtype: kernel.transpose(0, 1, 3, 2),  # (k, k, out, in)
-    **options,
-  )
-  return np.asarray(layer(x))
-
-
-def test_up_conv_3x3_equals_keras():
-  x, kernel = normal(2, 5, 4, 6), normal(3, 3, 6, 7, seed=1)
-  expected = keras_up_conv(x, kernel, padding="same")
-  parts = (x[..., :1], x[..., 1:4], x[..., 4:])
-  chex.assert_trees_all_close(jax.jit(ops.up_conv_3x3)(parts, kernel), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("size, stride", [(2, 2), (8, 8), (4, 2), (16, 8), (9, 3)])
-def test_up_conv_equals_keras(size, stride):
-  x, kernel = normal(2, 5, 4, 6), normal(size, size, 6, 7, seed=1)
-  y = jax.jit(ops.up_conv, static_argnums=2)(x, kernel, stride)
-  expected = keras_up_conv(x, kernel, strides=stride)
-  chex.assert_trees_all_close(y, expected, atol=1e-5)
-
-
-def test_up_conv_refuses_a_kernel_that_is_no_multiple_of_the_stride():
-  with pytest.raises(ValueError, match="3 px.*stride 2"):
-    ops.up_conv(normal(1, 2, 2, 3), normal(3, 3, 3, 2), 2)
-
-
-def test_up_conv_3x3_refuses_another_number_of_channels():
-  parts = (jnp.zeros((1, 2, 2, 3)), jnp.zeros((1, 2, 2, 4)))
-  with pytest.raises(ValueError, match=r"8 channels.*\[3, 4\]"):
-    ops.up_conv_3x3(parts, jnp.zeros((3, 3, 8, 2)))
-
-
-def test_up_conv_gradients():
-  parts, kernel = (normal(2, 3, 2, 2), normal(2, 3, 2, 1, seed=1)), normal(3, 3, 3, 2, seed=2)
-  check_grads(jax.jit(ops.up_conv_3x3), (parts, kernel), order=1, atol=1e-2, rtol=1e-2)
-  x, kernel = normal(2, 3, 2, 3), normal(4, 4, 3, 2, seed=1)
-  check_grads(jax.jit(up_conv_2x2), (x, kernel), order=1, atol=1e-2, rtol=1e-2)
-
-
 @pytest.mark.parametrize("size", [(8, 8), (6, 4), (5, 7), (8, 10)])
 def test_center_crop_is_a_slice(size):
   """Values and gradient, bit for bit, whether or not the crop is of pairs of pixels."""
@@ -162,45 +97,6 @@ def test_center_crop_is_a_slice(size):
   chex.assert_trees_all_equal(ours, theirs)
   crop = lambda x: ops.center_crop(x, size)  # noqa: E731
   check_grads(jax.jit(crop), (x,), order=1, atol=1e-2, rtol=1e-2)
-
-
-def test_up_conv_3x3_gradient_equals_that_of_the_concatenation():
-  parts, kernel = (normal(2, 3, 4, 4), normal(2, 3, 4, 3, seed=1)), normal(3, 3, 7, 5, seed=2)
-  g = normal(2, 6, 8, 5, seed=3)
-
-  def transposed(parts, kernel):
-    # XLA's is a convolution of the image with zeros in between: the kernel the other way round.
-    return lax.conv_transpose(
-      jnp.concatenate(parts, -1), kernel[::-1, ::-1], (2, 2), ((2, 1), (2, 1)),
-      dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest",
-    )  # fmt: skip
-
-  ours, theirs = jax.jit(lambda *args: pull_both(ops.up_conv_3x3, transposed, args, g))(
-    parts, kernel
-  )
-  chex.assert_trees_all_close(ours, theirs, atol=1e-4)
-
-
-def test_up_conv_3x3_with_a_part_without_gradient():
-  """The others' gradients stay as they are, its own is zero and its product is not computed."""
-  parts, kernel = (normal(1, 3, 3, 2), normal(1, 3, 3, 4, seed=1)), normal(3, 3, 6, 2, seed=2)
-
-  def total(parts, kernel, stop):
-    first, second = parts
-    second = lax.stop_gradient(second) if stop else second
-    return (ops.up_conv_3x3((first, second), kernel) ** 2).sum()
-
-  def products(stop):
-    gradient = jax.make_jaxpr(jax.grad(lambda *args: total(*args, stop), (0, 1)))
-    return str(gradient(parts, kernel)).count("dot_general[")
-
-  gradient = jax.jit(jax.grad(total, (0, 1)), static_argnums=2)
-  (first, second), dk = gradient(parts, kernel, True)
-  (full_first, full_second), full_dk = gradient(parts, kernel, False)
-  chex.assert_trees_all_close((first, dk), (full_first, full_dk), rtol=1e-5)
-  assert not second.any() and full_second.any()
-  # Per part: one product forward, one for the kernel's gradient, one for its own.
-  assert (products(False), products(True)) == (6, 5)
 
 
 def test_operations_keep_bfloat16():
@@ -219,8 +115,9 @@ def test_operations_keep_bfloat16():
   assert types(ops.max_pool_2x2, image) == {jnp.dtype(jnp.bfloat16)}
   assert types(ops.max_pool_3x3, image) == {jnp.dtype(jnp.bfloat16)}
   assert types(depthwise.depthwise_conv, image, (3, 3, 2)) == {jnp.dtype(jnp.bfloat16)}
+  up_conv_2x2 = functools.partial(convolution.up_conv, stride=2)
   assert types(up_conv_2x2, image, (2, 2, 2, 3)) == {jnp.dtype(jnp.bfloat16)}
-  assert types(lambda x, k: ops.up_conv_3x3([x], k), image, (3, 3, 2, 3)) == {
+  assert types(lambda x, k: convolution.up_conv_3x3([x], k), image, (3, 3, 2, 3)) == {
     jnp.dtype(jnp.bfloat16)
   }
 

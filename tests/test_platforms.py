@@ -1,0 +1,52 @@
+"""What has a form for each platform takes it, in value and gradient, and keeps one when asked."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg import convolution, depthwise, platforms
+
+
+def lowered(function, platform, *shapes):
+  """StableHLO of the value and the gradients of a function for a platform that need not exist."""
+
+  def both(*args):
+    y, pull = jax.vjp(function, *args)
+    return y, pull(y)
+
+  args = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+  return jax.jit(both).trace(*args).lower(lowering_platforms=(platform,)).as_text()
+
+
+DILATED = "lhs_dilate = [2, 2]"
+
+
+@pytest.mark.parametrize(
+  "function, shapes, mark, number",
+  [
+    (depthwise.depthwise_conv, [(1, 8, 8, 5), (3, 3, 5)], "feature_group_count = 5", 2),
+    (lambda x, k: convolution.up_conv(x, k, 2), [(1, 4, 4, 3), (2, 2, 3, 5)], DILATED, 1),
+    (lambda x, k: convolution.up_conv_3x3([x], k), [(1, 4, 4, 3), (3, 3, 3, 5)], DILATED, 1),
+    (convolution.conv_3x3, [(1, 8, 8, 64), (3, 3, 64, 64)], "tensor<1x8x4x128xf32>", 4),
+    (platforms.classes_apart, [(1, 8, 8, 3)], "LayoutConstraint", 2),
+  ],
+)
+def test_tpu_and_cpu_take_forms_of_their_own(function, shapes, mark, number):
+  assert lowered(function, "tpu", *shapes).count(mark) >= number
+  assert mark not in lowered(function, "cpu", *shapes)
+  with platforms.plain_forms():
+    assert mark not in lowered(lambda *args: function(*args), "tpu", *shapes)
+
+
+def test_both_forms_have_their_own_gradient():
+  """3 on TPUs, 2 elsewhere: a value and a gradient that tell which form they are of."""
+  function = platforms.by_platform(tpu=lambda x: 3 * x, default=lambda x: 2 * x)
+  y, pull = jax.vjp(function, jnp.ones(4))
+  np.testing.assert_array_equal(y, 2 * np.ones(4))
+  np.testing.assert_array_equal(pull(y)[0], 4 * np.ones(4))
+  text = lowered(function, "tpu", (4,))
+  assert "3.0" in text and "2.0" not in text
+  with platforms.plain_forms():
+    text = str(jax.make_jaxpr(lambda x: jax.vjp(function, x)[0])(jnp.ones(4)))
+  assert "platform_index" not in text
