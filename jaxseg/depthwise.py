@@ -11,6 +11,8 @@ from jax import lax
 
 from jaxseg.platforms import by_platform
 
+Pads = tuple[tuple[int, int], tuple[int, int]]  # ((above, below), (left, right)), px
+
 
 def depthwise_conv(
   x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1, padding: str = "same"
@@ -37,15 +39,19 @@ def depthwise_conv(
   return by_platform(tpu=next(forms), default=next(forms))(x, kernel)
 
 
-def grouped_conv(x, kernel, *, stride, dilation, pads):
-  """`depthwise_conv` as XLA has it."""
+def grouped_conv(
+  x: jax.Array, kernel: jax.Array, *, stride: int, dilation: int, pads: Pads
+) -> jax.Array:
+  """`depthwise_conv` as XLA has it; `pads` are the zeros around the image."""
   return lax.conv_general_dilated(
     x, kernel[:, :, None], (stride, stride), pads, rhs_dilation=(dilation, dilation),
     dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[-1],
   )  # fmt: skip
 
 
-def shifted_sum(x, kernel, *, stride, dilation, pads):
+def shifted_sum(
+  x: jax.Array, kernel: jax.Array, *, stride: int, dilation: int, pads: Pads
+) -> jax.Array:
   """`depthwise_conv` as a sum of shifted products."""
   return _depthwise_conv(x, kernel, stride, dilation, pads)
 
