@@ -1,4 +1,4 @@
-"""Convolutions of U-Net in the form that suits the platform.
+"""Convolutions in the form that suits the platform.
 
 The forms were chosen by measurement on CPU (`experiments/convolution_forms`) and by the estimate of
 the compiler for TPU (`experiments/accelerators`).
@@ -40,9 +40,7 @@ def conv_3x3(
   return by_platform(tpu=pairs, default=plain)(x, kernel)
 
 
-def conv_3x3_plain(
-  x: jax.Array, kernel: jax.Array, padding: str, dilation: int = 1
-) -> jax.Array:
+def conv_3x3_plain(x: jax.Array, kernel: jax.Array, padding: str, dilation: int = 1) -> jax.Array:
   """`conv_3x3` as XLA has it."""
   numbers = ("NHWC", "HWIO", "NHWC")
   steps = (dilation, dilation)
@@ -67,6 +65,50 @@ def conv_3x3_on_pairs(x: jax.Array, kernel: jax.Array, padding: str) -> jax.Arra
   y = conv_3x3_plain(pixel_pairs(x), spread, padding)
   b, h, w, _ = y.shape
   return y.reshape(b, h, 2 * w, d)
+
+
+def stem_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """7x7 convolution, stride 2, three zeros around the image.  [B,H,W,C], [7,7,C,D] -> [B,h,w,D]
+
+  h, w = H / 2, W / 2, rounded up. For a TPU `stem_conv_on_blocks`, if the size divides.
+  """
+  if x.shape[1] % 2 or x.shape[2] % 4:
+    return stem_conv_plain(x, kernel)
+  return by_platform(tpu=stem_conv_on_blocks, default=stem_conv_plain)(x, kernel)
+
+
+def stem_conv_plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """`stem_conv` as XLA has it."""
+  numbers = ("NHWC", "HWIO", "NHWC")
+  return lax.conv_general_dilated(x, kernel, (2, 2), ((3, 3),) * 2, dimension_numbers=numbers)
+
+
+def stem_conv_on_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """`stem_conv` from blocks of 2x4 pixels, as channels, to pairs of pixels.
+
+  Three channels leave most of a TPU's 128 lanes empty, and strided windows need copies. That of
+  blocks is a product with zeros and ones, because lanes are slow to permute.
+  """
+  b, h, w, c = x.shape
+  d = kernel.shape[3]
+  columns = np.arange(w)
+  place = np.zeros((w, 4, w // 4), np.float32)
+  place[columns, columns % 4, columns // 4] = 1
+  x = jnp.einsum("bhwc,wqj->bhcqj", x, place.astype(x.dtype))
+  x = x.reshape(b, h // 2, 2, c, 4, w // 4).transpose(0, 1, 5, 2, 4, 3)
+  x = x.reshape(b, h // 2, w // 4, 8 * c)
+  # Column `tap` for pixel `out` of a pair sees pixel 2 * out + tap - 3, counted from the block.
+  taps = np.zeros((3, 4, 2, 7), np.float32)
+  for out, tap in np.ndindex(2, 7):
+    block, pixel = divmod(2 * out + tap - 3, 4)
+    taps[block + 1, pixel, out, tap] = 1
+  # Row `tap` for a row of the output sees row tap - 3 of the image: the first of a block is odd.
+  rows = jnp.pad(kernel, ((1, 0), (0, 0), (0, 0), (0, 0))).reshape(4, 2, 7, c, d)
+  spread = jnp.einsum("upTcd,bqoT->ubpqcod", rows, taps.astype(kernel.dtype))
+  spread, numbers = spread.reshape(4, 3, 8 * c, 2 * d), ("NHWC", "HWIO", "NHWC")
+  pads = ((2, 1), (1, 1))
+  y = lax.conv_general_dilated(x, spread, (1, 1), pads, dimension_numbers=numbers)
+  return y.reshape(b, h // 2, w // 2, d)
 
 
 def interleave_2x2(phases: Sequence[Sequence[jax.Array]]) -> jax.Array:

@@ -61,6 +61,28 @@ def test_conv_3x3_gradients():
     check_grads(jax.jit(conv), args, order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_stem_conv_on_blocks(channels):
+  """The form for TPUs has the values and the gradients of XLA's own convolution, in float64."""
+  with jax.enable_x64(True):
+    x, kernel = (normal(*s).astype(float) for s in ((2, 6, 12, channels), (7, 7, channels, 5)))
+    forms = convolution.stem_conv_on_blocks, convolution.stem_conv_plain
+    ours, theirs = pull_both(*forms, (x, kernel), normal(2, 3, 6, 5, seed=2).astype(float))
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_stem_conv():
+  """A tap at a time, at sizes that divide and that do not."""
+  for h, w in (8, 8), (7, 5), (4, 6):
+    x, kernel = normal(1, h, w, 2), normal(7, 7, 2, 3, seed=1)
+    padded = np.pad(x, ((0, 0), (3, 3), (3, 3), (0, 0))).astype(float)
+    expected = sum(
+      padded[:, i : i + h : 2, j : j + w : 2] @ kernel[i, j] for i, j in np.ndindex(7, 7)
+    )
+    found = jax.jit(convolution.stem_conv)(x, kernel)
+    chex.assert_trees_all_close(found, np.float32(expected), atol=1e-4)
+
+
 up_conv_2x2 = functools.partial(convolution.up_conv, stride=2)
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg.convolution import conv_3x3, up_conv, up_conv_3x3
+from jaxseg.convolution import conv_3x3, stem_conv, up_conv, up_conv_3x3
 from jaxseg.depthwise import depthwise_conv
 
 
@@ -114,6 +114,18 @@ class Conv1x1(nn.Module):
       bias = self.param("bias", nn.initializers.zeros, (self.features,))
       y = y + bias.astype(self.dtype)
     return y.reshape(b, h, w, self.features)
+
+
+class StemConv(nn.Module):
+  """7x7 convolution, stride 2, no bias.  [B,H,W,C] -> [B,H/2,W/2,features], rounded up"""
+
+  features: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    kernel = self.param("kernel", nn.initializers.he_normal(), (7, 7, x.shape[-1], self.features))
+    return stem_conv(x.astype(self.dtype), kernel.astype(self.dtype))
 
 
 class DepthwiseConv(nn.Module):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import ops
-from jaxseg.models.layers import Conv1x1, batch_norm, place_strides, repeat_rgb
+from jaxseg.models.layers import Conv1x1, StemConv, batch_norm, place_strides, repeat_rgb
 from jaxseg.models.pretrained import Download
 
 NUM_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # of layer1 to layer4, table 1 of the paper
@@ -100,7 +100,7 @@ class ResNet(nn.Module):
 
     mean, std = (jnp.array(repeat_rgb(x, image.shape[-1])) for x in (MEAN, STD))
     x = ((image - mean) / std).astype(self.dtype)
-    x = nn.relu(norm(conv(x, 64, 7, 2, 1, "conv1"), "bn1"))
+    x = nn.relu(norm(StemConv(64, self.dtype, name="conv1")(x), "bn1"))
     stages = {"stem": x}
     x = ops.max_pool_3x3(x)
     strides = [2, 2]  # conv1 and the pooling
