@@ -94,7 +94,9 @@ def stem_conv_on_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
   columns = np.arange(w)
   place = np.zeros((w, 4, w // 4), np.float32)
   place[columns, columns % 4, columns // 4] = 1
-  x = jnp.einsum("bhwc,wqj->bhcqj", x, place.astype(x.dtype))
+  # Choices, not sums: values and gradients are not to be rounded, as TPUs do by default.
+  product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+  x = product("bhwc,wqj->bhcqj", x, place.astype(x.dtype))
   x = x.reshape(b, h // 2, 2, c, 4, w // 4).transpose(0, 1, 5, 2, 4, 3)
   x = x.reshape(b, h // 2, w // 4, 8 * c)
   # Column `tap` for pixel `out` of a pair sees pixel 2 * out + tap - 3, counted from the block.
@@ -104,7 +106,7 @@ def stem_conv_on_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
     taps[block + 1, pixel, out, tap] = 1
   # Row `tap` for a row of the output sees row tap - 3 of the image: the first of a block is odd.
   rows = jnp.pad(kernel, ((1, 0), (0, 0), (0, 0), (0, 0))).reshape(4, 2, 7, c, d)
-  spread = jnp.einsum("upTcd,bqoT->ubpqcod", rows, taps.astype(kernel.dtype))
+  spread = product("upTcd,bqoT->ubpqcod", rows, taps.astype(kernel.dtype))
   spread, numbers = spread.reshape(4, 3, 8 * c, 2 * d), ("NHWC", "HWIO", "NHWC")
   pads = ((2, 1), (1, 1))
   y = lax.conv_general_dilated(x, spread, (1, 1), pads, dimension_numbers=numbers)
