@@ -257,7 +257,7 @@ def json_from_main(value: Any) -> Any:
 
 def sum_over_processes(x: np.ndarray) -> np.ndarray:
   """Integer sum of a host array over all processes.  i64[...] -> i64[...]"""
-  return x if jax.process_count() == 1 else _gather(x).sum(axis=0)
+  return from_all(x).sum(axis=0)
 
 
 def rows_of_processes(rows: np.ndarray) -> np.ndarray:
@@ -274,11 +274,13 @@ def rows_of_processes(rows: np.ndarray) -> np.ndarray:
   num_rows = int(sum_over_processes(np.array([len(rows)]))[0])
   padded = np.zeros((-(-num_rows // num_processes), *rows.shape[1:]), rows.dtype)
   padded[: len(rows)] = rows
-  return _gather(padded).swapaxes(0, 1).reshape(-1, *rows.shape[1:])[:num_rows]
+  return from_all(padded).swapaxes(0, 1).reshape(-1, *rows.shape[1:])[:num_rows]
 
 
-def _gather(x):
+def from_all(x: np.ndarray) -> np.ndarray:
   """Gathers arrays of 64-bit numbers, all of one shape, of all processes.  [...] -> [P,...]"""
+  if jax.process_count() == 1:
+    return x[None]
   from jax.experimental import multihost_utils
 
   # As 32-bit words, because JAX may run without 64-bit numbers.
