@@ -1,6 +1,7 @@
 """The training loop, from a config to a work directory."""
 
 import collections.abc
+import dataclasses
 import functools
 import itertools
 import pathlib
@@ -62,9 +63,9 @@ def _train(config, workdir):
   value_range = measured_range(config, workdir, reuse=saved is not None)
   info, source = build.open_split(config, "train", value_range=value_range)
   checks.check_with_data(config, info)
-  _, eval_source = build.open_split(config, "eval", value_range=value_range)
-  for part in (source, eval_source):
-    datasets.check_source(part, info)
+  eval_info, eval_source = build.open_split(config, "eval", value_range=value_range)
+  datasets.check_source(source, info)
+  datasets.check_source(eval_source, dataclasses.replace(info, dtype=eval_info.dtype))
   eval_source = Cached(eval_source, config.data.cache_mb << 20)
   model = build.build_model(config, info)
   epoch_steps = len(source) / options.batch_size
