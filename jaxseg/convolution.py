@@ -1,6 +1,6 @@
 """3x3 convolution in the form that suits the platform.
 
-`experiments/accelerators` has the figures.
+As `depthwise`, it has gradients (`jax.grad`, also of gradients) but no forward mode (`jax.jvp`).
 """
 
 import contextlib
@@ -18,7 +18,7 @@ _PLAIN = contextvars.ContextVar("plain", default=False)
 
 @contextlib.contextmanager
 def plain_forms() -> Iterator[None]:
-  """What is traced in this block has one form for all platforms, as ONNX needs."""
+  """What is traced in this block has one form for all platforms, as ONNX and `jax.jvp` need."""
   token = _PLAIN.set(True)
   try:
     yield
@@ -71,7 +71,9 @@ def conv_3x3_on_pairs(x: jax.Array, kernel: jax.Array, padding: str) -> jax.Arra
     for tap in range(3):
       pair, pixel = divmod(out + tap + first, 2)
       taps[pairs.index(pair), pixel, out, tap] = 1
-  spread = jnp.einsum("pioT,kTcd->kpicod", taps.astype(kernel.dtype), kernel)
+  # A choice, not a sum: its values and gradients are not to be rounded, as TPUs do by default.
+  product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+  spread = product("pioT,kTcd->kpicod", taps.astype(kernel.dtype), kernel)
   spread = spread.reshape(3, len(pairs), 2 * c, 2 * d)
   y = conv_3x3_plain(pixel_pairs(x), spread, padding)
   b, h, w, _ = y.shape

@@ -49,15 +49,18 @@ class Split:
   @property
   def labels(self) -> LabelMap:
     """What values of masks mean."""
-    whole = self.source.source if isinstance(self.source, Subset) else self.source
     own = LabelMap({label: label for label in range(len(self.info.classes))})
-    return getattr(whole, "labels", own)
+    return getattr(self._files, "labels", own)
 
   @property
   def orient(self) -> bool:
     """Whether images are turned as their EXIF orientation says."""
-    whole = self.source.source if isinstance(self.source, Subset) else self.source
-    return hasattr(whole, "fmt") and whole.fmt.orient
+    return hasattr(self._files, "fmt") and self._files.fmt.orient
+
+  @property
+  def _files(self):
+    """The source that decodes files, of which this may be a part."""
+    return self.source.source if isinstance(self.source, Subset) else self.source
 
   def counts(self, indices: Sequence[int]) -> np.ndarray:
     """i64[N,C], pixels of each class in these examples."""

@@ -79,7 +79,7 @@ def _is_alone() -> bool:
   """Whether Python was started for this command: by name, not in a notebook or a script that runs
   it, nor in a debugger, which would lose its breakpoints.
   """
-  names = {os.path.basename(word) for word in sys.orig_argv}
+  names = {os.path.basename(word.removeprefix("-m")) for word in sys.orig_argv}
   debuggers = {"bdb", "pydevd"} & sys.modules.keys()
   return not debuggers and not names.isdisjoint({"jaxseg", "jaxseg.main"})
 

@@ -59,6 +59,7 @@ def test_settings_of_the_user_stay(started, monkeypatch):
   [
     ("bin/jaxseg --mode=keys", True),
     ("python -u -m cProfile -m jaxseg.main", True),
+    ("python -mjaxseg.main", True),
     ("python", False),  # which reads a program from a pipe
     ("python -m ipykernel_launcher -f kernel.json", False),
     ("python runs/jaxseg/sweep.py", False),
