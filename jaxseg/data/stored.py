@@ -68,7 +68,8 @@ def store(
   # Else TPUs choose a layout in which they copy all examples at every step.
   multiple = 128 if devices[0].platform == "tpu" else 1
   examples, canvas = [], np.full(2, inner + 2 * margin)
-  for example in progress(fitted, desc="decoding", total=len(source), leave=False):
+  shown = {"desc": "decoding", "total": len(source), "disable": not parallel.is_main()}
+  for example in progress(fitted, leave=False, **shown):
     examples.append(example)
     canvas = np.maximum(canvas, np.add(example["mask"].shape, 2 * margin))
     canvas[1] += -canvas[1] % multiple
