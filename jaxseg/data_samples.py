@@ -1,6 +1,7 @@
 """The examples of a split that pictures show, and windows of them as training sees them."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 
@@ -153,16 +154,15 @@ def training_windows(config: ConfigDict, split: Split) -> list[tuple[str, np.nda
     {"data.class_balanced": 0.0, "train.batch_size": NUM_DRAWS * parallel.this_process()[1]},
   )
   shown = dataclasses.replace(info, value_range=(0.0, 1.0))  # as `normalize` returns it
-  draw, found = jax.jit(augmented, static_argnums=(2, 3, 4)), []
+  options = {"value_range": info.value_range, "clip": info.clip}
+  draw = functools.partial(augmented, augmentation=Augmentation(**config.augment), **options)
+  draw, found = jax.jit(draw), []
   chosen = choose(split.counts(good), min(NUM_EXAMPLES, config.eval.num_samples))
   for number, i in enumerate(chosen):
     source = Subset(split.source, (good[i],))
     batches = build.build_batches(one, info, source, margin)
     batch = next(itertools.islice(batches, number, None))  # other draws for each example
-    image, labels = draw(
-      batch, jax.random.key(config.seed), Augmentation(**config.augment), info.value_range,
-      info.clip,
-    )  # fmt: skip
+    image, labels = draw(batch, jax.random.key(config.seed))
     mask, inner = np.array(labels["mask"]), np.s_[margin or None : -margin or None]
     is_outside = np.ones(mask.shape[1:], bool)
     is_outside[inner, inner] = False
