@@ -37,7 +37,7 @@ def conv_3x3(
   if dilation > 1 or x.shape[2] % 2 or max(kernel.shape[2:]) > 64:
     return plain(x, kernel)
   pairs = functools.partial(conv_3x3_on_pairs, padding=padding)
-  return by_platform(tpu=pairs, default=plain)(x, kernel)
+  return by_platform(plain, tpu=pairs)(x, kernel)
 
 
 def conv_3x3_plain(x: jax.Array, kernel: jax.Array, padding: str, dilation: int = 1) -> jax.Array:
@@ -60,7 +60,9 @@ def conv_3x3_on_pairs(x: jax.Array, kernel: jax.Array, padding: str) -> jax.Arra
     for tap in range(3):
       pair, pixel = divmod(out + tap + first, 2)
       taps[pairs.index(pair), pixel, out, tap] = 1
-  spread = jnp.einsum("pioT,kTcd->kpicod", taps.astype(kernel.dtype), kernel)
+  # A choice, not a sum: its values and gradients are not to be rounded, as TPUs do by default.
+  product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+  spread = product("pioT,kTcd->kpicod", taps.astype(kernel.dtype), kernel)
   spread = spread.reshape(3, len(pairs), 2 * c, 2 * d)
   y = conv_3x3_plain(pixel_pairs(x), spread, padding)
   b, h, w, _ = y.shape
@@ -74,7 +76,7 @@ def stem_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """
   if x.shape[1] % 2 or x.shape[2] % 4:
     return stem_conv_plain(x, kernel)
-  return by_platform(tpu=stem_conv_on_blocks, default=stem_conv_plain)(x, kernel)
+  return by_platform(stem_conv_plain, tpu=stem_conv_on_blocks)(x, kernel)
 
 
 def stem_conv_plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -174,8 +176,8 @@ def up_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   """
   if kernel.shape[0] % stride:
     raise ValueError(f"a kernel of {kernel.shape[0]} px is not a multiple of the stride {stride}")
-  forms = (functools.partial(f, stride=stride) for f in (transposed_conv, up_conv_by_blocks))
-  return by_platform(tpu=next(forms), default=next(forms))(x, kernel)
+  by_blocks = functools.partial(up_conv_by_blocks, stride=stride)
+  return by_platform(by_blocks, tpu=functools.partial(transposed_conv, stride=stride))(x, kernel)
 
 
 def up_conv_by_blocks(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -209,7 +211,7 @@ def up_conv_3x3(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
   channels = [part.shape[-1] for part in parts]
   if sum(channels) != kernel.shape[2]:
     raise ValueError(f"kernel takes {kernel.shape[2]} channels, the parts have {channels}")
-  return by_platform(tpu=up_conv_3x3_by_parts, default=up_conv_3x3_by_taps)(parts, kernel)
+  return by_platform(up_conv_3x3_by_taps, tpu=up_conv_3x3_by_parts)(parts, kernel)
 
 
 def up_conv_3x3_by_parts(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:

@@ -42,6 +42,7 @@ def find(
   for role, part in splits.items():
     findings += find_missing_classes(role, part, classes)
     findings += find_mixtures(role, part)
+  findings += find_other_depth(splits)
   findings += [*find_same_images(splits), *find_similar_images(splits)]
   for example in splits.get("train", ()):
     if not example.fault and example.values and not example.counts[:-1].any():
@@ -140,13 +141,28 @@ def by_kind(value: Value) -> tuple[int, Value]:
   return kind, value
 
 
+KIND_OF_DEPTH = "images of different depths"
+TEXT_OF_DEPTH = (
+  "each is stretched to the full range of its own depth, unless `value_range` is set: look whether "
+  "they match, or save them with one depth"
+)
+
+
+def find_other_depth(splits: Mapping[str, Sequence[Example]]) -> list[Finding]:
+  """Whether most images of one split have another depth than most of the other."""
+  counts = [collections.Counter(x.depth for x in part if x.depth) for part in splits.values()]
+  usual = [count.most_common(1)[0][0] for count in counts if count]
+  if len({*usual}) < 2:
+    return []
+  shown = ", ".join(f"{role} has {depth}" for role, depth in zip(splits, usual, strict=True))
+  return [Finding("warning", KIND_OF_DEPTH, "", f"{shown}: {TEXT_OF_DEPTH}")]
+
+
 def find_mixtures(role: str, examples: Sequence[Example]) -> list[Finding]:
   """The fewer files of a split that differ from most: in depth, or in what masks hold."""
   findings = []
   for part, kind, attribute, text in (
-    ("", "images of different depths", lambda x: x.depth,
-     "each is stretched to the full range of its own depth, unless `value_range` is set: look "
-     "whether they match, or save them with one depth"),
+    ("", KIND_OF_DEPTH, lambda x: x.depth, TEXT_OF_DEPTH),
     ("mask of ", "masks of different kinds", _mask_kind,
      "look whether both mean the same classes, or save them as one kind"),
   ):  # fmt: skip

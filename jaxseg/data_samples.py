@@ -1,6 +1,7 @@
 """The examples of a split that pictures show, and windows of them as training sees them."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 
@@ -49,15 +50,18 @@ class Split:
   @property
   def labels(self) -> LabelMap:
     """What values of masks mean."""
-    whole = self.source.source if isinstance(self.source, Subset) else self.source
     own = LabelMap({label: label for label in range(len(self.info.classes))})
-    return getattr(whole, "labels", own)
+    return getattr(self._files, "labels", own)
 
   @property
   def orient(self) -> bool:
     """Whether images are turned as their EXIF orientation says."""
-    whole = self.source.source if isinstance(self.source, Subset) else self.source
-    return hasattr(whole, "fmt") and whole.fmt.orient
+    return hasattr(self._files, "fmt") and self._files.fmt.orient
+
+  @property
+  def _files(self):
+    """The source that decodes files, of which this may be a part."""
+    return self.source.source if isinstance(self.source, Subset) else self.source
 
   def counts(self, indices: Sequence[int]) -> np.ndarray:
     """i64[N,C], pixels of each class in these examples."""
@@ -150,16 +154,15 @@ def training_windows(config: ConfigDict, split: Split) -> list[tuple[str, np.nda
     {"data.class_balanced": 0.0, "train.batch_size": NUM_DRAWS * parallel.this_process()[1]},
   )
   shown = dataclasses.replace(info, value_range=(0.0, 1.0))  # as `normalize` returns it
-  draw, found = jax.jit(augmented, static_argnums=(2, 3, 4)), []
+  options = {"value_range": info.value_range, "clip": info.clip}
+  draw = functools.partial(augmented, augmentation=Augmentation(**config.augment), **options)
+  draw, found = jax.jit(draw), []
   chosen = choose(split.counts(good), min(NUM_EXAMPLES, config.eval.num_samples))
   for number, i in enumerate(chosen):
     source = Subset(split.source, (good[i],))
     batches = build.build_batches(one, info, source, margin)
     batch = next(itertools.islice(batches, number, None))  # other draws for each example
-    image, labels = draw(
-      batch, jax.random.key(config.seed), Augmentation(**config.augment), info.value_range,
-      info.clip,
-    )  # fmt: skip
+    image, labels = draw(batch, jax.random.key(config.seed))
     mask, inner = np.array(labels["mask"]), np.s_[margin or None : -margin or None]
     is_outside = np.ones(mask.shape[1:], bool)
     is_outside[inner, inner] = False

@@ -35,8 +35,8 @@ def depthwise_conv(
   else:
     pads = tuple(_same_padding(n, reach + 1, stride) for n in x.shape[1:3])
   form = {"stride": stride, "dilation": dilation, "pads": pads}
-  forms = (functools.partial(f, **form) for f in (grouped_conv, shifted_sum))
-  return by_platform(tpu=next(forms), default=next(forms))(x, kernel)
+  shifted = functools.partial(shifted_sum, **form)
+  return by_platform(shifted, tpu=functools.partial(grouped_conv, **form))(x, kernel)
 
 
 def grouped_conv(

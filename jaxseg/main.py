@@ -1,6 +1,5 @@
 """The command line; `start` has its help."""
 
-
 from jaxseg import start
 
 if __name__ == "__main__":
@@ -150,7 +149,7 @@ def configure(
 def run(arguments: Sequence[str]) -> int:
   """Runs the mode that the flags ask for; returns the exit status."""
   if start.asks_for_help(arguments):
-    print(start.__doc__.strip())
+    print(start.HELP, end="")
     return 0
   if "--version" in arguments:
     print(f"jaxseg {jaxseg.__version__}, JAX {jax.__version__}")
@@ -202,11 +201,13 @@ def main() -> None:
   logging.use_absl_handler()
   warnings.showwarning = warn_of_data(warnings.showwarning)
   try:
-    sys.exit(run(sys.argv))
+    status = run(sys.argv)
+    print(end="", flush=True)
+    sys.exit(status)
   except UserError as error:
     text = str(error)
-  except BrokenPipeError:  # such as `jaxseg --mode=keys | head`
-    sys.exit(141)
+  except BrokenPipeError:
+    sys.exit(start.leave_pipe())
   except OSError as error:  # a full disk, a file without permission, a name that is too long
     if error.filename is None:
       raise

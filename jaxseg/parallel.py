@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -80,15 +81,21 @@ def start_processes(**settings: Any) -> None:
 
   Args:
     settings: keywords of `process_environment`.
+  Raises:
+    UserError: the others cannot be joined, or JAX does not find the devices of $JAX_PLATFORMS.
   """
   arguments = process_environment(os.environ, **settings)
-  if arguments is None:
-    return
   try:
-    jax.distributed.initialize(**arguments)
+    if arguments is not None:
+      jax.distributed.initialize(**arguments)
   except (RuntimeError, ValueError) as error:
     reason = str(error).splitlines()[0]
     raise UserError(f"could not join the other processes ({arguments}): {reason}") from error
+  try:
+    jax.devices()
+  except (AssertionError, RuntimeError) as error:  # the first for "cuda", without its plugin
+    reason = str(error).partition("\n")[0] or "correct or unset JAX_PLATFORMS"
+    raise UserError(f"JAX has no devices: {reason}") from error
 
 
 def this_process() -> tuple[int, int]:
@@ -171,15 +178,27 @@ TPU_OPTIONS = {
 
 @functools.cache
 def compiler_options(device: jax.Device) -> dict[str, str]:
-  """Options for `jax.jit` that its compiler needs to do well; {} where it does not know them."""
-  options = {"cpu": CPU_OPTIONS, "tpu": TPU_OPTIONS}.get(device.platform, {})
+  """Options for `jax.jit` that its compiler needs to do well.
+
+  Left out are those that it does not know, and those that the user sets in the environment.
+  """
+  users = os.environ.get("XLA_FLAGS", "") + os.environ.get("LIBTPU_INIT_ARGS", "")
   sharding = jax.sharding.SingleDeviceSharding(device)
   number = jax.ShapeDtypeStruct((), np.float32, sharding=sharding)
-  try:
-    jax.jit(lambda x: x + 1, compiler_options=options).lower(number).compile()
-  except jax.errors.JaxRuntimeError:
-    return {}
-  return options
+
+  def is_known(option):
+    try:
+      jax.jit(lambda x: x + 1, compiler_options=option).lower(number).compile()
+    except jax.errors.JaxRuntimeError:
+      return False
+    return True
+
+  options = {"cpu": CPU_OPTIONS, "tpu": TPU_OPTIONS}.get(device.platform, {})
+  return {
+    name: value
+    for name, value in options.items()
+    if not re.search(rf"{name}\b", users) and is_known({name: value})
+  }
 
 
 def distribute_step(step: Callable, mesh: Mesh, strategy: str) -> Callable:
@@ -238,7 +257,7 @@ def json_from_main(value: Any) -> Any:
 
 def sum_over_processes(x: np.ndarray) -> np.ndarray:
   """Integer sum of a host array over all processes.  i64[...] -> i64[...]"""
-  return x if jax.process_count() == 1 else _gather(x).sum(axis=0)
+  return from_all(x).sum(axis=0)
 
 
 def rows_of_processes(rows: np.ndarray) -> np.ndarray:
@@ -255,11 +274,13 @@ def rows_of_processes(rows: np.ndarray) -> np.ndarray:
   num_rows = int(sum_over_processes(np.array([len(rows)]))[0])
   padded = np.zeros((-(-num_rows // num_processes), *rows.shape[1:]), rows.dtype)
   padded[: len(rows)] = rows
-  return _gather(padded).swapaxes(0, 1).reshape(-1, *rows.shape[1:])[:num_rows]
+  return from_all(padded).swapaxes(0, 1).reshape(-1, *rows.shape[1:])[:num_rows]
 
 
-def _gather(x):
+def from_all(x: np.ndarray) -> np.ndarray:
   """Gathers arrays of 64-bit numbers, all of one shape, of all processes.  [...] -> [P,...]"""
+  if jax.process_count() == 1:
+    return x[None]
   from jax.experimental import multihost_utils
 
   # As 32-bit words, because JAX may run without 64-bit numbers.

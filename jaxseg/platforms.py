@@ -2,7 +2,7 @@
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 from jax import lax
@@ -13,7 +13,7 @@ _PLAIN = contextvars.ContextVar("plain", default=False)
 
 @contextlib.contextmanager
 def plain_forms() -> Iterator[None]:
-  """What is traced in this block has one form for all platforms, as ONNX needs."""
+  """What is traced in this block has one form for all platforms, as ONNX and `jax.jvp` need."""
   token = _PLAIN.set(True)
   try:
     yield
@@ -21,27 +21,32 @@ def plain_forms() -> Iterator[None]:
     _PLAIN.reset(token)
 
 
-def by_platform(*, tpu: Callable, default: Callable) -> Callable:
-  """One function of arrays in two forms: value and gradient take that of the platform.
+def by_platform(
+  default: Callable, *, gradients: Mapping[str, Callable] | None = None, **forms: Callable
+) -> Callable:
+  """One function of arrays in several forms: value and gradient take that of the platform.
 
-  Reverse mode only. Differentiated by itself, `lax.platform_dependent` would keep what either form
-  needs.
+  It has gradients (`jax.grad`, also of gradients) but no forward mode (`jax.jvp`). Differentiated
+  by itself, `lax.platform_dependent` would keep what any of the forms needs.
+
+  Args:
+    default: where none of `forms` is given, {platform: function}; names as in JAX: "tpu", "cuda".
+    gradients: {platform: function of (arguments, output's gradient)} to the gradients of the
+      arguments, in place of that of the form.
   """
-
-  def choose(tpu, default, *args):
-    if _PLAIN.get():
-      return default(*args)
-    return lax.platform_dependent(*args, tpu=tpu, default=default)
+  if _PLAIN.get():
+    return default
 
   @jax.custom_vjp
   def run(*args):
-    return choose(tpu, default, *args)
+    return lax.platform_dependent(*args, default=default, **forms)
 
   def backward(args, g):
     def pull(form):
-      return lambda *args: jax.vjp(form, *args[:-1])[1](args[-1])
+      return lambda args, g: jax.vjp(form, *args)[1](g)
 
-    return choose(pull(tpu), pull(default), *args, g)
+    pulls = {platform: pull(form) for platform, form in forms.items()} | (gradients or {})
+    return lax.platform_dependent(args, g, default=pull(default), **pulls)
 
   run.defvjp(lambda *args: (run(*args), args), backward)
   return run
@@ -54,4 +59,4 @@ def classes_apart(x: jax.Array) -> jax.Array:
   of the time.
   """
   order = Layout((0, 3, 1, 2))
-  return by_platform(tpu=lambda x: with_layout_constraint(x, order), default=lambda x: x)(x)
+  return by_platform(lambda x: x, tpu=lambda x: with_layout_constraint(x, order))(x)

@@ -1,4 +1,16 @@
-"""Train, score and use semantic segmentation networks.
+"""The start of the command: its help, and settings for the allocator.
+
+It imports nothing but the standard library, because it runs before JAX is imported.
+"""
+
+import contextlib
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+
+HELP = """\
+Train, score and use semantic segmentation networks.
 
   jaxseg --config=configs/unet_cells.py     train, or resume; into runs/unet_cells
   jaxseg --mode=evaluate --workdir=DIR      score the best checkpoint of a run
@@ -15,13 +27,6 @@
 
 `python -m jaxseg.main` is the same as `jaxseg`. The documentation is in docs/.
 """
-
-# This module is the start of the command: it imports nothing but the standard library.
-
-import os
-import runpy
-import sys
-from collections.abc import Sequence
 
 # A training step frees and takes gigabytes of buffers, and glibc by default returns each of them to
 # the system: 100,000 page faults a step. So: keep what is freed, and use huge pages.
@@ -41,22 +46,42 @@ def asks_for_help(arguments: Sequence[str]) -> bool:
 def prepare() -> None:
   """Prints the help and ends, or sets this process up for the rest of the command."""
   if asks_for_help(sys.argv):
-    print(__doc__.strip())
+    try:
+      print(HELP, end="", flush=True)
+    except BrokenPipeError:
+      sys.exit(leave_pipe())
     sys.exit(0)
   tune_allocator()
+
+
+def leave_pipe() -> int:
+  """The exit status after a BrokenPipeError, as in `jaxseg --mode=keys | head`."""
+  # What is left in the buffer cannot go to the pipe when Python ends.
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  return 141
 
 
 def tune_allocator() -> None:
   """Starts this program anew with glibc's malloc set to `TUNABLES`; does nothing if it is set.
 
-  Only with glibc 2.35 or newer, and not if $GLIBC_TUNABLES is there already. The number of the
-  process stays. `import jaxseg` in another program does none of this.
+  Only with glibc 2.35 or newer, in a process that is for the command alone, and not if
+  $GLIBC_TUNABLES is there already. The number of the process stays.
   """
-  if "GLIBC_TUNABLES" in os.environ or _glibc() < (2, 35):
+  if "GLIBC_TUNABLES" in os.environ or _glibc() < (2, 35) or not _is_alone():
     return
   settings = (f"glibc.malloc.{name}={value}" for name, value in TUNABLES.items())
   os.environ["GLIBC_TUNABLES"] = ":".join(settings)
-  os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+  with contextlib.suppress(OSError):  # it runs without them, too
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _is_alone() -> bool:
+  """Whether Python was started for this command: by name, not in a notebook or a script that runs
+  it, nor in a debugger, which would lose its breakpoints.
+  """
+  names = {os.path.basename(word.removeprefix("-m")) for word in sys.orig_argv}
+  debuggers = {"bdb", "pydevd"} & sys.modules.keys()
+  return not debuggers and not names.isdisjoint({"jaxseg", "jaxseg.main"})
 
 
 def _glibc() -> tuple[int, ...]:

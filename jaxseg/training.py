@@ -1,6 +1,7 @@
 """The training loop, from a config to a work directory."""
 
 import collections.abc
+import dataclasses
 import functools
 import itertools
 import pathlib
@@ -62,9 +63,9 @@ def _train(config, workdir):
   value_range = measured_range(config, workdir, reuse=saved is not None)
   info, source = build.open_split(config, "train", value_range=value_range)
   checks.check_with_data(config, info)
-  _, eval_source = build.open_split(config, "eval", value_range=value_range)
-  for part in (source, eval_source):
-    datasets.check_source(part, info)
+  eval_info, eval_source = build.open_split(config, "eval", value_range=value_range)
+  datasets.check_source(source, info)
+  datasets.check_source(eval_source, dataclasses.replace(info, dtype=eval_info.dtype))
   eval_source = Cached(eval_source, config.data.cache_mb << 20)
   model = build.build_model(config, info)
   epoch_steps = len(source) / options.batch_size
@@ -76,20 +77,24 @@ def _train(config, workdir):
   stored = store_on_devices(config, source, model.margin, mesh)
   examples = stored.examples if stored else source
   batches = build.build_batches(config, info, examples, model.margin, counts, bool(stored))
-  wrap = functools.partial(with_less_host, config=config, mesh=mesh, stored=stored)
-  train_step = build.build_train_step(config, model, optimizer, weights, mesh, info, wrap)
-  predict = build.build_predictor(config, model, info)
-
   profiled = np.add(options.profile_steps, (0, 1)) if options.profile_steps else ()
+  epochs = options.eval_every_epochs, options.checkpoint_every_epochs
+  eval_period, save_period = (max(1, round(n * epoch_steps)) for n in epochs)
+  periods = num_steps, options.log_every_steps, eval_period, save_period
+  call_steps = min(options.steps_per_call, *periods)  # no call is longer
 
-  def is_due(step, every_epochs):
-    return step == num_steps or step % max(1, round(every_epochs * epoch_steps)) == 0
+  def is_due(step, period):
+    return step == num_steps or step % period == 0
 
   def ends_call(step):
     """Whether the host has something to do between this step and the next."""
-    if step % options.log_every_steps == 0 or step + 1 in profiled:
-      return True
-    return is_due(step, options.eval_every_epochs) or is_due(step, options.checkpoint_every_epochs)
+    return step + 1 in profiled or any(is_due(step, period) for period in periods)
+
+  wrap = functools.partial(
+    with_less_host, config=config, mesh=mesh, stored=stored, num_steps=call_steps
+  )
+  train_step = build.build_train_step(config, model, optimizer, weights, mesh, info, wrap)
+  predict = build.build_predictor(config, model, info)
 
   with Run(workdir, config, info) as run, stop_signals() as stop_requested:
     state = new_state(config, model, info, optimizer)
@@ -115,7 +120,7 @@ def _train(config, workdir):
     state = parallel.replicate(mesh, state)
     key = parallel.replicate(mesh, jax.random.key(config.seed))
 
-    if step and is_due(step, options.eval_every_epochs) and not so_far["evaluated"]:
+    if step and is_due(step, eval_period) and not so_far["evaluated"]:
       # The run was stopped at this step, without time for its evaluation.
       result = evaluate(state, {"step": step, "epoch": step / epoch_steps})
       run.save(state, batches.get_state(), scores, result, again=True)
@@ -125,16 +130,16 @@ def _train(config, workdir):
     while step < num_steps and not is_stalled(scores, options.patience):
       run.profile(step + 1, options.profile_steps, state)
       num = 1
-      while num < options.steps_per_call and not ends_call(step + num):
+      while num < call_steps and not ends_call(step + num):
         num += 1
-      batch = on_device.stack_batches(list(itertools.islice(batches, num)), options.steps_per_call)
+      batch = on_device.stack_batches(list(itertools.islice(batches, num)), call_steps)
       batch = parallel.put_on_mesh(mesh, batch, options.parallel)
       batch |= {"stored": stored.arrays} if stored else {}
       state, metrics = train_step(state, batch, key)
       step, calls = step + num, calls + 1
       stop = stop_requested(calls) and step < num_steps
-      evaluating = not stop and is_due(step, options.eval_every_epochs)
-      saving = stop or evaluating or is_due(step, options.checkpoint_every_epochs)
+      evaluating = not stop and is_due(step, eval_period)
+      saving = stop or evaluating or is_due(step, save_period)
       logging = saving or step % options.log_every_steps == 0
       line = {"step": step, "epoch": step / epoch_steps}
       rate = {"learning_rate": float(learning_rate(step - 1))} if logging else {}
@@ -180,13 +185,15 @@ def with_less_host(
   config: ConfigDict,
   mesh: jax.sharding.Mesh,
   stored: Stored | None,
+  num_steps: int,
 ) -> collections.abc.Callable:
-  """A step that takes its batches out of stored data, and several steps a call, as configured."""
+  """A step that takes its batches out of stored data, and `num_steps` of these as one."""
   if stored:
     step = on_device.from_stored(step, mesh, config.data.image_size, stored.is_split)
-  if (num := config.train.steps_per_call) == 1:
+  if num_steps == 1:
     return step
   if mesh.devices.flat[0].platform == "cpu":
+    num = config.train.steps_per_call
     tell(f"note: config.train.steps_per_call is {num}, which slows CPUs down: set it to 1")
   return on_device.repeated(step)
 

@@ -132,3 +132,25 @@ def test_what_follows_from_a_file_that_does_not_pair_is_no_error_of_its_own(tmp_
   (error,) = [f for f in check_data(config, tmp_path) if f.severity == "error"]
   assert error.kind == "volumes of different lengths"
   assert "4 pages: save it with one, or set config.data.pages=auto" in error.text
+
+
+@pytest.mark.parametrize("deep", ["train", "val"])
+def test_splits_of_different_depths(tmp_path, deep):
+  """Black and white of each type are 0 and 1, so training does not mind; the check says so."""
+  rng = np.random.default_rng(0)
+  for split in ("train", "val"):
+    dtype = np.uint16 if split == deep else np.uint8
+    for part in ("images", "masks"):
+      (tmp_path / split / part).mkdir(parents=True)
+    pixels = rng.integers(0, 256, (32, 32), dtype) * dtype(np.iinfo(dtype).max // 255)
+    np.save(tmp_path / split / "images" / "a.npy", pixels)
+    mask = np.repeat(np.arange(2, dtype=np.uint8), 512).reshape(32, 32)
+    Image.fromarray(mask).save(tmp_path / split / "masks" / "a.png")
+  config = tiny.make_config(
+    1, data__name="folder", data__data_dir=str(tmp_path), data__classes=("a", "b"),
+    data__eval_split="val", data__channels=1,
+  )  # fmt: skip
+  assert training.train(config, tmp_path / "run") is True
+  (finding,) = check_data(config, tmp_path / "check")
+  assert finding.severity == "warning"
+  assert finding.text.startswith(f"{deep} has 16 bit, ") or ", eval has 16 bit: " in finding.text

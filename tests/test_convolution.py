@@ -51,7 +51,35 @@ def test_plain_forms_know_no_platform():
   assert "platform_index" in str(jax.make_jaxpr(convolution.conv_3x3)(*args))
   with platforms.plain_forms():
     plain = str(jax.make_jaxpr(lambda *args: convolution.conv_3x3(*args))(*args))
+    jax.jvp(lambda *args: convolution.conv_3x3(*args), args, args)
   assert "platform_index" not in plain and "conv_general_dilated" in plain
+
+
+def test_kernels_on_pairs_are_not_rounded():
+  """Neither they nor their gradients pass a product of the TPU's default precision."""
+  args = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 5))
+  pull = lambda *args: jax.vjp(lambda k: convolution.conv_3x3(args[0], k), args[1])  # noqa: E731
+  step = jax.jit(lambda *args: (y := pull(*args))[1](y[0]))
+  lowered = step.trace(*args).lower(lowering_platforms=("tpu",)).as_text()
+  products = [line for line in lowered.splitlines() if "dot_general" in line]
+  assert len(products) >= 2 and all("HIGHEST, HIGHEST" in line for line in products)
+
+
+def test_gradients_of_gradients_and_batches_of_kernels():
+  args = normal(2, 4, 6, 3), normal(3, 3, 3, 2, seed=1)
+
+  def slope(conv, x, kernel):
+    def total(kernel):
+      return jnp.sum(jnp.sin(conv(x, kernel, "same")))
+
+    return jax.grad(lambda kernel: jnp.sum(jnp.cos(jax.grad(total)(kernel))))(kernel)
+
+  kernels = jnp.stack([args[1], 2 * args[1]])
+  found, expected = (
+    jax.vmap(functools.partial(slope, conv), (None, 0))(args[0], kernels)
+    for conv in (convolution.conv_3x3, convolution.conv_3x3_plain)
+  )
+  chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_conv_3x3_gradients():

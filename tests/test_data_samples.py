@@ -101,7 +101,8 @@ def test_windows_without_augmentation(photos):
     same = (labels == part).all((2, 3)) & (values == picture[inside, 0].reshape(shape)).all((2, 3))
     assert same.sum() == 1
   assert any((pictures[0] != picture).any() for picture in pictures[1:])
-  info = dataclasses.replace(split.info, value_range=((100.0, 150.0),) * 3, clip=False)
+  ranges = ([100.0, 150.0],) * 3  # as a config file may have them
+  info = dataclasses.replace(split.info, value_range=ranges, clip=False)
   ((_, standardised, _),) = training_windows(config, dataclasses.replace(split, info=info))
   expected = 255 * np.clip(((pictures - 100.0) / 50 + 2) / 4, 0, 1)
   np.testing.assert_allclose(standardised, expected, atol=1)

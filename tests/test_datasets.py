@@ -153,7 +153,7 @@ def test_pets_equal_an_independent_decode(data_dir):
   "changes, words",
   [
     ({"image": np.zeros((4, 5), np.uint8)}, "image is uint8"),
-    ({"image": np.zeros((4, 5, 1), np.uint8)}, "uint8[H,W,3]"),
+    ({"image": np.zeros((4, 5, 1), np.uint8)}, "uint8[4, 5, 3]"),
     ({"image": np.zeros((4, 5, 3), np.float32)}, "float32"),
     ({"mask": np.zeros((4, 6), np.uint8)}, "uint8[4, 5, 3]"),
     ({"mask": np.zeros((4, 5), np.int32)}, "mask is int32"),

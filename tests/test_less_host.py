@@ -97,9 +97,14 @@ def test_calls_end_where_the_host_has_something_to_do(tmp_path, monkeypatch):
     record(self, step, metrics, line, batch_size, num_steps)
 
   monkeypatch.setattr(Run, "record", noted)
-  config = make_config("jit", 3, train__profile_steps=(2, 2))
+  lengths, stack = [], on_device.stack_batches
+  monkeypatch.setattr(
+    on_device, "stack_batches", lambda batches, n: lengths.append(n) or stack(batches, n)
+  )
+  # No call is longer than the four steps between two lines: more would be filled up, with memory.
+  config = make_config("jit", 1000, train__profile_steps=(2, 2))
   assert train(config, tmp_path) is True
-  assert calls == [(1, 1), (2, 1), (4, 2), (5, 1), (7, 2)]
+  assert calls == [(1, 1), (2, 1), (4, 2), (5, 1), (7, 2)] and set(lengths) == {4}
   assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 

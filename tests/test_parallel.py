@@ -357,8 +357,24 @@ def test_start_processes_names_what_it_could_not_join(monkeypatch):
     parallel.start_processes()
 
 
+@pytest.mark.parametrize(
+  "fault, message",
+  [
+    (RuntimeError("Unable to initialize backend 'tpu'\nand more"), "backend 'tpu'$"),
+    (AssertionError(), "correct or unset JAX_PLATFORMS$"),
+  ],
+)
+def test_platforms_that_are_not_there(monkeypatch, fault, message):
+  def fail():
+    raise fault
+
+  monkeypatch.setattr(jax, "devices", fail)
+  with pytest.raises(UserError, match=f"^JAX has no devices: .*{message}"):
+    parallel.start_processes()
+
+
 def test_convolutions_are_left_to_eigen(monkeypatch):
-  """A CPU option that a later JAX may not know: then it is left out."""
+  """By an option that is left out if a later JAX does not know it, or if the user sets it."""
   x, kernel = jnp.ones((1, 64, 64, 32)), jnp.ones((3, 3, 32, 32))
 
   def kinds():
@@ -373,11 +389,15 @@ def test_convolutions_are_left_to_eigen(monkeypatch):
     text = step.lower(0.0, x, kernel).compile().as_text().partition("\nENTRY")[2]
     return " convolution(" in text, "ynn_fusion" in text
 
-  device = jax.devices()[0]
+  device, known = jax.devices()[0], parallel.CPU_OPTIONS
+  (name,) = known
   try:
+    assert kinds() == (True, False) and parallel.compiler_options(device) == known
+    monkeypatch.setattr(parallel, "CPU_OPTIONS", {"xla_cpu_no_such_option": "1", **known})
+    assert kinds() == (True, False) and parallel.compiler_options(device) == known
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_cpu_x=1 --{name}_x=1 --no{name}_y")
     assert kinds() == (True, False)
-    assert parallel.compiler_options(device) == parallel.CPU_OPTIONS
-    monkeypatch.setattr(parallel, "CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_cpu_x=1 --{name}=LIBRARY_FUSION_TYPE_REDUCE")
     assert kinds() == (False, True) and parallel.compiler_options(device) == {}
   finally:
     parallel.compiler_options.cache_clear()

@@ -42,12 +42,17 @@ def test_tpu_and_cpu_take_forms_of_their_own(function, shapes, mark, number):
 
 def test_both_forms_have_their_own_gradient():
   """3 on TPUs, 2 elsewhere: a value and a gradient that tell which form they are of."""
-  function = platforms.by_platform(tpu=lambda x: 3 * x, default=lambda x: 2 * x)
+  function = platforms.by_platform(lambda x: 2 * x, tpu=lambda x: 3 * x)
   y, pull = jax.vjp(function, jnp.ones(4))
   np.testing.assert_array_equal(y, 2 * np.ones(4))
   np.testing.assert_array_equal(pull(y)[0], 4 * np.ones(4))
   text = lowered(function, "tpu", (4,))
   assert "3.0" in text and "2.0" not in text
-  with platforms.plain_forms():
-    text = str(jax.make_jaxpr(lambda x: jax.vjp(function, x)[0])(jnp.ones(4)))
-  assert "platform_index" not in text
+
+
+def test_a_platform_may_have_a_gradient_alone():
+  function = platforms.by_platform(lambda x: 2 * x, gradients={"cpu": lambda args, g: (5 * g,)})
+  y, pull = jax.vjp(function, jnp.ones(4))
+  np.testing.assert_array_equal(y, 2 * np.ones(4))
+  np.testing.assert_array_equal(pull(y)[0], 10 * np.ones(4))
+  assert "5.0" not in lowered(function, "tpu", (4,))

@@ -45,7 +45,9 @@ class Steps:
       jnp.ones(len(info.classes)),
       self.mesh,
       info,
-      lambda step: training.with_less_host(step, config=config, mesh=self.mesh, stored=stored),
+      lambda step: training.with_less_host(
+        step, config=config, mesh=self.mesh, stored=stored, num_steps=config.train.steps_per_call
+      ),
     )
     state = train_state.create(models.init(model, info.channels, 0), optimizer)
     self.state, self.key = parallel.replicate(self.mesh, (state, jax.random.key(0)))

@@ -242,9 +242,8 @@ def check_source(source: Sequence, info: DatasetInfo) -> None:
   kinds = [f"{x.dtype}{list(x.shape)}" for x in (image, mask)]
   where, (height, width) = f"example {example['name']!r}", (*mask.shape, 0, 0)[:2]
   if image.dtype != info.dtype or image.shape != (height, width, info.channels):
-    raise UserError(
-      f"{where}: its image is {kinds[0]}, not {info.dtype}[H,W,{info.channels}] of its mask"
-    )
+    expected = f"{info.dtype}[{height}, {width}, {info.channels}]"
+    raise UserError(f"{where}: its image is {kinds[0]}, but has to be {expected}")
   if mask.dtype != np.uint8 or mask.ndim != 2:
     raise UserError(f"{where}: its mask is {kinds[1]}, not uint8[H,W]")
   if wrong := set(np.unique(mask).tolist()) - {VOID, *range(len(info.classes))}:

@@ -5,6 +5,8 @@ import functools
 import math
 import os
 import pathlib
+import socket
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,11 +64,12 @@ def store(
   inner, devices = size - 2 * margin, mesh.devices.ravel()
   fitted = functools.partial(fit_example, size=inner, fit=fit, instances=instances)
   fitted = eval_examples(Mapped(source, fitted), num_threads=num_threads)
-  on_device, on_host = parallel.on_main(free_bytes)
+  on_device, on_host = free_bytes()
   # Else TPUs choose a layout in which they copy all examples at every step.
   multiple = 128 if devices[0].platform == "tpu" else 1
   examples, canvas = [], np.full(2, inner + 2 * margin)
-  for example in progress(fitted, desc="decoding", total=len(source), leave=False):
+  shown = {"desc": "decoding", "total": len(source), "disable": not parallel.is_main()}
+  for example in progress(fitted, leave=False, **shown):
     examples.append(example)
     canvas = np.maximum(canvas, np.add(example["mask"].shape, 2 * margin))
     canvas[1] += -canvas[1] % multiple
@@ -131,23 +134,63 @@ def store(
 
 
 def free_bytes() -> tuple[float, float]:
-  """Free memory of (one device, the host), bytes; infinite where it is not known."""
-  host = free_host_bytes()
+  """Free memory of (one device, the host), bytes; infinite where it is not known.
+
+  It is the least of all processes; those of one host have a share of it each.
+  """
+  host_id = np.array([zlib.crc32(socket.gethostname().encode())])
+  host = free_host_bytes() / np.sum(parallel.from_all(host_id) == host_id)
   stats = jax.local_devices()[0].memory_stats() or {}
+  device = host / jax.local_device_count()
   if "bytes_limit" in stats:
-    return float(stats["bytes_limit"] - stats["bytes_in_use"]), host
-  return host / jax.local_device_count(), host
+    device = stats["bytes_limit"] - stats["bytes_in_use"]
+  least = parallel.from_all(np.array([device, host], float)).min(axis=0)
+  return tuple(least.tolist())
 
 
 def free_host_bytes() -> float:
-  """Memory of this machine that is available without swapping, bytes; infinite if not known."""
+  """Memory that this process may still take without swapping, bytes; infinite if not known."""
   try:
-    lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
-    values = dict(line.split(":", 1) for line in lines)
-    return float(values["MemAvailable"].split()[0]) * 1024
+    values = _entries("/proc/meminfo", ":")
+    free = float(values["MemAvailable"].split()[0]) * 1024
   except (OSError, KeyError):
-    pass
+    try:
+      free = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) / 2
+    except (AttributeError, ValueError, OSError):
+      free = math.inf
+  return min(free, free_in_groups())
+
+
+def free_in_groups(proc: str = "/proc", sys: str = "/sys") -> float:
+  """Memory that the limits of containers and job schedulers leave, bytes; infinite without.
+
+  Args:
+    proc, sys: where Linux tells about its control groups, version 1 or 2.
+  """
+  free = math.inf
   try:
-    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) / 2
-  except (AttributeError, ValueError, OSError):
-    return math.inf
+    groups = pathlib.Path(proc, "self/cgroup").read_text().splitlines()
+  except OSError:
+    return free
+  for group in groups:
+    _, controllers, path = group.split(":", 2)
+    if controllers not in ("", "memory"):
+      continue
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    if not controllers:
+      names = ("memory.max", "memory.current", "inactive_file")
+    root = pathlib.Path(sys, "fs/cgroup", controllers)
+    folder = root / path.lstrip("/")
+    for place in (folder, *folder.parents):  # a container sees its own group as the root
+      try:
+        limit, used = (float((place / name).read_text()) for name in names[:2])
+        cache = float(_entries(place / "memory.stat", " ")[names[2]])  # is given up when needed
+        free = min(free, limit - used + cache)
+      except (OSError, KeyError, ValueError):  # no such file; "max": no limit
+        continue
+  return free
+
+
+def _entries(path, separator):
+  lines = pathlib.Path(path).read_text().splitlines()
+  return dict(line.split(separator, 1) for line in lines)
