@@ -198,6 +198,7 @@ def build_batches(
     instances=needs_instances(config),
     process=parallel.this_process(),
     num_threads=data.num_threads,
+    num_workers=0 if positions else data.num_workers,
     cache_mb=data.cache_mb,
     sampling=sampling,
     positions=positions,

@@ -1,6 +1,7 @@
 """The training loop, from a config to a work directory."""
 
 import collections.abc
+import contextlib
 import functools
 import itertools
 import pathlib
@@ -91,7 +92,8 @@ def _train(config, workdir):
       return True
     return is_due(step, options.eval_every_epochs) or is_due(step, options.checkpoint_every_epochs)
 
-  with Run(workdir, config, info) as run, stop_signals() as stop_requested:
+  run, closing = Run(workdir, config, info), contextlib.closing(batches)
+  with run, closing, stop_signals() as stop_requested:
     state = new_state(config, model, info, optimizer)
     first = functools.partial(pretrained_state, config, model, state, optimizer, info.channels)
     state, so_far = run.restore(state, first, batches.get_state())
@@ -171,6 +173,8 @@ def store_on_devices(
     num_threads=data.num_threads,
   )
   tell(line)
+  if stored and data.num_workers:
+    tell("note: config.data.num_workers is not used, as the training data are on the devices")
   return stored
 
 

@@ -37,7 +37,9 @@ class Notes:
         note = note.rpartition(": ")[0]
       if note not in self._said:
         self._said.add(note)
-        warnings.warn(f"{where}: {note} (said once)", DataWarning, stacklevel=2)
+        warning = DataWarning(f"{where}: {note} (said once)")
+        warning.note = note
+        warnings.warn(warning, stacklevel=2)
 
 
 @contextlib.contextmanager
