@@ -295,6 +295,11 @@ def training_faults(config: ConfigDict) -> collections.abc.Iterator[str]:
       f"config.data.class_crops is {data.class_crops}, but config.data.fit is {data.fit!r}, which "
       "shows whole images; set fit to 'crop' or class_crops to 0"
     )
+  if data.fast_jpeg and data.fit != "resize":
+    yield (
+      f"config.data.fast_jpeg is True, but config.data.fit is {data.fit!r}, which uses images at "
+      "their own scale; set fit to 'resize' or fast_jpeg to False"
+    )
   if data.crop_classes and not data.class_crops:
     yield (
       f"config.data.crop_classes is {data.crop_classes}, but has no effect while "

@@ -27,7 +27,7 @@ from jaxseg import (
 )
 from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo
-from jaxseg.data.input_pipeline import Cached
+from jaxseg.data.input_pipeline import Cached, with_fast_jpeg
 from jaxseg.data.normalization import measure
 from jaxseg.data.stored import Stored, store
 from jaxseg.modes import evaluate_split
@@ -68,6 +68,8 @@ def _train(config, workdir):
     datasets.check_source(part, info)
   eval_source = Cached(eval_source, config.data.cache_mb << 20)
   model = build.build_model(config, info)
+  if config.data.fast_jpeg:
+    source = with_fast_jpeg(source, size - 2 * model.margin)
   epoch_steps = len(source) / options.batch_size
   num_steps = max(1, round(options.num_epochs * epoch_steps))
   optimizer, learning_rate = build.build_optimizer(config, num_steps, epoch_steps)

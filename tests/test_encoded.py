@@ -160,7 +160,7 @@ def test_a_mask_beside_a_turned_image_can_still_be_turned():
   exif[0x0112] = 6
   Image.fromarray(RGB).save(buffer, "JPEG", exif=exif)
   turned = np.rot90(RGB)
-  fault = size_fault(turned, np.zeros(RGB.shape[:2]), buffer.getvalue(), ImageFormat(3))
+  fault = size_fault(turned.shape[:2], RGB.shape[:2], buffer.getvalue(), ImageFormat(3))
   assert "set `exif_orientation`=False, or turn the mask" in fault
 
   def read():

@@ -12,7 +12,8 @@ from PIL import Image
 
 from jaxseg import VOID, UserError
 from jaxseg.augment import LABEL_FILL
-from jaxseg.data.datasets import connected_components
+from jaxseg.data.datasets import Subset, connected_components
+from jaxseg.data.encoded import Encoded
 from jaxseg.data.resize import resize_image
 from jaxseg.data.workers import WorkerBatches
 from jaxseg.tiles import mirror
@@ -192,6 +193,21 @@ def fit_example(
   names = ("image", *LABEL_FILL) if instances else ("image", "mask")
   example = {name: example[name] for name in names}
   return resize_example(example, size) if fit == "resize" else example
+
+
+def with_fast_jpeg(source: Sequence, size: int) -> Sequence:
+  """A source that decodes JPEGs of more than twice this size to it; its masks stay as they are.
+
+  See `files.read_raster`.
+
+  Raises:
+    UserError: it does not decode files.
+  """
+  if isinstance(source, Subset):
+    return dataclasses.replace(source, source=with_fast_jpeg(source.source, size))
+  if isinstance(source, Encoded):
+    return dataclasses.replace(source, shrink_to=size)
+  raise UserError("`fast_jpeg` is True, but this data set does not decode files: set it to False")
 
 
 def train_batches(

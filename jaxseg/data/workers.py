@@ -122,9 +122,10 @@ class WorkerBatches(Iterator):
 def _send_config_files():
   """Has modules that no import finds, such as a config file, sent along with what is theirs."""
   for name, module in list(sys.modules.items()):
-    if name == "__main__" or "." in name or not getattr(module, "__file__", None):
+    if "." in name or getattr(module, "__name__", "") != name or name == "__main__":
       continue
-    if not any(finder.find_spec(name, None) for finder in sys.meta_path):
+    is_python = str(getattr(module, "__file__", "")).endswith(".py")
+    if is_python and not any(finder.find_spec(name, None) for finder in sys.meta_path):
       cloudpickle.register_pickle_by_value(module)
 
 
@@ -160,7 +161,7 @@ def _without_main():
 def _set_up(number: int, num_workers: int) -> None:
   """The first thing that a worker does."""
   threading.Thread(target=_end_with_parent, daemon=True).start()
-  # Nothing here computes with JAX, which Grain imports; should a data set do, the devices are taken.
+  # Grain imports JAX, but nothing here computes with it. Should a data set: the devices are taken.
   os.environ["JAX_PLATFORMS"] = "cpu"
   if "jax" in sys.modules:
     sys.modules["jax"].config.update("jax_platforms", "cpu")
