@@ -8,12 +8,14 @@ resume with another number of workers, or with none.
 import collections
 import concurrent.futures
 import contextlib
+import gc
 import multiprocessing
 import multiprocessing.resource_tracker
 import os
 import signal
 import sys
 import threading
+import traceback
 import types
 import warnings
 import weakref
@@ -70,7 +72,8 @@ class WorkerBatches(Iterator):
         batch = self._first.popleft().result()
       else:
         batch = next(self._workers[0])
-    except RuntimeError as error:
+    except Exception as error:
+      traceback.clear_frames(error.__traceback__)  # they hold batches in shared memory
       if "Worker process was terminated" not in str(error):
         raise
       raise UserError(
@@ -101,7 +104,8 @@ class WorkerBatches(Iterator):
     if self._workers:
       with concurrent.futures.ThreadPoolExecutor(len(self._workers)) as pool:
         list(pool.map(lambda worker: worker.close(), self._workers))
-    self._workers.clear()
+      self._workers.clear()
+      _free_memory()
 
   def _start(self):
     if not flags.FLAGS.is_parsed():  # Grain reads its own
@@ -133,6 +137,15 @@ def _close(workers):
   """At the end of the program, which starts no more threads."""
   while workers:
     workers.pop().close()
+  _free_memory()
+
+
+def _free_memory():
+  """Frees the shared memory of batches that nobody took, before the program ends."""
+  gc.collect()
+  # Grain frees in a thread, which would not come to its end.
+  if pool := getattr(grain.multiprocessing.SharedMemoryArray, "_del_thread_pool", None):
+    pool.apply(int)
 
 
 def _block_signals():
