@@ -44,7 +44,8 @@ def keys():
                         scope="network")
   data.fit = key("resize", "resize: squeeze images into image_size; crop: random windows of them",
                  choices=input_pipeline.FITS, scope="network")
-  data.fast_jpeg = key(False, "fit resize: training decodes large JPEGs faster, slightly differently")
+  data.fast_jpeg = key(False,
+                       "fit resize: training decodes large JPEGs faster, slightly differently")
   data.class_crops = key(0.0, "fit crop: probability that a window holds a pixel of a drawn class",
                          low=0, high=1)
   data.crop_classes = key((), "names of the classes that class_crops draws from; () = all",
