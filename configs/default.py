@@ -44,6 +44,8 @@ def keys():
                         scope="network")
   data.fit = key("resize", "resize: squeeze images into image_size; crop: random windows of them",
                  choices=input_pipeline.FITS, scope="network")
+  data.fast_jpeg = key(False,
+                       "fit resize: training decodes large JPEGs faster, slightly differently")
   data.class_crops = key(0.0, "fit crop: probability that a window holds a pixel of a drawn class",
                          low=0, high=1)
   data.crop_classes = key((), "names of the classes that class_crops draws from; () = all",
@@ -51,6 +53,8 @@ def keys():
   data.class_balanced = key(0.0, "probability that an example is drawn by class, not shuffled",
                             low=0, high=1)
   data.num_threads = key(2, "threads that read and decode ahead", low=0, high=256, scope="free")
+  data.num_workers = key(0, "processes that make training batches, each with num_threads; 0 = none",
+                         low=0, high=256, scope="free")
   data.cache_mb = key(1024, "memory for decoded examples, MiB per split", low=0, scope="free")
   data.on_device = key(False, "training images stay in the memory of the devices, if they fit",
                        scope="free")

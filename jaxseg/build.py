@@ -198,6 +198,7 @@ def build_batches(
     instances=needs_instances(config),
     process=parallel.this_process(),
     num_threads=data.num_threads,
+    num_workers=0 if positions else data.num_workers,
     cache_mb=data.cache_mb,
     sampling=sampling,
     positions=positions,
@@ -289,11 +290,10 @@ def training_faults(config: ConfigDict) -> collections.abc.Iterator[str]:
   if data.num_folds and data.eval_split not in unset:
     text = f"`eval_split`={data.eval_split!r} is not used: folds are; set `num_folds`=0"
     warnings.warn(text, DataWarning, stacklevel=2)
-  if data.class_crops and data.fit != "crop":
-    yield (
-      f"config.data.class_crops is {data.class_crops}, but config.data.fit is {data.fit!r}, which "
-      "shows whole images; set fit to 'crop' or class_crops to 0"
-    )
+  for key, off, fit in (("class_crops", 0, "crop"), ("fast_jpeg", False, "resize")):
+    if data[key] and data.fit != fit:
+      fault = f"config.data.{key} is {data[key]}, but config.data.fit is {data.fit!r}"
+      yield f"{fault}, where it has no effect; set fit to {fit!r} or {key} to {off}"
   if data.crop_classes and not data.class_crops:
     yield (
       f"config.data.crop_classes is {data.crop_classes}, but has no effect while "

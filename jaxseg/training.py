@@ -1,6 +1,7 @@
 """The training loop, from a config to a work directory."""
 
 import collections.abc
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -27,7 +28,7 @@ from jaxseg import (
 )
 from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo
-from jaxseg.data.input_pipeline import Cached
+from jaxseg.data.input_pipeline import Cached, with_fast_jpeg
 from jaxseg.data.normalization import measure
 from jaxseg.data.stored import Stored, store
 from jaxseg.modes import evaluate_split
@@ -68,6 +69,8 @@ def _train(config, workdir):
   datasets.check_source(eval_source, dataclasses.replace(info, dtype=eval_info.dtype))
   eval_source = Cached(eval_source, config.data.cache_mb << 20)
   model = build.build_model(config, info)
+  if config.data.fast_jpeg:
+    source = with_fast_jpeg(source, size - 2 * model.margin)
   epoch_steps = len(source) / options.batch_size
   num_steps = max(1, round(options.num_epochs * epoch_steps))
   optimizer, learning_rate = build.build_optimizer(config, num_steps, epoch_steps)
@@ -96,7 +99,8 @@ def _train(config, workdir):
   train_step = build.build_train_step(config, model, optimizer, weights, mesh, info, wrap)
   predict = build.build_predictor(config, model, info)
 
-  with Run(workdir, config, info) as run, stop_signals() as stop_requested:
+  run, closing = Run(workdir, config, info), contextlib.closing(batches)
+  with run, closing, stop_signals() as stop_requested:
     state = new_state(config, model, info, optimizer)
     first = functools.partial(pretrained_state, config, model, state, optimizer, info.channels)
     state, so_far = run.restore(state, first, batches.get_state())
@@ -176,6 +180,8 @@ def store_on_devices(
     num_threads=data.num_threads,
   )
   tell(line)
+  if stored and data.num_workers:
+    tell("note: config.data.num_workers is not used, as the training data are on the devices")
   return stored
 
 

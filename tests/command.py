@@ -17,12 +17,15 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
   FAST += " --xla_cpu_use_fusion_emitters=false"
 
 
-def start(config, workdir, values, *, num_devices=1, flags=FAST, **environ):
+def start(
+  config, workdir, values, *, num_devices=1, flags=FAST, start_new_session=False, **environ
+):
   """Starts `python -m jaxseg.main`.
 
   Args:
     config: name of a file in configs/, or a pathlib.Path; None for that of the run.  workdir: path.
     values: {key of the config: value}.  flags: of XLA.
+    start_new_session: as in subprocess.Popen.
     environ: more environment variables. (conftest.py sets some that count.)
   Returns:
     subprocess.Popen with stdout (and stderr in it) as text.
@@ -38,6 +41,7 @@ def start(config, workdir, values, *, num_devices=1, flags=FAST, **environ):
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
+    start_new_session=start_new_session,
   )
 
 

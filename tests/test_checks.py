@@ -18,6 +18,7 @@ ENCODER = {"model__name": "encoder_unet", "model__encoder": "mobilenet_v2"}
 TWO = {"data__class_crops": 0.5, "data__crop_classes": ("sky", "sky")}
 REFUSED = [
   ({"data__class_crops": 0.5, "data__fit": "resize"}, "config.data.class_crops is 0.5"),
+  ({"data__fast_jpeg": True}, "config.data.fast_jpeg is True, but config.data.fit is 'crop'"),
   ({"data__class_crops": 0.5, "data__crop_classes": ("rode",)}, "has 'rode', which is no class"),
   ({"data__crop_classes": ("road",)}, "has no effect while config.data.class_crops is 0"),
   (TWO, "config.data.crop_classes is ('sky', 'sky'); name each class once"),

@@ -16,6 +16,7 @@ from jaxseg import DataWarning, UserError
 from jaxseg.data.decode import ImageFormat, decode_image
 from jaxseg.data.encoded import Encoded, Notes, common_dtype, read_as_trained, size_fault
 from jaxseg.data.labels import LabelMap
+from jaxseg.data.raster import upright
 
 LABELS = LabelMap({0: 0, 1: 1})
 MASK = encode(np.zeros((5, 7), np.uint8))
@@ -28,9 +29,9 @@ def pages(*arrays):
   return buffer.getvalue()
 
 
-def source_of(*images, channels=3, mask=MASK, **options):
+def source_of(*images, channels=3, mask=MASK, shrink_to=0, **options):
   records = [{"image": image, "mask": mask, "name": f"{i}.jpg"} for i, image in enumerate(images)]
-  return Encoded(records, ImageFormat(channels, **options), LABELS)
+  return Encoded(records, ImageFormat(channels, **options), LABELS, shrink_to=shrink_to)
 
 
 def test_image_and_mask_of_different_sizes():
@@ -160,7 +161,7 @@ def test_a_mask_beside_a_turned_image_can_still_be_turned():
   exif[0x0112] = 6
   Image.fromarray(RGB).save(buffer, "JPEG", exif=exif)
   turned = np.rot90(RGB)
-  fault = size_fault(turned, np.zeros(RGB.shape[:2]), buffer.getvalue(), ImageFormat(3))
+  fault = size_fault(turned.shape[:2], RGB.shape[:2], buffer.getvalue(), ImageFormat(3))
   assert "set `exif_orientation`=False, or turn the mask" in fault
 
   def read():
@@ -181,3 +182,53 @@ def test_notes_of_a_trained_network():
     "a: 3 of 4 bands are used (said once)",
     "a: alpha is not used (said once)",
   ]
+
+
+def planes(y, x):
+  """A picture without curvature, by the formula of its pixels: smaller versions follow from it."""
+  return np.stack([3 * x + 20, 4 * y + 9, x + 2 * y + 30], -1)
+
+
+def photo(orientation=1, mode="RGB", **options):
+  """A JPEG of 61 x 45 px that is `planes` when it is upright; sides are odd."""
+  stored = upright(planes(*np.mgrid[:45, :61]), {6: 8, 8: 6}.get(orientation, orientation))
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  picture = Image.fromarray(np.ascontiguousarray(stored).astype(np.uint8)).convert(mode)
+  return encode(picture, "JPEG", quality=100, subsampling=0, exif=exif, **options)
+
+
+@pytest.mark.parametrize("size", [7, 14])  # decoded at a quarter and at a half
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("orientation", [*range(1, 9)])
+def test_jpegs_at_a_reduced_scale(orientation, mode, size):
+  """Each pixel shows what is in its middle; the mask keeps its size."""
+  mask = (np.mgrid[:45, :61][1] > 20).astype(np.uint8)
+  data = photo(orientation, mode, progressive=orientation % 2 == 0)
+  example = source_of(data, mask=encode(mask), shrink_to=size)[0]
+  middle = np.arange(size) + 0.5
+  y, x = np.meshgrid(middle * 45 / size - 0.5, middle * 61 / size - 0.5, indexing="ij")
+  expected = planes(y, x)
+  if mode == "L":
+    expected = np.repeat(expected @ [[0.299], [0.587], [0.114]], 3, axis=-1)
+  assert (example["image"].shape, example["image"].dtype) == ((size, size, 3), np.uint8)
+  inside = np.s_[1:-1, 1:-1]
+  np.testing.assert_allclose(example["image"][inside], expected[inside], atol=2)
+  np.testing.assert_array_equal(example["mask"], mask)
+
+
+def test_what_a_reduced_scale_leaves_as_it_is():
+  mask = encode(np.zeros((45, 61), np.uint8))
+  for data, size in ((photo(), 23), (encode(Image.open(io.BytesIO(photo()))), 14)):  # half; a PNG
+    found, expected = (source_of(data, mask=mask, shrink_to=x)[0]["image"] for x in (size, 0))
+    np.testing.assert_array_equal(found, expected)
+  # Sizes are compared, and named, as they are in the files.
+  wrong = encode(np.zeros((14, 14), np.uint8))
+  for source in (source_of(photo(6), mask=wrong, shrink_to=x) for x in (14, 0)):
+    assert "the image is 61x45 px, but its mask is 14x14 px" in error_of(source.__getitem__, 0)
+  turned = source_of(photo(6), mask=encode(np.zeros((61, 45), np.uint8)), shrink_to=14)
+  assert "turned by its EXIF orientation 6" in error_of(turned.__getitem__, 0)
+  # Depth and black and white as ever.
+  image = source_of(photo(), mask=mask, shrink_to=14, dtype="uint16")[0]["image"]
+  small = source_of(photo(), mask=mask, shrink_to=14)[0]["image"]
+  np.testing.assert_array_equal(image, small.astype(np.uint16) * 257)

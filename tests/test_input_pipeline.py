@@ -8,17 +8,23 @@ import threading
 
 import numpy as np
 import pytest
+from encoders import encode
 from scipy import ndimage
 
 from jaxseg import VOID, UserError
 from jaxseg.data import input_pipeline
+from jaxseg.data.datasets import Subset
+from jaxseg.data.decode import ImageFormat
+from jaxseg.data.encoded import Encoded
 from jaxseg.data.input_pipeline import (
   Cached,
   Sampling,
   eval_examples,
   resize_example,
   window_example,
+  with_fast_jpeg,
 )  # fmt: skip
+from jaxseg.data.labels import LabelMap
 
 NUM = 10
 
@@ -343,3 +349,21 @@ def test_a_user_error_of_a_reading_thread_arrives(num_threads):
     with pytest.raises(UserError) as error:
       take(iterator, 20)
     assert str(error.value) == "a.jpg: cannot be decoded (truncated); delete it"
+
+
+def test_fast_jpegs():
+  """Images differ by little, masks not at all; a fold of a data set is no obstacle."""
+  y, x = np.mgrid[:80, :100]
+  picture = np.stack([2 * x, 3 * y, x + y], -1).astype(np.uint8)
+  mask = encode((x // 7 % 2).astype(np.uint8))
+  records = [{"image": encode(picture + i, "JPEG"), "mask": mask, "name": "a"} for i in range(9)]
+  source = Subset(Encoded(records, ImageFormat(3), LabelMap({0: 0, 1: 1})), [5, 2, 7])
+  fast = with_fast_jpeg(source, 32)
+  assert fast[0]["image"].shape == (32, 32, 3) and source[0]["image"].shape == (80, 100, 3)
+  options = {"size": 34, "margin": 1, "batch_size": 3}
+  full, batch = (next(train_batches(part, **options)) for part in (source, fast))
+  difference = np.abs(full["image"].astype(int) - batch["image"])
+  assert 0 < difference.mean() < 2
+  assert_equal({**full, "image": 0}, {**batch, "image": 0})
+  with pytest.raises(UserError, match="`fast_jpeg` is True, but .* does not decode files"):
+    with_fast_jpeg(SMALL, 32)

@@ -21,7 +21,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.instance_metrics", "jaxseg.tiles", "jaxseg.crf"), 0),
   **dict.fromkeys(("jaxseg.visualize", "jaxseg.schema", "jaxseg.notebook", "jaxseg.start"), 0),
   **dict.fromkeys(("jaxseg.workdirs", "jaxseg.checkpoint", "jaxseg.augment"), 1),
-  **dict.fromkeys(("jaxseg.data.tiff", "jaxseg.data.sources"), 1),
+  **dict.fromkeys(("jaxseg.data.tiff", "jaxseg.data.sources", "jaxseg.data.workers"), 1),
   "jaxseg.data.pets": 2,
   "jaxseg.data.files": 2,
   **dict.fromkeys(("jaxseg.data.decode", "jaxseg.data.polygons"), 3),

@@ -79,13 +79,14 @@ def test_more_steps_a_call_change_nothing(run):
   assert_same_run(run("jit", 2, False), run("jit", 3))
 
 
-def test_a_stopped_run_goes_on_bit_for_bit(run, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_bit_for_bit(run, tmp_path, monkeypatch, capsys):
   """A call that runs is not cut short: of two steps, after the one that ends with step 2."""
   stop_after(monkeypatch, 2)
   config = make_config("jit", 2, True, train__log_every_steps=2)
   assert train(config, tmp_path) is False
   assert checkpoints(tmp_path) == [4]
-  assert train(make_config("jit", 3, True), tmp_path) is True
+  assert train(make_config("jit", 3, True, data__num_workers=2), tmp_path) is True
+  assert "config.data.num_workers is not used, as the training data are" in capsys.readouterr().err
   assert_same_bits(saved_state(tmp_path, NUM_STEPS), saved_state(run("jit", 3), NUM_STEPS))
 
 

@@ -44,6 +44,18 @@ def test_resize_image(channels):
   np.testing.assert_allclose(resize_image(ramp, 16)[8, 2:-2, 0], expected[2:-2], atol=1)
 
 
+def test_resizing_of_a_part_that_ends_within_a_pixel():
+  """Of a ramp, each pixel shows what is in its middle."""
+  y, x = np.mgrid[:40, :32]
+  ramp = np.stack([7 * x, 6 * y, 3 * x + 2 * y], -1).astype(np.uint8)
+  found = resize_image(ramp, 8, (38.5, 30.25))[1:-1, 1:-1]
+  middle = np.arange(8)[1:-1] + 0.5
+  y, x = np.meshgrid(middle * 38.5 / 8 - 0.5, middle * 30.25 / 8 - 0.5, indexing="ij")
+  np.testing.assert_allclose(found, np.stack([7 * x, 6 * y, 3 * x + 2 * y], -1), atol=1.01)
+  square = ramp[:32]
+  np.testing.assert_array_equal(resize_image(square, 8, (32, 32)), resize_image(square, 8))
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 @pytest.mark.parametrize("channels", [2, 4, 12])
 def test_resizing_of_many_channels_and_of_depth(dtype, channels):

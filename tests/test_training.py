@@ -109,6 +109,10 @@ def test_the_same_command_does_nothing_when_complete(trained):
   [
     ({"data__class_crops": 0.3, "data__fit": "resize"}, "config.data.class_crops is 0.3, but"),
     ({"data__class_crops": 0.1, "data__crop_classes": ("rode",)}, "has 'rode', which is no class"),
+    (
+      {"data__name": "cells", "data__fit": "resize", "data__fast_jpeg": True},
+      "config.data.fast_jpeg is True, but this data set does not decode files: set it to False",
+    ),
     ({"data__class_balanced": 1.5}, "config.data.class_balanced is 1.5, but has to be from 0 to 1"),
     ({"augment__gamma": (2.0, 0.5)}, "config.augment.gamma is (2.0, 0.5), but has to be (smallest"),
     ({"augment__saturation": (1.5, 1.0)}, "config.augment.saturation is (1.5, 1.0), but has to be"),

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from jaxseg import DataWarning, UserError
-from jaxseg.data.decode import DTYPES, ImageFormat, decode_image
-from jaxseg.data.files import inspect
+from jaxseg.data.decode import DTYPES, ImageFormat, to_image
+from jaxseg.data.files import inspect, read_raster
 from jaxseg.data.labels import LabelMap
 from jaxseg.data.masks import decode_mask
 from jaxseg.data.raster import Path
@@ -37,7 +37,9 @@ class Notes:
         note = note.rpartition(": ")[0]
       if note not in self._said:
         self._said.add(note)
-        warnings.warn(f"{where}: {note} (said once)", DataWarning, stacklevel=2)
+        warning = DataWarning(f"{where}: {note} (said once)")
+        warning.note = note
+        warnings.warn(warning, stacklevel=2)
 
 
 @contextlib.contextmanager
@@ -69,12 +71,14 @@ class Encoded(Sequence):
     records: {"image": bytes or path, "mask": see `masks.MaskFile`, "name": str} and, where needed,
       "page": int of both files and "where": str, the name in errors.
     fmt: how images are read.  labels: what the values of masks mean.
+    shrink_to: of images, but not of masks, see `files.read_raster`.
   """
 
   records: Sequence[Mapping[str, Any]]
   fmt: ImageFormat
   labels: LabelMap
   notes: Notes = dataclasses.field(default_factory=Notes, compare=False, repr=False)
+  shrink_to: int = 0
 
   def __len__(self) -> int:
     return len(self.records)
@@ -82,12 +86,17 @@ class Encoded(Sequence):
   def __getitem__(self, i: int) -> dict[str, Any]:
     record, notes, mask_notes = self.records[i], [], []
     where, page = place(record)
-    image = decode_image(record["image"], where, self.fmt, page=page, notes=notes)
-    options = {"page": page, "orient": self.fmt.orient, "notes": mask_notes}
+    fmt, options = self.fmt, {"page": page, "orient": self.fmt.orient}
+    raster = read_raster(
+      record["image"], where, pages=fmt.pages, shrink_to=self.shrink_to, **options
+    )
+    notes += raster.header.notes
+    image = to_image(raster, where, fmt, notes)
+    options["notes"] = mask_notes
     mask = decode_mask(record["mask"], f"mask of {where}", self.labels, **options)
     self.notes.warn(where, notes)
     self.notes.warn(f"mask of {where}", mask_notes)
-    if fault := size_fault(image, mask, record["image"], self.fmt):
+    if fault := size_fault(raster.size, mask.shape, record["image"], fmt):
       raise UserError(f"{where}: {fault}")
     return {"image": image, "mask": mask, "name": record["name"]}
 
@@ -118,20 +127,21 @@ def common_dtype(records: Sequence[Mapping[str, Any]], fmt: ImageFormat) -> str:
 
 
 def size_fault(
-  image: np.ndarray,
-  mask: np.ndarray,
+  image: Sequence[int],
+  mask: Sequence[int],
   file: bytes | Path | None = None,
   fmt: ImageFormat | None = None,
 ) -> str:
-  """The problem if an image [H,W,D] and its mask [h,w] differ in size; "" if they do not.
+  """The problem if an image and its mask differ in size; "" if they do not.
 
   Args:
+    image, mask: their (H, W).
     file, fmt: of the image, if it was read from a file.
   """
-  sizes = ["x".join(map(str, x.shape[1::-1])) for x in (image, mask)]
+  sizes = [f"{width}x{height}" for height, width in (image, mask)]
   if sizes[0] == sizes[1]:
     return ""
-  if file is not None and fmt.orient and image.shape[1::-1] == mask.shape:
+  if file is not None and fmt.orient and tuple(image[::-1]) == tuple(mask):
     if (orientation := inspect(file, "image").orientation) > 4:
       return (
         f"the image is {sizes[0]} px, turned by its EXIF orientation {orientation}, but its mask "

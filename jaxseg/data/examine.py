@@ -152,7 +152,7 @@ def read_parts(source: Sequence, num_classes: int, index: int) -> Parts:
     image, mask = example["image"], example["mask"]
     values, positions, nums = np.unique(mask, return_inverse=True, return_counts=True)
     values = dict(zip(values.tolist(), nums.tolist(), strict=True))
-    fault, positions = size_fault(image, mask), positions.reshape(mask.shape)
+    fault, positions = size_fault(image.shape[:2], mask.shape), positions.reshape(mask.shape)
     return Parts(example["name"], image, positions, values, "", labels, {}, (), size_fault=fault)
   fmt, file = source.fmt, f"example {index}"
   read = source.records.__getitem__
@@ -171,7 +171,9 @@ def read_parts(source: Sequence, num_classes: int, index: int) -> Parts:
     return Parts(file, image, None, {}, "", source.labels, headers, tuple(errors), tuple(notes))
   if isinstance(record["mask"], bytes | str | PathLike) and stored.format != "labelme":
     headers["mask"] = inspect(record["mask"], name, page=page)
-  fault = "" if image is None else size_fault(image, stored.index, record["image"], fmt)
+  fault = "" if image is None else size_fault(
+    image.shape[:2], stored.index.shape, record["image"], fmt
+  )
   return Parts(
     file, image, stored.index, stored.counts, stored.format, source.labels, headers, tuple(errors),
     tuple(notes), fault, fmt.orient, fmt.value_range, json_place(record["mask"]),

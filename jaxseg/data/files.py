@@ -15,6 +15,7 @@ from PIL import Image
 
 from jaxseg import UserError
 from jaxseg.data.raster import MAX_PIXELS, Header, Path, Raster, check_size, decoding, upright
+from jaxseg.data.resize import resize_image
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 FORMATS = {  # of files with a suffix
@@ -85,7 +86,13 @@ def inspect(data: bytes | Path, name: str, *, page: int = 0, pages: str = "auto"
 
 
 def read_raster(
-  data: bytes | Path, name: str, *, page: int = 0, pages: str = "auto", orient: bool = True
+  data: bytes | Path,
+  name: str,
+  *,
+  page: int = 0,
+  pages: str = "auto",
+  orient: bool = True,
+  shrink_to: int = 0,
 ) -> Raster:
   """One image of a file as it is stored.
 
@@ -95,6 +102,8 @@ def read_raster(
     pages: "channels", all pages of a TIFF are channels of one image; "examples", each page is an
       image; "auto", what the ImageJ or OME metadata call channels are channels, other pages images.
     orient: turns the image upright as its EXIF orientation says.
+    shrink_to: > 0: a JPEG that is at least twice as high and as wide is decoded at a half, a
+      quarter or an eighth of its scale, and resized to this height and width, px.
   Returns:
     Raster
   Raises:
@@ -113,7 +122,7 @@ def read_raster(
       header = _npy_header(array)
       raster = Raster(header, array.reshape(header.shape).astype(header.dtype))
     else:
-      raster = _read_by_pillow(data, start)
+      raster = _read_by_pillow(data, start, shrink_to)
   if suspect := _suffix_note(data, raster.header.format):
     header = dataclasses.replace(raster.header, notes=(suspect, *raster.header.notes))
     raster = dataclasses.replace(raster, header=header)
@@ -229,12 +238,21 @@ def _turned(raster):
   if raster.header.orientation == 1:
     return raster
   samples = np.ascontiguousarray(upright(raster.samples, raster.header.orientation))
-  return dataclasses.replace(raster, samples=samples)
+  full_size = raster.full_size
+  if full_size and raster.header.orientation > 4:
+    full_size = full_size[::-1]
+  return dataclasses.replace(raster, samples=samples, full_size=full_size)
 
 
-def _read_by_pillow(data, start):
+def _read_by_pillow(data, start, shrink_to):
   with Image.open(_as_file(data)) as image:
     header = _header(image, start, _num_bytes(data))
+    if shrink_to and image.format in ("JPEG", "MPO"):
+      # Only so many of the frequencies are decoded that each side keeps `shrink_to` px or more.
+      _, (_, _, width, height) = image.draft(None, (shrink_to, shrink_to))
+      if image.size != header.shape[1::-1]:
+        samples = resize_image(_loaded(image, header).samples, shrink_to, (height, width))
+        return Raster(header, samples, full_size=header.shape[:2])
     if header.bits > 8 and len(header.names) > 1:
       return Raster(header, _by_imagecodecs(data, header))
     return _loaded(image, header)
@@ -264,7 +282,7 @@ def _loaded(image, header):
   palette = None
   if header.names == ("index",):
     palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-  return Raster(header, samples.reshape(header.shape), palette)
+  return Raster(header, samples.reshape(*samples.shape[:2], len(header.names)), palette)
 
 
 def _by_imagecodecs(data, header):

@@ -12,8 +12,10 @@ from PIL import Image
 
 from jaxseg import VOID, UserError
 from jaxseg.augment import LABEL_FILL
-from jaxseg.data.datasets import connected_components
+from jaxseg.data.datasets import Subset, connected_components
+from jaxseg.data.encoded import Encoded
 from jaxseg.data.resize import resize_image
+from jaxseg.data.workers import WorkerBatches
 from jaxseg.tiles import mirror
 
 FITS = ("resize", "crop")
@@ -137,10 +139,17 @@ def window_example(
 
 
 class Cached(Sequence):
-  """Keeps the examples of another sequence in memory, up to a number of bytes."""
+  """Keeps the examples of another sequence in memory, up to a number of bytes.
+
+  What it keeps stays in its process: a copy that is sent to another one begins empty.
+  """
 
   def __init__(self, source: Sequence, max_bytes: int):
-    self._source, self._free, self._kept = source, max_bytes, {}
+    self._source, self._max_bytes = source, max_bytes
+    self._free, self._kept = max_bytes, {}
+
+  def __reduce__(self) -> tuple:
+    return Cached, (self._source, self._max_bytes)
 
   def __len__(self) -> int:
     return len(self._source)
@@ -186,6 +195,21 @@ def fit_example(
   return resize_example(example, size) if fit == "resize" else example
 
 
+def with_fast_jpeg(source: Sequence, size: int) -> Sequence:
+  """A source that decodes JPEGs of more than twice this size to it; its masks stay as they are.
+
+  See `files.read_raster`.
+
+  Raises:
+    UserError: it does not decode files.
+  """
+  if isinstance(source, Subset):
+    return dataclasses.replace(source, source=with_fast_jpeg(source.source, size))
+  if isinstance(source, Encoded):
+    return dataclasses.replace(source, shrink_to=size)
+  raise UserError("`fast_jpeg` is True, but this data set does not decode files: set it to False")
+
+
 def train_batches(
   source: Sequence,
   *,
@@ -197,11 +221,14 @@ def train_batches(
   instances: bool = False,
   process: tuple[int, int] = (0, 1),
   num_threads: int = 2,
+  num_workers: int = 0,
   cache_mb: int = 0,
   sampling: Sampling = Sampling(),
   positions: bool = False,
-) -> grain.DatasetIterator:
-  """Endless shuffled batches of this process; the iterator has `get_state` and `set_state`.
+) -> grain.DatasetIterator | WorkerBatches:
+  """Endless shuffled batches of this process, from an iterator that can be resumed and closed.
+
+  It has `get_state`, `set_state` and `close`.
 
   Every pass over the data is shuffled anew. `index` is the position in the shuffled stream of all
   processes, from which the randomness of an example is derived: slicing comes last, so any number
@@ -216,7 +243,9 @@ def train_batches(
       may lie outside the image.
     instances: adds them, from the connected components of the mask if the source has none.
     process: (number of this process, number of processes).
-    num_threads: threads that decode ahead.  cache_mb: memory for decoded examples, MiB.
+    num_threads: threads that decode ahead.
+    num_workers: processes that do so instead of this one, each with as many threads.
+    cache_mb: memory for decoded examples, MiB; each worker has its share.
     sampling: by classes; what it draws depends on seed and `index` alone.
     positions: tells where the windows lie instead of cutting them, see `on_device`; then `source`
       is what `fit_example` returns, of which only masks are read, with the "number" of each.
@@ -241,7 +270,7 @@ def train_batches(
 
   if not positions:
     fitted = functools.partial(fit_example, size=inner, fit=fit, instances=instances)
-    source = Cached(Mapped(source, fitted), cache_mb << 20)
+    source = Cached(Mapped(source, fitted), (cache_mb << 20) // max(1, num_workers))
   data = grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
   if sampling.class_balanced:
     data = data.map_with_index(functools.partial(draw_example, seed=seed, sampling=sampling))
@@ -254,6 +283,8 @@ def train_batches(
   # Grain counts batches in floating point: with one example each, sys.maxsize would overflow.
   data = data.slice(slice(number, sys.maxsize // 2, count)).batch(batch_size // count)
   options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
+  if num_workers:
+    return WorkerBatches(data, options, num_workers)
   return iter(data.to_iter_dataset(options))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 
 import numpy as np
+from PIL import Image
 
 from jaxseg import VOID, UserError
 from jaxseg.data import polygons
@@ -133,6 +134,8 @@ def _stored(pixels, raster, convert):
 
 def _count(values, size):
   """i64[size], how often each whole number occurs."""
+  if values.dtype == np.uint8 and size == 256:  # which Pillow counts in half the time
+    return np.array(Image.fromarray(values).histogram(), np.int64)
   flat, block = values.ravel(), 1 << 20  # np.bincount needs 8 bytes a pixel
   parts = (flat[i : i + block] for i in range(0, flat.size, block))
   return sum((np.bincount(part, minlength=size) for part in parts), np.zeros(size, np.int64))

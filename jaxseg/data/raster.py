@@ -73,11 +73,18 @@ class Raster:
     header: see `Header`.
     samples: [H,W,S] in native byte order, turned upright if that was asked for.
     palette: u8[n,3], the colours of "index"; else None.
+    full_size: (H, W) of the image, turned alike, if `samples` are a smaller version; else None.
   """
 
   header: Header
   samples: np.ndarray
   palette: np.ndarray | None = None
+  full_size: tuple[int, int] | None = None
+
+  @property
+  def size(self) -> tuple[int, int]:
+    """(H, W) of the image."""
+    return self.full_size or self.samples.shape[:2]
 
 
 def upright(samples: np.ndarray, orientation: int) -> np.ndarray:

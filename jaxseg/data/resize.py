@@ -19,10 +19,18 @@ def convert(image: np.ndarray, dtype: str, *, is_full_range: bool = True) -> np.
   return x.astype(dtype)
 
 
-def resize_image(image: np.ndarray, size: int) -> np.ndarray:
-  """[H,W,D] -> [size,size,D] of the same type, antialiased; the aspect ratio is not kept."""
-  if image.shape[:2] == (size, size):
+def resize_image(
+  image: np.ndarray, size: int, extent: tuple[float, float] | None = None
+) -> np.ndarray:
+  """[H,W,D] -> [size,size,D] of the same type, antialiased; the aspect ratio is not kept.
+
+  Args:
+    extent: (height, width) of what is resized, from the first pixel on, in pixels and parts of
+      them; None for all of the image.
+  """
+  if image.shape[:2] == (size, size) and extent is None:
     return image
+  height, width = extent or image.shape[:2]
   channels = image.shape[-1]
   if image.dtype == np.uint8 and channels in (1, 3):
     parts = [image.squeeze(-1) if channels == 1 else image]
@@ -34,8 +42,11 @@ def resize_image(image: np.ndarray, size: int) -> np.ndarray:
     picture = Image.fromarray(np.ascontiguousarray(part))
     # Each axis is rounded: in one call, the result would depend on which axis Pillow's version
     # resizes first.
-    for shape in ((size, picture.height), (size, size)):
-      picture = picture.resize(shape, Image.Resampling.BILINEAR)
+    for shape, box in (
+      ((size, picture.height), (0, 0, width, picture.height)),
+      ((size, size), (0, 0, size, height)),
+    ):
+      picture = picture.resize(shape, Image.Resampling.BILINEAR, box)
     resized.append(np.asarray(picture))
   if len(resized) == 1:
     result = resized[0].reshape(size, size, channels)
