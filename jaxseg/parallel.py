@@ -160,7 +160,10 @@ CPU_OPTIONS = {
   # YNNPACK runs convolutions of few channels on one core. Matrix products and sums stay there;
   # convolutions go back to Eigen.
   "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,"
-  "LIBRARY_FUSION_TYPE_REDUCE"
+  "LIBRARY_FUSION_TYPE_REDUCE",
+  # Barriers keep apart what `train.remat` computes again from the first time; this pass would drop
+  # them, and nothing would be saved.
+  "xla_disable_hlo_passes": "cse_barrier_expander",
 }
 TPU_OPTIONS = {
   # No "space to batch". With few images a chip, it cuts maps into strips, which costs more than it

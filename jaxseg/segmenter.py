@@ -178,7 +178,8 @@ def load_run(
       settings.check(config)
     settings.check_same(workdir, saved, config, network=True)
     info = _with_pictures(DatasetInfo(**meta["info"]), config.data)
-    model = build.build_model(config, info)
+    # Nothing is differentiated here, and converters to other formats do not know rematerialisation.
+    model = build.build_model(settings.override(config, {"train.remat": False}), info)
     target = models.abstract_variables(model, info.channels)
     predict = build.build_predictor(config, model, info)
     variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), target)

@@ -1,6 +1,6 @@
 """Building blocks of the networks. Images are [B,H,W,C], kernels [k,k,C,D]."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -64,6 +64,22 @@ def encoder_stages(model: nn.Module, image: jax.Array, *, train: bool) -> dict[s
   frozen = model.freeze_encoder
   stages = model.encoder(image, train=train and not (frozen or model.freeze_norm))
   return jax.lax.stop_gradient(stages) if frozen else stages
+
+
+def block(module: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
+  """`function(*arguments)`; with `module.remat`, its intermediate results are not kept.
+
+  The gradient needs them, and computes them again from the arguments: less memory, more work (Chen
+  et al. 2016, "Training deep nets with sublinear memory cost").
+
+  Args:
+    module: the one that is being called; submodules that `function` makes are its own.
+    function: arrays, whole numbers and strings to arrays. What it closes over is kept, too.
+  """
+  if not module.remat:
+    return function(*arguments)
+  fixed = tuple(i for i, x in enumerate(arguments, start=1) if isinstance(x, int | str))
+  return nn.remat(lambda _, *x: function(*x), static_argnums=fixed)(module, *arguments)
 
 
 class Conv3x3(nn.Module):
