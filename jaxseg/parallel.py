@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -89,6 +90,18 @@ def start_processes(**settings: Any) -> None:
   except (RuntimeError, ValueError) as error:
     reason = str(error).splitlines()[0]
     raise UserError(f"could not join the other processes ({arguments}): {reason}") from error
+
+
+def use_compilation_cache() -> None:
+  """Keeps compiled programs on disk, in ~/.cache/jaxseg/xla, so that the next start is fast.
+
+  Another folder that JAX has been given, as by $JAX_COMPILATION_CACHE_DIR, stays.
+  """
+  if not jax.config.jax_compilation_cache_dir:
+    folder = pathlib.Path.home() / ".cache/jaxseg/xla"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+  shortest = min(jax.config.jax_persistent_cache_min_compile_time_secs, 0.2)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", shortest)
 
 
 def this_process() -> tuple[int, int]:

@@ -170,6 +170,7 @@ def load_run(
   Raises:
     UserError: see `load`; a key that contradicts the network.
   """
+  parallel.use_compilation_cache()
   with settings.config_errors():
     workdir, step, meta = parallel.on_main(_find, path)
     saved = settings.from_run(meta["config"])
@@ -240,6 +241,7 @@ def _read_description(path):
 
 def _load_exported(path):
   """A Segmenter that runs an exported file; see `export`."""
+  parallel.use_compilation_cache()
   if not path.is_file():
     raise UserError(f"no file {path}: correct the path, or export the run first")
   info, about = _read_description(path)

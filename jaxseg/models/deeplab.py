@@ -74,7 +74,8 @@ class ASPP(nn.Module):
     mean = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32).astype(x.dtype)
     mean = ConvNormRelu(self.features, 1, name="image", **common)(mean, train=train)
     branches = [
-      jnp.broadcast_to(mean, (*x.shape[:3], self.features)),
+      # As float32, in which the gradient is summed over the map.
+      jnp.broadcast_to(mean.astype(jnp.float32), (*x.shape[:3], self.features)).astype(x.dtype),
       ConvNormRelu(self.features, 1, name="pixel", **common)(x, train=train),
     ]
     for i, rate in enumerate(self.rates):

@@ -8,12 +8,30 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import ops
-from jaxseg.models.layers import Conv1x1, Dropout, UpScore, block, encoder_stages
+from jaxseg.models.layers import Conv1x1, Dropout, UpScore, add_bias, block, encoder_stages
 
 # With 100 px of padding: where in the scores of a stage (cells, by stride) and in the enlarged map
 # (px, by its last stride) the part begins that belongs to the map from below and to the image.
 SKIP_CROPS = {16: 5, 8: 9}
 IMAGE_CROPS = {32: 19, 16: 27, 8: 31}
+
+
+class Conv7x7(nn.Module):
+  """7x7 convolution with bias.  [B,H,W,C] -> [B,h,w,features]; `padding` as in `layers.Conv3x3`."""
+
+  features: int
+  padding: str = "same"
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = (7, 7, x.shape[-1], self.features)
+    kernel = self.param("kernel", nn.initializers.he_normal(), shape).astype(self.dtype)
+    numbers = ("NHWC", "HWIO", "NHWC")
+    y = jax.lax.conv_general_dilated(
+      x.astype(self.dtype), kernel, (1, 1), self.padding.upper(), dimension_numbers=numbers
+    )
+    return add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)))
 
 
 class FCN(nn.Module):
@@ -88,8 +106,7 @@ class FCN(nn.Module):
       width = self.widths[i - 1]
       layer = {"dtype": self.dtype, "name": f"fc{i}"}
       if i == 1:
-        init = nn.initializers.he_normal()
-        x = nn.Conv(width, (7, 7), padding=self.padding.upper(), kernel_init=init, **layer)(x)
+        x = Conv7x7(width, self.padding, **layer)(x)
       else:
         x = Conv1x1(width, **layer)(x)
       layer_keys = None

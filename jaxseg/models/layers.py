@@ -82,6 +82,15 @@ def block(module: nn.Module, function: Callable[..., Any], *arguments: Any) -> A
   return nn.remat(lambda _, *x: function(*x), static_argnums=fixed)(module, *arguments)
 
 
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+  """Sum of a map and f32[C], in the map's type.
+
+  Added in float32, so that the gradient of the bias, a sum over all pixels, is float32 as well:
+  one in bfloat16 may end at 256 times a value.
+  """
+  return (x + bias).astype(x.dtype)
+
+
 class Conv3x3(nn.Module):
   """3x3 convolution of a channel concatenation.  [B,H,W,C_i], ... -> [B,h,w,features]
 
@@ -110,7 +119,7 @@ class Conv3x3(nn.Module):
       start += part.shape[-1]
       y += conv_3x3(part.astype(self.dtype), rows, self.padding, self.dilation)
     if self.use_bias:
-      y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+      y = add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)))
     return y
 
 
@@ -129,7 +138,7 @@ class Conv1x1(nn.Module):
     y = x.astype(self.dtype).reshape(-1, c) @ kernel[0, 0].astype(self.dtype)
     if self.use_bias:
       bias = self.param("bias", nn.initializers.zeros, (self.features,))
-      y = y + bias.astype(self.dtype)
+      y = add_bias(y, bias)
     return y.reshape(b, h, w, self.features)
 
 
@@ -168,7 +177,7 @@ class UpConv2x2(nn.Module):
     kernel = self.param("kernel", init, (2, 2, x.shape[-1], self.features))
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
     y = ops.up_conv(x.astype(self.dtype), kernel.astype(self.dtype), 2)
-    return y + bias.astype(self.dtype)
+    return add_bias(y, bias)
 
 
 class UpConv3x3(nn.Module):
@@ -199,7 +208,7 @@ class UpConv3x3(nn.Module):
         x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
       )
     if self.use_bias:
-      y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+      y = add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)))
     return y
 
 
