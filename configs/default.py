@@ -186,6 +186,8 @@ def keys():
   train.border_sigma = key(5.0, "fall-off of the border weight, px", above=0, high=1e6)
   train.precision = key("float32", "type of activations; parameters stay float32",
                         choices=models.PRECISIONS)
+  train.remat = key(False, "rematerialisation (gradient checkpointing): less memory, a third more "
+                    "work", scope="free")
   train.parallel = key("jit", "run steps by jit with sharded arrays, or by pmap",
                        choices=parallel.STRATEGIES, scope="free")
   train.steps_per_call = key(1, "most steps that the devices run without the host, in one program",

@@ -71,14 +71,15 @@ def build_model(config: ConfigDict, info: DatasetInfo) -> nn.Module:
   options = {
     **config.model,
     "precision": config.train.precision,
+    "remat": config.train.remat,
     "axis_name": parallel.AXIS if config.train.parallel == "pmap" else None,
     "freeze_encoder": is_frozen(config),
   }
   known = models.options_of(name)
+  if config.train.remat and "remat" not in known:
+    raise UserError(f"config.train.remat is True, but {name} has no option remat; set it to False")
   options = {key: value for key, value in options.items() if key in known}
-  with settings.config_errors(
-    name="model.name", output_stride="model.output_stride", precision="train.precision"
-  ):
+  with settings.config_errors(name="model.name", output_stride="model.output_stride"):
     return models.build(name, num_logits(config, info), **options)
 
 

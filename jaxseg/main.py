@@ -5,7 +5,6 @@ from jaxseg import start
 if __name__ == "__main__":
   start.prepare()  # before JAX is imported
 
-import os
 import pathlib
 import re
 import sys
@@ -110,13 +109,6 @@ def config_path(arguments: Sequence[str]) -> str:
   return path
 
 
-def use_compilation_cache() -> None:
-  """Caches compiled programs on disk, so that the next start is fast."""
-  cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", pathlib.Path.home() / ".cache/jaxseg/xla")
-  jax.config.update("jax_compilation_cache_dir", str(cache))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
 def print_keys(output: str) -> None:
   """Prints all config keys, or writes them to config.md in a folder."""
   keys = settings.declared_keys()
@@ -160,7 +152,7 @@ def run(arguments: Sequence[str]) -> int:
     print_keys(OUTPUT.value)
     return 0
   workdir, config, values = configure(arguments, file_config, overrides)
-  use_compilation_cache()
+  parallel.use_compilation_cache()
   parallel.start_processes(**config.parallel)
   given = None if file_config is None else config
   if mode == "predict":

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import pathlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -98,6 +99,18 @@ def start_processes(**settings: Any) -> None:
     raise UserError(f"JAX has no devices: {reason}") from error
 
 
+def use_compilation_cache() -> None:
+  """Keeps compiled programs on disk, in ~/.cache/jaxseg/xla, so that the next start is fast.
+
+  Another folder that JAX has been given, as by $JAX_COMPILATION_CACHE_DIR, stays.
+  """
+  if not jax.config.jax_compilation_cache_dir:
+    folder = pathlib.Path.home() / ".cache/jaxseg/xla"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+  shortest = min(jax.config.jax_persistent_cache_min_compile_time_secs, 0.2)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", shortest)
+
+
 def this_process() -> tuple[int, int]:
   """(number of this process, number of processes)."""
   return jax.process_index(), jax.process_count()
@@ -167,7 +180,10 @@ CPU_OPTIONS = {
   # YNNPACK runs convolutions of few channels on one core. Matrix products and sums stay there;
   # convolutions go back to Eigen.
   "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,"
-  "LIBRARY_FUSION_TYPE_REDUCE"
+  "LIBRARY_FUSION_TYPE_REDUCE",
+  # Barriers keep apart what `train.remat` computes again from the first time; this pass would drop
+  # them, and nothing would be saved.
+  "xla_disable_hlo_passes": "cse_barrier_expander",
 }
 TPU_OPTIONS = {
   # No "space to batch". With few images a chip, it cuts maps into strips, which costs more than it

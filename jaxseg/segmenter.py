@@ -170,6 +170,7 @@ def load_run(
   Raises:
     UserError: see `load`; a key that contradicts the network.
   """
+  parallel.use_compilation_cache()
   with settings.config_errors():
     workdir, step, meta = parallel.on_main(_find, path)
     saved = settings.from_run(meta["config"])
@@ -178,7 +179,8 @@ def load_run(
       settings.check(config)
     settings.check_same(workdir, saved, config, network=True)
     info = _with_pictures(DatasetInfo(**meta["info"]), config.data)
-    model = build.build_model(config, info)
+    # Nothing is differentiated here, and converters to other formats do not know rematerialisation.
+    model = build.build_model(settings.override(config, {"train.remat": False}), info)
     target = models.abstract_variables(model, info.channels)
     predict = build.build_predictor(config, model, info)
     variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), target)
@@ -239,6 +241,7 @@ def _read_description(path):
 
 def _load_exported(path):
   """A Segmenter that runs an exported file; see `export`."""
+  parallel.use_compilation_cache()
   if not path.is_file():
     raise UserError(f"no file {path}: correct the path, or export the run first")
   info, about = _read_description(path)

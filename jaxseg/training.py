@@ -47,6 +47,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
   Raises:
     UserError: bad input, or a loss or an evaluation that is not finite.
   """
+  parallel.use_compilation_cache()
   with settings.config_errors():
     return _train(config, workdir)
 

@@ -78,10 +78,11 @@ def test_encoder(name):
 @pytest.mark.parametrize("name", models.MODELS)
 def test_options_reach_the_model(name):
   options = {"dropout": 0.3, "up": "resize", "precision": "bfloat16", "axis_name": "devices"}
+  options["remat"] = True
   own = {"norm": False} if name == "unet" else {"freeze_encoder": True, "freeze_norm": True}
   model = build(name, 7, **options, **own)
   assert (model.num_classes, model.dropout, model.up) == (7, 0.3, "resize")
-  assert (model.dtype, model.axis_name) == (jnp.bfloat16, "devices")
+  assert (model.dtype, model.axis_name, model.remat) == (jnp.bfloat16, "devices", True)
   assert model.widths == ROWS[name][1]["widths"]
   # Without widths, those of the class.
   assert build(name, widths=()).widths == ROWS[name][0].widths
@@ -92,6 +93,7 @@ def test_options_reach_the_model(name):
     assert model.freeze_encoder and not build(name).freeze_encoder
     assert model.freeze_norm and not build(name).freeze_norm
     assert (model.encoder.dtype, model.encoder.axis_name) == (jnp.bfloat16, "devices")
+    assert model.encoder.remat and not build(name).encoder.remat
 
 
 @pytest.mark.parametrize(

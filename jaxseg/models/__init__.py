@@ -38,7 +38,8 @@ from jaxseg.models.xception import Xception65
 __all__ = ["build", "options_of", "init", "summary", "num_parameters", "num_logits", "check_input"]
 __all__ += ["abstract_variables", "at_output_stride", "load_encoder", "take_matching"]
 
-# Constructors. `build` passes those of output_stride, axis_name, dtype and pad that one takes.
+# Constructors. `build` passes those of output_stride, axis_name, dtype, remat and pad that it
+# takes.
 ENCODERS: dict[str, Callable[..., nn.Module]] = {
   "mobilenet_v2": MobileNetV2,
   "vgg16": VGG16,
@@ -65,6 +66,7 @@ def build(name: str, num_classes: int, **options: Any) -> nn.Module:
       widths: channels of the levels, () for the published ones.
       dropout: rate, 0 to 1.  up: one of UPS.
       precision: key of PRECISIONS, the type of activations; parameters are float32.
+      remat: compute activations again for the gradient instead of keeping them; `layers.block`.
       axis_name: the mapped axis under `pmap`, else None.
     and those with an encoder
       encoder: key of ENCODERS, or a module as `interface.Encoder` describes, taken as it is.
@@ -143,6 +145,7 @@ def build_unet(
   dropout: float = 0.0,
   up: str = "transposed",
   precision: str = "float32",
+  remat: bool = False,
   axis_name: str | None = None,
 ) -> UNet:
   """U-Net (Ronneberger et al. 2015); see `UNet` for the options, and `build`.
@@ -152,7 +155,7 @@ def build_unet(
   """
   _look_up(STEM_STRIDES, stem_stride, "stem_stride")
   _look_up(PADDINGS, padding, "padding")
-  common = _common(widths, dropout, up, precision, axis_name)
+  common = _common(widths, dropout, up, precision, remat, axis_name)
   if padding == "valid" and up != "transposed":
     raise UserError("`padding` 'valid' needs `up` 'transposed' in unet: interpolation pads")
   return UNet(num_classes, stem_stride=stem_stride, padding=padding, norm=norm, **common)
@@ -168,10 +171,11 @@ def build_encoder_unet(
   dropout: float = 0.0,
   up: str = "transposed",
   precision: str = "float32",
+  remat: bool = False,
   axis_name: str | None = None,
 ) -> EncoderUNet:
   """U-Net decoder on an encoder; see `EncoderUNet` for the options, and `build`."""
-  common = _common(widths, dropout, up, precision, axis_name)
+  common = _common(widths, dropout, up, precision, remat, axis_name)
   frozen = {"freeze_encoder": freeze_encoder, "freeze_norm": freeze_norm}
   return EncoderUNet(num_classes, _encoder(encoder, common), **frozen, **common)
 
@@ -188,6 +192,7 @@ def build_fcn(
   dropout: float = 0.0,
   up: str = "transposed",
   precision: str = "float32",
+  remat: bool = False,
   axis_name: str | None = None,
 ) -> FCN:
   """FCN (Long et al. 2015); see `FCN` for the options, and `build`.
@@ -196,7 +201,7 @@ def build_fcn(
     UserError: an unknown value, or padding "valid" on an encoder that cannot pad its image.
   """
   _look_up(PADDINGS, padding, "padding")
-  common = _common(widths, dropout, up, precision, axis_name)
+  common = _common(widths, dropout, up, precision, remat, axis_name)
   needed = {"pad": FCN_PAD} if padding == "valid" else {}
   encoder = _encoder(encoder, common, needed, "padding 'valid'")
   frozen = {"freeze_encoder": freeze_encoder, "freeze_norm": freeze_norm}
@@ -216,6 +221,7 @@ def build_deeplab(
   dropout: float = 0.0,
   up: str = "resize",
   precision: str = "float32",
+  remat: bool = False,
   axis_name: str | None = None,
 ) -> DeepLab:
   """DeepLabv3 and v3+ (Chen et al. 2017, 2018); see `DeepLab` for the options, and `build`.
@@ -224,7 +230,7 @@ def build_deeplab(
     UserError: an unknown value, or an encoder without that output stride.
   """
   _look_up(OUTPUT_STRIDES, output_stride, "output_stride")
-  common = _common(widths, dropout, up, precision, axis_name)
+  common = _common(widths, dropout, up, precision, remat, axis_name)
   encoder = _encoder(encoder, common, {"output_stride": output_stride}, "deeplab")
   frozen = {"freeze_encoder": freeze_encoder, "freeze_norm": freeze_norm}
   return DeepLab(num_classes, encoder, decoder=decoder, separable=separable, **frozen, **common)
@@ -247,11 +253,12 @@ def _look_up(table: Collection, key: Any, what: str) -> Any:
   return table[key] if isinstance(table, dict) else key
 
 
-def _common(widths, dropout, up, precision, axis_name):
+def _common(widths, dropout, up, precision, remat, axis_name):
   """The fields that all networks have."""
   return {
     "dropout": dropout,
     "up": _look_up(UPS, up, "up"),
+    "remat": remat,
     "axis_name": axis_name,
     "dtype": _look_up(PRECISIONS, precision, "precision"),
     **({"widths": tuple(widths)} if widths else {}),
@@ -279,7 +286,9 @@ def _encoder(encoder, common, needed=None, by=""):
         fit = [x for x in ENCODERS if field in inspect.signature(ENCODERS[x]).parameters]
         names = " or ".join(fit)
         raise UserError(f"`encoder` {name} has no {field}, which {by} needs; use {names}")
-    settings = {"axis_name": common["axis_name"], "dtype": common["dtype"], **needed}
+    if common["remat"] and "remat" not in takes:
+      raise UserError(f"`encoder` {name} has no field remat; set `remat` to False")
+    settings = {field: common[field] for field in ("axis_name", "dtype", "remat")} | needed
     encoder = constructor(**{field: value for field, value in settings.items() if field in takes})
   _check_complete(encoder, Encoder, f"the encoder {type(encoder).__name__}")
   return encoder

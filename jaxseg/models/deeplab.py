@@ -15,6 +15,7 @@ from jaxseg.models.layers import (
   Dropout,
   UpScore,
   batch_norm,
+  block,
   encoder_stages,
 )
 
@@ -73,7 +74,8 @@ class ASPP(nn.Module):
     mean = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32).astype(x.dtype)
     mean = ConvNormRelu(self.features, 1, name="image", **common)(mean, train=train)
     branches = [
-      jnp.broadcast_to(mean, (*x.shape[:3], self.features)),
+      # As float32, in which the gradient is summed over the map.
+      jnp.broadcast_to(mean.astype(jnp.float32), (*x.shape[:3], self.features)).astype(x.dtype),
       ConvNormRelu(self.features, 1, name="pixel", **common)(x, train=train),
     ]
     for i, rate in enumerate(self.rates):
@@ -98,6 +100,7 @@ class DeepLab(nn.Module):
     decoder: merge the stage of stride 4 (2018), or enlarge the logits of ASPP at once (2017).
     up: "resize", bilinear, as published; "transposed", learned, of the logits to the image.
     dropout: rate behind ASPP.
+    remat: keep only the inputs of ASPP and decoder for the gradient, see `layers.block`.
   """
 
   num_classes: int
@@ -109,6 +112,7 @@ class DeepLab(nn.Module):
   decoder: bool = True
   up: str = "resize"
   dropout: float = 0.0
+  remat: bool = False
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
@@ -143,17 +147,23 @@ class DeepLab(nn.Module):
     width, low_width = self.widths
     common = {"axis_name": self.axis_name, "dtype": self.dtype}
     rates = [rate * 16 // self.encoder.output_stride for rate in RATES]
-    x = stages[self.encoder.stages[-1]]
-    x = ASPP(width, rates, self.separable, name="aspp", **common)(x, train=train)
+
+    def aspp(x):
+      return ASPP(width, rates, self.separable, name="aspp", **common)(x, train=train)
+
+    def low_level(x):
+      return ConvNormRelu(low_width, 1, name="low_level", **common)(x, train=train)
+
+    def decoder(i, *parts):
+      conv = ConvNormRelu(width, 3, 1, self.separable, name=f"decoder{i}", **common)
+      return conv(*parts, train=train)
+
+    x = block(self, aspp, stages[self.encoder.stages[-1]])
     x = Dropout(self.dropout)(x, keys if train else None)
     if self.decoder:
-      low = stages[self.encoder.stages[1]]
-      low = ConvNormRelu(low_width, 1, name="low_level", **common)(low, train=train)
-      parts = [ops.resize(x, low.shape[1:3]), low]
-      for i in (1, 2):
-        conv = ConvNormRelu(width, 3, 1, self.separable, name=f"decoder{i}", **common)
-        parts = [conv(*parts, train=train)]
-      x = parts[0]
+      low = block(self, low_level, stages[self.encoder.stages[1]])
+      x = block(self, decoder, 1, ops.resize(x, low.shape[1:3]), low)
+      x = block(self, decoder, 2, x)
     init = nn.initializers.normal(0.01)
     x = Conv1x1(self.num_classes, kernel_init=init, dtype=self.dtype, name="head")(x)
     factor = image.shape[1] // x.shape[1]

@@ -8,12 +8,30 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import ops
-from jaxseg.models.layers import Conv1x1, Dropout, UpScore, encoder_stages
+from jaxseg.models.layers import Conv1x1, Dropout, UpScore, add_bias, block, encoder_stages
 
 # With 100 px of padding: where in the scores of a stage (cells, by stride) and in the enlarged map
 # (px, by its last stride) the part begins that belongs to the map from below and to the image.
 SKIP_CROPS = {16: 5, 8: 9}
 IMAGE_CROPS = {32: 19, 16: 27, 8: 31}
+
+
+class Conv7x7(nn.Module):
+  """7x7 convolution with bias.  [B,H,W,C] -> [B,h,w,features]; `padding` as in `layers.Conv3x3`."""
+
+  features: int
+  padding: str = "same"
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = (7, 7, x.shape[-1], self.features)
+    kernel = self.param("kernel", nn.initializers.he_normal(), shape).astype(self.dtype)
+    numbers = ("NHWC", "HWIO", "NHWC")
+    y = jax.lax.conv_general_dilated(
+      x.astype(self.dtype), kernel, (1, 1), self.padding.upper(), dimension_numbers=numbers
+    )
+    return add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)))
 
 
 class FCN(nn.Module):
@@ -34,6 +52,7 @@ class FCN(nn.Module):
       are twice their stride, and crops align the maps.
     up: "transposed", learned kernels; "resize", bilinear interpolation that stays as it is.
     dropout: rate behind fc1 and fc2.
+    remat: keep only the inputs of fc1 and fc2 for the gradient, see `layers.block`.
   """
 
   num_classes: int
@@ -45,6 +64,7 @@ class FCN(nn.Module):
   padding: str = "same"
   up: str = "transposed"
   dropout: float = 0.0
+  remat: bool = False
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
@@ -82,19 +102,21 @@ class FCN(nn.Module):
       y = UpScore(factor, size, self.up == "transposed", self.dtype, name=name)(x)
       return y if valid else ops.center_crop(y, [factor * n for n in x.shape[1:3]])
 
-    x = stages[self.encoder.stages[-1]]
-    for i, width in enumerate(self.widths, start=1):
+    def fully_connected(x, i):
+      width = self.widths[i - 1]
       layer = {"dtype": self.dtype, "name": f"fc{i}"}
       if i == 1:
-        init = nn.initializers.he_normal()
-        x = nn.Conv(width, (7, 7), padding=self.padding.upper(), kernel_init=init, **layer)(x)
+        x = Conv7x7(width, self.padding, **layer)(x)
       else:
         x = Conv1x1(width, **layer)(x)
       layer_keys = None
       if train and keys is not None:
-        layer_keys = jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys)
-      x = Dropout(self.dropout)(nn.relu(x), layer_keys)
+        layer_keys = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
+      return Dropout(self.dropout)(nn.relu(x), layer_keys)
 
+    x = stages[self.encoder.stages[-1]]
+    for i in range(1, len(self.widths) + 1):
+      x = block(self, fully_connected, x, i)
     x, stride = score(x, "score"), self.stride
     for stage in self.encoder.stages[-2::-1]:
       if stride == self.final_stride:

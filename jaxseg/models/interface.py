@@ -21,6 +21,7 @@ class Encoder(Protocol):
     pad: zeros around the normalised image, px. The "valid" form of FCN needs it.
     axis_name: the mapped axis under `pmap`, over which batch normalisation averages, or None.
     dtype: of the activations. Parameters are float32.
+    remat: its blocks are computed again for the gradient, see `layers.block`.
   """
 
   @property

@@ -1,6 +1,6 @@
 """Building blocks of the networks. Images are [B,H,W,C], kernels [k,k,C,D]."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -65,6 +65,31 @@ def encoder_stages(model: nn.Module, image: jax.Array, *, train: bool) -> dict[s
   return jax.lax.stop_gradient(stages) if frozen else stages
 
 
+def block(module: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
+  """`function(*arguments)`; with `module.remat`, its intermediate results are not kept.
+
+  The gradient needs them, and computes them again from the arguments: less memory, more work (Chen
+  et al. 2016, "Training deep nets with sublinear memory cost").
+
+  Args:
+    module: the one that is being called; submodules that `function` makes are its own.
+    function: arrays, whole numbers and strings to arrays. What it closes over is kept, too.
+  """
+  if not module.remat:
+    return function(*arguments)
+  fixed = tuple(i for i, x in enumerate(arguments, start=1) if isinstance(x, int | str))
+  return nn.remat(lambda _, *x: function(*x), static_argnums=fixed)(module, *arguments)
+
+
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+  """Sum of a map and f32[C], in the map's type.
+
+  Added in float32, so that the gradient of the bias, a sum over all pixels, is float32 as well:
+  one in bfloat16 may end at 256 times a value.
+  """
+  return (x + bias).astype(x.dtype)
+
+
 class Conv3x3(nn.Module):
   """3x3 convolution of a channel concatenation.  [B,H,W,C_i], ... -> [B,h,w,features]
 
@@ -93,7 +118,7 @@ class Conv3x3(nn.Module):
       start += part.shape[-1]
       y += conv_3x3(part.astype(self.dtype), rows, self.padding, self.dilation)
     if self.use_bias:
-      y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+      y = add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)))
     return y
 
 
@@ -112,7 +137,7 @@ class Conv1x1(nn.Module):
     y = x.astype(self.dtype).reshape(-1, c) @ kernel[0, 0].astype(self.dtype)
     if self.use_bias:
       bias = self.param("bias", nn.initializers.zeros, (self.features,))
-      y = y + bias.astype(self.dtype)
+      y = add_bias(y, bias)
     return y.reshape(b, h, w, self.features)
 
 
@@ -163,7 +188,7 @@ class UpConv2x2(nn.Module):
     kernel = self.param("kernel", init, (2, 2, x.shape[-1], self.features))
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
     y = up_conv(x.astype(self.dtype), kernel.astype(self.dtype), 2)
-    return y + bias.astype(self.dtype)
+    return add_bias(y, bias)
 
 
 class UpConv3x3(nn.Module):
@@ -194,7 +219,7 @@ class UpConv3x3(nn.Module):
         x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
       )
     if self.use_bias:
-      y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+      y = add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)))
     return y
 
 

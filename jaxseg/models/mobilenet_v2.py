@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models.layers import Conv1x1, DepthwiseConv, batch_norm, place_strides
+from jaxseg.models.layers import Conv1x1, DepthwiseConv, batch_norm, block, place_strides
 from jaxseg.models.pretrained import Download
 
 # (expansion, output channels, stride) of each block, table 2 of the paper at width 1.
@@ -43,9 +43,11 @@ class MobileNetV2(nn.Module):
 
   Attributes:
     output_stride: 8, 16 or 32, the largest; see `layers.place_strides`.
+    remat: keep only the outputs of the blocks for the gradient, see `layers.block`.
   """
 
   output_stride: int = 32
+  remat: bool = False
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
@@ -78,28 +80,36 @@ class MobileNetV2(nn.Module):
       options = {"train": train, "axis_name": self.axis_name, "dtype": self.dtype}
       return batch_norm(name, scale_init=scale_init, **options)(x)
 
-    # The public weights were trained on images in [-1, 1].
-    x = (2.0 * image - 1.0).astype(self.dtype)
-    x = nn.Conv(32, (3, 3), 2, name="Conv1", **common)(x)
-    x = nn.relu6(norm(x, "bn_Conv1"))
-    stages = {}
-    (_, *placed) = place_strides((2, *(stride for _, _, stride in BLOCKS)), self.output_stride)
-    for i, (expansion, features, block_stride) in enumerate(BLOCKS):
+    def stem(x):
+      x = nn.Conv(32, (3, 3), 2, name="Conv1", **common)(x)
+      return nn.relu6(norm(x, "bn_Conv1"))
+
+    def bottleneck(x, i, stride, dilation):
+      expansion, features, block_stride = BLOCKS[i]
       prefix = f"block_{i}" if i else "expanded_conv"
-      block_input = x
+      block_input, stages = x, {}
       if i:
         x = pointwise(expansion * x.shape[-1], name=f"{prefix}_expand")(x)
         x = nn.relu6(norm(x, f"{prefix}_expand_BN"))
         stages[f"{prefix}_expand_relu"] = x
-      x = DepthwiseConv(*placed[i], dtype=self.dtype, name=f"{prefix}_depthwise")(x)
+      x = DepthwiseConv(stride, dilation, dtype=self.dtype, name=f"{prefix}_depthwise")(x)
       x = nn.relu6(norm(x, f"{prefix}_depthwise_BN"))
       x = pointwise(features, name=f"{prefix}_project")(x)
       stages[f"{prefix}_project"] = x
       if i == len(BLOCKS) - 1:
-        break
-      if block_stride == 1 and block_input.shape[-1] == features:
+        x = None  # only the stage is needed
+      elif block_stride == 1 and block_input.shape[-1] == features:
         # A zero scale starts the block as the identity (Goyal et al. 2017, section 5.1).
         x = block_input + norm(x, f"{prefix}_project_BN", nn.initializers.zeros)
       else:
         x = norm(x, f"{prefix}_project_BN")
-    return {name: stages[name] for name in self.stages}
+      return x, {name: stages[name] for name in self.stages if name in stages}
+
+    # The public weights were trained on images in [-1, 1].
+    x = block(self, stem, (2.0 * image - 1.0).astype(self.dtype))
+    stages = {}
+    (_, *placed) = place_strides((2, *(stride for _, _, stride in BLOCKS)), self.output_stride)
+    for i, (stride, dilation) in enumerate(placed):
+      x, found = block(self, bottleneck, x, i, stride, dilation)
+      stages |= found
+    return stages

@@ -11,7 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import ops
-from jaxseg.models.layers import Conv1x1, StemConv, batch_norm, place_strides, repeat_rgb
+from jaxseg.models.layers import (
+  Conv1x1,
+  StemConv,
+  batch_norm,
+  block,
+  place_strides,
+  repeat_rgb,
+)
 from jaxseg.models.pretrained import Download
 
 NUM_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # of layer1 to layer4, table 1 of the paper
@@ -35,10 +42,12 @@ class ResNet(nn.Module):
   Attributes:
     depth: 50 or 101.
     output_stride: 8, 16 or 32, the largest; see `layers.place_strides`.
+    remat: keep only the outputs of the blocks for the gradient, see `layers.block`.
   """
 
   depth: int = 50
   output_stride: int = 32
+  remat: bool = False
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
@@ -100,15 +109,15 @@ class ResNet(nn.Module):
 
     mean, std = (jnp.array(repeat_rgb(x, image.shape[-1])) for x in (MEAN, STD))
     x = ((image - mean) / std).astype(self.dtype)
-    x = nn.relu(norm(StemConv(64, self.dtype, name="conv1")(x), "bn1"))
+    x = block(self, lambda x: nn.relu(norm(StemConv(64, self.dtype, name="conv1")(x), "bn1")), x)
     stages = {"stem": x}
-    x = ops.max_pool_3x3(x)
+    x = block(self, ops.max_pool_3x3, x)
     strides = [2, 2]  # conv1 and the pooling
     for i, num in enumerate(NUM_BLOCKS[self.depth]):
       strides += [2 if i else 1] + [1] * (num - 1)
     placed = iter(place_strides(strides, self.output_stride)[2:])
     for i, (num, width) in enumerate(zip(NUM_BLOCKS[self.depth], WIDTHS, strict=True), start=1):
       for j in range(num):
-        x = bottleneck(x, width, *next(placed), f"layer{i}_{j}")
+        x = block(self, bottleneck, x, width, *next(placed), f"layer{i}_{j}")
       stages[f"layer{i}"] = x
     return stages

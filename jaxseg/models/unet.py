@@ -15,6 +15,7 @@ from jaxseg.models.layers import (
   UpConv2x2,
   UpConv3x3,
   batch_norm,
+  block,
   encoder_stages,
 )
 
@@ -37,6 +38,7 @@ class UNet(nn.Module):
     stem_stride: 2 lets the network work at half the resolution, at a quarter of the cost: it sees
       blocks of 2x2 pixels as channels, and the head is a 2x2 transposed convolution. 1 is the
       paper.
+    remat: keep only the output of each level for the gradient, see `layers.block`.
   """
 
   num_classes: int
@@ -46,6 +48,7 @@ class UNet(nn.Module):
   dropout: float = 0.0
   norm: bool = False
   up: str = "transposed"
+  remat: bool = False
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
@@ -102,23 +105,28 @@ class UNet(nn.Module):
     if self.stem_stride > 1:
       x = ops.space_to_depth(x, self.stem_stride)
     bottom = len(self.widths) - 1
-    skips = []
-    for level, width in enumerate(self.widths):
-      x = double_conv([x], width, f"down{level}")
-      if level >= bottom - 1:
-        x = drop(x, level)
-      if level < bottom:
-        skips.append(x)
+
+    def down(x, level):
+      if level:
         x = ops.max_pool_2x2(x)
-    for level in reversed(range(bottom)):
+      x = double_conv([x], self.widths[level], f"down{level}")
+      return drop(x, level) if level >= bottom - 1 else x
+
+    def merge(x, skip, level):
       width = self.widths[level]
       if self.up == "transposed":
         x = UpConv2x2(width, dtype=self.dtype, name=f"up{level}")(x)
       else:
         x = ops.resize(x, [2 * n for n in x.shape[1:3]])
         x = Conv1x1(width, dtype=self.dtype, name=f"up{level}")(x)
-      skip = ops.center_crop(skips[level], x.shape[1:3])
-      x = double_conv([skip, x], width, f"merge{level}")
+      return double_conv([ops.center_crop(skip, x.shape[1:3]), x], width, f"merge{level}")
+
+    skips = []
+    for level in range(bottom + 1):
+      x = block(self, down, x, level)
+      skips.append(x)
+    for level in reversed(range(bottom)):
+      x = block(self, merge, x, skips[level], level)
     head = Conv1x1 if self.stem_stride == 1 else UpConv2x2
     x = head(self.num_classes, dtype=self.dtype, name="head")(x)
     if self.padding == "same":
@@ -150,6 +158,7 @@ class EncoderUNet(nn.Module):
     widths: channels of the up-blocks from the coarsest; one fewer than there are stages.
     up: "transposed" or "resize", see `layers.UpConv3x3`.
     dropout: rate on the coarsest stage.
+    remat: keep only the inputs of the up-blocks for the gradient, see `layers.block`.
   """
 
   num_classes: int
@@ -159,6 +168,7 @@ class EncoderUNet(nn.Module):
   widths: Sequence[int] = (512, 256, 128, 64)
   up: str = "transposed"
   dropout: float = 0.0
+  remat: bool = False
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
@@ -189,12 +199,18 @@ class EncoderUNet(nn.Module):
         f"`widths` is {self.widths}, but this encoder needs {len(skips)}: one for each of its "
         "stages but the coarsest"
       )
-    parts = [Dropout(self.dropout)(x, keys if train else None)]
-    for i, (width, skip) in enumerate(zip(self.widths, reversed(skips), strict=True)):
+
+    def up(i, *parts):
       init = nn.initializers.normal(0.02)
-      x = UpConv3x3(width, self.up, kernel_init=init, dtype=self.dtype, name=f"up{i}")(*parts)
+      x = UpConv3x3(self.widths[i], self.up, kernel_init=init, dtype=self.dtype, name=f"up{i}")(
+        *parts
+      )
       x = batch_norm(f"up{i}_norm", train=train, axis_name=self.axis_name, dtype=self.dtype)(x)
-      parts = [nn.relu(x), skip]
+      return nn.relu(x)
+
+    parts = [Dropout(self.dropout)(x, keys if train else None)]
+    for i, skip in enumerate(reversed(skips)):
+      parts = [block(self, up, i, *parts), skip]
     init = nn.initializers.glorot_uniform()
     x = UpConv3x3(
       self.num_classes, self.up, use_bias=True, kernel_init=init, dtype=self.dtype, name="head"

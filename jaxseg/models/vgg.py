@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import ops
-from jaxseg.models.layers import Conv3x3, repeat_rgb
+from jaxseg.models.layers import Conv3x3, block, repeat_rgb
 from jaxseg.models.pretrained import Download
 
 # (convolutions, channels) of each block, configuration D in table 1 of the paper.
@@ -28,9 +28,11 @@ class VGG16(nn.Module):
   Attributes:
     pad: zeros around the normalised image, px; FCN's paper has 99 (and one more as every 3x3
       convolution has it).
+    remat: keep only the stages for the gradient, see `layers.block`.
   """
 
   pad: int = 0
+  remat: bool = False
   axis_name: str | None = None  # of a batch normalisation; there is none
   dtype: Any = jnp.float32
 
@@ -49,8 +51,8 @@ class VGG16(nn.Module):
     else:  # each channel as if it were red, green or blue in turn
       x = 255.0 * image - jnp.array(repeat_rgb(MEAN[::-1], image.shape[-1]), jnp.float32)
     x = jnp.pad(x, ((0, 0), (self.pad, self.pad), (self.pad, self.pad), (0, 0)))
-    stages = {}
-    for i, (num_convs, features) in enumerate(BLOCKS, start=1):
+
+    def convs_and_pool(x, i, num_convs, features):
       for j in range(1, num_convs + 1):
         # Grey values deviate by about 60: random weights start as behind an image of unit variance.
         gain = 1 / 60 if i == j == 1 else 1.0
@@ -58,6 +60,9 @@ class VGG16(nn.Module):
         x = nn.relu(x)
       # As Caffe, a window that hangs over the edge counts; behind a ReLU, zeros change nothing.
       x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
-      x = ops.max_pool_2x2(x)
-      stages[f"block{i}_pool"] = x
+      return ops.max_pool_2x2(x)
+
+    stages = {}
+    for i, row in enumerate(BLOCKS, start=1):
+      stages[f"block{i}_pool"] = x = block(self, convs_and_pool, x, i, *row)
     return stages

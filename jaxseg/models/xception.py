@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models.layers import Conv1x1, DepthwiseConv, batch_norm, place_strides
+from jaxseg.models.layers import Conv1x1, DepthwiseConv, batch_norm, block, place_strides
 
 # (channels of the three separable convolutions, stride of the third) of each block: entry flow,
 # middle flow, exit flow.
@@ -39,9 +39,11 @@ class Xception65(nn.Module):
 
   Attributes:
     output_stride: 8, 16 or 32, the largest; see `layers.place_strides`.
+    remat: keep only the outputs of the blocks for the gradient, see `layers.block`.
   """
 
   output_stride: int = 32
+  remat: bool = False
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
@@ -72,18 +74,17 @@ class Xception65(nn.Module):
       x = act(norm(x, f"{name}_bn_dw"))
       return act(norm(pointwise(x, features, f"{name}_conv_pw"), f"{name}_bn_pw"))
 
-    # The public weights were trained on images in [-1, 1].
-    x = (2.0 * image - 1.0).astype(self.dtype)
-    for i, (features, stride) in enumerate(((32, 2), (64, 1))):
-      init = nn.initializers.he_normal()
-      options = {"use_bias": False, "kernel_init": init, "dtype": self.dtype}
-      x = nn.Conv(features, (3, 3), stride, padding=1, name=f"stem_{i}_conv", **options)(x)
-      x = nn.relu(norm(x, f"stem_{i}_bn"))
-    stages = {}
-    _, *placed = place_strides((2, *(stride for _, stride in BLOCKS)), self.output_stride)
-    for i, (widths, _) in enumerate(BLOCKS):
-      block_input, last = x, i == len(BLOCKS) - 1
-      stride, dilation = placed[i]
+    def stem(x):
+      for i, (features, stride) in enumerate(((32, 2), (64, 1))):
+        init = nn.initializers.he_normal()
+        options = {"use_bias": False, "kernel_init": init, "dtype": self.dtype}
+        x = nn.Conv(features, (3, 3), stride, padding=1, name=f"stem_{i}_conv", **options)(x)
+        x = nn.relu(norm(x, f"stem_{i}_bn"))
+      return x
+
+    def xception_block(x, i, stride, dilation):
+      block_input, last, stages = x, i == len(BLOCKS) - 1, {}
+      widths = BLOCKS[i][0]
       for j, width in enumerate(widths, start=1):
         where = (stride if j == 3 else 1, dilation)
         name = f"blocks_{i}_stack_conv{j}"
@@ -99,5 +100,14 @@ class Xception65(nn.Module):
         x += norm(shortcut, f"blocks_{i}_shortcut_bn")
       elif not last:
         x += block_input
+      return x, {name: stages[name] for name in self.stages if name in stages}
+
+    # The public weights were trained on images in [-1, 1].
+    x = block(self, stem, (2.0 * image - 1.0).astype(self.dtype))
+    stages = {}
+    _, *placed = place_strides((2, *(stride for _, stride in BLOCKS)), self.output_stride)
+    for i, (stride, dilation) in enumerate(placed):
+      x, found = block(self, xception_block, x, i, stride, dilation)
+      stages |= found
     stages[f"blocks_{len(BLOCKS) - 1}"] = x
-    return {name: stages[name] for name in self.stages}
+    return stages

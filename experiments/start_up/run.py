@@ -1,0 +1,61 @@
+"""Seconds from the start of the command to its first training step, cold and warm.
+
+python experiments/start_up/run.py --config=configs/unet_pets.py [--config.KEY=VALUE ...]
+
+Cold: an empty compilation cache; warm: the one that the cold start has filled. `--whole` trains
+to the end, too, with that cache, and prints the seconds of the run and its scores.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def start(flags, workdir, cache):
+  command = [sys.executable, "-m", "jaxseg.main", *flags, f"--workdir={workdir}"]
+  environ = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
+  log = open(f"{workdir}.log", "w")  # noqa: SIM115
+  return subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)
+
+
+def lines(workdir):
+  path = pathlib.Path(workdir) / "metrics.jsonl"
+  return path.read_text().splitlines() if path.exists() else []
+
+
+def seconds_to_first_step(flags, workdir, cache):
+  began = time.perf_counter()
+  process = start([*flags, "--config.train.log_every_steps=1"], workdir, cache)
+  while not lines(workdir):
+    if process.poll() is not None:
+      sys.exit(pathlib.Path(f"{workdir}.log").read_text())
+    time.sleep(0.02)
+  seconds = time.perf_counter() - began
+  process.kill()
+  process.wait()
+  return seconds
+
+
+def main():
+  flags = [flag for flag in sys.argv[1:] if flag != "--whole"]
+  with tempfile.TemporaryDirectory() as folder:
+    cache = f"{folder}/cache"
+    for name in ("cold", "warm"):
+      seconds = seconds_to_first_step(flags, f"{folder}/{name}", cache)
+      print(f"{name}: {seconds:.1f} s to the first step", flush=True)
+    if "--whole" in sys.argv:
+      began = time.perf_counter()
+      status = start(flags, f"{folder}/whole", cache).wait()
+      seconds = time.perf_counter() - began
+      scores = [line for line in map(json.loads, lines(f"{folder}/whole")) if "miou" in line]
+      print(f"whole: {seconds:.1f} s, status {status}, mean IoU {scores[-1]['miou']:.4f}")
+
+
+if __name__ == "__main__":
+  main()
