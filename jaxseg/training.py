@@ -28,10 +28,11 @@ from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.input_pipeline import Cached
 from jaxseg.data.normalization import measure
-from jaxseg.data.stored import Stored, store
+from jaxseg.data.stored import Kept, Stored, store
 from jaxseg.modes import evaluate_split
 from jaxseg.notebook import progress
 from jaxseg.run import Run, stop_signals, tell
+from jaxseg.tally import for_scores
 from jaxseg.weight_maps import count_classes
 
 
@@ -79,6 +80,7 @@ def _train(config, workdir):
   wrap = functools.partial(with_less_host, config=config, mesh=mesh, stored=stored)
   train_step = build.build_train_step(config, model, optimizer, weights, mesh, info, wrap)
   predict = build.build_predictor(config, model, info)
+  keep = Kept(tell) if config.data.on_device else iter
 
   profiled = np.add(options.profile_steps, (0, 1)) if options.profile_steps else ()
 
@@ -100,7 +102,7 @@ def _train(config, workdir):
 
     def evaluate(state, line):
       try:
-        predictor = functools.partial(predict, state.variables)
+        predictor = for_scores(predict, state.variables, keep)
         result, samples = evaluate_split(predictor, eval_source, info, config)
       except UserError as error:
         raise UserError(f"evaluation at step {line['step']}: {error}") from error
