@@ -74,31 +74,35 @@ def tally(probs: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.
     (counts i32[C,C], rows are the truth; cross-entropy f32[h] summed over each line, NaN in a line
     where a probability is not finite; labels u8[h,w])
   """
-  num_classes = probs.shape[-1]
   labels = jnp.argmax(probs, axis=-1).astype(jnp.uint8)
-  valid = mask != VOID
-
-  def on_cpu(probs, labels):
-    """Scatter and gather: ten times as fast there."""
-    truth = jnp.where(valid, mask, 0).astype(jnp.int32)
-    pairs = jnp.where(valid, truth * num_classes + labels, num_classes**2)
-    counts = jnp.zeros(num_classes**2 + 1, jnp.int32).at[pairs].add(1)[:-1]
-    chosen = jnp.take_along_axis(probs, truth[..., None], axis=-1)[..., 0]
-    return counts.reshape(num_classes, num_classes), chosen
-
-  def elsewhere(probs, labels):
-    """A matrix product for each line, exact, as no line has 2^24 pixels."""
-    truth, found = (
-      (x[..., None] == jnp.arange(num_classes)).astype(jnp.bfloat16) for x in (mask, labels)
-    )
-    counts = jnp.einsum("hwi,hwj->hij", truth, found, preferred_element_type=jnp.float32)
-    chosen = jnp.sum(jnp.where(truth > 0, probs, 0.0), axis=-1)
-    return jnp.sum(counts.astype(jnp.int32), axis=0), chosen
-
-  counts, chosen = lax.platform_dependent(probs, labels, cpu=on_cpu, default=elsewhere)
-  loss = jnp.where(valid, -jnp.log(jnp.maximum(chosen, 1e-30)), 0.0).sum(axis=-1)
+  counts, chosen = lax.platform_dependent(
+    probs, mask, labels, cpu=count_by_scatter, default=count_by_product
+  )
+  loss = jnp.where(mask != VOID, -jnp.log(jnp.maximum(chosen, 1e-30)), 0.0).sum(axis=-1)
   is_finite = jnp.isfinite(probs.sum(axis=(1, 2)))  # probabilities are not negative
   return counts, jnp.where(is_finite, loss, jnp.nan), labels
+
+
+def count_by_scatter(
+  probs: jax.Array, mask: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """(counts i32[C,C], probability f32[h,w] of the true class); ten times as fast on CPUs."""
+  num_classes, valid = probs.shape[-1], mask != VOID
+  truth = jnp.where(valid, mask, 0).astype(jnp.int32)
+  pairs = jnp.where(valid, truth * num_classes + labels, num_classes**2)
+  counts = jnp.zeros(num_classes**2 + 1, jnp.int32).at[pairs].add(1)[:-1]
+  chosen = jnp.take_along_axis(probs, truth[..., None], axis=-1)[..., 0]
+  return counts.reshape(num_classes, num_classes), chosen
+
+
+def count_by_product(
+  probs: jax.Array, mask: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """The same by a matrix product for each line, exact, as no line has 2^24 pixels."""
+  truth, found = (x[..., None] == jnp.arange(probs.shape[-1]) for x in (mask, labels))
+  one_hot = truth.astype(jnp.bfloat16), found.astype(jnp.bfloat16)
+  counts = jnp.einsum("hwi,hwj->hij", *one_hot, preferred_element_type=jnp.float32)
+  return counts.astype(jnp.int32).sum(axis=0), jnp.where(truth, probs, 0.0).sum(axis=-1)
 
 
 tally_windows = jax.jit(jax.vmap(tally))

@@ -31,6 +31,7 @@ from jaxseg.data.normalization import measure
 from jaxseg.data.stored import Kept, Stored, store
 from jaxseg.modes import evaluate_split
 from jaxseg.notebook import progress
+from jaxseg.predict import Predictor
 from jaxseg.run import Run, stop_signals, tell
 from jaxseg.tally import for_scores
 from jaxseg.weight_maps import count_classes
@@ -81,6 +82,9 @@ def _train(config, workdir):
   train_step = build.build_train_step(config, model, optimizer, weights, mesh, info, wrap)
   predict = build.build_predictor(config, model, info)
   keep = Kept(tell) if config.data.on_device else iter
+  if config.data.on_device and not isinstance(predict, Predictor):
+    tell("config.data.on_device: a CRF or several scales follow the network, so that images of the "
+         "evaluation come from the host")  # fmt: skip
 
   profiled = np.add(options.profile_steps, (0, 1)) if options.profile_steps else ()
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from command import checkpoints, read_lines
+from command import checkpoints, read_json, read_lines
 from jax import lax
 from test_resumption import assert_same_bits, saved_state, stop_after
 
@@ -54,8 +54,14 @@ def assert_same_run(workdir, expected):
 def test_data_on_the_devices(strategy, run, capsys):
   on_device = run(strategy, 1, True)
   said = "training data on each of 8 devices: 20 images of uint8, 45 x 44 px"
-  assert said in capsys.readouterr().err
+  told = capsys.readouterr().err
+  assert said in told
+  # Nine images in windows of 64 x 64 px, eight at once: three bytes of 16 windows, nine masks.
+  num_bytes = 64 * 64 * (16 * 3 + 9)
+  assert told.count(f"evaluation data on 8 devices: 9 images, {num_bytes / 2**20:.3g} MiB") == 1
   assert_same_run(on_device, run(strategy))
+  evaluations = [read_json((x / "evaluation.json").read_text()) for x in (on_device, run(strategy))]
+  assert evaluations[0] == evaluations[1]
 
 
 @pytest.mark.parametrize("strategy", parallel.STRATEGIES)
