@@ -1,6 +1,7 @@
 """3x3 convolution: its forms for platforms against each other, XLA's own, and loops."""
 
 import functools
+import re
 
 import chex
 import jax
@@ -50,6 +51,39 @@ def test_plain_forms_know_no_platform():
   with convolution.plain_forms():
     plain = str(jax.make_jaxpr(lambda *args: convolution.conv_3x3(*args))(*args))
   assert "platform_index" not in plain and "conv_general_dilated" in plain
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_gradients_in_order(padding, dilation):
+  """Those of XLA's own convolution, in float64."""
+  with jax.enable_x64(True):
+    x, kernel = normal(2, 9, 7, 5).astype(float), normal(3, 3, 5, 6, seed=1).astype(float)
+    options = {"padding": padding, "dilation": dilation}
+    plain = functools.partial(convolution.conv_3x3_plain, **options)
+    y, pull = jax.vjp(plain, x, kernel)
+    g = normal(*y.shape, seed=2).astype(float)
+    found = convolution.gradients_in_order(x, kernel, g, **options)
+    chex.assert_trees_all_close(found, pull(g), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("channels, dilation", [(8, 1), (65, 1), (8, 2)])
+def test_on_cpus_all_convolutions_are_in_the_order_of_the_forward_pass(channels, dilation):
+  """Elsewhere, as XLA differentiates them."""
+
+  def orders(platform):
+    def loss(x, kernel):
+      return convolution.conv_3x3(x, kernel, dilation=dilation).sum()
+
+    args = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((1, 8, 8, 8), (3, 3, 8, channels))]
+    gradient = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    text = gradient.trace(*args).lower(lowering_platforms=(platform,)).as_text()
+    found = re.findall(r"dim_numbers = (.*?), window", text)
+    return [order.replace(" ", "") for order in found]
+
+  forward = "[b,0,1,f]x[0,1,i,o]->[b,0,1,f]"
+  assert len(orders("cpu")) == 3 and set(orders("cpu")) == {forward}
+  assert len(orders("cuda")) == 3 and len(set(orders("cuda"))) == 3
 
 
 def test_conv_3x3_gradients():

@@ -140,12 +140,12 @@ class Kept:
 
   def __init__(self, say: Callable[[str], None]):
     """say: prints a line, which says what was done."""
-    self._say, self._batches, self._fits = say, [], True
+    self._say, self._batches, self._fits = say, None, True
 
   def __call__(self, batches: Iterable[Batch]) -> Iterator[Batch]:
     """The batches; from the second time on, those that are kept, and `batches` is not read."""
-    if self._batches or not self._fits:
-      yield from self._batches or batches
+    if self._batches is not None or not self._fits:
+      yield from batches if self._batches is None else self._batches
       return
     kept, num_bytes, num_images, (on_device, on_host) = [], 0, 0, free_bytes()
     num_devices = jax.local_device_count()
