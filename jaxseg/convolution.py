@@ -1,4 +1,4 @@
-"""3x3 convolution in the form that suits the platform.
+"""Convolutions in the form that suits the platform.
 
 `experiments/accelerators` has the figures.
 """
@@ -6,7 +6,8 @@
 import contextlib
 import contextvars
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,32 +40,59 @@ def conv_3x3(
 
   On a TPU one of at most 64 channels runs on pairs of pixels: its vectors and matrices are 128
   wide, and would be half empty. `experiments/accelerators` has the figures. On a CPU its gradients
-  are `gradients_in_order`.
+  are `gradients_in_order`, as those of `conv`.
 
   Args:
     padding: "same", h, w = H, W, or "valid", h, w = H - 2, W - 2 (times `dilation`).
     dilation: px from one tap to the next.
   """
+  edge = dilation if padding == "same" else 0
+  options = (1, 1), ((edge, edge),) * 2, (dilation, dilation)
   if _PLAIN.get():
-    return conv_3x3_plain(x, kernel, padding, dilation)
-  return _conv(x, kernel, padding, dilation)
+    return _plain(x, kernel, *options)
+  on_pairs = dilation == 1 and x.shape[2] % 2 == 0 and max(kernel.shape[2:]) <= 64
+  return _conv(x, kernel, on_pairs, *options)
 
 
-def conv_3x3_plain(
-  x: jax.Array, kernel: jax.Array, padding: str, dilation: int = 1
+def conv(
+  x: jax.Array,
+  kernel: jax.Array,
+  strides: Sequence[int],
+  padding: str | Sequence[tuple[int, int]],
+  *,
+  rhs_dilation: Sequence[int] = (1, 1),
+  **rest: Any,
 ) -> jax.Array:
-  """`conv_3x3` as XLA has it."""
+  """`lax.conv_general_dilated` of [B,H,W,C] and [k,l,C,D]; `nn.Conv` takes it.
+
+  Args:
+    rest: more that `nn.Conv` passes on: without groups and dilation of the input.
+  """
+  assert rest.get("feature_group_count", 1) == 1
+  assert set(rest.get("lhs_dilation") or (1,)) == {1}
+  if isinstance(padding, str):
+    reach = [(k - 1) * r + 1 for k, r in zip(kernel.shape[:2], rhs_dilation, strict=True)]
+    padding = lax.padtype_to_pads(x.shape[1:3], reach, strides, padding)
+  options = tuple(strides), tuple(map(tuple, padding)), tuple(rhs_dilation)
+  return _plain(x, kernel, *options) if _PLAIN.get() else _conv(x, kernel, False, *options)
+
+
+def _plain(x, kernel, strides=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), **more):
   numbers = ("NHWC", "HWIO", "NHWC")
-  steps = (dilation, dilation)
   return lax.conv_general_dilated(
-    x, kernel, (1, 1), padding.upper(), rhs_dilation=steps, dimension_numbers=numbers
+    x, kernel, strides, padding, rhs_dilation=dilation, dimension_numbers=numbers, **more
   )
 
 
 def gradients_in_order(
-  x: jax.Array, kernel: jax.Array, g: jax.Array, padding: str, dilation: int = 1
+  x: jax.Array,
+  kernel: jax.Array,
+  g: jax.Array,
+  strides: Sequence[int],
+  padding: Sequence[tuple[int, int]],
+  dilation: Sequence[int],
 ) -> tuple[jax.Array, jax.Array]:
-  """Gradients of `conv_3x3` as convolutions whose axes are in the order of a forward pass.
+  """Gradients of `conv` as convolutions whose axes are in the order of a forward pass.
 
   XLA's compiler for CPUs hands convolutions in this order to Eigen. Others it brings into the order
   only outside of loops; inside, it takes slow code on one core.
@@ -72,23 +100,33 @@ def gradients_in_order(
   Args:
     g: [B,h,w,D], gradient of the output.
   Returns:
-    (gradient of x [B,H,W,C], of the kernel [3,3,C,D])
+    (gradient of x [B,H,W,C], of the kernel [k,l,C,D])
   """
-  conv = functools.partial(lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-  edge, steps = dilation if padding == "same" else 0, (dilation, dilation)
-  flipped, around = kernel[::-1, ::-1].swapaxes(2, 3), [(2 * dilation - edge,) * 2] * 2
-  dx = conv(g, flipped, (1, 1), around, rhs_dilation=steps)
+  around, beyond = [], []
+  for i in range(2):
+    low, length = padding[i][0], x.shape[1 + i]
+    reach, spread = (kernel.shape[i] - 1) * dilation[i], (g.shape[1 + i] - 1) * strides[i] + 1
+    around.append((reach - low, length - spread + low))
+    beyond.append((low, reach + spread - length - low))
+  flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+  dx = _plain(g, flipped, padding=around, dilation=dilation, lhs_dilation=strides)
   # The channels are the batch, and the output's gradient is the kernel.
-  dk = conv(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), steps, [(edge, edge)] * 2)
+  dk = _plain(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), dilation, beyond, strides)
   return dx, dk.transpose(1, 2, 0, 3)
 
 
-def conv_3x3_on_pairs(x: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
-  """`conv_3x3` on pairs of pixels, for even width: twice the products, half of them with zeros."""
+def conv_3x3_on_pairs(
+  x: jax.Array, kernel: jax.Array, padding: Sequence[tuple[int, int]]
+) -> jax.Array:
+  """3x3 convolution on pairs of pixels, for even width: twice the products, half with zeros.
+
+  Args:
+    padding: ((1, 1), (1, 1)) or ((0, 0), (0, 0)).
+  """
   c, d = kernel.shape[2:]
-  first = -1 if padding == "same" else 0  # column that the first tap of the first pixel sees
+  first = -padding[1][0]  # column that the first tap of the first pixel sees
   # Column `tap` for pixel `out` of a pair sees pixel `out + tap + first`, counted from the pair.
-  pairs = range(-1, 2) if padding == "same" else range(2)
+  pairs = range(-1, 2) if first else range(2)
   taps = np.zeros((len(pairs), 2, 2, 3), np.float32)
   for out in range(2):
     for tap in range(3):
@@ -96,34 +134,29 @@ def conv_3x3_on_pairs(x: jax.Array, kernel: jax.Array, padding: str) -> jax.Arra
       taps[pairs.index(pair), pixel, out, tap] = 1
   spread = jnp.einsum("pioT,kTcd->kpicod", taps.astype(kernel.dtype), kernel)
   spread = spread.reshape(3, len(pairs), 2 * c, 2 * d)
-  y = conv_3x3_plain(pixel_pairs(x), spread, padding)
+  y = _plain(pixel_pairs(x), spread, padding=padding)
   b, h, w, _ = y.shape
   return y.reshape(b, h, 2 * w, d)
 
 
-def _on_pairs(x, kernel, dilation):
-  """Whether a TPU takes `conv_3x3_on_pairs`."""
-  return dilation == 1 and x.shape[2] % 2 == 0 and max(kernel.shape[2:]) <= 64
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv(x, kernel, padding, dilation):
-  plain = functools.partial(conv_3x3_plain, padding=padding, dilation=dilation)
-  if not _on_pairs(x, kernel, dilation):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _conv(x, kernel, on_pairs, strides, padding, dilation):
+  plain = functools.partial(_plain, strides=strides, padding=padding, dilation=dilation)
+  if not on_pairs:
     return plain(x, kernel)
   pairs = functools.partial(conv_3x3_on_pairs, padding=padding)
   return lax.platform_dependent(x, kernel, tpu=pairs, default=plain)
 
 
-def _conv_bwd(padding, dilation, residuals, g):
+def _conv_bwd(on_pairs, strides, padding, dilation, residuals, g):
   def pull(form, *options):
     return lambda x, kernel, g: jax.vjp(lambda *a: form(*a, *options), x, kernel)[1](g)
 
-  forms = {"cpu": functools.partial(gradients_in_order, padding=padding, dilation=dilation)}
-  if _on_pairs(*residuals, dilation):
+  options = strides, padding, dilation
+  forms = {"cpu": lambda *a: gradients_in_order(*a, *options)}
+  if on_pairs:
     forms["tpu"] = pull(conv_3x3_on_pairs, padding)
-  default = pull(conv_3x3_plain, padding, dilation)
-  return lax.platform_dependent(*residuals, g, default=default, **forms)
+  return lax.platform_dependent(*residuals, g, default=pull(_plain, *options), **forms)
 
 
 # Differentiated as a whole, `platform_dependent` would keep what either form needs.

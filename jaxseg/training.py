@@ -190,11 +190,7 @@ def with_less_host(
   """A step that takes its batches out of stored data, and several steps a call, as configured."""
   if stored:
     step = on_device.from_stored(step, mesh, config.data.image_size, stored.is_split)
-  if (num := config.train.steps_per_call) == 1:
-    return step
-  if mesh.devices.flat[0].platform == "cpu":
-    tell(f"note: config.train.steps_per_call is {num}, which slows CPUs down: set it to 1")
-  return on_device.repeated(step)
+  return on_device.repeated(step) if config.train.steps_per_call > 1 else step
 
 
 def is_stalled(scores: collections.abc.Sequence[float], patience: int) -> bool:

@@ -21,11 +21,12 @@ def test_conv_3x3_on_pairs_of_pixels(padding):
   with jax.enable_x64(True):
     x, kernel = normal(2, 7, 8, 5).astype(float), normal(3, 3, 5, 6, seed=1).astype(float)
     h, w = (7, 8) if padding == "same" else (5, 6)
-    forms = convolution.conv_3x3_on_pairs, convolution.conv_3x3
-    forms = (functools.partial(form, padding=padding) for form in forms)
-    ours, theirs = pull_both(*forms, (x, kernel), normal(2, h, w, 6, seed=2).astype(float))
+    edges = ((1, 1),) * 2 if padding == "same" else ((0, 0),) * 2
+    pairs = functools.partial(convolution.conv_3x3_on_pairs, padding=edges)
+    plain = functools.partial(convolution.conv_3x3, padding=padding)
+    ours, theirs = pull_both(pairs, plain, (x, kernel), normal(2, h, w, 6, seed=2).astype(float))
     chex.assert_trees_all_close(ours, theirs, rtol=1e-12, atol=1e-12)
-  found = convolution.conv_3x3_on_pairs(*(jnp.float32(a) for a in (x, kernel)), padding)
+  found = pairs(*(jnp.float32(a) for a in (x, kernel)))
   expected = reference.conv(x, kernel)
   if padding == "valid":
     expected = expected[:, 1:-1, 1:-1]
@@ -53,18 +54,38 @@ def test_plain_forms_know_no_platform():
   assert "platform_index" not in plain and "conv_general_dilated" in plain
 
 
-@pytest.mark.parametrize("padding", ["same", "valid"])
-@pytest.mark.parametrize("dilation", [1, 2])
-def test_gradients_in_order(padding, dilation):
-  """Those of XLA's own convolution, in float64."""
+@pytest.mark.parametrize(
+  "size, strides, padding, dilation",
+  [
+    (3, (1, 1), "SAME", 1),
+    (3, (1, 1), "VALID", 1),
+    (3, (1, 1), "SAME", 2),
+    (3, (2, 2), "SAME", 1),
+    (3, (2, 1), [(1, 1), (0, 2)], 1),
+    (7, (2, 2), [(3, 3), (3, 3)], 1),
+    (3, (2, 3), "VALID", 2),
+  ],
+)
+def test_conv_is_that_of_jax(size, strides, padding, dilation):
+  """With its gradients, in float64."""
   with jax.enable_x64(True):
-    x, kernel = normal(2, 9, 7, 5).astype(float), normal(3, 3, 5, 6, seed=1).astype(float)
-    options = {"padding": padding, "dilation": dilation}
-    plain = functools.partial(convolution.conv_3x3_plain, **options)
-    y, pull = jax.vjp(plain, x, kernel)
-    g = normal(*y.shape, seed=2).astype(float)
-    found = convolution.gradients_in_order(x, kernel, g, **options)
-    chex.assert_trees_all_close(found, pull(g), rtol=1e-12, atol=1e-12)
+    args = normal(2, 9, 8, 5).astype(float), normal(size, size, 5, 6, seed=1).astype(float)
+    more = {"rhs_dilation": (dilation, dilation)}
+
+    def ours(x, kernel):
+      return convolution.conv(x, kernel, strides, padding, **more)
+
+    def theirs(x, kernel):
+      numbers = ("NHWC", "HWIO", "NHWC")
+      return jax.lax.conv_general_dilated(
+        x, kernel, strides, padding, dimension_numbers=numbers, **more
+      )
+
+    shape = jax.eval_shape(theirs, *args).shape
+    found, expected = pull_both(ours, theirs, args, normal(*shape, seed=2).astype(float))
+    chex.assert_trees_all_close(found, expected, rtol=1e-12, atol=1e-12)
+  with pytest.raises(AssertionError):
+    convolution.conv(*args, strides, padding, feature_group_count=5)
 
 
 @pytest.mark.parametrize("channels, dilation", [(8, 1), (65, 1), (8, 2)])

@@ -14,7 +14,6 @@ import pathlib
 import tempfile
 
 import jax
-import measure
 import numpy as np
 
 from configs import unet_pets
@@ -103,6 +102,8 @@ def main():
   if folders.trace:
     print(json.dumps(gaps(read_trace(folders.trace))))
     return
+  import measure  # beside this file, where Python looks when this is the program
+
   config = unet_pets.get_config()
   config.update_from_flattened_dict({**measure.NARROW, "data.data_dir": folders.pets})
   results = {}

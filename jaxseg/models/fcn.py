@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import ops
+from jaxseg.convolution import conv
 from jaxseg.models.layers import Conv1x1, Dropout, UpScore, encoder_stages
 
 # With 100 px of padding: where in the scores of a stage (cells, by stride) and in the enlarged map
@@ -87,6 +88,7 @@ class FCN(nn.Module):
       layer = {"dtype": self.dtype, "name": f"fc{i}"}
       if i == 1:
         init = nn.initializers.he_normal()
+        layer["conv_general_dilated"] = conv
         x = nn.Conv(width, (7, 7), padding=self.padding.upper(), kernel_init=init, **layer)(x)
       else:
         x = Conv1x1(width, **layer)(x)

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxseg.convolution import conv
 from jaxseg.models.layers import Conv1x1, DepthwiseConv, batch_norm, place_strides
 from jaxseg.models.pretrained import Download
 
@@ -80,7 +81,7 @@ class MobileNetV2(nn.Module):
 
     # The public weights were trained on images in [-1, 1].
     x = (2.0 * image - 1.0).astype(self.dtype)
-    x = nn.Conv(32, (3, 3), 2, name="Conv1", **common)(x)
+    x = nn.Conv(32, (3, 3), 2, name="Conv1", conv_general_dilated=conv, **common)(x)
     x = nn.relu6(norm(x, "bn_Conv1"))
     stages = {}
     (_, *placed) = place_strides((2, *(stride for _, _, stride in BLOCKS)), self.output_stride)
