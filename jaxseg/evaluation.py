@@ -1,7 +1,7 @@
 """Scores of a network on a whole split, at the native size of every mask."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from jaxseg.instance_metrics import instance_scores
 from jaxseg.metrics import bootstrap_intervals, boundary_f1, class_pixels, confusion_matrix, scores
 from jaxseg.parallel import rows_of_processes, sum_over_processes
 from jaxseg.predict import most_likely
+from jaxseg.tally import Tally
 
 INSTANCE_SCORES = ("v_rand", "v_info", "warping_error")
 CLASS_SCORES = ("iou", "dice", "accuracy")
@@ -30,7 +31,8 @@ def score(
   """Runs every example once and scores the predictions.
 
   Args:
-    predict: function of examples that yields (example, f32[H,W,C] probabilities); see `predict`.
+    predict: function of examples that yields (example, `Tally` or f32[H,W,C] probabilities); see
+      `predict.for_scores`.
     examples: this process' share, dicts of "image" and "mask"; see `input_pipeline`.
     classes: names.
     instances: adds the means over images of INSTANCE_SCORES, see `instance_metrics`; the true
@@ -44,21 +46,25 @@ def score(
     is the mean cross-entropy per pixel; [(image u8[H,W,D], mask u8[H,W], prediction u8[H,W])] of
     this process)
   Raises:
-    UserError: a probability that is not finite, or no pixel with a label; in all processes.
+    UserError: a probability that is not finite, or no pixel with a label; in all processes. A label
+      of a mask that is no class.
   """
   names = ["loss"]  # scores that are means over pixels or images
   names += INSTANCE_SCORES if instances else ()
   names += ("boundary_f1",) if boundaries else ()
   confusion = np.zeros((len(classes), len(classes)), np.int64)
   rows, samples = [], []  # a row holds an image's sums and their divisors
-  for i, (example, probs) in enumerate(predict(examples)):
-    mask, labels = example["mask"], most_likely(probs)
-    counts = confusion_matrix(mask, labels, len(classes))
+  for i, (example, found) in enumerate(predict(checked(examples, len(classes)))):
+    mask = example["mask"]
+    if not isinstance(found, Tally):
+      found = tally_probs(mask, found)
+    counts = found.counts
     confusion += counts
+    labels = found.labels() if instances or boundaries or i in sample_at else None
     values = score_instances(example, labels) if instances else []
     if boundaries:
       values.append(boundary_f1(mask, labels, BOUNDARY_TOLERANCE * math.hypot(*mask.shape)))
-    parts = [cross_entropy_sum(mask, probs), *np.nan_to_num(values)]
+    parts = [found.loss, *np.nan_to_num(values)]
     wholes = [counts.sum(), *np.isfinite(values)]
     rows.append(np.concatenate([parts, wholes, *class_pixels(counts)]))
     if i in sample_at:
@@ -88,6 +94,23 @@ def score(
   intervals = bootstrap_intervals(rows, lambda sums: {n: scores_of(sums)[n] for n in numbers})
   result |= {f"{name}_interval": interval for name, interval in intervals.items()}
   return {**result, "num_images": len(rows), "confusion": confusion.tolist()}, samples
+
+
+def checked(examples: Iterable[Mapping[str, Any]], num_classes: int) -> Iterator[Mapping]:
+  """The examples; raises UserError for a label of a mask that is no class."""
+  for example in examples:
+    pixels = np.bincount(example["mask"].ravel(), minlength=VOID)
+    if wrong := np.flatnonzero(pixels[num_classes:VOID]).tolist():
+      label = num_classes + wrong[0]
+      raise UserError(f"a mask holds {label}, which is no label of {num_classes} classes")
+    yield example
+
+
+def tally_probs(mask: np.ndarray, probs: np.ndarray) -> Tally:
+  """The Tally of one image.  u8[H,W], f32[H,W,C]"""
+  labels = most_likely(probs)
+  counts = confusion_matrix(mask, labels, probs.shape[-1])
+  return Tally(counts, cross_entropy_sum(mask, probs), lambda: labels)
 
 
 def cross_entropy_sum(mask: np.ndarray, probs: np.ndarray) -> float:

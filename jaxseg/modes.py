@@ -20,6 +20,7 @@ from jaxseg.notebook import progress
 from jaxseg.predict_files import left_out, list_images, predict_files, without_masks
 from jaxseg.run import report
 from jaxseg.segmenter import load_run
+from jaxseg.tally import for_scores
 
 
 def evaluate_split(
@@ -73,7 +74,9 @@ def evaluate(
         f"trained on {', '.join(info.classes)}: correct `classes`"
       )
     with read_as_trained(info.channels, info.value_range):
-      result, samples = evaluate_split(segmenter.predict, source, info, config)
+      predict = build.build_predictor(config, segmenter.model, info)
+      predict = for_scores(predict, segmenter.variables)
+      result, samples = evaluate_split(predict, source, info, config)
   split = build.eval_name(config)
   if parallel.is_main():
     report(workdir, split, segmenter.step, info, result, samples)

@@ -141,6 +141,14 @@ def on_local_devices(*axes: str) -> NamedSharding:
   return NamedSharding(local_mesh(), PartitionSpec(*axes))
 
 
+def put_on_local_devices(tree: Any) -> Any:
+  """Puts the same arrays on each device of this process; those that are there stay."""
+  whole = on_local_devices()
+  # Arrays of several processes go through the host.
+  stays = lambda x: isinstance(x, jax.Array) and x.sharding == whole  # noqa: E731
+  return jax.device_put(jax.tree.map(lambda x: x if stays(x) else np.asarray(x), tree), whole)
+
+
 def check_batch_size(batch_size: int, accumulation_steps: int = 1) -> None:
   """Raises UserError unless a batch divides evenly into devices and accumulation steps."""
   if batch_size % (jax.device_count() * accumulation_steps):

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -33,10 +33,50 @@ class Window:
   """A part of an example's image that the network sees at once; `is_last` of its image."""
 
   example: dict
-  pixels: np.ndarray  # [h,w,D]
+  pixels: np.ndarray | None  # [h,w,D]
   rows: Span
   cols: Span
   is_last: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """What a window fills of its image.
+
+  Attributes:
+    keep, crop: where that is in the image and in the output, (rows, columns).
+    origin, side: for "resize", whose output is first enlarged, see `enlarged_probs`; else None, 0.
+  """
+
+  keep: tuple[slice, slice]
+  crop: tuple[slice, slice]
+  origin: tuple[int, int] | None = None
+  side: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+  """What `make_predictor` makes: a function of (variables, examples), and its steps, for `tally`.
+
+  Attributes:
+    predict: what a call does.
+    batches: function of (examples, progress) that generates lists of windows.
+    put: function that puts windows on the devices: [b,h,w,D], filled up and split.
+    forward: function of (variables, these) to probabilities f32[b,h,w,C]; their logarithm for
+      "resize".
+    parts: function of a window to a list of Part.
+    margin: of the model.
+  """
+
+  predict: Callable
+  batches: Callable
+  put: Callable
+  forward: Callable
+  parts: Callable
+  margin: int
+
+  def __call__(self, *arguments: Any, **options: Any) -> Iterator:
+    return self.predict(*arguments, **options)
 
 
 def most_likely(probs: np.ndarray) -> np.ndarray:
@@ -59,7 +99,7 @@ def make_predictor(
   tta: str = "none",
   value_range: Sequence = (),
   clip: bool = True,
-) -> Callable:
+) -> Predictor:
   """Builds `predict(variables, examples, reduce=None, progress=no_progress)`.
 
   `predict` is a generator of (example, f32[H,W,C] probabilities), in order, for variables
@@ -118,9 +158,9 @@ def make_predictor(
         pixels = image[np.ix_(rows.read, cols.read)]
         yield Window(example, pixels, rows, cols, is_last=place is places[-1])
 
-  def batches(windows):
+  def batches(examples, progress):
     batch = []
-    for window in windows:
+    for window in windows(examples, progress):
       pixels = window.pixels
       if batch and (batch[0].pixels.shape, batch[0].pixels.dtype) != (pixels.shape, pixels.dtype):
         yield batch
@@ -132,45 +172,45 @@ def make_predictor(
     if batch:
       yield batch
 
-  def run(variables, batch):
+  def put(batch):
     # Padded to a power of two and a multiple of the devices: again, few programs.
     filled = max(1 << (len(batch) - 1).bit_length(), len(devices))
     filled += -filled % len(devices)
     image = np.zeros((filled, *batch[0].pixels.shape), batch[0].pixels.dtype)
     image[: len(batch)] = [window.pixels for window in batch]
-    outputs = np.asarray(forward(variables, jax.device_put(image, split)))
-    for window, output in zip(batch, outputs, strict=False):
-      yield window, output[window.rows.crop, window.cols.crop]
+    return jax.device_put(image, split)
 
-  def parts(window, output):
-    """(rows, columns, f32[h,w,C] probabilities) of the image that a window fills."""
+  def parts(window):
     if fit == "crop":
-      yield window.rows.keep, window.cols.keep, output
-      return
+      rows, cols = window.rows, window.cols
+      return [Part((rows.keep, cols.keep), (rows.crop, cols.crop))]
     h, w = window.example["image"].shape[:2]
     side = min(-(-max(h, w) // OUTPUT_STEP) * OUTPUT_STEP, MAX_OUTPUT)
-    for top, left in itertools.product(range(0, h, side), range(0, w, side)):
-      block = np.asarray(enlarged_probs(output, (h, w), (top, left), (side, side)))
-      yield slice(top, top + side), slice(left, left + side), block[: h - top, : w - left]
+    return [
+      Part(np.s_[y : min(y + side, h), x : min(x + side, w)], np.s_[: h - y, : w - x], (y, x), side)
+      for y, x in itertools.product(range(0, h, side), range(0, w, side))
+    ]
 
   def predict(variables, examples, reduce=None, progress=no_progress):
-    # Arrays of several processes go through the host; what lies on the devices stays there.
-    on_devices = lambda x: isinstance(x, jax.Array) and x.sharding == whole  # noqa: E731
-    variables = jax.tree.map(lambda x: x if on_devices(x) else np.asarray(x), variables)
-    variables = jax.device_put(variables, whole)
+    variables = parallel.put_on_local_devices(variables)
     result = None
-    for batch in batches(windows(examples, progress)):
-      for window, output in run(variables, batch):
-        for rows, cols, part in parts(window, output):
-          part = reduce(part) if reduce else part
+    for batch in batches(examples, progress):
+      outputs = np.asarray(forward(variables, put(batch)))
+      for window, output in zip(batch, outputs, strict=False):
+        shape = window.example["image"].shape[:2]
+        for part in parts(window):
+          probs = output
+          if part.origin:
+            probs = np.asarray(enlarged_probs(output, shape, part.origin, (part.side, part.side)))
+          values = reduce(probs[part.crop]) if reduce else probs[part.crop]
           if result is None:
-            result = np.empty((*window.example["image"].shape[:2], *part.shape[2:]), part.dtype)
-          result[rows, cols] = part
+            result = np.empty((*shape, *values.shape[2:]), values.dtype)
+          result[part.keep] = values
         if window.is_last:
           yield window.example, result
           result = None
 
-  return predict
+  return Predictor(predict, batches, put, forward, parts, model.margin)
 
 
 def mean_log_probs(

@@ -6,12 +6,9 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from jaxseg import (
@@ -23,17 +20,19 @@ from jaxseg import (
   on_device,
   parallel,
   settings,
-  train_state,
   workdirs,
 )
 from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.input_pipeline import Cached, with_fast_jpeg
 from jaxseg.data.normalization import measure
-from jaxseg.data.stored import Stored, store
+from jaxseg.data.stored import Kept, Stored, store
+from jaxseg.initial_state import new_state, pretrained_state
 from jaxseg.modes import evaluate_split
 from jaxseg.notebook import progress
+from jaxseg.predict import Predictor
 from jaxseg.run import Run, stop_signals, tell
+from jaxseg.tally import for_scores
 from jaxseg.weight_maps import count_classes
 
 
@@ -99,6 +98,10 @@ def _train(config, workdir):
   )
   train_step = build.build_train_step(config, model, optimizer, weights, mesh, info, wrap)
   predict = build.build_predictor(config, model, info)
+  keep = Kept(tell) if config.data.on_device else iter
+  if config.data.on_device and not isinstance(predict, Predictor):
+    tell("config.data.on_device: a CRF or several scales follow the network, so that images of the "
+         "evaluation come from the host")  # fmt: skip
 
   run, closing = Run(workdir, config, info), contextlib.closing(batches)
   with run, closing, stop_signals() as stop_requested:
@@ -110,7 +113,7 @@ def _train(config, workdir):
 
     def evaluate(state, line):
       try:
-        predictor = functools.partial(predict, state.variables)
+        predictor = for_scores(predict, state.variables, keep)
         result, samples = evaluate_split(predictor, eval_source, info, config)
       except UserError as error:
         raise UserError(f"evaluation at step {line['step']}: {error}") from error
@@ -197,12 +200,7 @@ def with_less_host(
   """A step that takes its batches out of stored data, and `num_steps` of these as one."""
   if stored:
     step = on_device.from_stored(step, mesh, config.data.image_size, stored.is_split)
-  if num_steps == 1:
-    return step
-  if mesh.devices.flat[0].platform == "cpu":
-    num = config.train.steps_per_call
-    tell(f"note: config.train.steps_per_call is {num}, which slows CPUs down: set it to 1")
-  return on_device.repeated(step)
+  return on_device.repeated(step) if num_steps > 1 else step
 
 
 def is_stalled(scores: collections.abc.Sequence[float], patience: int) -> bool:
@@ -274,53 +272,3 @@ def class_counts(
       "restore its files, or use another --workdir"
     )
   return counts
-
-
-def new_state(
-  config: ConfigDict,
-  model: nn.Module,
-  info: DatasetInfo,
-  optimizer: optax.GradientTransformation,
-) -> train_state.TrainState:
-  """A random state before its first step."""
-  variables = models.init(model, info.channels, config.seed)
-  return train_state.create(variables, optimizer, ema=config.train.ema_decay > 0)
-
-
-def pretrained_state(
-  config: ConfigDict,
-  model: nn.Module,
-  state: train_state.TrainState,
-  optimizer: optax.GradientTransformation,
-  channels: int,
-) -> train_state.TrainState:
-  """The state of a new run, with a pretrained encoder and the weights of `model.init_from`.
-
-  Args:
-    channels: of the images.
-  """
-  variables = {"params": state.params, "batch_stats": state.batch_stats}
-  if config.model.pretrained and hasattr(model, "encoder"):
-    variables = models.load_encoder(variables, model.encoder, config.model.pretrained)
-    kernels = [x.shape for x in jax.tree.leaves(variables["params"]["encoder"]) if x.ndim == 4]
-    if kernels and all(shape[2] != 3 for shape in kernels):
-      tell("the encoder's first kernel, of RGB in the weight file, is repeated or summed over its "
-           f"channels for images of {channels}, and rescaled")  # fmt: skip
-  if config.model.init_from:
-    variables = start_from(variables, config.model.init_from)
-  return train_state.create(variables, optimizer, ema=config.train.ema_decay > 0)
-
-
-def start_from(variables: Any, workdir: str | pathlib.Path) -> Any:
-  """Copies the weights that fit from another run's best checkpoint; logs which layers they are."""
-  step, _ = checkpoint.best_checkpoint(workdir, "config.model.init_from")
-  donor = checkpoint.restore_variables(workdir, step, None)
-  variables, modules = models.take_matching(variables, donor)
-  if not modules["taken"]:
-    raise UserError(f"no layer of {workdir} fits this network; correct config.model.init_from")
-  names = {what: ", ".join(found) or "nothing" for what, found in modules.items()}
-  tell(
-    f"from {workdir}, step {step}: copied {names['taken']}; new: {names['new']}; "
-    f"skipped: {names['left']}"
-  )
-  return variables

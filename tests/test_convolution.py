@@ -1,15 +1,14 @@
-"""Convolutions: their forms for platforms against each other, XLA's own, Keras, and loops."""
+"""Convolutions: their forms for platforms against each other, XLA's own, and loops."""
 
 import functools
+import re
 
 import chex
 import jax
 import jax.numpy as jnp
-import keras
 import numpy as np
 import pytest
 import reference
-from jax import lax
 from jax.test_util import check_grads
 from reference import normal, pull_both
 
@@ -22,11 +21,12 @@ def test_conv_3x3_on_pairs_of_pixels(padding):
   with jax.enable_x64(True):
     x, kernel = normal(2, 7, 8, 5).astype(float), normal(3, 3, 5, 6, seed=1).astype(float)
     h, w = (7, 8) if padding == "same" else (5, 6)
-    forms = convolution.conv_3x3_on_pairs, convolution.conv_3x3
-    forms = (functools.partial(form, padding=padding) for form in forms)
-    ours, theirs = pull_both(*forms, (x, kernel), normal(2, h, w, 6, seed=2).astype(float))
+    edges = ((1, 1),) * 2 if padding == "same" else ((0, 0),) * 2
+    pairs = functools.partial(convolution.conv_3x3_on_pairs, padding=edges)
+    plain = functools.partial(convolution.conv_3x3, padding=padding)
+    ours, theirs = pull_both(pairs, plain, (x, kernel), normal(2, h, w, 6, seed=2).astype(float))
     chex.assert_trees_all_close(ours, theirs, rtol=1e-12, atol=1e-12)
-  found = convolution.conv_3x3_on_pairs(*(jnp.float32(a) for a in (x, kernel)), padding)
+  found = pairs(*(jnp.float32(a) for a in (x, kernel)))
   expected = reference.conv(x, kernel)
   if padding == "valid":
     expected = expected[:, 1:-1, 1:-1]
@@ -70,16 +70,68 @@ def test_gradients_of_gradients_and_batches_of_kernels():
 
   def slope(conv, x, kernel):
     def total(kernel):
-      return jnp.sum(jnp.sin(conv(x, kernel, "same")))
+      return jnp.sum(jnp.sin(conv(x, kernel)))
 
     return jax.grad(lambda kernel: jnp.sum(jnp.cos(jax.grad(total)(kernel))))(kernel)
 
   kernels = jnp.stack([args[1], 2 * args[1]])
   found, expected = (
     jax.vmap(functools.partial(slope, conv), (None, 0))(args[0], kernels)
-    for conv in (convolution.conv_3x3, convolution.conv_3x3_plain)
+    for conv in (convolution.conv_3x3, convolution.conv_plain)
   )
   chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-4)
+
+@pytest.mark.parametrize(
+  "size, strides, padding, dilation",
+  [
+    (3, (1, 1), "SAME", 1),
+    (3, (1, 1), "VALID", 1),
+    (3, (1, 1), "SAME", 2),
+    (3, (2, 2), "SAME", 1),
+    (3, (2, 1), [(1, 1), (0, 2)], 1),
+    (7, (2, 2), [(3, 3), (3, 3)], 1),
+    (3, (2, 3), "VALID", 2),
+  ],
+)
+def test_conv_is_that_of_jax(size, strides, padding, dilation):
+  """With its gradients, in float64."""
+  with jax.enable_x64(True):
+    args = normal(2, 9, 8, 5).astype(float), normal(size, size, 5, 6, seed=1).astype(float)
+    more = {"rhs_dilation": (dilation, dilation)}
+
+    def ours(x, kernel):
+      return convolution.conv(x, kernel, strides, padding, **more)
+
+    def theirs(x, kernel):
+      numbers = ("NHWC", "HWIO", "NHWC")
+      return jax.lax.conv_general_dilated(
+        x, kernel, strides, padding, dimension_numbers=numbers, **more
+      )
+
+    shape = jax.eval_shape(theirs, *args).shape
+    found, expected = pull_both(ours, theirs, args, normal(*shape, seed=2).astype(float))
+    chex.assert_trees_all_close(found, expected, rtol=1e-12, atol=1e-12)
+  with pytest.raises(AssertionError):
+    convolution.conv(*args, strides, padding, feature_group_count=5)
+
+
+@pytest.mark.parametrize("channels, dilation", [(8, 1), (65, 1), (8, 2)])
+def test_on_cpus_all_convolutions_are_in_the_order_of_the_forward_pass(channels, dilation):
+  """Elsewhere, as XLA differentiates them."""
+
+  def orders(platform):
+    def loss(x, kernel):
+      return convolution.conv_3x3(x, kernel, dilation=dilation).sum()
+
+    args = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((1, 8, 8, 8), (3, 3, 8, channels))]
+    gradient = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    text = gradient.trace(*args).lower(lowering_platforms=(platform,)).as_text()
+    found = re.findall(r"dim_numbers = (.*?), window", text)
+    return [order.replace(" ", "") for order in found]
+
+  forward = "[b,0,1,f]x[0,1,i,o]->[b,0,1,f]"
+  assert len(orders("cpu")) == 3 and set(orders("cpu")) == {forward}
+  assert len(orders("cuda")) == 3 and len(set(orders("cuda"))) == 3
 
 
 def test_conv_3x3_gradients():
@@ -94,7 +146,7 @@ def test_stem_conv_on_blocks(channels):
   """The form for TPUs has the values and the gradients of XLA's own convolution, in float64."""
   with jax.enable_x64(True):
     x, kernel = (normal(*s).astype(float) for s in ((2, 6, 12, channels), (7, 7, channels, 5)))
-    forms = convolution.stem_conv_on_blocks, convolution.stem_conv_plain
+    forms = convolution.stem_conv_on_blocks, convolution.stem_conv
     ours, theirs = pull_both(*forms, (x, kernel), normal(2, 3, 6, 5, seed=2).astype(float))
     chex.assert_trees_all_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
@@ -109,135 +161,3 @@ def test_stem_conv():
     )
     found = jax.jit(convolution.stem_conv)(x, kernel)
     chex.assert_trees_all_close(found, np.float32(expected), atol=1e-4)
-
-
-up_conv_2x2 = functools.partial(convolution.up_conv, stride=2)
-
-
-class Values(chex.TestCase):
-  """Transposed convolutions give what their loops give, compiled or not."""
-
-  @chex.variants(with_jit=True, without_jit=True)
-  def test_up_conv_2x2(self):
-    x, kernel = normal(2, 3, 5, 4), normal(2, 2, 4, 6, seed=1)
-    y = self.variant(up_conv_2x2)(x, kernel)
-    chex.assert_trees_all_close(y, reference.up_conv(x, kernel), atol=1e-5)
-
-  @chex.variants(with_jit=True, without_jit=True)
-  def test_up_conv_3x3(self):
-    for h, w in (3, 5), (1, 1):
-      parts, kernel = (normal(2, h, w, 4), normal(2, h, w, 3, seed=1)), normal(3, 3, 7, 5, seed=2)
-      expected = reference.up_conv(np.concatenate(parts, -1), kernel)
-      up_conv_3x3 = self.variant(convolution.up_conv_3x3)
-      chex.assert_trees_all_close(up_conv_3x3(parts, kernel), expected, atol=1e-5)
-      whole = [np.concatenate(parts, -1)]
-      chex.assert_trees_all_close(up_conv_3x3(whole, kernel), expected, atol=1e-5)
-
-
-def keras_up_conv(x, kernel, *, strides=2, **options):
-  size, _, _, features = kernel.shape
-  layer = keras.layers.Conv2DTranspose(
-    features,
-    size,
-    strides=strides,
-    use_bias=False,
-    kernel_initializer=lambda shape, dtype: kernel.transpose(0, 1, 3, 2),  # (k, k, out, in)
-    **options,
-  )
-  return np.asarray(layer(x))
-
-
-def test_up_conv_3x3_equals_keras():
-  x, kernel = normal(2, 5, 4, 6), normal(3, 3, 6, 7, seed=1)
-  expected = keras_up_conv(x, kernel, padding="same")
-  parts = (x[..., :1], x[..., 1:4], x[..., 4:])
-  chex.assert_trees_all_close(jax.jit(convolution.up_conv_3x3)(parts, kernel), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("size, stride", [(2, 2), (8, 8), (4, 2), (16, 8), (9, 3)])
-def test_up_conv_equals_keras(size, stride):
-  x, kernel = normal(2, 5, 4, 6), normal(size, size, 6, 7, seed=1)
-  y = jax.jit(convolution.up_conv, static_argnums=2)(x, kernel, stride)
-  expected = keras_up_conv(x, kernel, strides=stride)
-  chex.assert_trees_all_close(y, expected, atol=1e-5)
-
-
-def test_up_conv_refuses_a_kernel_that_is_no_multiple_of_the_stride():
-  with pytest.raises(ValueError, match="3 px.*stride 2"):
-    convolution.up_conv(normal(1, 2, 2, 3), normal(3, 3, 3, 2), 2)
-
-
-def test_up_conv_3x3_refuses_another_number_of_channels():
-  parts = (jnp.zeros((1, 2, 2, 3)), jnp.zeros((1, 2, 2, 4)))
-  with pytest.raises(ValueError, match=r"8 channels.*\[3, 4\]"):
-    convolution.up_conv_3x3(parts, jnp.zeros((3, 3, 8, 2)))
-
-
-def test_up_conv_gradients():
-  check = functools.partial(check_grads, order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
-  parts, kernel = (normal(2, 3, 2, 2), normal(2, 3, 2, 1, seed=1)), normal(3, 3, 3, 2, seed=2)
-  check(jax.jit(convolution.up_conv_3x3), (parts, kernel))
-  x, kernel = normal(2, 3, 2, 3), normal(4, 4, 3, 2, seed=1)
-  check(jax.jit(up_conv_2x2), (x, kernel))
-
-
-def test_up_conv_3x3_gradient_equals_that_of_the_concatenation():
-  parts, kernel = (normal(2, 3, 4, 4), normal(2, 3, 4, 3, seed=1)), normal(3, 3, 7, 5, seed=2)
-  g = normal(2, 6, 8, 5, seed=3)
-
-  def transposed(parts, kernel):
-    # XLA's is a convolution of the image with zeros in between: the kernel the other way round.
-    return lax.conv_transpose(
-      jnp.concatenate(parts, -1), kernel[::-1, ::-1], (2, 2), ((2, 1), (2, 1)),
-      dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest",
-    )  # fmt: skip
-
-  ours, theirs = jax.jit(lambda *args: pull_both(convolution.up_conv_3x3, transposed, args, g))(
-    parts, kernel
-  )
-  chex.assert_trees_all_close(ours, theirs, atol=1e-4)
-
-
-def test_up_conv_3x3_with_a_part_without_gradient():
-  """The others' gradients stay as they are, its own is zero and its product is not computed."""
-  parts, kernel = (normal(1, 3, 3, 2), normal(1, 3, 3, 4, seed=1)), normal(3, 3, 6, 2, seed=2)
-
-  def total(parts, kernel, stop):
-    first, second = parts
-    second = lax.stop_gradient(second) if stop else second
-    return (convolution.up_conv_3x3((first, second), kernel) ** 2).sum()
-
-  gradient = jax.jit(jax.grad(total, (0, 1)), static_argnums=2)
-
-  def products(stop):
-    return gradient.lower(parts, kernel, stop).compile().as_text().count(" dot(")
-
-  (first, second), dk = gradient(parts, kernel, True)
-  (full_first, full_second), full_dk = gradient(parts, kernel, False)
-  chex.assert_trees_all_close((first, dk), (full_first, full_dk), rtol=1e-5)
-  assert not second.any() and full_second.any()
-  # Per part: one product forward, one for the kernel's gradient, one for its own.
-  assert (products(False), products(True)) == (6, 5)
-
-
-@pytest.mark.parametrize("size, stride", [(2, 2), (4, 2), (16, 8), (9, 3)])
-def test_transposed_conv_equals_blocks(size, stride):
-  """The form of `up_conv` for TPUs: values and gradients, in float64."""
-  with jax.enable_x64(True):
-    x, kernel = normal(2, 5, 4, 6).astype(float), normal(size, size, 6, 7, seed=1).astype(float)
-    forms = convolution.transposed_conv, convolution.up_conv_by_blocks
-    h, w = ((n - 1) * stride + size for n in (5, 4))
-    g = normal(2, h, w, 7, seed=2).astype(float)
-    forms = (functools.partial(form, stride=stride) for form in forms)
-    ours, theirs = pull_both(*forms, (x, kernel), g)
-    chex.assert_trees_all_close(ours, theirs, rtol=1e-12, atol=1e-12)
-
-
-def test_up_conv_3x3_by_parts_equals_taps():
-  """The form of `up_conv_3x3` for TPUs: values and gradients, in float64."""
-  with jax.enable_x64(True):
-    parts = [normal(2, 3, 4, c, seed=c).astype(float) for c in (4, 1, 3)]
-    kernel, g = (normal(*s, seed=5).astype(float) for s in ((3, 3, 8, 5), (2, 6, 8, 5)))
-    forms = convolution.up_conv_3x3_by_parts, convolution.up_conv_3x3_by_taps
-    ours, theirs = pull_both(*forms, (parts, kernel), g)
-    chex.assert_trees_all_close(ours, theirs, rtol=1e-12, atol=1e-12)

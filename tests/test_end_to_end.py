@@ -19,7 +19,7 @@ VALUES = {
   "train.batch_size": 8,
   "train.num_epochs": NUM_STEPS / EPOCH,
   "train.checkpoint_every_epochs": SAVE_EVERY / EPOCH,
-  "train.eval_every_epochs": 1.0,
+  "train.eval_every_epochs": 2 * SAVE_EVERY / EPOCH,
   "train.log_every_steps": 1,
 }
 
@@ -62,7 +62,8 @@ def test_killed_runs_end_as_if_nothing_had_happened(tmp_path):
   command.finish(command.start("unet_cells", killed, VALUES))
 
   expected = read_metrics(undisturbed)
-  assert [line["step"] for line in expected] == [*range(1, NUM_STEPS + 1), NUM_STEPS]
+  evaluated = [2 * SAVE_EVERY, 4 * SAVE_EVERY, NUM_STEPS]
+  assert [line["step"] for line in expected] == sorted([*range(1, NUM_STEPS + 1), *evaluated])
   assert read_metrics(killed) == expected
   states = [command.read_checkpoint(workdir, NUM_STEPS) for workdir in (killed, undisturbed)]
   chex.assert_trees_all_equal(*states)

@@ -1,8 +1,10 @@
-"""The scripts of experiments/ find their modules, started from any folder."""
+"""The scripts of experiments/ find their modules, started from any folder; how a trace is read."""
 
 import pathlib
+import runpy
 import subprocess
 import sys
+from types import SimpleNamespace
 
 ROOT = pathlib.Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "experiments").rglob("*.py"))
@@ -22,3 +24,38 @@ def test_scripts_load(tmp_path):
   command = [sys.executable, "-P", "-c", LOAD, *scripts]
   done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr[-2000:]
+
+
+def trace(planes):
+  """Of {plane: {line: [(name, start ns, duration ns, {stat: value})]}}."""
+
+  def event(name, start, duration, stats):
+    return SimpleNamespace(name=name, start_ns=start, duration_ns=duration, stats=stats.items())
+
+  lines = {
+    plane: [SimpleNamespace(name=n, events=[event(*x) for x in xs]) for n, xs in lines.items()]
+    for plane, lines in planes.items()
+  }
+  return SimpleNamespace(planes=[SimpleNamespace(name=n, lines=x) for n, x in lines.items()])
+
+
+def test_gaps_between_steps_in_a_trace():
+  """Three runs of 5 ms, 1 and 3 ms apart, and the short one of another program between."""
+  gaps = runpy.run_path(str(ROOT / "experiments" / "on_device" / "gaps.py"))["gaps"]
+  ms = 1_000_000
+  starts = {1: 10 * ms, 2: 16 * ms, 3: 24 * ms}
+  ops = [
+    ("op", start + i * ms, ms, {"run_id": run, "hlo_module": "jit_step", "hlo_op": f"op{i}"})
+    for run, start in starts.items()
+    for i in (4, 1, 2, 3, 0)
+  ]
+  other = [("op", 15 * ms, ms // 2, {"run_id": 9, "hlo_module": "jit_other"})]
+  noise = [("H2D Dispatch", 0, 99 * ms, {}), ("launch", 0, ms, {"run_id": 77})]
+  expected = {"calls": 3, "step_ms": 7.0, "gap_ms": 2.0, "share": round(4 / 14, 4)}
+  cpu = {"/host:CPU": {"thread 1": ops[::2], "thread 2": ops[1::2] + other, "python": noise}}
+  assert gaps(trace(cpu)) == expected
+  modules = [("jit_step(7)", start, 5 * ms, {}) for start in starts.values()]
+  tpu = {"/device:TPU:0": {"XLA Modules": modules, "XLA Ops": [("op", 0, 99 * ms, {})]}, **cpu}
+  assert gaps(trace(tpu)) == expected
+  per_step = gaps(trace({**tpu, "/device:TPU:1": tpu["/device:TPU:0"]}), 4)
+  assert per_step == {**expected, "step_ms": 1.75, "gap_ms": 0.5}

@@ -17,6 +17,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.data.label_faults", "jaxseg.data.fingerprints"), 3),
   **dict.fromkeys(("jaxseg.ops", "jaxseg.losses", "jaxseg.metrics", "jaxseg.optim"), 0),
   **dict.fromkeys(("jaxseg.depthwise", "jaxseg.photometric", "jaxseg.convolution"), 0),
+  "jaxseg.up_convolution": 0,
   **dict.fromkeys(("jaxseg.train_state", "jaxseg.parallel", "jaxseg.weight_maps"), 0),
   **dict.fromkeys(("jaxseg.instance_metrics", "jaxseg.tiles", "jaxseg.crf"), 0),
   **dict.fromkeys(("jaxseg.visualize", "jaxseg.schema", "jaxseg.notebook", "jaxseg.start"), 0),
@@ -33,11 +34,12 @@ RANKS = {
   **dict.fromkeys(("jaxseg.models.mobilenet_v2", "jaxseg.models.vgg"), 2),
   **dict.fromkeys(("jaxseg.models.resnet", "jaxseg.models.xception"), 2),
   **dict.fromkeys(("jaxseg.models.unet", "jaxseg.models.fcn", "jaxseg.models.deeplab"), 2),
-  **dict.fromkeys(("jaxseg.data.encoded", "jaxseg.run"), 5),
+  **dict.fromkeys(("jaxseg.data.encoded", "jaxseg.run", "jaxseg.tally"), 5),
   **dict.fromkeys(("jaxseg.train_step", "jaxseg.on_device"), 2),
   **dict.fromkeys(("jaxseg.models.interface", "jaxseg.models.variables"), 2),
   **dict.fromkeys(("jaxseg.export", "jaxseg.images", "jaxseg.predict_files", "jaxseg.refine"), 6),
   "jaxseg.models": 3,
+  "jaxseg.initial_state": 6,
   "jaxseg.data.layouts": 3,
   "jaxseg.data.levels": 4,
   **dict.fromkeys(("jaxseg.data.splits", "jaxseg.data.suggest"), 4),
@@ -55,7 +57,7 @@ RANKS = {
 }
 CORE_NAMES = ("ops", "losses", "metrics", "augment", "weight_maps", "optim", "train_state",
               "train_step", "parallel", "models", "crf", "depthwise", "photometric", "convolution",
-              "platforms", "on_device")  # fmt: skip
+              "up_convolution", "platforms", "on_device")  # fmt: skip
 LIGHT = {"jax", "flax", "optax", "chex", "numpy"}
 # Imported when they are needed.
 EXTRA = {

@@ -1,10 +1,11 @@
 """Runs with data on the devices, and with several steps a call, are those without."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from command import checkpoints, read_lines
+from command import checkpoints, read_json, read_lines
 from jax import lax
 from test_resumption import assert_same_bits, saved_state, stop_after
 
@@ -54,16 +55,58 @@ def assert_same_run(workdir, expected):
 def test_data_on_the_devices(strategy, run, capsys):
   on_device = run(strategy, 1, True)
   said = "training data on each of 8 devices: 20 images of uint8, 45 x 44 px"
-  assert said in capsys.readouterr().err
+  told = capsys.readouterr().err
+  assert said in told
+  # Nine images in windows of 64 x 64 px, eight at once: three bytes of 16 windows, nine masks.
+  num_bytes = 64 * 64 * (16 * 3 + 9)
+  assert told.count(f"evaluation data on 8 devices: 9 images, {num_bytes / 2**20:.3g} MiB") == 1
   assert_same_run(on_device, run(strategy))
+  evaluations = [read_json((x / "evaluation.json").read_text()) for x in (on_device, run(strategy))]
+  assert evaluations[0] == evaluations[1]
+
+
+EVERYTHING = {
+  "augment__elastic": 4.0,
+  "augment__rotation": 20.0,
+  "augment__flip": True,
+  "augment__shift": 3.0,
+  "augment__hue": 0.1,
+  "augment__noise": 0.05,
+  "augment__cutout": 0.5,
+  "data__class_crops": 0.5,
+  "data__crop_classes": ("road",),
+  "data__class_balanced": 0.5,
+  "train__border_weight": 5.0,
+  "train__class_balance": "inverse_frequency",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_devices", [1, 8])
+def test_all_that_draws_batches_and_changes_them(num_devices, tmp_path, monkeypatch):
+  """Two passes over the data and more, with all that is random, from the host and on devices."""
+  mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:num_devices]), (parallel.AXIS,))
+  monkeypatch.setattr(parallel, "make_mesh", lambda: mesh)
+  for where in (False, True):
+    assert train(make_config("jit", 1, where, **EVERYTHING), tmp_path / str(where)) is True
+  assert_same_run(tmp_path / "True", tmp_path / "False")
+  plain = make_config("jit", 1, False)
+  assert train(plain, tmp_path / "plain") is True
+  assert lines(tmp_path / "plain", "train") != lines(tmp_path / "True", "train")
+
+
+@pytest.mark.slow
+def test_what_follows_the_network_is_evaluated_from_the_host(tmp_path, capsys):
+  assert train(make_config("jit", 1, True, crf__num_iterations=1), tmp_path) is True
+  said = " ".join(capsys.readouterr().err.split())
+  assert "config.data.on_device: a CRF or several scales follow the network, so that images" in said
+  assert "evaluation data on" not in said and len(lines(tmp_path, "test")) == 2
 
 
 @pytest.mark.parametrize("strategy", parallel.STRATEGIES)
-def test_several_steps_a_call(strategy, run, capsys):
+def test_several_steps_a_call(strategy, run):
   """A loop is compiled in another way than a step, which changes the rounding."""
   one, three = run(strategy), run(strategy, 3)
-  said = " ".join(capsys.readouterr().err.split())
-  assert said.count("steps_per_call is 3, which slows CPUs down: set it to 1") == 1
   assert checkpoints(three) == checkpoints(one) == [5, NUM_STEPS]
   assert [line["step"] for line in lines(three, "train")] == [4, 5, 7]
   for split in ("train", "test"):

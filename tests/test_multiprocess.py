@@ -14,7 +14,7 @@ import pytest
 
 # Without fusion, a batch statistic of two processes ends 2e-5 from that of one.
 start = functools.partial(command.start, flags=command.FUSED)
-NUM_STEPS, SAVED = 8, 6
+NUM_STEPS, SAVED, EVALUATED = 8, 6, 5
 EPOCH = 64  # steps: 512 images in batches of 8
 VALUES = {
   "data.image_size": 32,
@@ -25,7 +25,7 @@ VALUES = {
   "train.schedule": "constant",  # knows no number of steps: one program for all runs
   "train.num_epochs": NUM_STEPS / EPOCH,
   "train.checkpoint_every_epochs": SAVED / EPOCH,
-  "train.eval_every_epochs": 1.0,
+  "train.eval_every_epochs": EVALUATED / EPOCH,
   "train.log_every_steps": 1,
   "eval.boundary_f1": True,
 }
@@ -77,7 +77,9 @@ def check(workdir, alone):
   assert a["data"] == b["data"]
   mine, expected = read_metrics(workdir), read_metrics(alone)
   steps = [(line["step"], line["split"]) for line in mine]
-  assert steps == [*((i + 1, "train") for i in range(NUM_STEPS)), (NUM_STEPS, "test")]
+  expected_steps = [(i + 1, "train") for i in range(NUM_STEPS)] + [(NUM_STEPS, "test")]
+  expected_steps.insert(EVALUATED, (EVALUATED, "test"))
+  assert steps == expected_steps
   for line, other in zip(mine, expected, strict=True):
     np.testing.assert_allclose(line["loss"], other["loss"], rtol=1e-5)
     assert line.get("num_pixels") == other.get("num_pixels")
@@ -87,7 +89,7 @@ def check(workdir, alone):
     # A pixel on the fence may fall to the other side: ten of 65536; fewer are on boundaries.
     tolerance = 5e-3 if "boundary" in name else 2e-4
     np.testing.assert_allclose(scores[name], others[name], atol=tolerance)
-  assert len(list((workdir / "plots").iterdir())) == len(list((alone / "plots").iterdir())) == 3
+  assert len(list((workdir / "plots").iterdir())) == len(list((alone / "plots").iterdir())) == 4
 
 
 def step_back(workdir):

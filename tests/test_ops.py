@@ -13,7 +13,7 @@ from absl.testing import parameterized
 from jax.test_util import check_grads
 from reference import normal, pull_both
 
-from jaxseg import convolution, depthwise, ops
+from jaxseg import depthwise, ops, up_convolution
 
 
 class Values(chex.TestCase):
@@ -115,9 +115,9 @@ def test_operations_keep_bfloat16():
   assert types(ops.max_pool_2x2, image) == {jnp.dtype(jnp.bfloat16)}
   assert types(ops.max_pool_3x3, image) == {jnp.dtype(jnp.bfloat16)}
   assert types(depthwise.depthwise_conv, image, (3, 3, 2)) == {jnp.dtype(jnp.bfloat16)}
-  up_conv_2x2 = functools.partial(convolution.up_conv, stride=2)
+  up_conv_2x2 = functools.partial(up_convolution.up_conv, stride=2)
   assert types(up_conv_2x2, image, (2, 2, 2, 3)) == {jnp.dtype(jnp.bfloat16)}
-  assert types(lambda x, k: convolution.up_conv_3x3([x], k), image, (3, 3, 2, 3)) == {
+  assert types(lambda x, k: up_convolution.up_conv_3x3([x], k), image, (3, 3, 2, 3)) == {
     jnp.dtype(jnp.bfloat16)
   }
 

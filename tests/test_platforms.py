@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg import convolution, depthwise, platforms
+from jaxseg import convolution, depthwise, platforms, up_convolution
 
 
 def lowered(function, platform, *shapes):
@@ -26,8 +26,8 @@ DILATED = "lhs_dilate = [2, 2]"
   "function, shapes, mark, number",
   [
     (depthwise.depthwise_conv, [(1, 8, 8, 5), (3, 3, 5)], "feature_group_count = 5", 2),
-    (lambda x, k: convolution.up_conv(x, k, 2), [(1, 4, 4, 3), (2, 2, 3, 5)], DILATED, 1),
-    (lambda x, k: convolution.up_conv_3x3([x], k), [(1, 4, 4, 3), (3, 3, 3, 5)], DILATED, 1),
+    (lambda x, k: up_convolution.up_conv(x, k, 2), [(1, 4, 4, 3), (2, 2, 3, 5)], DILATED, 1),
+    (lambda x, k: up_convolution.up_conv_3x3([x], k), [(1, 4, 4, 3), (3, 3, 3, 5)], DILATED, 1),
     (convolution.conv_3x3, [(1, 8, 8, 64), (3, 3, 64, 64)], "tensor<1x8x4x128xf32>", 4),
     (convolution.stem_conv, [(1, 8, 8, 3), (7, 7, 3, 64)], "tensor<1x4x2x128xf32>", 1),
     (platforms.classes_apart, [(1, 8, 8, 3)], "LayoutConstraint", 2),

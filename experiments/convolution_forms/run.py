@@ -1,4 +1,4 @@
-"""Times the forms in convolution.py and depthwise.py against XLA's own, forward and with gradients.
+"""Times forms of convolutions and pools against XLA's own, forward and with gradients.
 
 python experiments/convolution_forms/run.py
 """
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from jaxseg import convolution, ops
+from jaxseg import ops, up_convolution
 from jaxseg.depthwise import depthwise_conv
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -70,13 +70,13 @@ CASES = {
     (3, 3, 256, 256),
   ),
   "transposed 3x3 stride 2, 16x16x16x448 -> 128": (
-    lambda x, kernel: convolution.up_conv_3x3([x], kernel),
+    lambda x, kernel: up_convolution.up_conv_3x3([x], kernel),
     transposed,
     (16, 16, 16, 448),
     (3, 3, 448, 128),
   ),
   "transposed 2x2 stride 2, 4x64x64x64 -> 32": (
-    functools.partial(convolution.up_conv, stride=2),
+    functools.partial(up_convolution.up_conv, stride=2),
     transposed,
     (4, 64, 64, 64),
     (2, 2, 64, 32),

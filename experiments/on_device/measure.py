@@ -1,12 +1,14 @@
-"""Training steps per second with batches from the host and from data on the device.
+"""Training steps per second with batches from the host and from data on the device; evaluations.
 
-python experiments/on_device/measure.py --pets=DIR --camvid=DIR
+python experiments/on_device/measure.py [--pets=DIR] [--camvid=DIR] [--only=training|evaluation]
 
 DIR is config.data.data_dir of configs/unet_pets.py and configs/deeplabv3plus_camvid_small.py.
-Networks are narrow, so that the host's share of a step shows. Writes results.json.
+Networks are narrow, so that the host's share of a step shows. Writes what it measures into
+results.json.
 """
 
 import argparse
+import functools
 import itertools
 import json
 import pathlib
@@ -18,8 +20,24 @@ import numpy as np
 
 from configs import deeplabv3plus_camvid_small, unet_pets
 from jaxseg import build, models, on_device, parallel, train_state, training
+from jaxseg.data.input_pipeline import Cached
+from jaxseg.data.stored import Kept
+from jaxseg.modes import evaluate_split
+from jaxseg.tally import for_scores
 
 ROUNDS, NUM_STEPS = 3, 24
+NARROW = {
+  "model.name": "unet",
+  "model.encoder": "",
+  "model.pretrained": "",
+  "model.widths": (4, 8),
+  "model.stem_stride": 2,
+  "train.batch_size": 16,
+  "train.lr_multipliers": (),
+  "predict.output_stride": 0,
+  "eval.boundary_f1": False,
+  "eval.num_samples": 0,
+}
 VARIANTS = {
   "host": {"data.on_device": False, "train.steps_per_call": 1},
   "host, 8 steps a call": {"data.on_device": False, "train.steps_per_call": 8},
@@ -68,8 +86,8 @@ class Steps:
     return (time.perf_counter() - start) / num_steps
 
 
-def measure(config):
-  """{variant: {"steps_per_second", "host_ms": CPU time of drawing a batch, "bytes": of it}}"""
+def start_variants(config):
+  """{variant: Steps}, warm."""
   info, source = build.open_split(config, "train")
   runs = {}
   for name, changes in VARIANTS.items():
@@ -77,6 +95,12 @@ def measure(config):
     variant.update_from_flattened_dict(changes)
     runs[name] = Steps(variant, info, source)
     runs[name].seconds(max(16, len(source) // config.train.batch_size // 8 * 8 + 8))  # fills caches
+  return runs
+
+
+def measure(config):
+  """{variant: {"steps_per_second", "host_ms": CPU time of drawing a batch, "bytes": of it}}"""
+  runs = start_variants(config)
   times = {name: [] for name in runs}
   for _ in range(ROUNDS):
     for name, steps in runs.items():
@@ -95,27 +119,59 @@ def measure(config):
   return results
 
 
+def measure_evaluation(config):
+  """{variant: {"images_per_second", "cpu_ms": time of all cores for an image}}"""
+  info, source = build.open_split(config, "eval")
+  source = Cached(source, 4 << 30)
+  model = build.build_model(config, info)
+  predict = build.build_predictor(config, model, info)
+  variables = models.init(model, info.channels, 0)
+  keep = Kept(lambda line: print(line, flush=True))
+  runs = {
+    "probabilities to the host": functools.partial(predict, variables),
+    "counts to the host": for_scores(predict, variables),
+    "counts, images on the device": for_scores(predict, variables, keep),
+  }
+  times = {name: [] for name in runs}
+  for i in range(ROUNDS + 1):
+    for name, run in runs.items():
+      start = np.array([time.perf_counter(), time.process_time()])
+      result, _ = evaluate_split(run, source, info, config)
+      if i:  # the first compiles and fills caches
+        times[name].append(np.array([time.perf_counter(), time.process_time()]) - start)
+  results = {}
+  for name in runs:
+    seconds, cpu = np.median(times[name], axis=0) / result["num_images"]
+    results[name] = {"images_per_second": round(1 / seconds, 1), "cpu_ms": round(1000 * cpu, 2)}
+  return results
+
+
+PARTS = {"training": measure, "evaluation": measure_evaluation}
+
+
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--pets", required=True)
-  parser.add_argument("--camvid", required=True)
-  folders = parser.parse_args()
-  narrow = {"model.name": "unet", "model.encoder": "", "model.pretrained": "",
-            "model.widths": (4, 8), "model.stem_stride": 2, "train.batch_size": 16,
-            "train.lr_multipliers": ()}  # fmt: skip
+  parser.add_argument("--pets")
+  parser.add_argument("--camvid")
+  parser.add_argument("--only", action="append", choices=PARTS)
+  arguments = parser.parse_args()
   cases = {
-    "Pets, resized to 128 px": (unet_pets, {"data.data_dir": folders.pets}),
+    "Pets, resized to 128 px": (unet_pets, {"data.data_dir": arguments.pets}),
     "CamVid, windows of 256 px": (
-      deeplabv3plus_camvid_small, {"data.data_dir": folders.camvid, "data.image_size": 256}
+      deeplabv3plus_camvid_small, {"data.data_dir": arguments.camvid, "data.image_size": 256}
     ),
   }  # fmt: skip
-  results = {}
+  path = pathlib.Path(__file__).with_name("results.json")
+  results = json.loads(path.read_text()) if path.exists() else {}
   for name, (file, changes) in cases.items():
+    if not changes["data.data_dir"]:
+      continue
     config = file.get_config()
-    config.update_from_flattened_dict({**narrow, **changes})
-    results[name] = measure(config)
-    print(json.dumps({name: results[name]}, indent=2), flush=True)
-  pathlib.Path(__file__).with_name("results.json").write_text(json.dumps(results, indent=2) + "\n")
+    config.update_from_flattened_dict({**NARROW, **changes})
+    for part in arguments.only or PARTS:
+      results.setdefault(name, {})[part] = PARTS[part](config)
+      print(json.dumps({name: {part: results[name][part]}}, indent=2), flush=True)
+    path.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Training examples in the memory of the devices; `on_device` cuts batches out of them."""
+"""Examples in the memory of the devices: those of training, out of which `on_device` cuts batches,
+and the batches of the evaluation."""
 
 import dataclasses
 import functools
@@ -7,7 +8,7 @@ import os
 import pathlib
 import socket
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxseg import parallel
 from jaxseg.data.input_pipeline import Mapped, eval_examples, fit_example, window_example
 from jaxseg.notebook import progress
+from jaxseg.tally import Batch
 
 SHARE = 1 / 3  # of the free memory; the rest is for the network and the batches
 
@@ -131,6 +133,47 @@ def store(
     f"training data {where}: {what} images of {dtype}, {sides[0]} x {sides[1]} px, "
     f"{size_of_one:.3g} MiB"
   )
+
+
+class Kept:
+  """The batches of an evaluation, which stay on the devices for the next one if they fit.
+
+  Their examples stay in the memory of the host. Every process keeps its share.
+  """
+
+  def __init__(self, say: Callable[[str], None]):
+    """say: prints a line, which says what was done."""
+    self._say, self._batches, self._fits = say, None, True
+
+  def __call__(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches; from the second time on, those that are kept, and `batches` is not read."""
+    if self._batches is not None or not self._fits:
+      yield from batches if self._batches is None else self._batches
+      return
+    kept, num_bytes, num_images, (on_device, on_host) = [], 0, 0, free_bytes()
+    num_devices = jax.local_device_count()
+    for batch in batches:
+      kept.append(batch)
+      ends = [window.example for window in batch.windows if window.is_last]
+      num_images += len(ends)
+      num_bytes += batch.nbytes
+      on_host -= sum(x.nbytes for example in ends for x in example.values() if hasattr(x, "nbytes"))
+      if self._fits and num_bytes > SHARE * min(on_device * num_devices, max(on_host, 0)):
+        self._fits = False
+        self._say(
+          f"config.data.on_device: the first {num_images} images of the evaluation need "
+          f"{num_bytes / 2**20:,.0f} MiB, more than a third of what is free on the devices "
+          f"({on_device * num_devices / 2**20:,.0f} MiB) or the host; they come from the host"
+        )
+      if not self._fits:
+        kept.clear()
+      yield batch
+    if self._fits:
+      self._batches = kept
+      where = "the device" if num_devices == 1 else f"{num_devices} devices"
+      self._say(
+        f"evaluation data on {where}: {num_images} images, {num_bytes / 2**20:.3g} MiB"
+      )
 
 
 def free_bytes() -> tuple[float, float]:

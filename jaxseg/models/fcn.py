@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import ops
+from jaxseg.convolution import conv
 from jaxseg.models.layers import Conv1x1, Dropout, UpScore, add_bias, block, encoder_stages
 
 # With 100 px of padding: where in the scores of a stage (cells, by stride) and in the enlarged map
@@ -27,10 +28,7 @@ class Conv7x7(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (7, 7, x.shape[-1], self.features)
     kernel = self.param("kernel", nn.initializers.he_normal(), shape).astype(self.dtype)
-    numbers = ("NHWC", "HWIO", "NHWC")
-    y = jax.lax.conv_general_dilated(
-      x.astype(self.dtype), kernel, (1, 1), self.padding.upper(), dimension_numbers=numbers
-    )
+    y = conv(x.astype(self.dtype), kernel, padding=self.padding.upper())
     return add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)))
 
 

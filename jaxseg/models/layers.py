@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg.convolution import conv_3x3, stem_conv, up_conv, up_conv_3x3
+from jaxseg.convolution import conv_3x3, stem_conv
 from jaxseg.depthwise import depthwise_conv
+from jaxseg.up_convolution import up_conv, up_conv_3x3
 
 
 def place_strides(strides: Sequence[int], output_stride: int) -> list[tuple[int, int]]:

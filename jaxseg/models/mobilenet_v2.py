@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxseg.convolution import conv
 from jaxseg.models.layers import Conv1x1, DepthwiseConv, batch_norm, block, place_strides
 from jaxseg.models.pretrained import Download
 
@@ -81,7 +82,7 @@ class MobileNetV2(nn.Module):
       return batch_norm(name, scale_init=scale_init, **options)(x)
 
     def stem(x):
-      x = nn.Conv(32, (3, 3), 2, name="Conv1", **common)(x)
+      x = nn.Conv(32, (3, 3), 2, name="Conv1", conv_general_dilated=conv, **common)(x)
       return nn.relu6(norm(x, "bn_Conv1"))
 
     def bottleneck(x, i, stride, dilation):

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg import ops
+from jaxseg import convolution, ops
 from jaxseg.models.layers import (
   Conv1x1,
   StemConv,
@@ -90,6 +90,7 @@ class ResNet(nn.Module):
         stride,
         padding=dilation * (size // 2),
         kernel_dilation=dilation,
+        conv_general_dilated=convolution.conv,
         use_bias=False,
         kernel_init=nn.initializers.he_normal(),
         dtype=self.dtype,

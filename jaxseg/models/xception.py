@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxseg.convolution import conv
 from jaxseg.models.layers import Conv1x1, DepthwiseConv, batch_norm, block, place_strides
 
 # (channels of the three separable convolutions, stride of the third) of each block: entry flow,
@@ -78,6 +79,7 @@ class Xception65(nn.Module):
       for i, (features, stride) in enumerate(((32, 2), (64, 1))):
         init = nn.initializers.he_normal()
         options = {"use_bias": False, "kernel_init": init, "dtype": self.dtype}
+        options["conv_general_dilated"] = conv
         x = nn.Conv(features, (3, 3), stride, padding=1, name=f"stem_{i}_conv", **options)(x)
         x = nn.relu(norm(x, f"stem_{i}_bn"))
       return x

@@ -1,0 +1,63 @@
+"""The state that a run starts from: random, pretrained, or with weights of another run."""
+
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from jaxseg import UserError, checkpoint, models, train_state
+from jaxseg.data.decode import DatasetInfo
+from jaxseg.run import tell
+
+
+def new_state(
+  config: ConfigDict,
+  model: nn.Module,
+  info: DatasetInfo,
+  optimizer: optax.GradientTransformation,
+) -> train_state.TrainState:
+  """A random state before its first step."""
+  variables = models.init(model, info.channels, config.seed)
+  return train_state.create(variables, optimizer, ema=config.train.ema_decay > 0)
+
+
+def pretrained_state(
+  config: ConfigDict,
+  model: nn.Module,
+  state: train_state.TrainState,
+  optimizer: optax.GradientTransformation,
+  channels: int,
+) -> train_state.TrainState:
+  """The state of a new run, with a pretrained encoder and the weights of `model.init_from`.
+
+  Args:
+    channels: of the images.
+  """
+  variables = {"params": state.params, "batch_stats": state.batch_stats}
+  if config.model.pretrained and hasattr(model, "encoder"):
+    variables = models.load_encoder(variables, model.encoder, config.model.pretrained)
+    kernels = [x.shape for x in jax.tree.leaves(variables["params"]["encoder"]) if x.ndim == 4]
+    if kernels and all(shape[2] != 3 for shape in kernels):
+      tell("the encoder's first kernel, of RGB in the weight file, is repeated or summed over its "
+           f"channels for images of {channels}, and rescaled")  # fmt: skip
+  if config.model.init_from:
+    variables = start_from(variables, config.model.init_from)
+  return train_state.create(variables, optimizer, ema=config.train.ema_decay > 0)
+
+
+def start_from(variables: Any, workdir: str | pathlib.Path) -> Any:
+  """Copies the weights that fit from another run's best checkpoint; logs which layers they are."""
+  step, _ = checkpoint.best_checkpoint(workdir, "config.model.init_from")
+  donor = checkpoint.restore_variables(workdir, step, None)
+  variables, modules = models.take_matching(variables, donor)
+  if not modules["taken"]:
+    raise UserError(f"no layer of {workdir} fits this network; correct config.model.init_from")
+  names = {what: ", ".join(found) or "nothing" for what, found in modules.items()}
+  tell(
+    f"from {workdir}, step {step}: copied {names['taken']}; new: {names['new']}; "
+    f"skipped: {names['left']}"
+  )
+  return variables
