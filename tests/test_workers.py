@@ -203,7 +203,7 @@ def start(workdir, num_workers):
   return command.start("unet_cells", workdir, values, start_new_session=True)
 
 
-def wait_for(condition, process, seconds=120):
+def wait_for(condition, process, seconds=600):
   end = time.time() + seconds
   while not condition():
     assert process.poll() is None, process.communicate()[0]
