@@ -23,10 +23,14 @@ CHIPS = {"v4": (1.05e9, 275e12), "v5e": (1.5e9, 197e12), "v5p": (1.75e9, 459e12)
 
 
 def find_devices(target):
-  """Devices of a topology, "tpu:v5e:2x2"."""
+  """Devices of a topology, "tpu:v5e:2x2", or one GPU, "cuda:h100"."""
   from jax.experimental import topologies
 
   platform, name = target.split(":", 1)
+  if platform == "cuda":
+    gpu = (FOLDER / f"{name}.txtpb").read_text()
+    options = {"target_config": gpu, "topology": "1x1x1"}
+    return topologies.get_topology_desc(platform="cuda", **options).devices
   return topologies.get_topology_desc(platform=platform, topology_name=name).devices
 
 
@@ -36,6 +40,9 @@ def prepare():
   os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4"}
   os.environ |= {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
   os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no device, no conflict
+  # Nothing can be timed without a device, so that the compiler for GPUs must not try.
+  os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
 
 
 def compile_here(name, what, target, values, hlo_file):
@@ -53,6 +60,8 @@ def compile_here(name, what, target, values, hlo_file):
     pathlib.Path(hlo_file).write_text(text)
   row["temp_GiB"] = memory.temp_size_in_bytes / 2**30
   row["argument_GiB"] = memory.argument_size_in_bytes / 2**30
+  if target.startswith("cuda"):
+    return row | importlib.import_module("cuda").facts(text)
   row |= {"TFLOP": cost["flops"] / 1e12, "GB": cost["bytes accessed"] / 1e9}
   costs = hlo.costs(text)
   cycles = sum(cost[0] for cost in costs)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg import UserError, ops
+from jaxseg import UserError, gpu_forms, ops
 from jaxseg.models.layers import (
   Conv1x1,
   Conv3x3,
@@ -84,7 +84,7 @@ class UNet(nn.Module):
           x = batch_norm(
             f"{name}_norm{i}", train=train, axis_name=self.axis_name, dtype=self.dtype
           )(x)
-        parts = [nn.relu(x)]
+        parts = [gpu_forms.relu(x)]
       return parts[0]
 
     def drop(x, level):
@@ -109,7 +109,7 @@ class UNet(nn.Module):
         x = drop(x, level)
       if level < bottom:
         skips.append(x)
-        x = ops.max_pool_2x2(x)
+        x = gpu_forms.max_pool_2x2(x)
     for level in reversed(range(bottom)):
       width = self.widths[level]
       if self.up == "transposed":
