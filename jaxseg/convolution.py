@@ -26,6 +26,11 @@ def plain_forms() -> Iterator[None]:
     _PLAIN.reset(token)
 
 
+def is_plain() -> bool:
+  """Whether this is traced under `plain_forms`."""
+  return _PLAIN.get()
+
+
 def pixel_pairs(x: jax.Array) -> jax.Array:
   """Two pixels side by side as channels, in order.  [B,H,W,C] -> [B,H,W/2,2C]"""
   b, h, w, c = x.shape

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxseg import VOID, weight_maps
+from jaxseg import VOID, gpu_forms, weight_maps
 from jaxseg.augment import LABEL_FILL, Augmentation, augment
 from jaxseg.losses import Loss, class_logits, class_weight_map, label_maps, loss_count, loss_sum
 from jaxseg.ops import center_crop, normalize
@@ -143,6 +143,7 @@ def make_train_step(
       carry, _ = jax.lax.scan(add_gradient, carry, jax.tree.map(split, examples))
     batch_stats, sums = carry
     loss, parts, grads = total(sums)
+    grads = gpu_forms.in_memory_order(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     metrics = {
       "loss": loss,

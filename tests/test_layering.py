@@ -19,6 +19,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.train_state", "jaxseg.parallel", "jaxseg.weight_maps"), 0),
   **dict.fromkeys(("jaxseg.instance_metrics", "jaxseg.tiles", "jaxseg.crf"), 0),
   **dict.fromkeys(("jaxseg.visualize", "jaxseg.schema", "jaxseg.notebook", "jaxseg.start"), 0),
+  "jaxseg.gpu_forms": 0.5,  # between `ops` and `models.layers`
   **dict.fromkeys(("jaxseg.workdirs", "jaxseg.checkpoint", "jaxseg.augment"), 1),
   **dict.fromkeys(("jaxseg.data.tiff", "jaxseg.data.sources"), 1),
   "jaxseg.data.pets": 2,
@@ -54,7 +55,7 @@ RANKS = {
 }
 CORE_NAMES = ("ops", "losses", "metrics", "augment", "weight_maps", "optim", "train_state",
               "train_step", "parallel", "models", "crf", "depthwise", "photometric", "convolution",
-              "on_device")  # fmt: skip
+              "on_device", "gpu_forms")  # fmt: skip
 LIGHT = {"jax", "flax", "optax", "chex", "numpy"}
 # Imported when they are needed.
 EXTRA = {

@@ -1,4 +1,4 @@
-"""Compiles training steps and predictions for TPUs that are not there.
+"""Compiles training steps and predictions for TPUs and GPUs that are not there.
 
 python experiments/accelerators/compile.py --target=tpu:v5e:2x2 --out=results.json [--config=NAME]
 
@@ -87,6 +87,7 @@ def reason(output):
 def compile_apart(name, what, target, *, values=(), timeout=900, hlo_file=""):
   """The row of one program, compiled by a process of its own; "compiles" is True or why not."""
   row = {"config": name, "what": what, "target": target}
+  row |= {"set": list(values)} if values else {}
   command = [sys.executable, __file__, f"--here={what}", f"--config={name}", f"--target={target}"]
   command += [f"--hlo={hlo_file}", *(f"--set={value}" for value in values)]
   try:
@@ -104,7 +105,7 @@ def compile_apart(name, what, target, *, values=(), timeout=900, hlo_file=""):
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--config", action="append", metavar="NAME", help="see programs.py")
-  parser.add_argument("--target", action="append", metavar="tpu:v5e:2x2")
+  parser.add_argument("--target", action="append", metavar="tpu:v5e:2x2", help="or cuda:h100")
   parser.add_argument("--what", choices=("step", "predict"), help="default: both")
   parser.add_argument("--out", type=pathlib.Path, help="rows are added, or replaced, there")
   parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON", help="config keys")
@@ -136,10 +137,11 @@ def main():
 def save(path, row):
   """Puts a row into a JSON list, in place of the one of the same program and target."""
   rows = json.loads(path.read_text()) if path.exists() else []
-  key = [row[name] for name in ("config", "what", "target")]
-  rows = [x for x in rows if [x[name] for name in ("config", "what", "target")] != key]
-  rows.append(row)
-  rows.sort(key=lambda x: (x["target"], x["config"], x["what"]))
+
+  def key(x):
+    return *(x[name] for name in ("target", "config", "what")), x.get("set", [])
+
+  rows = sorted([x for x in rows if key(x) != key(row)] + [row], key=key)
   path.write_text("[\n" + ",\n".join(json.dumps(x) for x in rows) + "\n]\n")
 
 

@@ -1,5 +1,6 @@
 """Building blocks of the networks. Images are [B,H,W,C], kernels [k,k,C,D]."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg import ops
+from jaxseg import gpu_forms, ops
 from jaxseg.convolution import conv_3x3
 from jaxseg.depthwise import depthwise_conv
 
@@ -74,6 +75,9 @@ class Conv3x3(nn.Module):
 
   `padding` "same": h, w = H, W.  "valid": h, w = H - 2, W - 2.  `dilation`: px from one tap to the
   next.  `gain` scales the random start.
+
+  `constants` of the call: f32[C_i] or None for each part, which it still lacks: "valid" only, where
+  adding it to the output instead comes to the same and costs no pass over the part.
   """
 
   features: int
@@ -84,18 +88,23 @@ class Conv3x3(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, *parts: jax.Array) -> jax.Array:
+  def __call__(
+    self, *parts: jax.Array, constants: Sequence[jax.Array | None] = ()
+  ) -> jax.Array:
     c = sum(part.shape[-1] for part in parts)
     init = nn.initializers.variance_scaling(2.0 * self.gain**2, "fan_in", "truncated_normal")
-    kernel = self.param("kernel", init, (3, 3, c, self.features)).astype(self.dtype)
+    weights = self.param("kernel", init, (3, 3, c, self.features))
+    kernel = weights.astype(self.dtype)
+    bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
     y, start = 0, 0
-    for part in parts:
-      rows = kernel[:, :, start : start + part.shape[-1]]
-      start += part.shape[-1]
-      y += conv_3x3(part.astype(self.dtype), rows, self.padding, self.dilation)
-    if self.use_bias:
-      y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-    return y
+    for part, constant in itertools.zip_longest(parts, constants):
+      rows = slice(start, start + part.shape[-1])
+      start = rows.stop
+      y += conv_3x3(part.astype(self.dtype), kernel[:, :, rows], self.padding, self.dilation)
+      if constant is not None:
+        added = jnp.einsum("c,klcd->d", constant, weights[:, :, rows], precision="highest")
+        bias = added if bias is None else bias + added
+    return y if bias is None else y + bias.astype(self.dtype)
 
 
 class Conv1x1(nn.Module):
@@ -110,7 +119,7 @@ class Conv1x1(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     b, h, w, c = x.shape
     kernel = self.param("kernel", self.kernel_init, (1, 1, c, self.features))
-    y = x.astype(self.dtype).reshape(-1, c) @ kernel[0, 0].astype(self.dtype)
+    y = gpu_forms.product(x.astype(self.dtype).reshape(-1, c), kernel[0, 0].astype(self.dtype))
     if self.use_bias:
       bias = self.param("bias", nn.initializers.zeros, (self.features,))
       y = y + bias.astype(self.dtype)
@@ -140,19 +149,24 @@ class DepthwiseConv(nn.Module):
 
 
 class UpConv2x2(nn.Module):
-  """2x2 transposed convolution, stride 2, with bias.  [B,H,W,C] -> [B,2H,2W,D]"""
+  """2x2 transposed convolution, stride 2, with bias.  [B,H,W,C] -> [B,2H,2W,D]
+
+  With `bias_apart` the call returns the output without the bias, and the bias f32[D].
+  """
 
   features: int
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(
+    self, x: jax.Array, bias_apart: bool = False
+  ) -> jax.Array | tuple[jax.Array, jax.Array]:
     # Every output pixel sees one input pixel: the fan-in is C, not 4C.
     init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal", 2, 3, (0, 1))
     kernel = self.param("kernel", init, (2, 2, x.shape[-1], self.features))
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
-    y = ops.up_conv(x.astype(self.dtype), kernel.astype(self.dtype), 2)
-    return y + bias.astype(self.dtype)
+    y = gpu_forms.up_conv(x.astype(self.dtype), kernel.astype(self.dtype))
+    return (y, bias) if bias_apart else y + bias.astype(self.dtype)
 
 
 class UpConv3x3(nn.Module):

@@ -75,16 +75,16 @@ class UNet(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:
-    def double_conv(parts, width, name):
+    def double_conv(parts, width, name, constants=()):
       for i in (1, 2):
         x = Conv3x3(
           width, self.padding, use_bias=not self.norm, dtype=self.dtype, name=f"{name}_conv{i}"
-        )(*parts)
+        )(*parts, constants=constants)
         if self.norm:
           x = batch_norm(
             f"{name}_norm{i}", train=train, axis_name=self.axis_name, dtype=self.dtype
           )(x)
-        parts = [gpu_forms.relu(x)]
+        parts, constants = [gpu_forms.relu(x)], ()
       return parts[0]
 
     def drop(x, level):
@@ -111,14 +111,19 @@ class UNet(nn.Module):
         skips.append(x)
         x = gpu_forms.max_pool_2x2(x)
     for level in reversed(range(bottom)):
-      width = self.widths[level]
+      width, constants = self.widths[level], ()
       if self.up == "transposed":
-        x = UpConv2x2(width, dtype=self.dtype, name=f"up{level}")(x)
+        up = UpConv2x2(width, dtype=self.dtype, name=f"up{level}")
+        if self.padding == "valid":
+          x, bias = up(x, bias_apart=True)
+          constants = None, bias
+        else:
+          x = up(x)
       else:
         x = ops.resize(x, [2 * n for n in x.shape[1:3]])
         x = Conv1x1(width, dtype=self.dtype, name=f"up{level}")(x)
       skip = ops.center_crop(skips[level], x.shape[1:3])
-      x = double_conv([skip, x], width, f"merge{level}")
+      x = double_conv([skip, x], width, f"merge{level}", constants)
     head = Conv1x1 if self.stem_stride == 1 else UpConv2x2
     x = head(self.num_classes, dtype=self.dtype, name="head")(x)
     if self.padding == "same":
