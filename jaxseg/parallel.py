@@ -167,12 +167,17 @@ TPU_OPTIONS = {
   # brings, and it ends the process on the paper's U-Net; see `experiments/accelerators`.
   f"xla_tpu_run_space_to_batch{name}": "false" for name in ("", "_after_spmd", "_on_new_platforms")
 }
+GPU_OPTIONS = {
+  # Matrix products by cuBLAS. The generator of XLA's own ends the process on DeepLabv3+, and cannot
+  # compile `ops.resize` for 21 classes; see `experiments/accelerators`.
+  "xla_gpu_enable_triton_gemm": False
+}
 
 
 @functools.cache
-def compiler_options(device: jax.Device) -> dict[str, str]:
+def compiler_options(device: jax.Device) -> dict[str, str | bool]:
   """Options for `jax.jit` that its compiler needs to do well; {} where it does not know them."""
-  options = {"cpu": CPU_OPTIONS, "tpu": TPU_OPTIONS}.get(device.platform, {})
+  options = {"cpu": CPU_OPTIONS, "gpu": GPU_OPTIONS, "tpu": TPU_OPTIONS}.get(device.platform, {})
   sharding = jax.sharding.SingleDeviceSharding(device)
   number = jax.ShapeDtypeStruct((), np.float32, sharding=sharding)
   try:
