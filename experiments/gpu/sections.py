@@ -1,6 +1,7 @@
 """One section of run.py in this process: prints a line of JSON for each figure.
 
-python experiments/gpu/sections.py matmul|train NETWORK PRECISION|border_weight|crf|on_device [--quick]
+python experiments/gpu/sections.py matmul|border_weight|crf|on_device [--quick]
+python experiments/gpu/sections.py train NETWORK PRECISION [--quick]
 """
 
 import argparse
@@ -10,9 +11,10 @@ import statistics
 import sys
 import time
 
-FOLDER = pathlib.Path(__file__).resolve().parent
-# The modules of three experiments.
-sys.path[:0] = [str(FOLDER), *(str(FOLDER.parent / name) for name in ("accelerators", "on_device"))]
+sys.path.extend(
+  str(pathlib.Path(__file__).resolve().parents[1] / name)
+  for name in ("gpu", "accelerators", "on_device")
+)
 
 import jax
 import jax.numpy as jnp
@@ -61,33 +63,37 @@ def random_batch(config, info, size, batch):
 def train(quick, name, precision):
   """Images/s of whole training steps, from batches that lie on the device."""
   batches, values, narrow = TRAINED[name]
-  for batch in batches[: 1 if quick else None]:
-    values = values | (narrow if quick else {})
-    batch = 2 if quick else batch
-    config, info = programs.load(
-      name, values | {"train.precision": precision, "train.batch_size": batch}
+  if quick:
+    batches, values = (2,), values | narrow
+  for batch in batches:
+    keys = values | {"train.precision": precision, "train.batch_size": batch}
+    config, info = programs.load(name, keys)
+    yield {"by": "jaxseg", "program": name, "precision": precision, "batch": batch} | train_steps(
+      config, info, 3 if quick else 20
     )
-    model, mesh, size = (
-      build.build_model(config, info),
-      parallel.make_mesh(),
-      config.data.image_size,
-    )
-    optimizer, _ = build.build_optimizer(config, 1000, 10)
-    step = build.build_train_step(config, model, optimizer, jnp.ones(len(info.classes)), mesh, info)
-    state = train_state.create(models.init(model, info.channels), optimizer)
-    state, key = (parallel.replicate(mesh, x) for x in (state, jax.random.key(0)))
-    data = parallel.put_on_mesh(mesh, random_batch(config, info, size, batch), "jit")
-    began = time.perf_counter()
-    state, _ = jax.block_until_ready(step(state, data, key))
-    first = time.perf_counter() - began
-    second = seconds(lambda state: step(state, data, key)[0], 3 if quick else 20, state)
-    forward = models.summary(model, models.abstract_variables(model, info.channels), info.channels,
-                             size, compile=False)["flop"]  # fmt: skip
-    yield {
-      "by": "jaxseg", "program": name, "precision": precision, "batch": batch, "size": size,
-      "images_per_second": batch / second, "first_step_seconds": first,
-      "tflop_per_image": 3 * forward / 1e12,
-    }  # fmt: skip
+
+
+def train_steps(config, info, repeats):
+  """The figures of one program."""
+  size, batch, channels = config.data.image_size, config.train.batch_size, info.channels
+  model, mesh = build.build_model(config, info), parallel.make_mesh()
+  optimizer, _ = build.build_optimizer(config, 1000, 10)
+  step = build.build_train_step(config, model, optimizer, jnp.ones(len(info.classes)), mesh, info)
+  state = train_state.create(models.init(model, channels), optimizer)
+  state, key = (parallel.replicate(mesh, x) for x in (state, jax.random.key(0)))
+  data = parallel.put_on_mesh(mesh, random_batch(config, info, size, batch), "jit")
+  began = time.perf_counter()
+  state, _ = jax.block_until_ready(step(state, data, key))
+  first = time.perf_counter() - began
+  taken = seconds(lambda state: step(state, data, key)[0], repeats, state)
+  variables = models.abstract_variables(model, channels)
+  forward = models.summary(model, variables, channels, size, compile=False)["flop"]
+  return {
+    "size": size,
+    "images_per_second": batch / taken,
+    "first_step_seconds": first,
+    "tflop_per_image": 3 * forward / 1e12,  # forward, and two products for the gradient
+  }
 
 
 def border_weight(quick):
