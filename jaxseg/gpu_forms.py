@@ -122,15 +122,11 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def narrow_gradients(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Gradients of a product of few columns, column by column; sums in float32."""
+  """Gradients of a product of few columns, column by column."""
   columns = [g[:, i : i + 1] for i in range(kernel.shape[1])]
   dx = sum(column * kernel[:, i] for i, column in enumerate(columns))
-  sums = [jnp.sum(x * column, axis=0, dtype=_sum_dtype(x.dtype)) for column in columns]
+  sums = [jnp.sum(x * column, axis=0) for column in columns]
   return dx, jnp.stack(sums, axis=1).astype(kernel.dtype)
-
-
-def _sum_dtype(dtype):
-  return jnp.promote_types(dtype, jnp.float32)
 
 
 @jax.custom_vjp

@@ -81,12 +81,6 @@ def test_narrow_product():
     chex.assert_trees_all_close(ours, theirs, rtol=1e-12)
 
 
-def test_sums_of_a_narrow_product_are_in_float32():
-  x, kernel, g = (jnp.ones(s, jnp.bfloat16) for s in ((1000, 2), (2, 1), (1000, 1)))
-  dk = gpu_forms.narrow_gradients(x, kernel, g)[1]
-  np.testing.assert_array_equal(dk, 1000.0)  # bfloat16 stops counting at 256
-
-
 def test_constants_of_a_valid_convolution():
   """The bias of what is convolved may follow as part of the output."""
   skip, x = doubles(1, 10, 12, 3), doubles(1, 5, 6, 4, seed=1)
