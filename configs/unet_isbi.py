@@ -5,7 +5,7 @@ python -m jaxseg.main --config=configs/unet_isbi.py --config.data.data_dir=DIR
 DIR holds images/ and masks/ of the 30 slices. The last fifth is held out; --config.data.fold=0 to 4
 selects another. From the paper: the network, 572 -> 388 px, batch 1, momentum 0.99, elastic
 deformation, dropout, weight maps. The paper states neither a learning rate nor a number of steps.
-No score yet: experiments/unet_isbi_gpu has the commands. configs/unet_isbi_small.py is for two CPU
+No score yet: experiments/gpu has the commands. configs/unet_isbi_small.py is for two CPU
 cores.
 """
 

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxseg.platforms import by_platform
+
 
 def normalize(image: jax.Array, value_range: Sequence = (), clip: bool = True) -> jax.Array:
   """Stored values -> f32 of the same shape, black 0 and white 1.
@@ -30,6 +32,43 @@ def normalize(image: jax.Array, value_range: Sequence = (), clip: bool = True) -
   return jnp.clip(x, 0.0, 1.0) if clip else x
 
 
+@jax.custom_jvp
+def relu(x: jax.Array) -> jax.Array:
+  """max(x, 0), whose gradient needs the result and not the argument.
+
+  The argument need not be kept: on a GPU, cuDNN adds the bias and takes the maximum while it
+  convolves.
+  """
+  return jnp.maximum(x, 0)
+
+
+@relu.defjvp
+def _relu_jvp(primals, tangents):
+  y = relu(*primals)
+  # `y > 0` would be simplified to `x > 0`, which needs the argument again.
+  return y, jnp.where(y != 0, tangents[0], 0)
+
+
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Matrix product.  [n,C], [C,D] -> [n,D]
+
+  On a GPU, the gradients of up to four columns are element-wise work that fuses with what is around
+  it: a matrix product would be a pass of its own.
+  """
+  gradients = {"cuda": _narrow_gradients} if kernel.shape[1] <= 4 else {}
+  return by_platform(jnp.matmul, gradients=gradients)(x, kernel)
+
+
+def _narrow_gradients(args, g):
+  """Gradients of a product of few columns, column by column."""
+  x, kernel = args
+  columns = [g[:, i : i + 1] for i in range(kernel.shape[1])]
+  dx = sum(column * kernel[:, i] for i, column in enumerate(columns))
+  dtype = jnp.promote_types(x.dtype, jnp.float32)
+  sums = [jnp.sum(x * column, axis=0, dtype=dtype) for column in columns]
+  return dx, jnp.stack(sums, axis=1).astype(kernel.dtype)
+
+
 def max_pool_2x2(x: jax.Array) -> jax.Array:
   """Largest value of each 2x2 window.  [B,H,W,D] -> [B,H//2,W//2,D]; H and W even.
 
@@ -40,10 +79,30 @@ def max_pool_2x2(x: jax.Array) -> jax.Array:
   """
   if x.shape[1] % 2 or x.shape[2] % 2:
     raise ValueError(f"max_pool_2x2 needs even height and width, got {x.shape[1]}x{x.shape[2]}")
+  return by_platform(_max_of_slices, gradients={"cuda": _max_pool_gradient})(x)
+
+
+def _max_of_slices(x):
   b, h, w, c = x.shape
   x = x.reshape(b, h, w // 2, 2 * c)
   x = jnp.maximum(x[..., :c], x[..., c:]).reshape(b, h // 2, 2, w // 2, c)
   return jnp.maximum(x[:, :, 0], x[:, :, 1])
+
+
+def _max_pool_gradient(args, g):
+  """The gradient of `_max_of_slices` in one pass over its argument, for GPUs."""
+  (x,) = args
+  b, h, w, c = x.shape
+  x = x.reshape(b, h // 2, 2, w // 2, 2, c)
+
+  def share(x, other):
+    """What x gets of a gradient: all if it is larger, half if both are equal."""
+    return jnp.where(x > other, 1.0, jnp.where(x == other, 0.5, 0.0)).astype(x.dtype)
+
+  beside = jnp.flip(x, 4)
+  row = jnp.maximum(x, beside)
+  shares = share(x, beside) * share(row, jnp.flip(row, 2))
+  return ((shares * g[:, :, None, :, None]).reshape(b, h, w, c),)
 
 
 def max_pool_3x3(x: jax.Array) -> jax.Array:

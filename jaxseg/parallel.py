@@ -198,10 +198,15 @@ TPU_OPTIONS = {
   # brings, and it ends the process on the paper's U-Net; see `experiments/accelerators`.
   f"xla_tpu_run_space_to_batch{name}": "false" for name in ("", "_after_spmd", "_on_new_platforms")
 }
+GPU_OPTIONS = {
+  # Matrix products by cuBLAS. The generator of XLA's own ends the process on DeepLabv3+, and cannot
+  # compile `ops.resize` for 21 classes; see `experiments/accelerators`.
+  "xla_gpu_enable_triton_gemm": False
+}
 
 
 @functools.cache
-def compiler_options(device: jax.Device) -> dict[str, str]:
+def compiler_options(device: jax.Device) -> dict[str, str | bool]:
   """Options for `jax.jit` that its compiler needs to do well.
 
   Left out are those that it does not know, and those that the user sets in the environment.
@@ -217,7 +222,7 @@ def compiler_options(device: jax.Device) -> dict[str, str]:
       return False
     return True
 
-  options = {"cpu": CPU_OPTIONS, "tpu": TPU_OPTIONS}.get(device.platform, {})
+  options = {"cpu": CPU_OPTIONS, "gpu": GPU_OPTIONS, "tpu": TPU_OPTIONS}.get(device.platform, {})
   return {
     name: value
     for name, value in options.items()

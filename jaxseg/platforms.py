@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 from jax import lax
@@ -60,3 +61,18 @@ def classes_apart(x: jax.Array) -> jax.Array:
   """
   order = Layout((0, 3, 1, 2))
   return by_platform(lambda x: x, tpu=lambda x: with_layout_constraint(x, order))(x)
+
+
+def in_memory_order(tree: Any) -> Any:
+  """The same arrays; on a GPU, lying in memory as their axes are ordered before they are used.
+
+  cuDNN writes the gradient of a kernel with its output channels first. Mixed into the update of
+  the weights, that order would keep it from happening in place: copies of all weights and moments.
+  """
+
+  def flat(x):
+    return lax.optimization_barrier(x.reshape(-1)).reshape(x.shape)
+
+  return jax.tree.map(
+    lambda x: lax.platform_dependent(x, cuda=flat, default=lambda x: x) if x.ndim > 2 else x, tree
+  )

@@ -15,7 +15,7 @@ from jaxseg import VOID, weight_maps
 from jaxseg.augment import LABEL_FILL, Augmentation, augment
 from jaxseg.losses import Loss, class_logits, class_weight_map, label_maps, loss_count, loss_sum
 from jaxseg.ops import center_crop, normalize
-from jaxseg.platforms import classes_apart
+from jaxseg.platforms import classes_apart, in_memory_order
 from jaxseg.train_state import TrainState, update_ema
 
 AUGMENT, DROPOUT = 0, 1  # streams of randomness of an example
@@ -144,6 +144,7 @@ def make_train_step(
       carry, _ = jax.lax.scan(add_gradient, carry, jax.tree.map(split, examples))
     batch_stats, sums = carry
     loss, parts, grads = total(sums)
+    grads = in_memory_order(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     metrics = {
       "loss": loss,

@@ -63,8 +63,8 @@ def transposed_conv(x: jax.Array, kernel: jax.Array, stride: int, cut: int = 0) 
 def up_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   """Transposed convolution whose kernel is a multiple of the stride.
 
-  One matrix product and a change of order; on a TPU, where that order is another layout,
-  `transposed_conv`.
+  One matrix product and a change of order. On TPUs and, if nothing overlaps, on GPUs, where that
+  order is another pass over the map, `transposed_conv`.
 
   The output is not cropped: U-Net's 2x2 "up-convolution" at stride 2 exactly doubles the size; the
   2s x 2s kernels of FCN at stride s extend s / 2 px beyond that on each side.
@@ -76,8 +76,11 @@ def up_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   """
   if kernel.shape[0] % stride:
     raise ValueError(f"a kernel of {kernel.shape[0]} px is not a multiple of the stride {stride}")
-  by_blocks = functools.partial(up_conv_by_blocks, stride=stride)
-  return by_platform(by_blocks, tpu=functools.partial(transposed_conv, stride=stride))(x, kernel)
+  by_blocks, transposed = (
+    functools.partial(form, stride=stride) for form in (up_conv_by_blocks, transposed_conv)
+  )
+  forms = {"tpu": transposed} | ({"cuda": transposed} if kernel.shape[0] == stride else {})
+  return by_platform(by_blocks, **forms)(x, kernel)
 
 
 def up_conv_by_blocks(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:

@@ -1,6 +1,7 @@
 """The weights of U-Net's loss: class balance, and the border weight from exact distances to the
 two nearest cells, inside a jitted step."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,8 +17,8 @@ NO_CELL = 0
 def two_nearest(instances: jax.Array, radius: int) -> tuple[jax.Array, jax.Array]:
   """Distances of every pixel to the nearest and the second nearest cell.
 
-  The distance transform is separable, and so is this pair: along the columns two scans carry the
-  two nearest distinct cells above and below; along the rows a window collects the candidates.
+  The distance transform is separable, and so is this pair: first along the columns, then a window
+  along the rows collects the candidates.
 
   Args:
     instances: i32[H,W], 0 = background, one id per cell; ids may have gaps.
@@ -26,7 +27,13 @@ def two_nearest(instances: jax.Array, radius: int) -> tuple[jax.Array, jax.Array
     f32[H,W], f32[H,W] Euclidean distances between pixel centres, px; the first is 0 inside cells.
     A value above `radius` says only that there is no such cell within the radius.
   """
-  height, width = instances.shape
+  forms = two_nearest_by_windows, two_nearest_by_scans
+  windows, scans = (functools.partial(form, radius=radius) for form in forms)
+  return lax.platform_dependent(instances, cuda=windows, default=scans)
+
+
+def two_nearest_by_scans(instances: jax.Array, radius: int) -> tuple[jax.Array, jax.Array]:
+  """`two_nearest`, by two scans along the columns for the nearest cells above and below."""
   start = (jnp.where(instances == NO_CELL, FAR, 0.0), instances)
 
   def next_row(carry, row):
@@ -34,24 +41,52 @@ def two_nearest(instances: jax.Array, radius: int) -> tuple[jax.Array, jax.Array
     carry = _insert((distance1 + 1, id1, distance2 + 1, id2), *row)
     return carry, carry
 
-  nothing = _nothing((width,), FAR)
+  nothing = _nothing(instances.shape[1:], FAR)
   _, above = lax.scan(next_row, nothing, start)
   _, below = lax.scan(next_row, nothing, start, reverse=True)
   distance1, id1, distance2, id2 = _insert(_insert(above, *below[:2]), *below[2:])
-
   # From here on squares, which add up along the other axis.
-  columns = [
-    jnp.pad(x, ((0, 0), (radius, radius)), constant_values=fill)
-    for x, fill in ((distance1**2, FAR**2), (id1, NO_CELL), (distance2**2, FAR**2), (id2, NO_CELL))
+  best = _widen([(distance1**2, id1), (distance2**2, id2)], 1, radius, unroll=1)
+  return jnp.sqrt(best[0]), jnp.sqrt(best[2])
+
+
+def two_nearest_by_windows(instances: jax.Array, radius: int) -> tuple[jax.Array, jax.Array]:
+  """`two_nearest`, by windows along both axes.
+
+  On a GPU each row of a scan would be a kernel that has next to nothing to do. A kernel takes
+  several offsets of the window, so that the candidates go less often through memory.
+  """
+  start = (jnp.where(instances == NO_CELL, FAR**2, 0.0), instances)
+  square1, id1, square2, id2 = _widen([start], 0, radius, unroll=10)
+  best = _widen([(square1, id1), (square2, id2)], 1, radius, unroll=10)
+  return jnp.sqrt(best[0]), jnp.sqrt(best[2])
+
+
+def _widen(candidates, axis, radius, unroll):
+  """The two nearest of the candidates up to `radius` px away along an axis.
+
+  Args:
+    candidates: (squared distance f32[H,W], id i32[H,W]), one or two of them.
+    unroll: offsets to a turn of the loop; the window grows to a multiple of it.
+  """
+  shape = candidates[0][0].shape
+  num = 2 * radius + 1
+  num += -num % unroll
+  pads = [(0, 0), (0, 0)]
+  pads[axis] = (radius, num - 1 - radius)
+  padded = [
+    (jnp.pad(square, pads, constant_values=FAR**2), jnp.pad(cell, pads))
+    for square, cell in candidates
   ]
 
   def next_offset(i, best):
-    square1, id1, square2, id2 = (lax.dynamic_slice_in_dim(x, i, width, axis=1) for x in columns)
     across = jnp.float32((i - radius) ** 2)
-    return _insert(_insert(best, square1 + across, id1), square2 + across, id2)
+    for candidate in padded:
+      square, cell = (lax.dynamic_slice_in_dim(x, i, shape[axis], axis) for x in candidate)
+      best = _insert(best, square + across, cell)
+    return best
 
-  best = lax.fori_loop(0, 2 * radius + 1, next_offset, _nothing((height, width), FAR**2))
-  return jnp.sqrt(best[0]), jnp.sqrt(best[2])
+  return lax.fori_loop(0, num, next_offset, _nothing(shape, FAR**2), unroll=unroll)
 
 
 def _nothing(shape, far):

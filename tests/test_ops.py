@@ -249,3 +249,34 @@ def test_center_crop():
   np.testing.assert_array_equal(ops.center_crop(x[..., None], (6, 1)), x[:, :, 4:5, None])
   # An odd pixel more goes at the lower and right edge.
   np.testing.assert_array_equal(ops.center_crop(x, (3, 6)), x[:, 1:4, 1:7])
+
+
+def test_relu():
+  x, g = normal(3, 40), normal(3, 40, seed=1)
+  x[0, :9] = 0
+  y, pull = jax.vjp(ops.relu, jnp.float32(x))
+  np.testing.assert_array_equal(y, np.maximum(np.float32(x), 0))
+  np.testing.assert_array_equal(pull(jnp.float32(g))[0], np.where(x > 0, np.float32(g), 0))
+
+
+def test_gradient_of_relu_keeps_the_result_alone():
+  y, pull = jax.vjp(ops.relu, -jnp.ones(5))
+  assert y.sum() == 0 and all(x.sum() == 0 for x in jax.tree.leaves(pull))
+
+
+def test_gradients_for_gpus():
+  """In one pass over the argument of a pool, ties included; of few columns one by one."""
+  with jax.enable_x64(True):
+    x = np.round(normal(2, 6, 8, 5).astype(float) * 1.5)
+    g = normal(2, 3, 4, 5, seed=1).astype(float)
+    assert (x[:, ::2, ::2] == x[:, ::2, 1::2]).mean() > 0.1
+    expected = jax.vjp(ops._max_of_slices, x)[1](g)
+    chex.assert_trees_all_close(ops._max_pool_gradient((x,), g), expected, rtol=1e-14)
+    x, k, g = (normal(*s).astype(float) for s in ((500, 7), (7, 3), (500, 3)))
+    chex.assert_trees_all_close(ops._narrow_gradients((x, k), g), (g @ k.T, x.T @ g), rtol=1e-12)
+
+
+def test_product():
+  args = normal(9, 8), normal(8, 2, seed=1)
+  chex.assert_trees_all_close(jax.jit(ops.product)(*args), args[0] @ args[1], rtol=1e-5, atol=1e-5)
+  check_grads(jax.jit(ops.product), args, order=1, modes=["rev"], atol=1e-2, rtol=1e-2)

@@ -1,11 +1,12 @@
 """What has a form for each platform takes it, in value and gradient, and keeps one when asked."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg import convolution, depthwise, platforms, up_convolution
+from jaxseg import convolution, depthwise, ops, platforms, up_convolution
 
 
 def lowered(function, platform, *shapes):
@@ -56,3 +57,27 @@ def test_a_platform_may_have_a_gradient_alone():
   np.testing.assert_array_equal(y, 2 * np.ones(4))
   np.testing.assert_array_equal(pull(y)[0], 10 * np.ones(4))
   assert "5.0" not in lowered(function, "tpu", (4,))
+
+
+@pytest.mark.parametrize(
+  "function, shapes, mark",
+  [
+    (ops.max_pool_2x2, [(1, 4, 4, 8)], "stablehlo.reverse"),
+    (ops.product, [(9, 8), (8, 2)], "across dimensions = [0]"),
+    (lambda x, k: up_convolution.up_conv(x, k, 2), [(1, 4, 4, 3), (2, 2, 3, 5)], DILATED),
+    (platforms.in_memory_order, [(3, 3, 8, 4)], "optimization_barrier"),
+  ],
+)
+def test_a_gpu_takes_its_form(function, shapes, mark):
+  if function is platforms.in_memory_order:  # of gradients, and not to be differentiated itself
+    args = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    texts = [jax.jit(function).trace(*args).lower(lowering_platforms=(p,)).as_text()
+             for p in ("cuda", "cpu")]  # fmt: skip
+  else:
+    texts = [lowered(function, platform, *shapes) for platform in ("cuda", "cpu")]
+  assert mark in texts[0] and mark not in texts[1]
+
+
+def test_memory_order_changes_no_value():
+  tree = {"kernel": jnp.arange(24.0).reshape(2, 1, 3, 4), "bias": jnp.arange(3.0)}
+  chex.assert_trees_all_equal(platforms.in_memory_order(tree), tree)

@@ -137,7 +137,7 @@ def test_sizes_of_the_paper():
   )
   assert y.shape == (1, 388, 388, 2) and 572 - 2 * model.margin == 388
   sizes = {
-    name: layer["__call__"][0].shape[1:3]
+    name: jax.tree.leaves(layer["__call__"])[0].shape[1:3]
     for name, layer in tapped["intermediates"].items()
     if name != "__call__"
   }

@@ -70,10 +70,14 @@ def test_generated_cells_under_vmap_and_jit():
   chex.assert_trees_all_close(weights, np.stack(expected).astype(np.float32), atol=1e-5)
 
 
-def test_distances_within_the_radius_are_exact():
+FORMS = weight_maps.two_nearest, weight_maps.two_nearest_by_windows
+
+
+@pytest.mark.parametrize("two_nearest", FORMS, ids=["scans", "windows"])
+def test_distances_within_the_radius_are_exact(two_nearest):
   instances = generate_cells((0, 0, 9), 64, 64)["instances"]
   for ours, expected in zip(
-    weight_maps.two_nearest(instances, 9), reference_distances(instances), strict=True
+    two_nearest(instances, 9), reference_distances(instances), strict=True
   ):
     near = expected <= 9
     assert near.sum() > 1000
@@ -141,3 +145,20 @@ def test_count_classes():
 def test_median_frequency(pixels, of_images, expected):
   weights = weight_maps.median_frequency(pixels, of_images)
   np.testing.assert_allclose(weights, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", hand_made())
+def test_windows_are_scans(name):
+  """Bit for bit: both take square roots of whole numbers. Beyond the radius they may differ."""
+  instances, radius = hand_made()[name], 12
+  forms = weight_maps.two_nearest_by_scans, weight_maps.two_nearest_by_windows
+  scans, windows = (
+    [np.where(x <= radius, x, np.inf) for x in form(instances, radius)] for form in forms
+  )
+  np.testing.assert_array_equal(scans, windows)
+
+
+def test_a_gpu_takes_windows():
+  trace = jax.jit(lambda x: weight_maps.two_nearest(x, 4)).trace(np.zeros((16, 16), np.int32))
+  loops = [trace.lower(lowering_platforms=(x,)).as_text().count("while") for x in ("cpu", "cuda")]
+  assert loops[0] > loops[1] == 0  # 9 offsets fit into one turn

@@ -1,4 +1,4 @@
-"""Compiles training steps and predictions for TPUs that are not there.
+"""Compiles training steps and predictions for TPUs and GPUs that are not there.
 
 python experiments/accelerators/compile.py --target=tpu:v5e:2x2 --out=results.json [--config=NAME]
 
@@ -23,10 +23,14 @@ CHIPS = {"v4": (1.05e9, 275e12), "v5e": (1.5e9, 197e12), "v5p": (1.75e9, 459e12)
 
 
 def find_devices(target):
-  """Devices of a topology, "tpu:v5e:2x2"."""
+  """Devices of a topology, "tpu:v5e:2x2", or one GPU, "cuda:h100"."""
   from jax.experimental import topologies
 
   platform, name = target.split(":", 1)
+  if platform == "cuda":
+    gpu = (FOLDER / f"{name}.txtpb").read_text()
+    options = {"target_config": gpu, "topology": "1x1x1"}
+    return topologies.get_topology_desc(platform="cuda", **options).devices
   return topologies.get_topology_desc(platform=platform, topology_name=name).devices
 
 
@@ -36,6 +40,9 @@ def prepare():
   os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4"}
   os.environ |= {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
   os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no device, no conflict
+  # Nothing can be timed without a device, so that the compiler for GPUs must not try.
+  os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
 
 
 def compile_here(name, what, target, values, hlo_file):
@@ -53,6 +60,8 @@ def compile_here(name, what, target, values, hlo_file):
     pathlib.Path(hlo_file).write_text(text)
   row["temp_GiB"] = memory.temp_size_in_bytes / 2**30
   row["argument_GiB"] = memory.argument_size_in_bytes / 2**30
+  if target.startswith("cuda"):
+    return row | importlib.import_module("cuda").facts(text)
   row |= {"TFLOP": cost["flops"] / 1e12, "GB": cost["bytes accessed"] / 1e9}
   costs = hlo.costs(text)
   cycles = sum(cost[0] for cost in costs)
@@ -78,6 +87,7 @@ def reason(output):
 def compile_apart(name, what, target, *, values=(), timeout=900, hlo_file=""):
   """The row of one program, compiled by a process of its own; "compiles" is True or why not."""
   row = {"config": name, "what": what, "target": target}
+  row |= {"set": list(values)} if values else {}
   command = [sys.executable, __file__, f"--here={what}", f"--config={name}", f"--target={target}"]
   command += [f"--hlo={hlo_file}", *(f"--set={value}" for value in values)]
   try:
@@ -95,7 +105,7 @@ def compile_apart(name, what, target, *, values=(), timeout=900, hlo_file=""):
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--config", action="append", metavar="NAME", help="see programs.py")
-  parser.add_argument("--target", action="append", metavar="tpu:v5e:2x2")
+  parser.add_argument("--target", action="append", metavar="tpu:v5e:2x2", help="or cuda:h100")
   parser.add_argument("--what", choices=("step", "predict"), help="default: both")
   parser.add_argument("--out", type=pathlib.Path, help="rows are added, or replaced, there")
   parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON", help="config keys")
@@ -127,10 +137,11 @@ def main():
 def save(path, row):
   """Puts a row into a JSON list, in place of the one of the same program and target."""
   rows = json.loads(path.read_text()) if path.exists() else []
-  key = [row[name] for name in ("config", "what", "target")]
-  rows = [x for x in rows if [x[name] for name in ("config", "what", "target")] != key]
-  rows.append(row)
-  rows.sort(key=lambda x: (x["target"], x["config"], x["what"]))
+
+  def key(x):
+    return *(x[name] for name in ("target", "config", "what")), x.get("set", [])
+
+  rows = sorted([x for x in rows if key(x) != key(row)] + [row], key=key)
   path.write_text("[\n" + ",\n".join(json.dumps(x) for x in rows) + "\n]\n")
 
 

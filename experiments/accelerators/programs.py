@@ -1,5 +1,6 @@
 """The programs of compile.py: training step and prediction of configs, as abstract arguments."""
 
+import functools
 import importlib
 
 import jax
@@ -9,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from configs import default
 from jaxseg import build, losses, models, ops, parallel, settings, train_state
+from jaxseg.crf import dense_crf
 from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo
 
@@ -55,6 +57,14 @@ def load(name, values):
   return config, DatasetInfo(names, datasets.default_palette(classes), channels)
 
 
+def lower_crf(device):
+  """The exact dense CRF of experiments/gpu."""
+  one = jax.sharding.SingleDeviceSharding(device)
+  probs, image = (jax.ShapeDtypeStruct((360, 480, n), jnp.float32, sharding=one) for n in (12, 3))
+  run = jax.jit(functools.partial(dense_crf, exact=True))
+  return run.lower(probs, image), {"size": "360x480", "batch": 1}
+
+
 def lower(name, what, devices, values):
   """A program for devices that need not exist.
 
@@ -65,6 +75,8 @@ def lower(name, what, devices, values):
     products and sums of the forward pass as written ("predict": once), the usual count of useful
     work.
   """
+  if name == "crf":
+    return lower_crf(devices[0])
   config, info = load(name, values)
   mesh = Mesh(np.array(devices), (parallel.AXIS,))
   model = build.build_model(config, info)

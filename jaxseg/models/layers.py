@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseg import ops
 from jaxseg.convolution import conv_3x3, stem_conv
 from jaxseg.depthwise import depthwise_conv
 from jaxseg.up_convolution import up_conv, up_conv_3x3
@@ -135,7 +136,7 @@ class Conv1x1(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     b, h, w, c = x.shape
     kernel = self.param("kernel", self.kernel_init, (1, 1, c, self.features))
-    y = x.astype(self.dtype).reshape(-1, c) @ kernel[0, 0].astype(self.dtype)
+    y = ops.product(x.astype(self.dtype).reshape(-1, c), kernel[0, 0].astype(self.dtype))
     if self.use_bias:
       bias = self.param("bias", nn.initializers.zeros, (self.features,))
       y = add_bias(y, bias)
@@ -177,7 +178,8 @@ class DepthwiseConv(nn.Module):
 
 
 class UpConv2x2(nn.Module):
-  """2x2 transposed convolution, stride 2, with bias.  [B,H,W,C] -> [B,2H,2W,D]"""
+  """2x2 transposed convolution, stride 2, with bias.  [B,H,W,C] -> [B,2H,2W,D]
+  """
 
   features: int
   dtype: Any = jnp.float32

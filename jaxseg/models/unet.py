@@ -87,7 +87,7 @@ class UNet(nn.Module):
           x = batch_norm(
             f"{name}_norm{i}", train=train, axis_name=self.axis_name, dtype=self.dtype
           )(x)
-        parts = [nn.relu(x)]
+        parts = [ops.relu(x)]
       return parts[0]
 
     def drop(x, level):

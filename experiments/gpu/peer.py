@@ -1,0 +1,125 @@
+"""The same networks in PyTorch: torch.compile, channels_last, AMP or TF32; forward, backward, step.
+
+python experiments/gpu/peer.py paper_unet|mobilenet_unet|deeplab_resnet [--quick]
+"""
+
+import argparse
+import importlib.util
+import json
+import pathlib
+import statistics
+import time
+
+# name: (network of segmentation_models.pytorch, encoder, batches, px, classes, channels)
+CASES = {
+  "paper_unet": (None, None, (1, 8, 16), 572, 2, 1),
+  "mobilenet_unet": ("Unet", "mobilenet_v2", (64,), 128, 3, 3),
+  "deeplab_resnet": ("DeepLabV3Plus", "resnet50", (16,), 512, 21, 3),
+}
+
+
+def paper_unet(widths, classes):
+  """Valid convolutions, cropped skips, 572 -> 388 (Ronneberger et al. 2015)."""
+  from torch import cat, nn
+
+  def double_conv(before, after):
+    layers = [nn.Conv2d(before, after, 3), nn.ReLU(True), nn.Conv2d(after, after, 3), nn.ReLU(True)]
+    return nn.Sequential(*layers)
+
+  class PaperUNet(nn.Module):
+    def __init__(self):
+      super().__init__()
+      pairs = list(zip(widths[:-1], widths[1:], strict=True))
+      self.down = nn.ModuleList(
+        double_conv(a, b) for a, b in zip((1, *widths), widths, strict=False)
+      )
+      self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2) for a, b in reversed(pairs))
+      self.merge = nn.ModuleList(double_conv(b, a) for a, b in reversed(pairs))
+      self.head = nn.Conv2d(widths[0], classes, 1)
+
+    def forward(self, x):
+      skips = []
+      for i, down in enumerate(self.down):
+        x = down(nn.functional.max_pool2d(x, 2) if i else x)
+        skips.append(x)
+      skips.pop()
+      for up, merge in zip(self.up, self.merge, strict=True):
+        x, skip = up(x), skips.pop()
+        cut = (skip.shape[-1] - x.shape[-1]) // 2
+        x = merge(cat([skip[..., cut : cut + x.shape[-2], cut : cut + x.shape[-1]], x], dim=1))
+      return self.head(x)
+
+  return PaperUNet()
+
+
+def build(name, quick):
+  network, encoder, _, _, classes, _ = CASES[name]
+  if network is None:
+    return paper_unet((4, 8) if quick else (64, 128, 256, 512, 1024), classes)
+  file = pathlib.Path(__file__).resolve().parents[1] / "training_speed" / "peer.py"
+  spec = importlib.util.spec_from_file_location("networks", file)
+  networks = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(networks)
+  networks.NUM_CLASSES = classes
+  return networks.build(network, encoder)
+
+
+def measure(name, precision, batch, quick):
+  import torch
+  from torch import nn
+
+  *_, size, classes, channels = CASES[name]
+  size = (44 if name == "paper_unet" else 64) if quick else size
+  device = "cuda" if torch.cuda.is_available() else "cpu"
+  torch.set_float32_matmul_precision("high")  # TF32, as JAX has it
+  torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+  torch.manual_seed(0)
+  model = build(name, quick).to(device, memory_format=torch.channels_last)
+  optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=device == "cuda")
+  image = torch.rand(batch, channels, size, size, device=device)
+  image = image.contiguous(memory_format=torch.channels_last)
+  out = size - 184 if name == "paper_unet" and not quick else None
+  with torch.no_grad():
+    out = out or model.eval()(image).shape[-1]
+  model.train()
+  labels = torch.randint(0, classes, (batch, out, out), device=device)
+  compiled = model if quick else torch.compile(model)
+
+  def step():
+    optimizer.zero_grad()
+    with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+      loss = nn.functional.cross_entropy(compiled(image).float(), labels)
+    loss.backward()
+    optimizer.step()
+    return loss.item()  # waits for the device
+
+  times = []
+  for _ in range(5 if quick else 23):
+    began = time.perf_counter()
+    step()
+    times.append(time.perf_counter() - began)
+  return {
+    "by": "torch", "program": name, "precision": precision, "batch": batch, "size": size,
+    "images_per_second": batch / statistics.median(times[3:]), "first_step_seconds": times[0],
+    "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+    "torch": torch.__version__,
+  }  # fmt: skip
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("name", choices=list(CASES))
+  parser.add_argument("--quick", action="store_true")
+  args = parser.parse_args()
+  needed = ["torch"] + ["segmentation_models_pytorch"] * (CASES[args.name][0] is not None)
+  for package in needed:
+    if importlib.util.find_spec(package) is None:
+      print(json.dumps({"by": "torch", "program": args.name, "note": f"{package} not installed"}))
+      return
+  for precision in ("bfloat16", "float32"):
+    for batch in (2,) if args.quick else CASES[args.name][2]:
+      print(json.dumps(measure(args.name, precision, batch, args.quick)), flush=True)
+
+
+if __name__ == "__main__":
+  main()

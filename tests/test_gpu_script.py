@@ -1,0 +1,87 @@
+"""experiments/gpu: a section that fails or takes too long costs none of the others."""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+FOLDER = pathlib.Path(__file__).parents[1] / "experiments" / "gpu"
+SCRIPTS = {
+  "good.py": 'import json, sys; print(json.dumps({"arguments": sys.argv[1:]}))',
+  "late.py": "import time; print('{\"first\": 1}', flush=True); time.sleep(60)",
+  "bad.py": "print('{\"first\": 1}'); raise SystemExit('no memory')",
+}
+
+
+def load(folder):
+  spec = importlib.util.spec_from_file_location("gpu_run", FOLDER / "run.py")
+  run = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(run)
+  run.HERE = folder
+  for name, text in SCRIPTS.items():
+    (folder / name).write_text(text)
+  return run
+
+
+def results(run, monkeypatch, out, *flags):
+  monkeypatch.setattr(sys, "argv", ["run.py", f"--out={out}", *flags])
+  run.main()
+  return json.loads((out / "results.json").read_text())
+
+
+def test_sections_stand_alone(tmp_path, monkeypatch):
+  run = load(tmp_path)
+  run.SECTIONS = {
+    "late": ("late.py", [], 3),
+    "bad": ("bad.py", [], 30),
+    "good": ("good.py", ["train", "x"], 30),
+  }
+  found = results(run, monkeypatch, tmp_path / "out", "--quick")
+  assert found["late"]["rows"] == found["bad"]["rows"] == [{"first": 1}]
+  assert "not done within 3 s" in found["late"]["error"]
+  assert "no memory" in found["bad"]["error"]
+  assert found["good"]["rows"] == [{"arguments": ["train", "x", "--quick"]}]
+  assert "error" not in found["good"]
+
+
+def test_no_time_left(tmp_path, monkeypatch):
+  run = load(tmp_path)
+  run.SECTIONS, run.TOTAL = {"good": ("good.py", [], 30)}, 0
+  found = results(run, monkeypatch, tmp_path / "out")
+  assert found["good"]["rows"] == [] and "left out" in found["good"]["error"]
+
+
+def test_ratios(tmp_path):
+  key = {"program": "x", "precision": "bfloat16", "batch": 8}
+  ours = {"by": "jaxseg", **key, "images_per_second": 300.0, "tflop_per_image": 0.5}
+  other = {**ours, "batch": 1}
+  rows = {
+    "matmul": [{"precision": "bfloat16", "matmul_tflops": 600.0}],
+    "ours": [ours, other],
+    "torch": [{"by": "torch", **key, "images_per_second": 200.0}],
+    "none": [{"by": "torch", "program": "x", "note": "torch not installed"}],
+  }
+  load(tmp_path).add_ratios({name: {"rows": x} for name, x in rows.items()})
+  assert ours["share_of_matmul"] == 0.25 and ours["times_torch"] == 1.5
+  assert "times_torch" not in other and other["share_of_matmul"] == 0.25
+
+
+def load_sections():
+  spec = importlib.util.spec_from_file_location("gpu_run", FOLDER / "run.py")
+  run = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(run)
+  return run.SECTIONS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in load_sections() if not n.startswith("torch")])
+def test_sections_run_on_a_cpu(name, tmp_path):
+  command = [sys.executable, FOLDER / "run.py", "--quick", f"--only={name}", f"--out={tmp_path}"]
+  subprocess.run(command, check=True, capture_output=True)
+  found = json.loads((tmp_path / "results.json").read_text())[name]
+  assert "error" not in found and found["rows"], found
+  figures = [x for row in found["rows"] for k, x in row.items() if isinstance(x, float)]
+  assert figures and min(figures) > 0
