@@ -52,7 +52,7 @@ def keys():
                             low=0, high=1)
   data.num_threads = key(2, "threads that read and decode ahead", low=0, high=256, scope="free")
   data.cache_mb = key(1024, "memory for decoded examples, MiB per split", low=0, scope="free")
-  data.on_device = key(False, "training images stay in the memory of the devices, if they fit",
+  data.on_device = key(False, "images stay in the memory of the devices, if they fit",
                        scope="free")
   data.seed = key(0, "seeds the generated images; another seed is another data set", low=0,
                   high=2**32 - 1)
