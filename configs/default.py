@@ -56,7 +56,7 @@ def keys():
   data.num_workers = key(0, "processes that make training batches, each with num_threads; 0 = none",
                          low=0, high=256, scope="free")
   data.cache_mb = key(1024, "memory for decoded examples, MiB per split", low=0, scope="free")
-  data.on_device = key(False, "training images stay in the memory of the devices, if they fit",
+  data.on_device = key(False, "images stay in the memory of the devices, if they fit",
                        scope="free")
   data.seed = key(0, "seeds the generated images; another seed is another data set", low=0,
                   high=2**32 - 1)
