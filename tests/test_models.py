@@ -139,6 +139,7 @@ def test_options_and_their_defaults(name):
   """Every option is a field of the network, or of its encoder."""
   options = models.options_of(name)
   common = {"widths": (), "dropout": 0.0, "precision": "float32", "axis_name": None}
+  common["remat"] = False
   assert common.items() <= options.items() and options["up"] in models.UPS
   encoder = {"encoder", "freeze_encoder", "freeze_norm"}
   assert (
