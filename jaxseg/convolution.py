@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 
 _PLAIN = contextvars.ContextVar("plain", default=False)
+_LOOP = contextvars.ContextVar("loop", default=False)
 
 
 @contextlib.contextmanager
@@ -25,6 +26,16 @@ def plain_forms() -> Iterator[None]:
     yield
   finally:
     _PLAIN.reset(token)
+
+
+@contextlib.contextmanager
+def in_loop() -> Iterator[None]:
+  """What is traced in this block is inside a loop; on CPUs, gradients are `gradients_in_order`."""
+  token = _LOOP.set(True)
+  try:
+    yield
+  finally:
+    _LOOP.reset(token)
 
 
 def pixel_pairs(x: jax.Array) -> jax.Array:
@@ -39,8 +50,7 @@ def conv_3x3(
   """3x3 convolution.  [B,H,W,C], [3,3,C,D] -> [B,h,w,D]
 
   On a TPU one of at most 64 channels runs on pairs of pixels: its vectors and matrices are 128
-  wide, and would be half empty. `experiments/accelerators` has the figures. On a CPU its gradients
-  are `gradients_in_order`, as those of `conv`.
+  wide, and would be half empty. `experiments/accelerators` has the figures.
 
   Args:
     padding: "same", h, w = H, W, or "valid", h, w = H - 2, W - 2 (times `dilation`).
@@ -153,10 +163,14 @@ def _conv_bwd(on_pairs, strides, padding, dilation, residuals, g):
     return lambda x, kernel, g: jax.vjp(lambda *a: form(*a, *options), x, kernel)[1](g)
 
   options = strides, padding, dilation
-  forms = {"cpu": lambda *a: gradients_in_order(*a, *options)}
+  plain, forms = pull(_plain, *options), {}
+  if _LOOP.get():
+    forms["cpu"] = lambda *a: gradients_in_order(*a, *options)
   if on_pairs:
     forms["tpu"] = pull(conv_3x3_on_pairs, padding)
-  return lax.platform_dependent(*residuals, g, default=pull(_plain, *options), **forms)
+  if not forms:
+    return plain(*residuals, g)
+  return lax.platform_dependent(*residuals, g, default=plain, **forms)
 
 
 # Differentiated as a whole, `platform_dependent` would keep what either form needs.

@@ -13,6 +13,7 @@ import optax
 
 from jaxseg import VOID, weight_maps
 from jaxseg.augment import LABEL_FILL, Augmentation, augment
+from jaxseg.convolution import in_loop
 from jaxseg.losses import Loss, class_logits, class_weight_map, label_maps, loss_count, loss_sum
 from jaxseg.ops import center_crop, normalize
 from jaxseg.train_state import TrainState, update_ema
@@ -140,7 +141,8 @@ def make_train_step(
     if accumulation_steps == 1:
       carry, _ = add_gradient(carry, examples)
     else:
-      carry, _ = jax.lax.scan(add_gradient, carry, jax.tree.map(split, examples))
+      with in_loop():
+        carry, _ = jax.lax.scan(add_gradient, carry, jax.tree.map(split, examples))
     batch_stats, sums = carry
     loss, parts, grads = total(sums)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
