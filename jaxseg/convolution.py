@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxseg.platforms import by_platform
+from jaxseg.platforms import by_platform, is_in_loop
 
 
 def pixel_pairs(x: jax.Array) -> jax.Array:
@@ -70,7 +70,8 @@ def _conv(x, kernel, strides, padding, dilation, **forms: Callable):
     return gradients_in_order(*args, g, **options)
 
   plain = functools.partial(conv_plain, **options)
-  return by_platform(plain, gradients={"cpu": in_order}, **forms)(x, kernel)
+  gradients = {"cpu": in_order} if is_in_loop() else {}
+  return by_platform(plain, gradients=gradients, **forms)(x, kernel)
 
 
 def conv_plain(

@@ -14,6 +14,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxseg.parallel import AXIS
+from jaxseg.platforms import in_loop
 
 
 def take_windows(
@@ -106,7 +107,8 @@ def repeated(step: Callable) -> Callable:
     def one(state, i):
       now = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, 1, keepdims=False), batch)
       state, now = lax.optimization_barrier((state, now))
-      return lax.optimization_barrier(step(state, {**now, **shared}, key, axis_name))
+      with in_loop():
+        return lax.optimization_barrier(step(state, {**now, **shared}, key, axis_name))
 
     def advance(i, carry):
       state, metrics = carry

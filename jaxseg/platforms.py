@@ -10,6 +10,7 @@ from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
 _PLAIN = contextvars.ContextVar("plain", default=False)
+_LOOP = contextvars.ContextVar("loop", default=False)
 
 
 @contextlib.contextmanager
@@ -20,6 +21,21 @@ def plain_forms() -> Iterator[None]:
     yield
   finally:
     _PLAIN.reset(token)
+
+
+@contextlib.contextmanager
+def in_loop() -> Iterator[None]:
+  """What is traced in this block is inside a loop, where CPUs need other forms."""
+  token = _LOOP.set(True)
+  try:
+    yield
+  finally:
+    _LOOP.reset(token)
+
+
+def is_in_loop() -> bool:
+  """Whether this is traced in a block of `in_loop`."""
+  return _LOOP.get()
 
 
 def by_platform(
@@ -35,7 +51,7 @@ def by_platform(
     gradients: {platform: function of (arguments, output's gradient)} to the gradients of the
       arguments, in place of that of the form.
   """
-  if _PLAIN.get():
+  if _PLAIN.get() or not (forms or gradients):
     return default
 
   @jax.custom_vjp

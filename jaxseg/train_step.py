@@ -15,7 +15,7 @@ from jaxseg import VOID, weight_maps
 from jaxseg.augment import LABEL_FILL, Augmentation, augment
 from jaxseg.losses import Loss, class_logits, class_weight_map, label_maps, loss_count, loss_sum
 from jaxseg.ops import center_crop, normalize
-from jaxseg.platforms import classes_apart, in_memory_order
+from jaxseg.platforms import classes_apart, in_loop, in_memory_order
 from jaxseg.train_state import TrainState, update_ema
 
 AUGMENT, DROPOUT = 0, 1  # streams of randomness of an example
@@ -141,7 +141,8 @@ def make_train_step(
     if accumulation_steps == 1:
       carry, _ = add_gradient(carry, examples)
     else:
-      carry, _ = jax.lax.scan(add_gradient, carry, jax.tree.map(split, examples))
+      with in_loop():
+        carry, _ = jax.lax.scan(add_gradient, carry, jax.tree.map(split, examples))
     batch_stats, sums = carry
     loss, parts, grads = total(sums)
     grads = in_memory_order(grads)
