@@ -151,7 +151,8 @@ def stem_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
   h, w = H / 2, W / 2, rounded up. For a TPU `stem_conv_on_blocks`, if the size divides.
   """
-  divides = x.shape[1] % 2 == 0 and x.shape[2] % 4 == 0
+  _, h, w, _ = x.shape  # symbols in an export for any size
+  divides = isinstance(h, int) and isinstance(w, int) and h % 2 == w % 4 == 0
   forms = {"tpu": stem_conv_on_blocks} if divides else {}
   return _conv(x, kernel, (2, 2), ((3, 3), (3, 3)), (1, 1), **forms)
 

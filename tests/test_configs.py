@@ -170,8 +170,8 @@ def small(name, folder):
   }
 
 
-# These are not slow: one network on a pretrained encoder, one of valid convolutions, and two more.
-QUICK = ("unet_pets", "unet_isbi", "unet_cells", "unet_folder")
+# These are not slow: one network on a pretrained encoder, one of valid convolutions, and one more.
+QUICK = ("unet_pets", "unet_isbi", "unet_folder")
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def unit(x, variables, name, *, rate=1, separable=False):
 
 
 @pytest.mark.parametrize("separable", [False, True])
-@pytest.mark.parametrize("size", [33, 65, 129, 513])
+@pytest.mark.parametrize("size", [33, 65, 129, pytest.param(513, marks=pytest.mark.slow)])
 def test_aspp_equals_numpy(size, separable):
   """On the maps of images of these sizes, at output stride 16: 3, 5, 9 and 33 px."""
   side, rates = (size - 1) // 16 + 1, (6, 12, 18)

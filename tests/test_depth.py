@@ -69,7 +69,7 @@ def low_bits(rng, mask):
 
 
 @pytest.mark.parametrize("image_of, options, least", [
-  (rgbx, {"data.channels": 4}, 0.95),
+  pytest.param(rgbx, {"data.channels": 4}, 0.95, marks=pytest.mark.slow),
   pytest.param(low_bits, {"data.channels": 1, "data.normalization": "mean_std"}, 0.9,
                marks=pytest.mark.slow),
   pytest.param(twelve_bands, {"data.channels": 12, "data.normalization": "percentiles"}, 0.95,

@@ -94,7 +94,7 @@ def test_examples_are_files_of_their_own():
     assert ast.get_docstring(ast.parse(block))
 
 
-QUICK = ("my_data.py", "my_network.py")  # the others are slow
+QUICK = ("my_network.py",)  # the others are slow
 
 
 @pytest.mark.parametrize(

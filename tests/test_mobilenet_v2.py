@@ -133,7 +133,7 @@ def test_stages(h, w):
   assert encoder.stride == 32
 
 
-@pytest.mark.parametrize("size", [64, 65])
+@pytest.mark.parametrize("size", [pytest.param(64, marks=pytest.mark.slow), 65])
 def test_output_strides(size):
   """With the same weights, 8 and 16 subsampled are 32, up to the edges.
 

@@ -56,7 +56,7 @@ def kept(name, remat):
   return megabytes(residuals) - megabytes(variables["params"])
 
 
-SLOW = ("mobilenet", "resnet", "xception")
+SLOW = ("resized", "vgg", "valid", "mobilenet", "resnet", "xception")
 each = pytest.mark.parametrize(
   "name", [pytest.param(x, marks=pytest.mark.slow) if x in SLOW else x for x in NETWORKS]
 )
@@ -110,14 +110,15 @@ def test_the_compiled_step_needs_less_memory():
   assert 0 < sizes[1] < 0.7 * sizes[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("photos")
 @pytest.mark.parametrize(
   "strategy, steps, parts",
   [
     ("jit", 2, 1),
     ("pmap", 1, 1),
-    pytest.param("jit", 1, 2, marks=pytest.mark.slow),
-    pytest.param("pmap", 2, 2, marks=pytest.mark.slow),
+    ("jit", 1, 2),
+    ("pmap", 2, 2),
   ],
 )
 def test_runs_agree(strategy, steps, parts, tmp_path):
@@ -135,6 +136,7 @@ def test_runs_agree(strategy, steps, parts, tmp_path):
     np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("photos")
 def test_a_run_may_switch_when_it_resumes(tmp_path, monkeypatch):
   stop_after(monkeypatch, 1)

@@ -12,7 +12,7 @@ import tiny
 from command import checkpoints, read_json, read_lines
 from tiny import error_of
 
-from jaxseg import UserError, build, checkpoint, training
+from jaxseg import UserError, build, checkpoint, initial_state, training
 from jaxseg.data import datasets
 from jaxseg.run import Run
 from jaxseg.training import train
@@ -213,4 +213,4 @@ def test_start_from_what_is_not_there(straight, tmp_path):
   assert "none has no checkpoint" in message and "config.model.init_from" in message
   other = {"params": {"conv": {"kernel": np.zeros((1, 2))}}, "batch_stats": {}}
   with pytest.raises(UserError, match=f"no layer of {straight} fits.*config.model.init_from"):
-    training.start_from(other, straight)
+    initial_state.start_from(other, straight)
