@@ -51,7 +51,8 @@ def prepare() -> None:
     except BrokenPipeError:
       sys.exit(leave_pipe())
     sys.exit(0)
-  tune_allocator()
+  if _is_alone():
+    tune_allocator()
 
 
 def leave_pipe() -> int:
@@ -64,10 +65,10 @@ def leave_pipe() -> int:
 def tune_allocator() -> None:
   """Starts this program anew with glibc's malloc set to `TUNABLES`; does nothing if it is set.
 
-  Only with glibc 2.35 or newer, in a process that is for the command alone, and not if
-  $GLIBC_TUNABLES is there already. The number of the process stays.
+  Only with glibc 2.35 or newer, and not if $GLIBC_TUNABLES is there already. The number of the
+  process stays. The process has to be for this program alone.
   """
-  if "GLIBC_TUNABLES" in os.environ or _glibc() < (2, 35) or not _is_alone():
+  if "GLIBC_TUNABLES" in os.environ or _glibc() < (2, 35):
     return
   settings = (f"glibc.malloc.{name}={value}" for name, value in TUNABLES.items())
   os.environ["GLIBC_TUNABLES"] = ":".join(settings)

@@ -27,7 +27,8 @@ REFUSED = [
   ({"predict__output_stride": 8}, "config.predict.output_stride 8 is for DeepLab"),
   ({"train__class_weights": (1.0, 2.0)}, "config.train.class_weights has 2 numbers"),
   ({"train__class_weights": (0.0, 0.0, 0.0)}, "config.train.class_weights are all 0"),
-  ({**ENCODER, "model__widths": (), "model__pretrained": "no.h5"}, "no.h5"),
+  pytest.param({**ENCODER, "model__widths": (), "model__pretrained": "no.h5"}, "no.h5",
+               marks=pytest.mark.slow),
   ({**ENCODER, "model__widths": (), "model__pretrained": __file__}, "test_checks.py"),
   ({"model__init_from": "nowhere"}, "correct config.model.init_from"),
   ({"model__head": "sigmoid"}, "config.model.head 'sigmoid' is for two classes"),
@@ -135,7 +136,7 @@ def test_what_follows_from_a_file_that_does_not_pair_is_no_error_of_its_own(tmp_
   assert "4 pages: save it with one, or set config.data.pages=auto" in error.text
 
 
-@pytest.mark.parametrize("deep", ["train", "val"])
+@pytest.mark.parametrize("deep", ["train", pytest.param("val", marks=pytest.mark.slow)])
 def test_splits_of_different_depths(tmp_path, deep):
   """Black and white of each type are 0 and 1, so training does not mind; the check says so."""
   rng = np.random.default_rng(0)

@@ -113,7 +113,10 @@ PUBLIC = {
 }
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize(
+  "name",
+  [pytest.param(n, marks=[] if n.endswith("ade20k") else [pytest.mark.slow]) for n in PUBLIC],
+)
 def test_public_data_sets_pass_the_check(name, tmp_path, data_dir, capsys):
   """As they are: only the place of the data is set."""
   config = load(name)[1]
@@ -170,8 +173,8 @@ def small(name, folder):
   }
 
 
-# These are not slow: one network on a pretrained encoder, one of valid convolutions, and one more.
-QUICK = ("unet_pets", "unet_isbi", "unet_folder")
+# These are not slow: one of valid convolutions, and one of padded ones.
+QUICK = ("unet_isbi", "unet_folder")
 
 
 @pytest.mark.parametrize(

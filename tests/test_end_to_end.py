@@ -47,6 +47,7 @@ def is_between(workdir):
   return bool(lines and saved) and lines[-1]["step"] > max(saved) and not is_saving(workdir)
 
 
+@pytest.mark.slow
 def test_killed_runs_end_as_if_nothing_had_happened(tmp_path):
   undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
   command.finish(command.start("unet_cells", undisturbed, VALUES))

@@ -287,6 +287,7 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path):
   assert err.startswith("error: config.train.class_weights has 3 ") and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_sigterm(jaxseg, tmp_path):
   """A stopped process saves, exits with 143, and goes on as if nothing had happened."""
   arguments = (*TINY, num_steps(80))

@@ -59,7 +59,10 @@ def test_build(name, up, precision):
   assert (logits.shape, logits.dtype) == ((2, 20, 33, 5), jnp.float32)
 
 
-@pytest.mark.parametrize("name", models.ENCODERS)
+@pytest.mark.parametrize(
+  "name",
+  [pytest.param(x, marks=[pytest.mark.slow] if "1" in x[-3:] else []) for x in models.ENCODERS],
+)
 def test_encoder(name):
   """What a decoder relies on: stages by name, each half the size of the one before."""
   kind, num_blocks, fields = ENCODER_ROWS[name]

@@ -122,7 +122,14 @@ def test_eight_devices_accumulate_as_one(run):
 
 
 @pytest.mark.parametrize(
-  "name, encoder", [("unet", ""), *(("encoder_unet", encoder) for encoder in models.ENCODERS)]
+  "name, encoder",
+  [
+    ("unet", ""),
+    *(
+      pytest.param("encoder_unet", x, marks=[] if x == "mobilenet_v2" else [pytest.mark.slow])
+      for x in models.ENCODERS
+    ),
+  ],
 )
 def test_every_batch_norm_looks_at_all_devices(name, encoder):
   """Under pmap; counted in the program, because compiling large networks takes long."""

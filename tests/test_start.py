@@ -67,14 +67,16 @@ def test_settings_of_the_user_stay(started, monkeypatch):
 )
 def test_the_process_of_another_program_stays(started, monkeypatch, command, is_own):
   monkeypatch.setattr(sys, "orig_argv", command.split())
-  start.tune_allocator()
+  monkeypatch.setattr(sys, "argv", ["jaxseg"])
+  start.prepare()
   assert len(started) == is_own
 
 
 @pytest.mark.parametrize("debugger", ["bdb", "pydevd"])
 def test_a_debugger_keeps_its_breakpoints(started, monkeypatch, debugger):
   monkeypatch.setitem(sys.modules, debugger, sys)
-  start.tune_allocator()
+  monkeypatch.setattr(sys, "argv", ["jaxseg"])
+  start.prepare()
   assert not started
 
 
