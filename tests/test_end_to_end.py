@@ -8,6 +8,7 @@ import time
 
 import chex
 import command
+import pytest
 
 NUM_STEPS, SAVE_EVERY = 40, 8
 EPOCH = 64  # steps: 512 images in batches of 8
