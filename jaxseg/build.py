@@ -256,7 +256,7 @@ def build_train_step(
     value_range=info.value_range,
     clip=info.clip,
   )
-  return parallel.distribute_step(wrap(step), mesh, train.parallel)
+  return parallel.distribute_step(wrap(step), mesh, train.parallel, train.remat)
 
 
 def class_weights(

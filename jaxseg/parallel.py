@@ -188,11 +188,10 @@ CPU_OPTIONS = {
   # YNNPACK runs convolutions of few channels on one core. Matrix products and sums stay there;
   # convolutions go back to Eigen.
   "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,"
-  "LIBRARY_FUSION_TYPE_REDUCE",
-  # Barriers keep apart what `train.remat` computes again from the first time; this pass would drop
-  # them, and nothing would be saved.
-  "xla_disable_hlo_passes": "cse_barrier_expander",
+  "LIBRARY_FUSION_TYPE_REDUCE"
 }
+# Drops the barriers that keep apart what `train.remat` computes again: nothing would be saved.
+CPU_REMAT_OPTIONS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 TPU_OPTIONS = {
   # No "space to batch". With few images a chip, it cuts maps into strips, which costs more than it
   # brings, and it ends the process on the paper's U-Net; see `experiments/accelerators`.
@@ -206,8 +205,8 @@ GPU_OPTIONS = {
 
 
 @functools.cache
-def compiler_options(device: jax.Device) -> dict[str, str | bool]:
-  """Options for `jax.jit` that its compiler needs to do well.
+def compiler_options(device: jax.Device, remat: bool = False) -> dict[str, str | bool]:
+  """Options for `jax.jit` that its compiler needs to do well, `remat` for a step of `train.remat`.
 
   Left out are those that it does not know, and those that the user sets in the environment.
   """
@@ -223,6 +222,8 @@ def compiler_options(device: jax.Device) -> dict[str, str | bool]:
     return True
 
   options = {"cpu": CPU_OPTIONS, "gpu": GPU_OPTIONS, "tpu": TPU_OPTIONS}.get(device.platform, {})
+  if remat and device.platform == "cpu":
+    options = options | CPU_REMAT_OPTIONS
   return {
     name: value
     for name, value in options.items()
@@ -230,12 +231,13 @@ def compiler_options(device: jax.Device) -> dict[str, str | bool]:
   }
 
 
-def distribute_step(step: Callable, mesh: Mesh, strategy: str) -> Callable:
+def distribute_step(step: Callable, mesh: Mesh, strategy: str, remat: bool = False) -> Callable:
   """`step(state, batch, key, axis_name=None)` on all devices; the state is donated.
 
   Args:
     step: pure function to (state, metrics).
     strategy: "jit", one program with sharded arrays, or "pmap", one program per device.
+    remat: see `compiler_options`.
   Returns:
     step(state, batch, key), taking what `replicate` and `put_on_mesh` return.
   """
@@ -246,7 +248,7 @@ def distribute_step(step: Callable, mesh: Mesh, strategy: str) -> Callable:
       in_shardings=(whole, split, whole),
       out_shardings=(whole, whole),
       donate_argnums=0,
-      compiler_options=compiler_options(mesh.devices.flat[0]),
+      compiler_options=compiler_options(mesh.devices.flat[0], remat),
     )
   if strategy == "pmap":
     return jax.pmap(
