@@ -173,8 +173,8 @@ def small(name, folder):
   }
 
 
-# These are not slow: one of valid convolutions, and one of padded ones.
-QUICK = ("unet_isbi", "unet_folder")
+# This one is not slow: valid convolutions.
+QUICK = ("unet_isbi",)
 
 
 @pytest.mark.parametrize(

@@ -116,10 +116,11 @@ def test_one_artefact_for_all_sizes_and_batches(fit, padding, tta):
     ("encoder_unet", {**NARROW, "encoder": "vgg16", "up": "resize"}),
     ("fcn8s", {"encoder": "vgg16", "padding": "valid"}),
     ("fcn16s", {"encoder": "vgg16", "up": "resize"}),
-    ("deeplabv3", {"encoder": "mobilenet_v2", "output_stride": 16, "up": "resize"}),
+    pytest.param("deeplabv3", {"encoder": "mobilenet_v2", "output_stride": 16, "up": "resize"},
+                 marks=pytest.mark.slow),
     ("deeplabv3plus", {"encoder": "resnet50", "output_stride": 8}),
   ],
-)
+)  # fmt: skip
 def test_every_network_takes_any_size(name, options):
   """Tracing alone: a network that needs to know its size stops here."""
   assert name in models.MODELS

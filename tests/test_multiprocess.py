@@ -100,6 +100,7 @@ def step_back(workdir):
   (workdir / "evaluation.json").unlink()
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_and_one_goes_on(alone, tmp_path):
   workdir = tmp_path / "two"
   values = {**VALUES, "data.on_device": True}

@@ -70,7 +70,7 @@ def make_step(name, size, batch=2, **options):
 STEPS = [
   ("unet", {"widths": (4, 8), "norm": False}),
   ("unet", {"widths": (4, 8), "norm": True}),
-  ("fcn8s", {"encoder": "vgg16", "widths": (8, 8)}),
+  pytest.param("fcn8s", {"encoder": "vgg16", "widths": (8, 8)}, marks=slow),
   pytest.param("encoder_unet", {"encoder": "mobilenet_v2", "widths": WIDTHS}, marks=slow),
   pytest.param("deeplabv3plus", {"encoder": "resnet50"}, marks=slow),
   pytest.param("deeplabv3plus", {"encoder": "xception65", "separable": False}, marks=slow),

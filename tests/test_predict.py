@@ -219,7 +219,7 @@ def test_valid_network_in_tiles_is_the_mirrored_image_in_one_piece(valid_unet, s
   "shape",
   [
     pytest.param((388, 388), marks=pytest.mark.slow),
-    (389, 389),
+    pytest.param((389, 389), marks=pytest.mark.slow),
     pytest.param((512, 512), marks=pytest.mark.slow),
     (700, 333),
   ],

@@ -82,6 +82,7 @@ def test_resample_equals_pillow(shape, size):
   np.testing.assert_allclose(resample(x, size), np.stack(expected, -1), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_scales_are_averaged():
   """Image by image, in order, whatever the batches; tiles and views are those of each size."""
   examples = examples_of([(30, 41), (64, 20), (30, 41)])
