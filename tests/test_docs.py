@@ -94,12 +94,8 @@ def test_examples_are_files_of_their_own():
     assert ast.get_docstring(ast.parse(block))
 
 
-QUICK = ("my_network.py",)  # the others are slow
-
-
-@pytest.mark.parametrize(
-  "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in EXAMPLES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_example_trains(name, tmp_path):
   (tmp_path / name).write_text(EXAMPLES[name])
   process = subprocess.Popen(

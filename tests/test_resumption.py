@@ -83,6 +83,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(straight, tmp_path, monkeypatch):
   assert evaluations[0] == evaluations[1]
 
 
+@pytest.mark.slow
 def test_a_run_with_sampling_by_classes_goes_on_bit_for_bit(tmp_path, monkeypatch):
   """The examples that hold a class are those of the run's first start."""
   sampling = {
