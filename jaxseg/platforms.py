@@ -14,23 +14,22 @@ _LOOP = contextvars.ContextVar("loop", default=False)
 
 
 @contextlib.contextmanager
-def plain_forms() -> Iterator[None]:
+def _holds(variable: contextvars.ContextVar) -> Iterator[None]:
+  token = variable.set(True)
+  try:
+    yield
+  finally:
+    variable.reset(token)
+
+
+def plain_forms() -> contextlib.AbstractContextManager:
   """What is traced in this block has one form for all platforms, as ONNX and `jax.jvp` need."""
-  token = _PLAIN.set(True)
-  try:
-    yield
-  finally:
-    _PLAIN.reset(token)
+  return _holds(_PLAIN)
 
 
-@contextlib.contextmanager
-def in_loop() -> Iterator[None]:
+def in_loop() -> contextlib.AbstractContextManager:
   """What is traced in this block is inside a loop, where CPUs need other forms."""
-  token = _LOOP.set(True)
-  try:
-    yield
-  finally:
-    _LOOP.reset(token)
+  return _holds(_LOOP)
 
 
 def is_in_loop() -> bool:
