@@ -18,50 +18,17 @@ CASES = {
 }
 
 
-def paper_unet(widths, classes):
-  """Valid convolutions, cropped skips, 572 -> 388 (Ronneberger et al. 2015)."""
-  from torch import cat, nn
-
-  def double_conv(before, after):
-    layers = [nn.Conv2d(before, after, 3), nn.ReLU(True), nn.Conv2d(after, after, 3), nn.ReLU(True)]
-    return nn.Sequential(*layers)
-
-  class PaperUNet(nn.Module):
-    def __init__(self):
-      super().__init__()
-      pairs = list(zip(widths[:-1], widths[1:], strict=True))
-      self.down = nn.ModuleList(
-        double_conv(a, b) for a, b in zip((1, *widths), widths, strict=False)
-      )
-      self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2) for a, b in reversed(pairs))
-      self.merge = nn.ModuleList(double_conv(b, a) for a, b in reversed(pairs))
-      self.head = nn.Conv2d(widths[0], classes, 1)
-
-    def forward(self, x):
-      skips = []
-      for i, down in enumerate(self.down):
-        x = down(nn.functional.max_pool2d(x, 2) if i else x)
-        skips.append(x)
-      skips.pop()
-      for up, merge in zip(self.up, self.merge, strict=True):
-        x, skip = up(x), skips.pop()
-        cut = (skip.shape[-1] - x.shape[-1]) // 2
-        x = merge(cat([skip[..., cut : cut + x.shape[-2], cut : cut + x.shape[-1]], x], dim=1))
-      return self.head(x)
-
-  return PaperUNet()
-
-
 def build(name, quick):
-  network, encoder, _, _, classes, _ = CASES[name]
-  if network is None:
-    return paper_unet((4, 8) if quick else (64, 128, 256, 512, 1024), classes)
+  """The network of a case; those of `training_speed` are the same in PyTorch."""
+  network, encoder, _, _, classes, channels = CASES[name]
   file = pathlib.Path(__file__).resolve().parents[1] / "training_speed" / "peer.py"
   spec = importlib.util.spec_from_file_location("networks", file)
   networks = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(networks)
-  networks.NUM_CLASSES = classes
-  return networks.build(network, encoder)
+  if network is None:
+    widths = (4, 8) if quick else (64, 128, 256, 512, 1024)
+    return networks.UNet(widths, classes, channels, valid=True)
+  return networks.build(network, encoder, classes)
 
 
 def measure(name, precision, batch, quick):

@@ -20,26 +20,33 @@ CASES = {
   "deeplabv3plus_resnet50": ("DeepLabV3Plus", "resnet50", 8),
 }
 SIZE, NUM_CLASSES, REPEATS = 128, 3, 10
-
-
-def double_conv(before, after):
-  layers = []
-  for channels in (before, after):
-    layers += [nn.Conv2d(channels, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
-    layers += [nn.ReLU(inplace=True)]
-  return nn.Sequential(*layers)
+WIDTHS = (32, 64, 128, 256, 512)  # of the plain U-Net, as in `run.py`
 
 
 class UNet(nn.Module):
-  """Padded U-Net with batch normalisation, of the widths that `run.py` has."""
+  """U-Net: padded, with batch normalisation; or as published, without and with cropped skips.
 
-  def __init__(self, widths=(32, 64, 128, 256, 512)):
+  Args:
+    valid: unpadded convolutions, 572 -> 388 px (Ronneberger et al. 2015).
+  """
+
+  def __init__(self, widths=WIDTHS, classes=NUM_CLASSES, channels=3, valid=False):
     super().__init__()
+
+    def double_conv(before, after):
+      layers = []
+      for width in (before, after):
+        layers += [nn.Conv2d(width, after, 3, padding=0 if valid else 1, bias=valid)]
+        layers += [] if valid else [nn.BatchNorm2d(after)]
+        layers += [nn.ReLU(inplace=True)]
+      return nn.Sequential(*layers)
+
     pairs = list(zip(widths[:-1], widths[1:], strict=True))
-    self.down = nn.ModuleList(double_conv(a, b) for a, b in zip((3, *widths), widths, strict=False))
+    befores = (channels, *widths[:-1])
+    self.down = nn.ModuleList(double_conv(*pair) for pair in zip(befores, widths, strict=True))
     self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2) for a, b in reversed(pairs))
     self.merge = nn.ModuleList(double_conv(b, a) for a, b in reversed(pairs))
-    self.head = nn.Conv2d(widths[0], NUM_CLASSES, 1)
+    self.head = nn.Conv2d(widths[0], classes, 1)
 
   def forward(self, x):
     skips = []
@@ -48,11 +55,14 @@ class UNet(nn.Module):
       skips.append(x)
     skips.pop()
     for up, merge in zip(self.up, self.merge, strict=True):
-      x = merge(torch.cat([skips.pop(), up(x)], dim=1))
+      x, skip = up(x), skips.pop()
+      cut = (skip.shape[-1] - x.shape[-1]) // 2
+      skip = skip[..., cut : cut + x.shape[-2], cut : cut + x.shape[-1]]
+      x = merge(torch.cat([skip, x], dim=1))
     return self.head(x)
 
 
-def build(network, encoder):
+def build(network, encoder, classes=NUM_CLASSES):
   if network is None:
     return UNet()
   # A torchvision whose compiled operators do not load describes some that are not there.
@@ -68,7 +78,7 @@ def build(network, encoder):
   torch.library.register_fake = describe_others
   import segmentation_models_pytorch as smp
 
-  return getattr(smp, network)(encoder, encoder_weights=None, classes=NUM_CLASSES)
+  return getattr(smp, network)(encoder, encoder_weights=None, classes=classes)
 
 
 def rate(function, batch):
