@@ -15,31 +15,28 @@ CASES |= dict.fromkeys(("mobilenet_unet", "fcn8s_vgg"), ["data.image_size=64"])
 CASES |= dict.fromkeys(("deeplab_resnet", "deeplab_xception"), ["data.image_size=64"])
 
 
+def compiled(name, target, variable):
+  """The row of a training step, by the Python that an environment variable names."""
+  python = os.environ.get(variable)
+  if not python:
+    pytest.skip(f"{variable} does not name a Python with the compiler for {target}")
+  options = [f"--set={value}" for value in CASES[name]]
+  command = [python, SCRIPT, f"--config={name}", "--what=step", f"--target={target}", *options]
+  row = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
+  assert row["compiles"] is True, row
+  return row
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_training_step_compiles_for_tpu(name):
-  python = os.environ.get("JAXSEG_TPU_PYTHON")
-  if not python:
-    pytest.skip("JAXSEG_TPU_PYTHON does not name a Python with jax[tpu]: no compiler for TPU")
-  options = [f"--set={value}" for value in CASES[name]]
-  command = [python, SCRIPT, f"--config={name}", "--what=step", *options]
-  done = subprocess.run(command, capture_output=True, text=True)
-  row = json.loads(done.stdout)
-  assert row["compiles"] is True, row
-  assert row["Mcycles"] > 0
+  assert compiled(name, "tpu:v5e:2x2", "JAXSEG_TPU_PYTHON")["Mcycles"] > 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_training_step_compiles_for_an_h100(name):
-  python = os.environ.get("JAXSEG_CUDA_PYTHON")
-  if not python:
-    pytest.skip("JAXSEG_CUDA_PYTHON does not name a Python with jax[cuda13]: no compiler for GPUs")
-  options = [f"--set={value}" for value in CASES[name]]
-  command = [python, SCRIPT, f"--config={name}", "--what=step", "--target=cuda:h100", *options]
-  done = subprocess.run(command, capture_output=True, text=True)
-  row = json.loads(done.stdout)
-  assert row["compiles"] is True, row
+  row = compiled(name, "cuda:h100", "JAXSEG_CUDA_PYTHON")
   assert row["kernels"] > row["cudnn_calls"] > 0
   assert row["TFLOP"] > 0 and row["GB"] > row["GB_outside_cudnn"] > 0
 

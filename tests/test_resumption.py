@@ -12,7 +12,7 @@ import tiny
 from command import checkpoints, read_json, read_lines
 from tiny import error_of
 
-from jaxseg import UserError, build, checkpoint, initial_state, training
+from jaxseg import build, checkpoint, training
 from jaxseg.data import datasets
 from jaxseg.run import Run
 from jaxseg.training import train
@@ -191,27 +191,3 @@ def test_an_evaluation_that_a_signal_prevented(tmp_path, monkeypatch):
   assert checkpoint.best_checkpoint(stopped)[0] == checkpoint.best_checkpoint(straight)[0]
   with checkpoint.open_manager(stopped, read_only=True) as manager:
     assert manager.metrics(3)["miou"] == lines[0]["miou"]
-
-
-def test_start_from_another_run(straight, tmp_path, capsys):
-  """Its best checkpoint's arrays where they fit, and a training of its own."""
-  config = tiny.make_config(1, model__init_from=str(straight), model__up="resize")
-  config.train.learning_rate = 0.0
-  train(config, tmp_path)
-  donor, ours = saved_state(straight, 6)[0]["params"], saved_state(tmp_path, 1)[0]["params"]
-  assert donor.keys() == ours.keys()
-  kernels = [name for name in ours if "kernel" in ours[name]]
-  changed = {n for n in kernels if not np.array_equal(ours[n]["kernel"], donor[n]["kernel"])}
-  assert changed == {"up0"}  # 1x1 instead of 2x2
-  told = " ".join(capsys.readouterr().err.split())
-  assert f"from {straight}, step 6: copied down0_conv1, down0_conv2, " in told
-  assert "; new: up0; skipped: up0" in told
-
-
-def test_start_from_what_is_not_there(straight, tmp_path):
-  config = tiny.make_config(1, model__init_from=str(tmp_path / "none"))
-  message = error_of(train, config, tmp_path / "run")
-  assert "none has no checkpoint" in message and "config.model.init_from" in message
-  other = {"params": {"conv": {"kernel": np.zeros((1, 2))}}, "batch_stats": {}}
-  with pytest.raises(UserError, match=f"no layer of {straight} fits.*config.model.init_from"):
-    initial_state.start_from(other, straight)
