@@ -178,8 +178,7 @@ class DepthwiseConv(nn.Module):
 
 
 class UpConv2x2(nn.Module):
-  """2x2 transposed convolution, stride 2, with bias.  [B,H,W,C] -> [B,2H,2W,D]
-  """
+  """2x2 transposed convolution, stride 2, with bias.  [B,H,W,C] -> [B,2H,2W,D]"""
 
   features: int
   dtype: Any = jnp.float32
@@ -218,9 +217,7 @@ class UpConv3x3(nn.Module):
       y = up_conv_3x3(parts, kernel)
     else:
       x = jnp.concatenate(parts, axis=-1).repeat(2, axis=1).repeat(2, axis=2)
-      y = jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-      )
+      y = conv_3x3(x, kernel)
     if self.use_bias:
       y = add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)))
     return y
