@@ -108,12 +108,21 @@ def _max_pool_gradient(args, g):
 def max_pool_3x3(x: jax.Array) -> jax.Array:
   """Largest value of 3x3 windows, stride 2, as ResNet.  [B,H,W,D] -> [B,ceil(H/2),ceil(W/2),D]
 
-  The first window is centred on the first pixel; pixels outside are ignored. Ties: as in
-  `max_pool_2x2`, columns before rows.
+  The first window is centred on the first pixel; pixels outside are ignored. Slices of channels
+  and ties as in `max_pool_2x2`, rows before columns.
   """
-  x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-  x = jnp.maximum(jnp.maximum(x[:, :, :-2:2], x[:, :, 1:-1:2]), x[:, :, 2::2])
-  return jnp.maximum(jnp.maximum(x[:, :-2:2], x[:, 1:-1:2]), x[:, 2::2])
+  b, h, w, c = x.shape
+  x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), constant_values=-jnp.inf)
+  x = x.reshape(b, (h + 1) // 2, 2, (w + 1) // 2, 2 * c)
+  x = _max_with_last(x[:, :, 0], x[:, :, 1], axis=1)
+  return _max_with_last(x[..., :c], x[..., c:], axis=2)
+
+
+def _max_with_last(even, odd, axis):
+  """Largest of two arrays and, from the second place along `axis` on, of `odd` one place before."""
+  pads = [(1, -1, 0) if i == axis else (0, 0, 0) for i in range(even.ndim)]
+  last = lax.pad(odd, jnp.array(-jnp.inf, odd.dtype), pads)
+  return jnp.maximum(jnp.maximum(last, even), odd)
 
 
 def space_to_depth(x: jax.Array, block: int) -> jax.Array:

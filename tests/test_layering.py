@@ -29,6 +29,7 @@ RANKS = {
   "jaxseg.data.masks": 4,
   **dict.fromkeys(("jaxseg.models.torch_files", "jaxseg.models.cost"), 0),
   **dict.fromkeys(("jaxseg.models.layers", "jaxseg.models.pretrained"), 1),
+  "jaxseg.models.batch_norm": 1,
   "jaxseg.predict": 4,
   "jaxseg.settings": 2,
   **dict.fromkeys(("jaxseg.models.mobilenet_v2", "jaxseg.models.vgg"), 2),

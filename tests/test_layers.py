@@ -28,57 +28,6 @@ def apply(module, params, *args):
   return jax.jit(module.apply)({"params": params}, *args)
 
 
-class Norm(nn.Module):
-  """batch_norm on its own."""
-
-  train: bool
-  axis_name: str | None = None
-
-  @nn.compact
-  def __call__(self, x):
-    norm = layers.batch_norm("norm", train=self.train, axis_name=self.axis_name, dtype=jnp.float32)
-    return norm(x)
-
-
-NORM = {
-  "params": {"norm": {"scale": np.float32([2.0, 3.0]), "bias": np.float32([-1.0, 1.0])}},
-  "batch_stats": {"norm": {"mean": np.float32([5.0, -5.0]), "var": np.float32([4.0, 0.25])}},
-}
-
-
-def test_batch_norm_trains_with_the_statistics_of_the_batch():
-  x = 3 * normal(4, 5, 6, 2) + 1
-  y, updates = jax.jit(lambda x: Norm(train=True).apply(NORM, x, mutable=["batch_stats"]))(x)
-  mean, var = x.mean((0, 1, 2), dtype=float), x.var((0, 1, 2), dtype=float)
-  batch = {"mean": mean, "var": var}
-  chex.assert_trees_all_close(y, reference.batch_norm(x, NORM["params"]["norm"], batch), atol=1e-5)
-  # Momentum 0.9: after one step a tenth of the way.
-  before = NORM["batch_stats"]["norm"]
-  expected = {name: 0.9 * before[name] + 0.1 * batch[name] for name in batch}
-  chex.assert_trees_all_close(updates["batch_stats"]["norm"], expected, rtol=1e-5)
-
-
-def test_batch_norm_predicts_with_running_statistics():
-  x = normal(4, 5, 6, 2)
-  y = jax.jit(lambda x: Norm(train=False).apply(NORM, x))(x)
-  expected = reference.batch_norm(x, NORM["params"]["norm"], NORM["batch_stats"]["norm"])
-  chex.assert_trees_all_close(y, expected, atol=1e-5)
-
-
-def test_batch_norm_is_global_over_a_mapped_axis():
-  x = normal(8, 2, 3, 3, 2) + np.arange(8).reshape(8, 1, 1, 1, 1)  # devices far apart
-
-  def step(axis_name):
-    return lambda x: Norm(train=True, axis_name=axis_name).apply(NORM, x, mutable=["batch_stats"])
-
-  whole, whole_stats = jax.jit(step(None))(x.reshape(16, 3, 3, 2))
-  y, stats = jax.pmap(step("devices"), "devices")(x)
-  chex.assert_trees_all_close(np.reshape(y, whole.shape), whole, atol=1e-4)
-  chex.assert_trees_all_close(
-    stats, jax.tree.map(lambda x: np.stack([x] * 8), whole_stats), rtol=1e-4
-  )
-
-
 @pytest.mark.parametrize("use_bias", [False, True])
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("channels", [(4,), (3, 1, 2)])
@@ -107,7 +56,8 @@ def test_conv_1x1():
   assert shapes(module, x) == {"kernel": (1, 1, 4, 6), "bias": (6,)}
   params = {"kernel": normal(1, 1, 4, 6, seed=1), "bias": normal(6, seed=2)}
   expected = reference.conv(x, params["kernel"]) + params["bias"]
-  chex.assert_trees_all_close(apply(module, params, x), expected, atol=1e-5)
+  for parts in ([x], [x[..., :3], x[..., 3:]]):
+    chex.assert_trees_all_close(apply(module, params, *parts), expected, atol=1e-5)
   assert shapes(layers.Conv1x1(6, use_bias=False), x) == {"kernel": (1, 1, 4, 6)}
 
 
@@ -133,7 +83,10 @@ def test_depthwise_conv(form):
   module = layers.DepthwiseConv(*form)
   assert shapes(module, x) == {"kernel": (3, 3, 4)}
   expected = reference.depthwise_conv(x, kernel, *form)
-  chex.assert_trees_all_close(apply(module, {"kernel": kernel}, x), expected, atol=1e-5)
+  for parts in ([x], [x[..., :3], x[..., 3:]]):
+    found = apply(module, {"kernel": kernel}, *parts)
+    assert len(found) == len(parts)
+    chex.assert_trees_all_close(np.concatenate(found, -1), expected, atol=1e-5)
 
 
 def test_up_conv_2x2():
@@ -212,7 +165,7 @@ def test_initial_scales():
 def test_bfloat16_activations_float32_parameters(module):
   x = jnp.zeros((1, 4, 4, 2))
   y, variables = jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), x))
-  assert y.dtype == jnp.bfloat16
+  assert [part.dtype for part in jax.tree.leaves(y)] == [jnp.bfloat16]
   assert {p.dtype for p in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
 
 

@@ -11,7 +11,8 @@ import pytest
 import reference
 
 from jaxseg import UserError
-from jaxseg.models.layers import Dropout, batch_norm
+from jaxseg.models.batch_norm import BatchNorm
+from jaxseg.models.layers import Dropout
 from jaxseg.models.mobilenet_v2 import MobileNetV2
 from jaxseg.models.unet import EncoderUNet, UNet
 
@@ -30,7 +31,7 @@ class TinyEncoder(nn.Module):
     x, stages = image, {}
     for name, width in zip(self.stages, self.widths, strict=True):
       x = nn.Conv(width, (3, 3), 2, name=name)(x)
-      x = batch_norm(f"{name}_norm", train=train, axis_name=None, dtype=jnp.float32)(x)
+      (x,) = BatchNorm(train, name=f"{name}_norm")(x)
       stages[name] = x = nn.relu(x)
     return stages
 

@@ -45,7 +45,9 @@ def section(name, out, *, python, quick, limit):
   start, found = time.time(), {}
   with log.open("w") as stdout, errors.open("w") as stderr:
     try:
-      environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+      gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]  # one of several
+      environ = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu, "PYTHONPATH": str(ROOT)}
+      environ["PYTHONUNBUFFERED"] = "1"
       done = subprocess.run(command, stdout=stdout, stderr=stderr, timeout=limit, env=environ)
     except subprocess.TimeoutExpired:
       found["error"] = f"not done within {limit:.0f} s"

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import UserError, ops
+from jaxseg.models.batch_norm import BatchNorm
 from jaxseg.models.layers import (
   Conv1x1,
   Conv3x3,
   DepthwiseConv,
   Dropout,
   UpScore,
-  batch_norm,
   block,
   encoder_stages,
 )
@@ -23,7 +23,9 @@ RATES = (6, 12, 18)  # of the atrous convolutions at output stride 16
 
 
 class ConvNormRelu(nn.Module):
-  """Convolution, batch normalisation, ReLU.  [B,H,W,C] -> [B,H,W,features]
+  """Convolution of a channel concatenation, batch normalisation, ReLU.
+
+  [B,H,W,C_i], ... -> [B,H,W,features]; the parts are never concatenated.
 
   Attributes:
     size: 1 or 3.  rate: of the 3x3 convolution, px between its taps.
@@ -40,16 +42,17 @@ class ConvNormRelu(nn.Module):
   @nn.compact
   def __call__(self, *parts: jax.Array, train: bool) -> jax.Array:
     def norm_relu(x, name):
-      norm = batch_norm(name, train=train, axis_name=self.axis_name, dtype=self.dtype)
-      return nn.relu(norm(x))
+      (x,) = BatchNorm(train, self.axis_name, dtype=self.dtype, name=name)(x)
+      return nn.relu(x)
 
     common = {"use_bias": False, "dtype": self.dtype}
     if self.size == 1:
       x = Conv1x1(self.features, name="conv", **common)(*parts)
     elif self.separable:
-      x = jnp.concatenate(parts, axis=-1)
-      x = DepthwiseConv(dilation=self.rate, dtype=self.dtype, name="depthwise")(x)
-      x = Conv1x1(self.features, name="pointwise", **common)(norm_relu(x, "depthwise_norm"))
+      conv = DepthwiseConv(dilation=self.rate, dtype=self.dtype, name="depthwise")
+      norm = BatchNorm(train, self.axis_name, dtype=self.dtype, name="depthwise_norm")
+      parts = [nn.relu(part) for part in norm(*conv(*parts))]
+      x = Conv1x1(self.features, name="pointwise", **common)(*parts)
     else:
       x = Conv3x3(self.features, dilation=self.rate, name="conv", **common)(*parts)
     return norm_relu(x, "norm")

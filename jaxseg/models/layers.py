@@ -34,32 +34,6 @@ def place_strides(strides: Sequence[int], output_stride: int) -> list[tuple[int,
   return placed
 
 
-def batch_norm(
-  name: str,
-  *,
-  train: bool,
-  axis_name: str | None,
-  dtype: Any,
-  scale_init: nn.initializers.Initializer = nn.initializers.ones,
-  epsilon: float = 1e-3,
-) -> nn.BatchNorm:
-  """Batch normalisation with statistics over the global batch.
-
-  Under `jit` with a sharded batch they are global by themselves, under `pmap` through
-  `axis_name`. Momentum 0.9: with 0.99 the running statistics of a run of a few hundred steps
-  still remember their start, and a network trained from scratch fails at test time.
-  """
-  return nn.BatchNorm(
-    use_running_average=not train,
-    momentum=0.9,
-    epsilon=epsilon,
-    axis_name=axis_name,
-    dtype=dtype,
-    scale_init=scale_init,
-    name=name,
-  )
-
-
 def encoder_stages(model: nn.Module, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
   """{name: [B,h,w,C]} of a network's encoder, as its `freeze_encoder` and `freeze_norm` ask."""
   frozen = model.freeze_encoder
@@ -125,7 +99,10 @@ class Conv3x3(nn.Module):
 
 
 class Conv1x1(nn.Module):
-  """1x1 convolution as a matrix product.  [B,H,W,C] -> [B,H,W,D]"""
+  """1x1 convolution of a channel concatenation that is never made, as matrix products.
+
+  [B,H,W,C_i], ... -> [B,H,W,features]
+  """
 
   features: int
   use_bias: bool = True
@@ -133,14 +110,18 @@ class Conv1x1(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    b, h, w, c = x.shape
-    kernel = self.param("kernel", self.kernel_init, (1, 1, c, self.features))
-    y = ops.product(x.astype(self.dtype).reshape(-1, c), kernel[0, 0].astype(self.dtype))
+  def __call__(self, *parts: jax.Array) -> jax.Array:
+    c = sum(part.shape[-1] for part in parts)
+    kernel = self.param("kernel", self.kernel_init, (1, 1, c, self.features)).astype(self.dtype)
+    y, start = 0, 0
+    for part in parts:
+      c = part.shape[-1]
+      y += ops.product(part.astype(self.dtype).reshape(-1, c), kernel[0, 0, start : start + c])
+      start += c
+    y = y.reshape(*parts[0].shape[:3], self.features)
     if self.use_bias:
-      bias = self.param("bias", nn.initializers.zeros, (self.features,))
-      y = add_bias(y, bias)
-    return y.reshape(b, h, w, self.features)
+      y = add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)))
+    return y
 
 
 class StemConv(nn.Module):
@@ -156,9 +137,10 @@ class StemConv(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-  """3x3 depthwise convolution, no bias.  [B,H,W,C] -> [B,H/stride,W/stride,C], rounded up
+  """3x3 depthwise convolution of a channel concatenation that is never made, without bias.
 
-  See `depthwise_conv` for dilation and padding.
+  [B,H,W,C_i], ... -> list of [B,H/stride,W/stride,C_i], rounded up. See `depthwise_conv` for
+  dilation and padding.
   """
 
   stride: int = 1
@@ -167,14 +149,17 @@ class DepthwiseConv(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, *parts: jax.Array) -> list[jax.Array]:
     # Small, as Keras starts it (Glorot over all channels). A normalisation follows, so the scale
     # only sets how fast Adam turns the kernel: with the He scale of nine inputs it hardly moves.
-    c = x.shape[-1]
-    init = nn.initializers.normal((2 / (9 * c + 9)) ** 0.5)
-    kernel = self.param("kernel", init, (3, 3, c))
-    x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-    return depthwise_conv(x, kernel, self.stride, self.dilation, self.padding)
+    widths = [part.shape[-1] for part in parts]
+    init = nn.initializers.normal((2 / (9 * sum(widths) + 9)) ** 0.5)
+    kernel = self.param("kernel", init, (3, 3, sum(widths))).astype(self.dtype)
+    kernels = jnp.split(kernel, np.cumsum(widths)[:-1], axis=2)
+    return [
+      depthwise_conv(part.astype(self.dtype), kernel, self.stride, self.dilation, self.padding)
+      for part, kernel in zip(parts, kernels, strict=True)
+    ]
 
 
 class UpConv2x2(nn.Module):

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.convolution import conv
-from jaxseg.models.layers import Conv1x1, DepthwiseConv, batch_norm, block, place_strides
+from jaxseg.models.batch_norm import BatchNorm
+from jaxseg.models.layers import Conv1x1, DepthwiseConv, block, place_strides
 from jaxseg.models.pretrained import Download
 
 # (expansion, output channels, stride) of each block, table 2 of the paper at width 1.
@@ -77,9 +78,8 @@ class MobileNetV2(nn.Module):
     # Adam turns small kernels faster, and a normalisation follows each: Glorot's scale, not He's.
     pointwise = functools.partial(Conv1x1, kernel_init=nn.initializers.glorot_uniform(), **common)
 
-    def norm(x, name, scale_init=nn.initializers.ones):
-      options = {"train": train, "axis_name": self.axis_name, "dtype": self.dtype}
-      return batch_norm(name, scale_init=scale_init, **options)(x)
+    def norm(x, name, **options):
+      return BatchNorm(train, self.axis_name, dtype=self.dtype, name=name, **options)(x)[0]
 
     def stem(x):
       x = nn.Conv(32, (3, 3), 2, name="Conv1", conv_general_dilated=conv, **common)(x)
@@ -93,7 +93,7 @@ class MobileNetV2(nn.Module):
         x = pointwise(expansion * x.shape[-1], name=f"{prefix}_expand")(x)
         x = nn.relu6(norm(x, f"{prefix}_expand_BN"))
         stages[f"{prefix}_expand_relu"] = x
-      x = DepthwiseConv(stride, dilation, dtype=self.dtype, name=f"{prefix}_depthwise")(x)
+      (x,) = DepthwiseConv(stride, dilation, dtype=self.dtype, name=f"{prefix}_depthwise")(x)
       x = nn.relu6(norm(x, f"{prefix}_depthwise_BN"))
       x = pointwise(features, name=f"{prefix}_project")(x)
       stages[f"{prefix}_project"] = x
@@ -101,7 +101,7 @@ class MobileNetV2(nn.Module):
         x = None  # only the stage is needed
       elif block_stride == 1 and block_input.shape[-1] == features:
         # A zero scale starts the block as the identity (Goyal et al. 2017, section 5.1).
-        x = block_input + norm(x, f"{prefix}_project_BN", nn.initializers.zeros)
+        x = block_input + norm(x, f"{prefix}_project_BN", scale_init=nn.initializers.zeros)
       else:
         x = norm(x, f"{prefix}_project_BN")
       return x, {name: stages[name] for name in self.stages if name in stages}

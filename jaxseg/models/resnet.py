@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import convolution, ops
+from jaxseg.models.batch_norm import BatchNorm
 from jaxseg.models.layers import (
   Conv1x1,
   StemConv,
-  batch_norm,
   block,
   place_strides,
   repeat_rgb,
@@ -76,9 +76,9 @@ class ResNet(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
-    def norm(x, name, scale_init=nn.initializers.ones):
-      options = {"train": train, "axis_name": self.axis_name, "dtype": self.dtype}
-      return batch_norm(name, scale_init=scale_init, epsilon=1e-5, **options)(x)
+    def norm(x, name, **options):
+      options |= {"epsilon": 1e-5, "dtype": self.dtype}
+      return BatchNorm(train, self.axis_name, name=name, **options)(x)[0]
 
     def conv(x, features, size, stride, dilation, name):
       if size == 1:
@@ -102,7 +102,7 @@ class ResNet(nn.Module):
       y = nn.relu(norm(conv(y, width, 3, stride, dilation, f"{name}_conv2"), f"{name}_bn2"))
       # A zero scale starts the block as its shortcut (Goyal et al. 2017, section 5.1).
       y = conv(y, 4 * width, 1, 1, 1, f"{name}_conv3")
-      y = norm(y, f"{name}_bn3", nn.initializers.zeros)
+      y = norm(y, f"{name}_bn3", scale_init=nn.initializers.zeros)
       if name.endswith("_0"):
         x = conv(x, 4 * width, 1, stride, 1, f"{name}_downsample_0")
         x = norm(x, f"{name}_downsample_1")
@@ -110,7 +110,11 @@ class ResNet(nn.Module):
 
     mean, std = (jnp.array(repeat_rgb(x, image.shape[-1])) for x in (MEAN, STD))
     x = ((image - mean) / std).astype(self.dtype)
-    x = block(self, lambda x: nn.relu(norm(StemConv(64, self.dtype, name="conv1")(x), "bn1")), x)
+
+    def stem(x):
+      return nn.relu(norm(StemConv(64, self.dtype, name="conv1")(x), "bn1", on_pairs=True))
+
+    x = block(self, stem, x)
     stages = {"stem": x}
     x = block(self, ops.max_pool_3x3, x)
     strides = [2, 2]  # conv1 and the pooling

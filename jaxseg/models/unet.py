@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import UserError, ops
+from jaxseg.models.batch_norm import BatchNorm
 from jaxseg.models.layers import (
   Conv1x1,
   Conv3x3,
   Dropout,
   UpConv2x2,
   UpConv3x3,
-  batch_norm,
   block,
   encoder_stages,
 )
@@ -84,9 +84,8 @@ class UNet(nn.Module):
           width, self.padding, use_bias=not self.norm, dtype=self.dtype, name=f"{name}_conv{i}"
         )(*parts)
         if self.norm:
-          x = batch_norm(
-            f"{name}_norm{i}", train=train, axis_name=self.axis_name, dtype=self.dtype
-          )(x)
+          norm = BatchNorm(train, self.axis_name, dtype=self.dtype, name=f"{name}_norm{i}")
+          (x,) = norm(x)
         parts = [ops.relu(x)]
       return parts[0]
 
@@ -205,7 +204,7 @@ class EncoderUNet(nn.Module):
       x = UpConv3x3(self.widths[i], self.up, kernel_init=init, dtype=self.dtype, name=f"up{i}")(
         *parts
       )
-      x = batch_norm(f"up{i}_norm", train=train, axis_name=self.axis_name, dtype=self.dtype)(x)
+      (x,) = BatchNorm(train, self.axis_name, dtype=self.dtype, name=f"up{i}_norm")(x)
       return nn.relu(x)
 
     parts = [Dropout(self.dropout)(x, keys if train else None)]

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.convolution import conv
-from jaxseg.models.layers import Conv1x1, DepthwiseConv, batch_norm, block, place_strides
+from jaxseg.models.batch_norm import BatchNorm
+from jaxseg.models.layers import Conv1x1, DepthwiseConv, block, place_strides
 
 # (channels of the three separable convolutions, stride of the third) of each block: entry flow,
 # middle flow, exit flow.
@@ -65,13 +66,13 @@ class Xception65(nn.Module):
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
     def norm(x, name):
-      return batch_norm(name, train=train, axis_name=self.axis_name, dtype=self.dtype)(x)
+      return BatchNorm(train, self.axis_name, dtype=self.dtype, name=name)(x)[0]
 
     def pointwise(x, features, name):
       return Conv1x1(features, use_bias=False, dtype=self.dtype, name=name)(x)
 
     def separable(x, features, stride, dilation, act, name):
-      x = DepthwiseConv(stride, dilation, "symmetric", self.dtype, name=f"{name}_conv_dw")(x)
+      (x,) = DepthwiseConv(stride, dilation, "symmetric", self.dtype, name=f"{name}_conv_dw")(x)
       x = act(norm(x, f"{name}_bn_dw"))
       return act(norm(pointwise(x, features, f"{name}_conv_pw"), f"{name}_bn_pw"))
 
