@@ -129,6 +129,7 @@ def test_sigterm_to_one_stops_both_after_a_checkpoint(tmp_path):
   workdir = tmp_path / "two"
   values = {**VALUES, "train.num_epochs": 1000, "train.checkpoint_every_epochs": 1000}
   values |= {"train.steps_per_call": 4, "train.log_every_steps": 4}  # a call is what they agree on
+  values["train.eval_every_epochs"] = 1000  # which would save the best state, too
   processes = start_two(workdir, values, by="torchrun")
   while not (workdir / "metrics.jsonl").exists() or not read_metrics(workdir):
     assert [process.poll() for process in processes] == [None, None]

@@ -85,8 +85,12 @@ def test_same_values_and_gradients(name):
     variables = jax.tree.map(lambda x: draw(next(keys), x.shape), shapes)  # noqa: B023
     step = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICK)
     found.append(step(variables["params"], variables["batch_stats"]))
-  for x, y in zip(*map(jax.tree.leaves, found), strict=True):
-    assert 0 < np.linalg.norm(x) and np.linalg.norm(x - y) < 1e-4 * np.linalg.norm(x)
+  pairs = [*zip(*map(jax.tree.leaves, found), strict=True)]
+  # The bias before ResNet's pooling shifts what the next normalisation centres: next to no gradient.
+  rounding = 1e-7 * max(np.linalg.norm(x) for x, _ in pairs)
+  for x, y in pairs:
+    size, error = np.linalg.norm(x), np.linalg.norm(x - y)
+    assert size > 0 and error < 1e-4 * size + rounding
 
 
 def make_config(remat, num_steps=2, **changes):
