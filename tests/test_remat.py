@@ -86,7 +86,7 @@ def test_same_values_and_gradients(name):
     step = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICK)
     found.append(step(variables["params"], variables["batch_stats"]))
   pairs = [*zip(*map(jax.tree.leaves, found), strict=True)]
-  # The bias before ResNet's pooling shifts what the next normalisation centres: next to no gradient.
+  # Next to no gradient: ResNet's bias before pooling shifts what is normalised behind it.
   rounding = 1e-7 * max(np.linalg.norm(x) for x, _ in pairs)
   for x, y in pairs:
     size, error = np.linalg.norm(x), np.linalg.norm(x - y)
