@@ -22,6 +22,10 @@ def pixel_pairs(x: jax.Array) -> jax.Array:
   return x.reshape(b, h, w // 2, 2 * c)
 
 
+def _is_even(width):
+  return isinstance(width, int) and width % 2 == 0  # a symbol in an export for any size
+
+
 def conv_3x3(
   x: jax.Array, kernel: jax.Array, padding: str = "same", dilation: int = 1
 ) -> jax.Array:
@@ -36,7 +40,7 @@ def conv_3x3(
   """
   edge = dilation if padding == "same" else 0
   pads, forms = ((edge, edge),) * 2, {}
-  if dilation == 1 and x.shape[2] % 2 == 0 and max(kernel.shape[2:]) <= 64:
+  if dilation == 1 and _is_even(x.shape[2]) and max(kernel.shape[2:]) <= 64:
     forms["tpu"] = functools.partial(conv_3x3_on_pairs, padding=pads)
   return _conv(x, kernel, (1, 1), pads, (dilation, dilation), **forms)
 
@@ -144,6 +148,40 @@ def conv_3x3_on_pairs(
   y = conv_plain(pixel_pairs(x), spread, padding=padding)
   b, h, w, _ = y.shape
   return y.reshape(b, h, 2 * w, d)
+
+
+def conv_1x1(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """1x1 convolution as a matrix product.  [B,H,W,C], [C,D] -> [B,H,W,D]
+
+  On a GPU, the gradients of up to four output channels are element-wise work that fuses with what
+  is around it: a matrix product would be a pass of its own. On a TPU, few output channels of few
+  input channels come from pairs of pixels: the maps would change their layout for a product.
+  """
+  gradients = {"cuda": _narrow_gradients} if kernel.shape[1] <= 4 else {}
+  is_narrow = kernel.shape[0] <= 64 and kernel.shape[1] <= 32 and _is_even(x.shape[2])
+  forms = {"tpu": conv_1x1_on_pairs} if is_narrow else {}
+  return by_platform(conv_1x1_by_product, gradients=gradients, **forms)(x, kernel)
+
+
+def conv_1x1_by_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """`conv_1x1` as one matrix product."""
+  return (x.reshape(-1, x.shape[3]) @ kernel).reshape(*x.shape[:3], -1)
+
+
+def conv_1x1_on_pairs(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """`conv_1x1` for even width on pairs of pixels: twice the products, half with zeros."""
+  y = conv_plain(pixel_pairs(x), jnp.kron(jnp.eye(2, dtype=kernel.dtype), kernel)[None, None])
+  return y.reshape(*x.shape[:3], -1)
+
+
+def _narrow_gradients(args, g):
+  """Gradients of `conv_1x1`, one output channel at a time."""
+  x, kernel = args
+  channels = [g[..., i : i + 1] for i in range(kernel.shape[1])]
+  dx = sum(channel * kernel[:, i] for i, channel in enumerate(channels))
+  dtype = jnp.promote_types(x.dtype, jnp.float32)
+  sums = [jnp.sum(x * channel, axis=(0, 1, 2), dtype=dtype) for channel in channels]
+  return dx, jnp.stack(sums, axis=1).astype(kernel.dtype)
 
 
 def stem_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxseg.convolution import pixel_pairs
 from jaxseg.platforms import by_platform
 
 
@@ -49,72 +50,71 @@ def _relu_jvp(primals, tangents):
   return y, jnp.where(y != 0, tangents[0], 0)
 
 
-def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Matrix product.  [n,C], [C,D] -> [n,D]
-
-  On a GPU, the gradients of up to four columns are element-wise work that fuses with what is around
-  it: a matrix product would be a pass of its own.
-  """
-  gradients = {"cuda": _narrow_gradients} if kernel.shape[1] <= 4 else {}
-  return by_platform(jnp.matmul, gradients=gradients)(x, kernel)
-
-
-def _narrow_gradients(args, g):
-  """Gradients of a product of few columns, column by column."""
-  x, kernel = args
-  columns = [g[:, i : i + 1] for i in range(kernel.shape[1])]
-  dx = sum(column * kernel[:, i] for i, column in enumerate(columns))
-  dtype = jnp.promote_types(x.dtype, jnp.float32)
-  sums = [jnp.sum(x * column, axis=0, dtype=dtype) for column in columns]
-  return dx, jnp.stack(sums, axis=1).astype(kernel.dtype)
-
-
 def max_pool_2x2(x: jax.Array) -> jax.Array:
   """Largest value of each 2x2 window.  [B,H,W,D] -> [B,H//2,W//2,D]; H and W even.
 
   Maxima of slices, because the gradient of `reduce_window` (select-and-scatter) is slow and leaves
-  ties to the backend. Here the tie rule is fixed: each of three pairwise maxima gives half its
-  gradient to either side of a tie. The slices are of channels of pairs of pixels, see
-  `convolution.conv_3x3`.
+  ties to the backend. Here the tie rule is fixed: each of three pairwise maxima, of columns before
+  that of the row, gives half its gradient to either side of a tie. The slices are of channels of
+  pairs of pixels, see `convolution.conv_3x3`.
   """
   if x.shape[1] % 2 or x.shape[2] % 2:
     raise ValueError(f"max_pool_2x2 needs even height and width, got {x.shape[1]}x{x.shape[2]}")
-  return by_platform(_max_of_slices, gradients={"cuda": _max_pool_gradient})(x)
+  in_one_pass = dict.fromkeys(("cpu", "cuda"), _max_pool_gradient)
+  gradients = in_one_pass | {"tpu": _max_pool_gradient_by_rows}
+  return by_platform(_max_of_slices, gradients=gradients)(x)
 
 
 def _max_of_slices(x):
-  b, h, w, c = x.shape
-  x = x.reshape(b, h, w // 2, 2 * c)
-  x = jnp.maximum(x[..., :c], x[..., c:]).reshape(b, h // 2, 2, w // 2, c)
-  return jnp.maximum(x[:, :, 0], x[:, :, 1])
+  c = x.shape[-1]
+  x = pixel_pairs(x)
+  x = jnp.maximum(x[:, ::2], x[:, 1::2])
+  return jnp.maximum(x[..., :c], x[..., c:])
+
+
+def _share(x, other):
+  """What x gets of a gradient: all if it is larger, half if both are equal."""
+  return jnp.where(x > other, 1.0, jnp.where(x == other, 0.5, 0.0)).astype(x.dtype)
 
 
 def _max_pool_gradient(args, g):
-  """The gradient of `_max_of_slices` in one pass over its argument, for GPUs."""
+  """The gradient of `_max_of_slices` in one pass over its argument."""
   (x,) = args
   b, h, w, c = x.shape
   x = x.reshape(b, h // 2, 2, w // 2, 2, c)
-
-  def share(x, other):
-    """What x gets of a gradient: all if it is larger, half if both are equal."""
-    return jnp.where(x > other, 1.0, jnp.where(x == other, 0.5, 0.0)).astype(x.dtype)
-
-  beside = jnp.flip(x, 4)
-  row = jnp.maximum(x, beside)
-  shares = share(x, beside) * share(row, jnp.flip(row, 2))
+  below = jnp.flip(x, 2)
+  column = jnp.maximum(x, below)
+  shares = _share(x, below) * _share(column, jnp.flip(column, 4))
   return ((shares * g[:, :, None, :, None]).reshape(b, h, w, c),)
+
+
+def _max_pool_gradient_by_rows(args, g):
+  """The same without another order of axes, for TPUs."""
+  (x,) = args
+  c = x.shape[-1]
+  pairs = pixel_pairs(x)
+  upper, lower = pairs[:, ::2], pairs[:, 1::2]
+  columns = jnp.maximum(upper, lower)
+  left, right = columns[..., :c], columns[..., c:]
+  g = jnp.concatenate([g * _share(left, right), g * _share(right, left)], axis=-1)
+
+  def rows(y, above):
+    return lax.pad(y, jnp.zeros((), y.dtype), ((0, 0, 0), (above, 1 - above, 1), *[(0, 0, 0)] * 2))
+
+  dx = rows(g * _share(upper, lower), 0) + rows(g * _share(lower, upper), 1)
+  return (dx.reshape(x.shape),)
 
 
 def max_pool_3x3(x: jax.Array) -> jax.Array:
   """Largest value of 3x3 windows, stride 2, as ResNet.  [B,H,W,D] -> [B,ceil(H/2),ceil(W/2),D]
 
   The first window is centred on the first pixel; pixels outside are ignored. Slices of channels
-  and ties as in `max_pool_2x2`, rows before columns.
+  and ties as in `max_pool_2x2`.
   """
-  b, h, w, c = x.shape
+  _, h, w, c = x.shape
   x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), constant_values=-jnp.inf)
-  x = x.reshape(b, (h + 1) // 2, 2, (w + 1) // 2, 2 * c)
-  x = _max_with_last(x[:, :, 0], x[:, :, 1], axis=1)
+  x = pixel_pairs(x)
+  x = _max_with_last(x[:, ::2], x[:, 1::2], axis=1)
   return _max_with_last(x[..., :c], x[..., c:], axis=2)
 
 

@@ -28,26 +28,30 @@ def interleave_2x2(phases: Sequence[Sequence[jax.Array]]) -> jax.Array:
   return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, d)
 
 
-def transposed_conv(x: jax.Array, kernel: jax.Array, stride: int, cut: int = 0) -> jax.Array:
+def transposed_conv(
+  x: jax.Array, kernel: jax.Array, strides: Sequence[int], cut: int = 0
+) -> jax.Array:
   """Transposed convolution as XLA has it, with gradients that are strided convolutions.
 
   XLA's own gradient of the kernel mirrors the whole map first.
 
   Args:
-    x: [B,H,W,C].  kernel: [k,k,C,D].  cut: px to leave out at the lower and the right edge.
+    x: [B,H,W,C].  kernel: [k,l,C,D].  strides: (s, t).
+    cut: px to leave out at the lower and the right edge.
   Returns:
-    [B,h,w,D], h = (H-1)*stride+k-cut, where x[i,j] @ kernel[k,l] adds to out[s*i+k, s*j+l].
+    [B,h,w,D], h = (H-1)*s+k-cut, where x[i,j] @ kernel[m,n] adds to out[s*i+m, t*j+n].
   """
 
   def strided(y, kernel):
     numbers = ("NHWC", "HWOI", "NHWC")
-    steps, pads = (stride, stride), ((0, cut), (0, cut))
-    return lax.conv_general_dilated(y, kernel, steps, pads, dimension_numbers=numbers)
+    pads = ((0, cut), (0, cut))
+    return lax.conv_general_dilated(y, kernel, strides, pads, dimension_numbers=numbers)
 
   @jax.custom_vjp
   def run(x, kernel):
-    k, _, _, d = kernel.shape
-    h, w = (stride * (n - 1) + k - cut for n in x.shape[1:3])
+    d = kernel.shape[3]
+    sizes = zip(x.shape[1:3], strides, kernel.shape, strict=False)
+    h, w = (stride * (n - 1) + k - cut for n, stride, k in sizes)
     like = jax.ShapeDtypeStruct((x.shape[0], h, w, d), x.dtype)
     return jax.linear_transpose(lambda y: strided(y, kernel), like)(x)[0]
 
@@ -64,7 +68,8 @@ def up_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   """Transposed convolution whose kernel is a multiple of the stride.
 
   One matrix product and a change of order. On TPUs and, if nothing overlaps, on GPUs, where that
-  order is another pass over the map, `transposed_conv`.
+  order is another pass over the map, `transposed_conv`; on TPUs one of 2x2 to at most 64 channels
+  makes pairs of pixels, see `convolution.conv_3x3`.
 
   The output is not cropped: U-Net's 2x2 "up-convolution" at stride 2 exactly doubles the size; the
   2s x 2s kernels of FCN at stride s extend s / 2 px beyond that on each side.
@@ -76,11 +81,20 @@ def up_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   """
   if kernel.shape[0] % stride:
     raise ValueError(f"a kernel of {kernel.shape[0]} px is not a multiple of the stride {stride}")
-  by_blocks, transposed = (
-    functools.partial(form, stride=stride) for form in (up_conv_by_blocks, transposed_conv)
-  )
-  forms = {"tpu": transposed} | ({"cuda": transposed} if kernel.shape[0] == stride else {})
+  by_blocks = functools.partial(up_conv_by_blocks, stride=stride)
+  transposed = functools.partial(transposed_conv, strides=(stride, stride))
+  is_narrow = kernel.shape[:2] == (2, 2) and stride == 2 and kernel.shape[3] <= 64
+  forms = {"tpu": up_conv_to_pairs if is_narrow else transposed}
+  forms |= {"cuda": transposed} if kernel.shape[0] == stride else {}
   return by_platform(by_blocks, **forms)(x, kernel)
+
+
+def up_conv_to_pairs(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """`up_conv` of 2x2, whose two pixels side by side are channels of one."""
+  b, h, w, c = x.shape
+  d = kernel.shape[3]
+  kernel = kernel.transpose(0, 2, 1, 3).reshape(2, 1, c, 2 * d)
+  return transposed_conv(x, kernel, (2, 1)).reshape(b, 2 * h, 2 * w, d)
 
 
 def up_conv_by_blocks(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -121,7 +135,7 @@ def up_conv_3x3_by_parts(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.A
   """`up_conv_3x3` as a sum of `transposed_conv`."""
   starts = np.cumsum([part.shape[-1] for part in parts])[:-1]
   kernels = jnp.split(kernel, starts, axis=2)
-  return sum(transposed_conv(*pair, 2, cut=1) for pair in zip(parts, kernels, strict=True))
+  return sum(transposed_conv(*pair, (2, 2), cut=1) for pair in zip(parts, kernels, strict=True))
 
 
 def up_conv_3x3_by_taps(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:

@@ -34,6 +34,22 @@ def test_conv_3x3_on_pairs_of_pixels(padding):
   chex.assert_trees_all_close(found, np.float32(expected), atol=1e-5)
 
 
+def test_forms_of_conv_1x1():
+  """Pairs of pixels and gradients one channel at a time, in float64; one product, in float32."""
+  with jax.enable_x64(True):
+    x, kernel, g = (normal(*s).astype(float) for s in ((2, 3, 6, 7), (7, 3), (2, 3, 6, 3)))
+    forms = convolution.conv_1x1_on_pairs, convolution.conv_1x1_by_product
+    ours, theirs = pull_both(*forms, (x, kernel), g)
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    chex.assert_trees_all_close(ours[0], x @ kernel, rtol=1e-12)
+    gradients = convolution._narrow_gradients((x, kernel), g)
+    chex.assert_trees_all_close(gradients, ours[1], rtol=1e-12, atol=1e-12)
+  args = normal(1, 3, 3, 8), normal(8, 2, seed=1)
+  found = jax.jit(convolution.conv_1x1)(*args)
+  chex.assert_trees_all_close(found, args[0] @ args[1], rtol=1e-5, atol=1e-5)
+  check_grads(jax.jit(convolution.conv_1x1), args, order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
+
+
 def test_conv_3x3_takes_the_form_of_the_platform():
   def shapes(platform, width=8, channels=64):
     args = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((1, 8, width, 64), (3, 3, 64, channels))]

@@ -27,9 +27,11 @@ DILATED = "lhs_dilate = [2, 2]"
   "function, shapes, mark, number",
   [
     (depthwise.depthwise_conv, [(1, 8, 8, 5), (3, 3, 5)], "feature_group_count = 5", 2),
-    (lambda x, k: up_convolution.up_conv(x, k, 2), [(1, 4, 4, 3), (2, 2, 3, 5)], DILATED, 1),
+    (lambda x, k: up_convolution.up_conv(x, k, 2), [(1, 4, 4, 3), (4, 4, 3, 5)], DILATED, 1),
+    (lambda x, k: up_convolution.up_conv(x, k, 2), [(1, 4, 4, 3), (2, 2, 3, 5)], "[2, 1]", 1),
     (lambda x, k: up_convolution.up_conv_3x3([x], k), [(1, 4, 4, 3), (3, 3, 3, 5)], DILATED, 1),
     (convolution.conv_3x3, [(1, 8, 8, 64), (3, 3, 64, 64)], "tensor<1x8x4x128xf32>", 4),
+    (convolution.conv_1x1, [(1, 8, 8, 64), (64, 2)], "tensor<1x8x4x128xf32>", 4),
     (convolution.stem_conv, [(1, 8, 8, 3), (7, 7, 3, 64)], "tensor<1x4x2x128xf32>", 1),
     (platforms.classes_apart, [(1, 8, 8, 3)], "LayoutConstraint", 2),
   ],
@@ -62,8 +64,7 @@ def test_a_platform_may_have_a_gradient_alone():
 @pytest.mark.parametrize(
   "function, shapes, mark",
   [
-    (ops.max_pool_2x2, [(1, 4, 4, 8)], "stablehlo.reverse"),
-    (ops.product, [(9, 8), (8, 2)], "across dimensions = [0]"),
+    (convolution.conv_1x1, [(1, 3, 3, 8), (8, 2)], "across dimensions = [0, 1, 2]"),
     (lambda x, k: up_convolution.up_conv(x, k, 2), [(1, 4, 4, 3), (2, 2, 3, 5)], DILATED),
     (platforms.in_memory_order, [(3, 3, 8, 4)], "optimization_barrier"),
   ],
@@ -81,3 +82,11 @@ def test_a_gpu_takes_its_form(function, shapes, mark):
 def test_memory_order_changes_no_value():
   tree = {"kernel": jnp.arange(24.0).reshape(2, 1, 3, 4), "bias": jnp.arange(3.0)}
   chex.assert_trees_all_equal(platforms.in_memory_order(tree), tree)
+
+
+def test_the_gradient_of_the_pool():
+  """In one pass, but on TPUs with the rows of the result put between zeros."""
+  marks = "stablehlo.reverse", "interior = [0, 1, 0, 0]"
+  for platform, expected in (("cpu", [1, 0]), ("cuda", [1, 0]), ("tpu", [0, 1])):
+    text = lowered(ops.max_pool_2x2, platform, (1, 4, 4, 8))
+    assert [mark in text for mark in marks] == expected

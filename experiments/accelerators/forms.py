@@ -29,7 +29,11 @@ def make_cases():
     return lambda x, kernel: function([x], kernel)
 
   up_3x3 = up_convolution.up_conv_3x3_by_taps, up_convolution.up_conv_3x3_by_parts
-  up_2x2 = up_convolution.up_conv_by_blocks, up_convolution.transposed_conv
+  up_2x2 = {
+    "up_conv_by_blocks": functools.partial(up_convolution.up_conv_by_blocks, stride=2),
+    "transposed_conv": functools.partial(up_convolution.transposed_conv, strides=(2, 2)),
+    "up_conv_to_pairs": up_convolution.up_conv_to_pairs,
+  }
   edges = ((1, 1), (1, 1))
   narrow = {
     "conv_plain": functools.partial(convolution.conv_plain, padding=edges),
@@ -47,8 +51,7 @@ def make_cases():
     "up-convolution 3x3, 16x32x32x208 -> 64": (
       (16, 32, 32, 208), (3, 3, 208, 64), {f.__name__: one_part(f) for f in up_3x3}),
     "up-convolution 2x2, 16x64x64x128 -> 64": (
-      (16, 64, 64, 128), (2, 2, 128, 64),
-      {f.__name__: functools.partial(f, stride=2) for f in up_2x2}),
+      (16, 64, 64, 128), (2, 2, 128, 64), up_2x2),
     "convolution 3x3, 4x128x128x64": ((4, 128, 128, 64), (3, 3, 64, 64), narrow),
     "stem 7x7, stride 2, 4x512x512x3 -> 64": ((4, 512, 512, 3), (7, 7, 3, 64), stem),
   }  # fmt: skip

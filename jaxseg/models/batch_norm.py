@@ -40,14 +40,14 @@ class BatchNorm(nn.Module):
     running_mean = self.variable("batch_stats", "mean", jnp.zeros, (sum(widths),))
     running_var = self.variable("batch_stats", "var", jnp.ones, (sum(widths),))
     mean, var = running_mean.value, running_var.value
-    if self.on_pairs:
-      parts = [pixel_pairs(x) if _is_even(x.shape[2]) else x for x in parts]
+    if self.on_pairs and all(isinstance(n, int) and n % 2 == 0 for _, _, n, _ in shapes):
+      parts = [pixel_pairs(part) for part in parts]
     if self.train:
       moments = [_moments(*x) for x in zip(parts, widths, strict=True)]
-      moments = jnp.concatenate(moments, axis=1)
+      mean, square = (jnp.concatenate(x) for x in zip(*moments, strict=True))
       if self.axis_name and not self.is_initializing():
-        moments = jax.lax.pmean(moments, self.axis_name)
-      mean, var = moments[0], jnp.maximum(0.0, moments[1] - jnp.square(moments[0]))
+        mean, square = jax.lax.pmean((mean, square), self.axis_name)
+      var = jnp.maximum(0.0, square - jnp.square(mean))
       if not self.is_initializing():
         for old, new in ((running_mean, mean), (running_var, var)):
           old.value = self.momentum * old.value + (1 - self.momentum) * new
@@ -61,12 +61,7 @@ class BatchNorm(nn.Module):
     return results
 
 
-def _is_even(width):
-  return isinstance(width, int) and width % 2 == 0  # a symbol in an export for any size
-
-
 def _moments(x, width):
-  """f32[2,width]: means of values and of their squares; x may have several pixels as channels."""
+  """Means of values and of squares, f32[width] each; x may have several pixels as channels."""
   x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-  moments = jnp.stack([x.mean((0, 1, 2)), jnp.square(x).mean((0, 1, 2))])
-  return moments.reshape(2, -1, width).mean(1)
+  return [y.mean((0, 1, 2)).reshape(-1, width).mean(0) for y in (x, jnp.square(x))]

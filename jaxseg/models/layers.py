@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg import ops
-from jaxseg.convolution import conv_3x3, stem_conv
+from jaxseg.convolution import conv_1x1, conv_3x3, stem_conv
 from jaxseg.depthwise import depthwise_conv
 from jaxseg.up_convolution import up_conv, up_conv_3x3
 
@@ -60,10 +59,10 @@ def block(module: nn.Module, function: Callable[..., Any], *arguments: Any) -> A
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
   """Sum of a map and f32[C], in the map's type.
 
-  Added in float32, so that the gradient of the bias, a sum over all pixels, is float32 as well:
-  one in bfloat16 may end at 256 times a value.
+  The gradient of the bias, a sum over all pixels, is summed in float32: in bfloat16 it may end at
+  256 times a value. Added in float32, the bias would keep cuDNN from adding it while it convolves.
   """
-  return (x + bias).astype(x.dtype)
+  return x + jnp.broadcast_to(bias, x.shape).astype(x.dtype)
 
 
 class Conv3x3(nn.Module):
@@ -116,9 +115,8 @@ class Conv1x1(nn.Module):
     y, start = 0, 0
     for part in parts:
       c = part.shape[-1]
-      y += ops.product(part.astype(self.dtype).reshape(-1, c), kernel[0, 0, start : start + c])
+      y += conv_1x1(part.astype(self.dtype), kernel[0, 0, start : start + c])
       start += c
-    y = y.reshape(*parts[0].shape[:3], self.features)
     if self.use_bias:
       y = add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)))
     return y
