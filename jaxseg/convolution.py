@@ -154,11 +154,11 @@ def conv_1x1(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """1x1 convolution as a matrix product.  [B,H,W,C], [C,D] -> [B,H,W,D]
 
   On a GPU, the gradients of up to four output channels are element-wise work that fuses with what
-  is around it: a matrix product would be a pass of its own. On a TPU, few output channels of few
+  is around it: a matrix product would be a pass of its own. On a TPU, few output channels of 64
   input channels come from pairs of pixels: the maps would change their layout for a product.
   """
   gradients = {"cuda": _narrow_gradients} if kernel.shape[1] <= 4 else {}
-  is_narrow = kernel.shape[0] <= 64 and kernel.shape[1] <= 32 and _is_even(x.shape[2])
+  is_narrow = 32 < kernel.shape[0] <= 64 and kernel.shape[1] <= 32 and _is_even(x.shape[2])
   forms = {"tpu": conv_1x1_on_pairs} if is_narrow else {}
   return by_platform(conv_1x1_by_product, gradients=gradients, **forms)(x, kernel)
 
