@@ -46,7 +46,7 @@ class BatchNorm(nn.Module):
       moments = [_moments(*x) for x in zip(parts, widths, strict=True)]
       mean, square = (jnp.concatenate(x) for x in zip(*moments, strict=True))
       if self.axis_name and not self.is_initializing():
-        mean, square = jax.lax.pmean((mean, square), self.axis_name)
+        mean, square = jax.lax.pmean(jnp.stack([mean, square]), self.axis_name)
       var = jnp.maximum(0.0, square - jnp.square(mean))
       if not self.is_initializing():
         for old, new in ((running_mean, mean), (running_var, var)):
