@@ -45,11 +45,13 @@ def prepare():
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
 
 
-def compile_here(name, what, target, values, hlo_file):
+def compile_here(name, what, target, values, hlo_file, plain):
   """The row of one program; see README.md for its columns."""
   prepare()
   sys.path[:0] = [str(ROOT), str(FOLDER)]
   hlo, programs = importlib.import_module("hlo"), importlib.import_module("programs")
+  if plain:
+    importlib.import_module("plain").use()
   devices = find_devices(target)
   lowered, facts = programs.lower(name, what, devices, values)
   start = time.time()
@@ -84,12 +86,14 @@ def reason(output):
   return re.sub(r"^[FEWI]\d{4} \S+ +\d+ ", "", telling[0]).strip()[:300]
 
 
-def compile_apart(name, what, target, *, values=(), timeout=900, hlo_file=""):
+def compile_apart(name, what, target, *, values=(), timeout=900, hlo_file="", plain=False):
   """The row of one program, compiled by a process of its own; "compiles" is True or why not."""
   row = {"config": name, "what": what, "target": target}
   row |= {"set": list(values)} if values else {}
+  row |= {"operations": "flax.linen"} if plain else {}
   command = [sys.executable, __file__, f"--here={what}", f"--config={name}", f"--target={target}"]
   command += [f"--hlo={hlo_file}", *(f"--set={value}" for value in values)]
+  command += ["--plain"] if plain else []
   try:
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
   except subprocess.TimeoutExpired:
@@ -110,13 +114,15 @@ def main():
   parser.add_argument("--out", type=pathlib.Path, help="rows are added, or replaced, there")
   parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON", help="config keys")
   parser.add_argument("--hlo", default="", metavar="FILE", help="keeps the compiled program")
+  parser.add_argument("--plain", action="store_true", help="operations of flax.linen, see plain.py")
   parser.add_argument("--timeout", type=int, default=900, metavar="SECONDS")
   parser.add_argument("--here", help=argparse.SUPPRESS)
   args = parser.parse_args()
   targets = args.target or ["tpu:v5e:2x2"]
   if args.here:
     values = {key: json.loads(text) for key, text in (pair.split("=", 1) for pair in args.set)}
-    print(json.dumps(compile_here(args.config[0], args.here, targets[0], values, args.hlo)))
+    row = compile_here(args.config[0], args.here, targets[0], values, args.hlo, args.plain)
+    print(json.dumps(row))
     return
   names = args.config
   if not names:
@@ -128,6 +134,7 @@ def main():
     for name in names:
       for what in [args.what] if args.what else ("step", "predict"):
         options = {"values": args.set, "timeout": args.timeout, "hlo_file": args.hlo}
+        options["plain"] = args.plain
         row = compile_apart(name, what, target, **options)
         print(json.dumps(row), flush=True)
         if args.out:
@@ -139,7 +146,8 @@ def save(path, row):
   rows = json.loads(path.read_text()) if path.exists() else []
 
   def key(x):
-    return *(x[name] for name in ("target", "config", "what")), x.get("set", [])
+    names = ("target", "config", "what", "set", "operations")
+    return [str(x.get(name, "")) for name in names]
 
   rows = sorted([x for x in rows if key(x) != key(row)] + [row], key=key)
   path.write_text("[\n" + ",\n".join(json.dumps(x) for x in rows) + "\n]\n")

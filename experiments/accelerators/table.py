@@ -19,7 +19,8 @@ def print_table(rows, columns):
   head = ["program", "target", "batch", *columns.values()]
   print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
   for row in rows:
-    name = ", ".join([row["config"], row["what"], *row.get("set", [])])
+    parts = row["config"], row["what"], *row.get("set", []), row.get("operations", "")
+    name = ", ".join(filter(None, parts))
     cells = [row.get("batch", ""), *(row.get(key, "") for key in columns)]
     if row["compiles"] is not True:
       cells[1] = row["compiles"]
