@@ -2,7 +2,8 @@
 
 Convolutions are `lax.conv_general_dilated`, grouped for depthwise ones, as `nn.Conv` calls it;
 `nn.ConvTranspose`'s `lax.conv_transpose`, `nn.max_pool`, `nn.relu`, `nn.BatchNorm` and
-`jax.image.resize`; concatenations are made, and the loss is that of Optax. No compiler options for TPUs.
+`jax.image.resize`; concatenations are made, and the loss is that of Optax. No compiler options for
+TPUs.
 """
 
 import flax.linen as nn
