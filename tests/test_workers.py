@@ -103,6 +103,37 @@ def test_a_worker_that_is_killed():
   assert not multiprocessing.active_children()
 
 
+class Refused(Exception):
+  """As of many a library: a copy would need both arguments, but pickle passes one."""
+
+  def __init__(self, status, text):
+    super().__init__(f"{status} {text}")
+
+
+class Remote(collections.abc.Sequence):
+  """A source that cannot be read."""
+
+  def __len__(self):
+    return 9
+
+  def __getitem__(self, i):
+    raise Refused(403, "forbidden")
+
+
+@pytest.mark.parametrize("num_threads", (0, 1))
+def test_an_error_that_cannot_be_sent(num_threads):
+  """It arrives as one of the same text; nobody waits for ever."""
+  batches = train_batches(Remote(), num_workers=1, **{**OPTIONS, "num_threads": num_threads})
+  signal.alarm(60)
+  try:
+    with pytest.raises(RuntimeError) as raised:
+      next(batches)
+    assert str(raised.value) == "Refused: 403 forbidden"
+  finally:
+    signal.alarm(0)
+    batches.close()
+
+
 class Locked(collections.abc.Sequence):
   """A source that cannot be sent to another process."""
 
@@ -247,13 +278,17 @@ from configs import unet_cells
 from jaxseg import UserError
 from jaxseg.data.datasets import CELLS, DATASETS
 
+class Damaged(UserError):  # cannot be sent to another process
+  def __init__(self, file, reason):
+    super().__init__(f"{file}: cannot be decoded ({reason})")
+
 class Own(collections.abc.Sequence):
   def __len__(self):
     return 40
 
   def __getitem__(self, i):
     if i == 33:
-      raise UserError("own.png: cannot be decoded (it is damaged)")
+      raise Damaged("own.png", "it is damaged")
     image = np.full((32, 32, 1), i, np.uint8)
     return {"image": image, "mask": np.zeros((32, 32), np.uint8), "name": str(i)}
 

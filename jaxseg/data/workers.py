@@ -8,10 +8,12 @@ resume with another number of workers, or with none.
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import gc
 import multiprocessing
 import multiprocessing.resource_tracker
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -19,7 +21,7 @@ import traceback
 import types
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import cloudpickle
@@ -112,8 +114,8 @@ class WorkerBatches(Iterator):
       flags.FLAGS.mark_as_parsed()
     options = grain.multiprocessing.MultiprocessingOptions(num_workers=1)
     for k in range(self._num_workers):
-      data = self._data[self._position + k :: self._num_workers]
-      data = data.to_iter_dataset(self._read_options).map(_with_notes)
+      data = _Sendable(self._data[self._position + k :: self._num_workers])
+      data = grain.MapDataset.source(data).to_iter_dataset(self._read_options).map(_with_notes)
       self._workers.append(iter(data.mp_prefetch(options, worker_init_fn=_set_up)))
     # Else it would start below, and reset the signals there.
     multiprocessing.resource_tracker.ensure_running()
@@ -121,6 +123,29 @@ class WorkerBatches(Iterator):
       self._num_workers, initializer=_block_signals
     ) as pool:  # waits until all workers run
       self._first.extend(pool.submit(next, worker) for worker in self._workers)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sendable(Sequence):
+  """The elements of a dataset; an error that could not be sent is one of the same text."""
+
+  data: grain.MapDataset
+
+  def __len__(self):
+    return len(self.data)
+
+  def __getitem__(self, i):
+    try:
+      return self.data[i]
+    except Exception as error:
+      try:
+        pickle.loads(pickle.dumps(error))
+      except Exception:  # Grain would wait for ever
+        where = error.__traceback__
+        if isinstance(error, UserError):
+          raise UserError(str(error)).with_traceback(where) from None
+        raise RuntimeError(f"{type(error).__name__}: {error}").with_traceback(where) from None
+      raise
 
 
 def _send_config_files():
