@@ -1,5 +1,6 @@
 """Devices and processes: start-up, the mesh, and the two ways to run one step on all of them."""
 
+import contextlib
 import functools
 import json
 import os
@@ -70,11 +71,8 @@ def _integer(environ, name, default=None):
 
 
 def _arguments(coordinator, num_processes, process_id):
-  return {
-    "coordinator_address": coordinator,
-    "num_processes": num_processes,
-    "process_id": process_id,
-  }
+  names = "coordinator_address", "num_processes", "process_id"
+  return dict(zip(names, (coordinator, num_processes, process_id), strict=True))
 
 
 def start_processes(**settings: Any) -> None:
@@ -102,13 +100,16 @@ def start_processes(**settings: Any) -> None:
 def use_compilation_cache() -> None:
   """Keeps compiled programs on disk, in ~/.cache/jaxseg/xla, so that the next start is fast.
 
-  Another folder that JAX has been given, as by $JAX_COMPILATION_CACHE_DIR, stays.
+  Another folder that JAX has been given, as by $JAX_COMPILATION_CACHE_DIR, stays, as does another
+  shortest time. Without a home that can be written, nothing is kept.
   """
   if not jax.config.jax_compilation_cache_dir:
-    folder = pathlib.Path.home() / ".cache/jaxseg/xla"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-  shortest = min(jax.config.jax_persistent_cache_min_compile_time_secs, 0.2)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", shortest)
+    with contextlib.suppress(OSError, RuntimeError):  # the latter: there is no home
+      (folder := pathlib.Path.home() / ".cache/jaxseg/xla").mkdir(parents=True, exist_ok=True)
+      if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+  if jax.config.jax_persistent_cache_min_compile_time_secs == 1.0:  # JAX's own
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def this_process() -> tuple[int, int]:

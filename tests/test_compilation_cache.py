@@ -13,6 +13,7 @@ from command import FAST, ROOT
 from PIL import Image
 
 import jaxseg
+from jaxseg import parallel
 
 FOLDER, SHORTEST = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
 
@@ -49,6 +50,33 @@ def test_python_functions_choose_a_folder(name, settings, tmp_path, monkeypatch)
   settings.update(SHORTEST, 0.0)
   tiny.error_of(CALLS[name])
   assert (getattr(settings, FOLDER), getattr(settings, SHORTEST)) == ("mine", 0.0)
+
+
+@pytest.mark.parametrize("fault", ("a file", "none", "read-only"))
+def test_a_home_that_cannot_be_written(fault, settings, tmp_path, monkeypatch):
+  """Nothing is kept, without a warning for each program or an error."""
+  home = tmp_path / "home"
+
+  def find():
+    if fault == "none":
+      raise RuntimeError("Could not determine home directory.")
+    return home
+
+  if fault == "a file":
+    home.touch()
+  elif fault == "read-only":  # but not to root
+    (home / ".cache/jaxseg/xla").mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (mine, os.W_OK))
+    mine = home / ".cache/jaxseg/xla"
+  monkeypatch.setattr(pathlib.Path, "home", find)
+  parallel.use_compilation_cache()
+  assert getattr(settings, FOLDER) is None
+
+
+def test_the_users_shortest_time_stays(settings):
+  settings.update(SHORTEST, 5.0)
+  parallel.use_compilation_cache()
+  assert getattr(settings, SHORTEST) == 5.0
 
 
 PROGRAM = """
