@@ -102,7 +102,8 @@ def count_by_product(
   truth, found = (x[..., None] == jnp.arange(probs.shape[-1]) for x in (mask, labels))
   one_hot = truth.astype(jnp.bfloat16), found.astype(jnp.bfloat16)
   counts = jnp.einsum("hwi,hwj->hij", *one_hot, preferred_element_type=jnp.float32)
-  return counts.astype(jnp.int32).sum(axis=0), jnp.where(truth, probs, 0.0).sum(axis=-1)
+  counts = counts.astype(jnp.int32).sum(axis=0, dtype=jnp.int32)
+  return counts, jnp.where(truth, probs, 0.0).sum(axis=-1)
 
 
 tally_windows = jax.jit(jax.vmap(tally))

@@ -70,6 +70,14 @@ def test_one_image(num_classes):
     np.testing.assert_array_equal(np.asarray(chosen)[valid], truth)
 
 
+def test_with_64_bits():
+  """Both forms count in the same type, too, where JAX is told to take 64 bits."""
+  probs, mask = np.full((4, 3, 2), 0.5, np.float32), np.zeros((4, 3), np.uint8)
+  with jax.enable_x64(True):
+    counts = jax.jit(tally)(probs, mask)[0]
+  assert counts.dtype == np.int32 and counts.tolist() == [[12, 0], [0, 0]]
+
+
 def test_more_pixels_than_float32_counts():
   """2^24 + 1 and another are not told apart in it."""
   shape = (4097, 4096)
