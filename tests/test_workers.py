@@ -152,6 +152,14 @@ def test_a_source_that_stays_where_it_is():
   assert "`num_workers` is 2" in message and "lock" in message and message.endswith("set it to 0")
 
 
+def test_a_process_that_may_not_start_others(monkeypatch):
+  monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+  with pytest.raises(AssertionError):
+    multiprocessing.Process().start()
+  message = error_of(train_batches, photos(), num_workers=2, **OPTIONS)
+  assert "`num_workers` is 2" in message and message.endswith("set it to 0")
+
+
 def test_a_copy_of_a_cache_is_empty():
   import cloudpickle
 

@@ -49,6 +49,11 @@ class WorkerBatches(Iterator):
   """
 
   def __init__(self, data: grain.MapDataset, read_options: grain.ReadOptions, num_workers: int):
+    if multiprocessing.current_process().daemon:
+      raise UserError(
+        f"`num_workers` is {num_workers}, but this process, as one of a multiprocessing.Pool, may "
+        "not start others: set it to 0"
+      )
     _send_config_files()
     try:
       cloudpickle.dumps(data)
