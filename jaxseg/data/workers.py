@@ -44,8 +44,8 @@ class WorkerBatches(Iterator):
     read_options: of each worker.
     num_workers: number of processes.
   Raises:
-    UserError: the data cannot be sent to another process. From `next`: also whatever a worker
-      raises, and when one was killed.
+    UserError: the data cannot be sent to another process, or this one may not start others. From
+      `next`: also whatever a worker raises, and when one was killed.
   """
 
   def __init__(self, data: grain.MapDataset, read_options: grain.ReadOptions, num_workers: int):
