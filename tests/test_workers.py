@@ -216,6 +216,26 @@ def test_a_script_without_a_main_guard(tmp_path):
   assert lines[1:3] == ["[1, 0, 0, 1]"] * 2 and lines[3] in ("[1, 1, 0, 1]", "[1, 0, 0, 1]")
 
 
+FIRST = """
+from jaxseg.data.datasets import load
+from jaxseg.data.input_pipeline import train_batches
+
+source = load("cells", "train", image_size=256)[1]
+options = {"size": 256, "fit": "resize", "batch_size": 8, "seed": 0, "num_threads": 1}
+batches = train_batches(source, num_workers=2, **options)
+next(batches)
+"""
+
+
+def test_a_program_that_ends_after_its_first_batch():
+  """The first one of the other worker lies in shared memory and is freed, too."""
+  environ = {**os.environ, "PYTHONPATH": str(command.ROOT)}
+  done = subprocess.run(
+    [sys.executable, "-c", FIRST], env=environ, capture_output=True, text=True, timeout=120
+  )
+  assert (done.stderr, done.returncode) == ("", 0)
+
+
 def group_of(number):
   """Processes of a process group that still run."""
   found = []

@@ -66,7 +66,7 @@ class WorkerBatches(Iterator):
     self._position = 0  # of the next batch
     self._workers, self._first = [], collections.deque()
     self._said = set()
-    weakref.finalize(self, _close, self._workers)
+    weakref.finalize(self, _close, self._workers, self._first)
 
   def __iter__(self) -> Self:
     return self
@@ -163,8 +163,9 @@ def _send_config_files():
       cloudpickle.register_pickle_by_value(module)
 
 
-def _close(workers):
+def _close(workers, first):
   """At the end of the program, which starts no more threads."""
+  first.clear()
   while workers:
     workers.pop().close()
   _free_memory()
