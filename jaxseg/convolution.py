@@ -61,9 +61,6 @@ def conv(
   """
   assert rest.get("feature_group_count", 1) == 1
   assert set(rest.get("lhs_dilation") or (1,)) == {1}
-  if isinstance(padding, str):
-    reach = [(k - 1) * r + 1 for k, r in zip(kernel.shape[:2], rhs_dilation, strict=True)]
-    padding = lax.padtype_to_pads(x.shape[1:3], reach, strides, padding)
   return _conv(x, kernel, strides, padding, rhs_dilation)
 
 
@@ -71,7 +68,11 @@ def _conv(x, kernel, strides, padding, dilation, **forms: Callable):
   options = {"strides": strides, "padding": padding, "dilation": dilation}
 
   def in_order(args, g):
-    return gradients_in_order(*args, g, **options)
+    pads = padding
+    if isinstance(padding, str):  # of a symbolic size, XLA takes only the word
+      reach = [(k - 1) * r + 1 for k, r in zip(kernel.shape[:2], dilation, strict=True)]
+      pads = lax.padtype_to_pads(x.shape[1:3], reach, strides, padding)
+    return gradients_in_order(*args, g, strides, pads, dilation)
 
   plain = functools.partial(conv_plain, **options)
   gradients = {"cpu": in_order} if is_in_loop() else {}

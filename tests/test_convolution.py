@@ -180,3 +180,14 @@ def test_stem_conv():
     )
     found = jax.jit(convolution.stem_conv)(x, kernel)
     chex.assert_trees_all_close(found, np.float32(expected), atol=1e-4)
+
+
+def test_strides_in_a_program_for_any_size():
+  shape = jax.export.symbolic_shape("b, h, w", constraints=["b >= 1", "h >= 1", "w >= 1"])
+  kernel = jnp.ones((3, 3, 2, 1))
+  run = jax.jit(lambda x: convolution.conv(x, kernel, (2, 2)))
+  program = jax.export.export(run)(jax.ShapeDtypeStruct((*shape, 2), jnp.float32))
+  # "SAME": a window of 5 pixels begins outside, one of 6 on the first; two channels of ones.
+  np.testing.assert_array_equal(
+    program.call(jnp.ones((1, 5, 6, 2)))[0, :, :, 0], [[12, 12, 8], [18, 18, 12], [12, 12, 8]]
+  )
