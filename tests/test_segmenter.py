@@ -197,7 +197,7 @@ def test_what_is_not_used_of_an_image_is_said(workdir, photo, tmp_path):
   np.testing.assert_array_equal(labels, seg(photo))
   tifffile.imwrite(tmp_path / "b.tif", photo.astype(np.int16))
   message = error_of(seg, tmp_path / "b.tif")
-  assert message.endswith("this network was trained on 3 channels: convert the image")
+  assert message.endswith("8 or 16 bits: rescale this one to uint8 or uint16")
   assert "value_range" not in message and "`" not in message
 
 

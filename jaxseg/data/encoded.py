@@ -57,10 +57,14 @@ def read_as_trained(channels: int, value_range: Sequence) -> Iterator[None]:
     fault, _, remedy = str(error).rpartition(": ")
     others = [part for part in re.split(", or |; ", remedy) if "`" not in part]
     others = others if "`" in remedy else []  # those that go without a key
-    count = "1 channel" if channels == 1 else f"{channels} channels"
-    black_and_white = f" from {value_range}" if value_range else ""
-    text = f"this network was trained on {count}{black_and_white}: convert the image"
-    raise UserError(f"{fault}: {', '.join(others) or text}".replace("`", "")) from error
+    if "`value_range`" in remedy:  # only full ranges were trained on, else it would have one
+      text = "this network takes images of 8 or 16 bits: rescale this one to uint8 or uint16"
+    else:
+      count = "1 channel" if channels == 1 else f"{channels} channels"
+      black_and_white = f" from {value_range}" if value_range else ""
+      text = f"this network takes {count}{black_and_white}: convert the image"
+    text = f": {', '.join(others)}" if others else f"; {text}"
+    raise UserError(f"{fault}{text}".replace("`", "")) from error
 
 
 @dataclasses.dataclass(frozen=True)
