@@ -21,7 +21,6 @@ from ml_collections import ConfigDict, config_flags
 import jaxseg
 from jaxseg import DataWarning, UserError, modes, parallel, schema, settings, workdirs
 from jaxseg.check_data import check_data
-from jaxseg.run import tell
 from jaxseg.training import train
 
 MODES = ("train", "evaluate", "predict", "export", "check_data", "summary", "keys")
@@ -184,13 +183,13 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def warn_of_data(show: Callable) -> Callable:
-  """`warnings.showwarning` that prints a DataWarning as one line, above the progress bar."""
+  """`warnings.showwarning` that prints a DataWarning as one line, see `notebook.warn`."""
 
   def show_warning(message, category, *place, **options):
     if not issubclass(category, DataWarning):
       show(message, category, *place, **options)
     elif parallel.is_main():
-      tell(f"note: {settings.with_keys(str(message))}")
+      print(f"note: {settings.with_keys(str(message))}", file=sys.stderr)
 
   return show_warning
 
