@@ -116,7 +116,8 @@ def _train(config, workdir):
         predictor = for_scores(predict, state.variables, keep)
         result, samples = evaluate_split(predictor, eval_source, info, config)
       except UserError as error:
-        raise UserError(f"evaluation at step {line['step']}: {error}") from error
+        text = f"evaluation at step {line['step']}: {error}"
+        raise UserError(text).with_traceback(error.__traceback__) from error.__cause__
       scores.append(result["miou"])
       run.report(line, build.eval_name(config), result, samples)
       return result

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import traceback
 import warnings
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from tiny import error_of
 
 import jaxseg
-from jaxseg import DataWarning, build, checkpoint, modes
+from jaxseg import DataWarning, UserError, build, checkpoint, modes
 from jaxseg.crf import dense_crf
 from jaxseg.data import datasets
 from jaxseg.predict import make_predictor
@@ -146,6 +147,10 @@ def test_what_cannot_be_loaded(workdir, tmp_path):
   }
   for path, words in cases.items():
     assert words in error_of(jaxseg.load, path)
+  with pytest.raises(UserError) as error:
+    jaxseg.load(tmp_path / "none")
+  text = "".join(traceback.format_exception(error.value))
+  assert text.count("Traceback") == 1 and "best_checkpoint" in text
   for options, words in (
     ({"tta": "all"}, "config.predict.tta is 'all'"),
     ({"tile": 3}, "config.predict.tile is 3"),

@@ -62,7 +62,8 @@ def read_as_trained(channels: int, value_range: Sequence) -> Iterator[None]:
       black_and_white = f" from {value_range}" if value_range else ""
       text = f"this network takes {count}{black_and_white}: convert the image"
     text = f": {', '.join(others)}" if others else f"; {text}"
-    raise UserError(f"{fault}{text}".replace("`", "")) from error
+    text = f"{fault}{text}".replace("`", "")
+    raise UserError(text).with_traceback(error.__traceback__) from error.__cause__
 
 
 @dataclasses.dataclass(frozen=True)
