@@ -95,7 +95,8 @@ def trace(steps):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__)
+  form = argparse.RawDescriptionHelpFormatter
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
   parser.add_argument("--pets")
   parser.add_argument("--trace")
   folders = parser.parse_args()

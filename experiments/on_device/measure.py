@@ -150,7 +150,8 @@ PARTS = {"training": measure, "evaluation": measure_evaluation}
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__)
+  form = argparse.RawDescriptionHelpFormatter
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
   parser.add_argument("--pets")
   parser.add_argument("--camvid")
   parser.add_argument("--only", action="append", choices=PARTS)
