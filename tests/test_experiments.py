@@ -99,3 +99,22 @@ def test_gaps_between_steps_in_a_trace():
   assert gaps(trace(tpu)) == expected
   per_step = gaps(trace({**tpu, "/device:TPU:1": tpu["/device:TPU:0"]}), 4)
   assert per_step == {**expected, "step_ms": 1.75, "gap_ms": 0.5}
+
+
+@pytest.mark.parametrize(
+  "script, remedy",
+  [
+    ("start_up/run.py", "--config=configs/unet_cells.py"),
+    ("on_device/gaps.py", "--pets --trace"),
+    ("on_device/measure.py", "--pets=DIR"),
+    ("crf/picture.py", "WORKDIR POSITION"),
+    ("pets_tutorial/picture.py", "PETS_WORKDIR CELLS_WORKDIR"),
+  ],
+)
+def test_scripts_say_what_they_need(script, remedy, monkeypatch, capsys):
+  path = ROOT / "experiments" / script
+  monkeypatch.syspath_prepend(str(path.parent))
+  monkeypatch.setattr(sys, "argv", [script])
+  with pytest.raises(SystemExit) as end:
+    runpy.run_path(str(path), run_name="__main__")
+  assert remedy in f"{end.value.code} {capsys.readouterr().err}"
