@@ -121,6 +121,9 @@ def test_predict(jaxseg, trained, tmp_path):
   assert one[0] == 0
   files = [(tmp_path / folder / "a.png").read_bytes() for folder in ("out", "one")]
   assert files[0] == files[1]
+  Image.fromarray(np.zeros((8, 8, 4), np.uint8)).save(tmp_path / "alpha.png")
+  _, _, err = jaxseg(*flags_, f"--input={tmp_path}/alpha.png", f"--output={tmp_path}/alpha")
+  assert f"note: {tmp_path}/alpha.png: transparency (alpha) is not used (said once)\n" in err
 
 
 def test_export_and_summary(jaxseg, trained, tmp_path):
