@@ -3,10 +3,12 @@
 python experiments/sweep.py experiments/unet_isbi --seeds=3 -- --config.data.data_dir=DIR
 
 EXPERIMENT/variants.json holds {name: ["--config=FILE", flag, ...]}. Flags after -- go to all of
-them, before their own. Runs that EXPERIMENT/results.json has are not repeated.
+them, before their own. Runs that EXPERIMENT/results.json has are not repeated; remove one from it
+to measure it again.
 """
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -44,7 +46,7 @@ def print_table(rows):
   """Mean and standard deviation over the seeds of each variant."""
   for variant in dict.fromkeys(row["variant"] for row in rows):
     runs = [dict(flat_scores(row)) for row in rows if row["variant"] == variant]
-    print(f"\n{variant}, {len(runs)} seeds")
+    print(f"\n{variant}, {len(runs)} seed{'s' * (len(runs) > 1)}")
     for name in runs[0]:
       values = [run[name] for run in runs]
       spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
@@ -52,18 +54,29 @@ def print_table(rows):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("experiment", type=pathlib.Path)
-  parser.add_argument("--seeds", default=3, type=int)
-  parser.add_argument("--variants", nargs="*", help="default: all")
+  usage = "sweep.py EXPERIMENT [--seeds=N] [--variants NAME ...] [-- FLAG ...]"
+  form = argparse.RawDescriptionHelpFormatter
+  parser = argparse.ArgumentParser(usage=usage, description=__doc__, formatter_class=form)
+  parser.add_argument("experiment", type=pathlib.Path, metavar="EXPERIMENT", help="its folder")
+  parser.add_argument("--seeds", default=3, type=int, metavar="N", help="default: 3")
+  parser.add_argument("--variants", nargs="*", metavar="NAME", help="default: all")
   end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
   options, common_flags = parser.parse_args(sys.argv[1:end]), sys.argv[end + 1 :]
-  variants = json.loads((options.experiment / "variants.json").read_text())
+  file = options.experiment / "variants.json"
+  if not file.is_file():
+    known = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/variants.json"))
+    parser.error(f"no {file}; folders of experiments/ that have one: {', '.join(known)}")
+  variants = json.loads(file.read_text())
+  wanted = options.variants or list(variants)
+  if unknown := [name for name in wanted if name not in variants]:
+    parser.error(f"{file} has no {unknown[0]!r}, but {', '.join(variants)}")
   results = options.experiment / "results.json"
   rows = json.loads(results.read_text()) if results.exists() else []
   done = {(row["variant"], row["seed"]) for row in rows}
+  if stored := len(done.intersection(itertools.product(wanted, range(options.seeds)))):
+    print(f"read from {results}, not repeated: {stored} run{'s' * (stored > 1)}", flush=True)
   for seed in range(options.seeds):
-    for variant in options.variants or variants:
+    for variant in wanted:
       if (variant, seed) not in done:
         workdir = ROOT / "runs" / options.experiment.name / f"{variant.replace(' ', '_')}_{seed}"
         config, *own = variants[variant]

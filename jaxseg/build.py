@@ -3,7 +3,6 @@
 import collections.abc
 import dataclasses
 import functools
-import warnings
 
 import flax.linen as nn
 import grain
@@ -13,12 +12,13 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from jaxseg import DataWarning, UserError, losses, models, optim, parallel, settings
+from jaxseg import UserError, losses, models, optim, parallel, settings
 from jaxseg.augment import Augmentation
 from jaxseg.data import datasets, splits
 from jaxseg.data.decode import DatasetInfo, to_picture
 from jaxseg.data.input_pipeline import Sampling, train_batches
 from jaxseg.data.normalization import STORED
+from jaxseg.notebook import warn
 from jaxseg.predict import make_predictor
 from jaxseg.refine import with_crf, with_scales
 from jaxseg.train_step import make_train_step
@@ -290,7 +290,7 @@ def training_faults(config: ConfigDict) -> collections.abc.Iterator[str]:
   unset = ("", settings.declared_keys()["data.eval_split"].default)
   if data.num_folds and data.eval_split not in unset:
     text = f"`eval_split`={data.eval_split!r} is not used: folds are; set `num_folds`=0"
-    warnings.warn(text, DataWarning, stacklevel=2)
+    warn(text)
   for key, off, fit in (("class_crops", 0, "crop"), ("fast_jpeg", False, "resize")):
     if data[key] and data.fit != fit:
       fault = f"config.data.{key} is {data[key]}, but config.data.fit is {data.fit!r}"

@@ -4,15 +4,15 @@
 """
 
 import functools
-import warnings
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from jaxseg import DataWarning, UserError, build, checkpoint, models, settings
+from jaxseg import UserError, build, checkpoint, models, settings
 from jaxseg.augment import Augmentation, check_channels
 from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo
+from jaxseg.notebook import warn
 
 
 def check_augmentation(config: ConfigDict, info: DatasetInfo) -> None:
@@ -67,7 +67,7 @@ def check_data_keys(config: ConfigDict) -> None:
   ]
   if unused:
     text = f"the data set {name} does not use {', '.join(unused)}"
-    warnings.warn(text, DataWarning, stacklevel=2)
+    warn(text)
   if config.data.value_range and config.data.normalization != "range":
     raise UserError(
       f"config.data.value_range is {config.data.value_range}, but config.data.normalization="

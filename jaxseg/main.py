@@ -5,6 +5,7 @@ from jaxseg import start
 if __name__ == "__main__":
   start.prepare()  # before JAX is imported
 
+import difflib
 import pathlib
 import re
 import sys
@@ -20,7 +21,6 @@ from ml_collections import ConfigDict, config_flags
 import jaxseg
 from jaxseg import DataWarning, UserError, modes, parallel, schema, settings, workdirs
 from jaxseg.check_data import check_data
-from jaxseg.run import tell
 from jaxseg.training import train
 
 MODES = ("train", "evaluate", "predict", "export", "check_data", "summary", "keys")
@@ -88,7 +88,10 @@ def _config_error(path, error):
   text = next(iter(str(error).splitlines()), "")
   if isinstance(error, OSError):  # ml_collections raises its own for any of them
     if not pathlib.Path(path).is_file():
-      return UserError(f"no config file {path!r}; see configs/")
+      names = {file.stem: file for file in sorted(pathlib.Path("configs").glob("[!_]*.py"))}
+      near = difflib.get_close_matches(pathlib.Path(path).stem, names, n=1)
+      remedy = f"did you mean {names[near[0]]}?" if near else "see configs/"
+      return UserError(f"no config file {path!r}; {remedy}")
     return UserError(f"config file {path}: {text.rpartition('failure to load: ')[2]}")
   if "no attribute 'get_config'" in str(error):
     return UserError(f"{path} has no get_config(); see configs/")
@@ -124,7 +127,11 @@ def configure(
 ) -> tuple[pathlib.Path, ConfigDict, dict[str, Any]]:
   """(work directory, config, {key: value} of the flags); without a file, the run's own config."""
   if file_config is None and not WORKDIR.value:
-    raise UserError("--config is missing; give it, as in --config=configs/unet_cells.py")
+    config_example, run_example = "--config=configs/unet_cells.py", "--workdir=runs/unet_cells"
+    if MODE.value in ("evaluate", "predict", "export"):
+      raise UserError(f"--workdir is missing; give that of a trained run, as in {run_example}")
+    or_run = f", or {run_example}" if MODE.value in ("check_data", "summary") else ""
+    raise UserError(f"--config is missing; give it, as in {config_example}{or_run}")
   name = pathlib.Path(config_path(arguments)).stem or "run"
   workdir = pathlib.Path(WORKDIR.value or f"runs/{name}")
   config = file_config or settings.read_run(workdir)
@@ -176,13 +183,13 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def warn_of_data(show: Callable) -> Callable:
-  """`warnings.showwarning` that prints a DataWarning as one line, above the progress bar."""
+  """`warnings.showwarning` that prints a DataWarning as one line, see `notebook.warn`."""
 
   def show_warning(message, category, *place, **options):
     if not issubclass(category, DataWarning):
       show(message, category, *place, **options)
     elif parallel.is_main():
-      tell(f"note: {settings.with_keys(str(message))}")
+      print(f"note: {settings.with_keys(str(message))}", file=sys.stderr)
 
   return show_warning
 

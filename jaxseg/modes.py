@@ -226,9 +226,10 @@ def summarize(config: ConfigDict) -> str:
   width = max(len(name) for name, _ in rows)
   lines = [f"{name:{width}} {number:13,}" for name, number in rows]
   memory = cost["memory_bytes"]
+  needed = f"{memory / 2**20:.1f} MiB" if memory else "unknown on this device"
   return "\n".join([
     *lines,
     "",
     build.network_line(config, model, info, cost),
-    f"memory of that pass: {f'{memory / 2**20:.1f} MiB' if memory else 'unknown on this device'}",
+    f"memory of that pass: {needed} (of prediction; a training step needs more)",
   ])  # fmt: skip

@@ -1,12 +1,17 @@
-"""What differs in a notebook: the progress bar, and pictures that appear below the cell."""
+"""The progress bar, warnings above it, and pictures below the cell of a notebook."""
 
 import importlib.util
 import sys
+import warnings
 from collections.abc import Iterable
 from os import PathLike
 from typing import Any
 
 import tqdm
+
+from jaxseg import DataWarning
+
+_said = {}  # of `warnings`, which says the same once
 
 
 def in_notebook() -> bool:
@@ -27,6 +32,18 @@ def progress(iterable: Iterable | None = None, **options: Any) -> tqdm.tqdm:
     moves = sys.stderr.isatty() or in_notebook()
     options = {"dynamic_ncols": True, "mininterval": 0.5 if moves else 10, **options}
   return bar(iterable, **options)
+
+
+def warn(text: str, note: str = "") -> None:
+  """A DataWarning above the progress bar, without a line of jaxseg's own code.
+
+  Args:
+    note: what it says without the name of the file, by which `data.workers` knows it again.
+  """
+  warning = DataWarning(text)
+  warning.note = note or text
+  with tqdm.tqdm.external_write_mode():
+    warnings.warn_explicit(warning, None, "jaxseg", 1, registry=_said)
 
 
 def show(path: str | PathLike, display_id: str = "", update: bool = False) -> None:

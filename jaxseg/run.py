@@ -86,6 +86,8 @@ class Run:
     self._bar = notebook.progress(initial=step, total=num_steps, unit="step")
     self._stack.callback(self._bar.close)
     tell(about)
+    if step < num_steps:
+      self._bar.set_postfix_str("compiling the first step")
 
   def record(
     self, step: int, metrics: dict, line: dict | None, batch_size: int, num_steps: int = 1
@@ -125,6 +127,17 @@ class Run:
       text = f"loss {loss:.4f}, {images_per_second:.1f} images/s"
       self._bar.set_postfix_str(text, refresh=False)
       self._bar.update(step - self._bar.n)
+
+  @contextlib.contextmanager
+  def saying(self, text: str) -> collections.abc.Iterator[None]:
+    """The progress bar says so in a `with` block, then again what it said before."""
+    if self._bar is None:
+      yield
+      return
+    before = self._bar.postfix
+    self._bar.set_postfix_str(text)
+    yield
+    self._bar.set_postfix_str(before or "", refresh=False)
 
   def write(self, line: dict, sheet: pathlib.Path | None = None) -> None:
     """Records numbers in metrics.jsonl, TensorBoard and the curves.
@@ -187,6 +200,8 @@ class Run:
 
   def profile(self, step: int, steps: tuple[int, ...], arrays: Any) -> None:
     """Writes a jax.profiler trace from before the first to after the last of `steps`.
+
+    It ends with the run, if that is earlier.
 
     Args:
       step: about to begin.  arrays: results of the previous step, which it waits for.

@@ -123,7 +123,7 @@ def own_entries(is_saved: bool) -> collections.abc.Iterator[None]:
     if not is_saved or schema.UNKNOWN not in str(error) or name not in OPEN_KEYS:
       raise
     text = "if it is your own, pass the --config file that adds it (in Python, import it first)"
-    raise UserError(f"{error}; {text}") from error
+    raise UserError(f"{error}; {text}").with_traceback(error.__traceback__) from error.__cause__
 
 
 @contextlib.contextmanager
@@ -137,7 +137,8 @@ def config_errors(**names: str) -> collections.abc.Iterator[None]:
   try:
     yield
   except UserError as error:
-    raise UserError(with_keys(str(error), names)) from error
+    text = with_keys(str(error), names)  # one traceback, not two
+    raise UserError(text).with_traceback(error.__traceback__) from error.__cause__
 
 
 def with_keys(text: str, names: collections.abc.Mapping[str, str] | None = None) -> str:

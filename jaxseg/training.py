@@ -114,9 +114,11 @@ def _train(config, workdir):
     def evaluate(state, line):
       try:
         predictor = for_scores(predict, state.variables, keep)
-        result, samples = evaluate_split(predictor, eval_source, info, config)
+        with run.saying("evaluating"):
+          result, samples = evaluate_split(predictor, eval_source, info, config)
       except UserError as error:
-        raise UserError(f"evaluation at step {line['step']}: {error}") from error
+        text = f"evaluation at step {line['step']}: {error}"
+        raise UserError(text).with_traceback(error.__traceback__) from error.__cause__
       scores.append(result["miou"])
       run.report(line, build.eval_name(config), result, samples)
       return result
@@ -135,6 +137,11 @@ def _train(config, workdir):
       run.restart_clock()
     if step == num_steps:
       tell(f"already complete: {step} of {num_steps} steps")
+    elif options.profile_steps and not step < options.profile_steps[0] <= num_steps:
+      tell(
+        f"note: no profile is written, as config.train.profile_steps={options.profile_steps} does "
+        f"not begin in steps {step + 1} to {num_steps}, which this run takes now"
+      )
     while step < num_steps and not is_stalled(scores, options.patience):
       run.profile(step + 1, options.profile_steps, state)
       num = 1
@@ -159,7 +166,6 @@ def _train(config, workdir):
         run.restart_clock()
       if stop:
         break
-    run.profile(step + 1, options.profile_steps, state)
     if is_stalled(scores, options.patience):
       tell(f"early stopping at step {step}: no better mean IoU in {options.patience} evaluations")
   return not stop

@@ -141,15 +141,16 @@ def test_remedies_of_a_trained_network():
     with read_as_trained(fmt.channels, fmt.value_range):
       decode_image(data, "a.tif", fmt)
 
-  tail = ": this network was trained on "
+  tail = "; this network takes "
   message = error_of(read, encode(GREY), ImageFormat(4))
   assert message == f"a.tif: has 1 bands, but channels is 4{tail}4 channels: convert the image"
   message = error_of(read, encode(RGB), ImageFormat(1, bands=(5,)))
   assert message == f"a.tif: has 3 bands, but bands is (5,){tail}1 channel: convert the image"
   message = error_of(read, tiff(np.zeros((2, 3), np.int16)), ImageFormat(1))
-  assert message == (
-    f"a.tif: int16 values from 0 to 0 have no full range{tail}1 channel: convert the image"
-  )
+  tail += "images of 8 or 16 bits: rescale this one to uint8 or uint16"
+  assert message == f"a.tif: int16 values from 0 to 0 have no full range{tail}"
+  message = error_of(read, tiff(np.array([[-1.5, 2.0]], np.float32)), ImageFormat(3))
+  assert message == f"a.tif: float32 values from -1.5 to 2 have no full range{tail}"
   fmt = ImageFormat(2, value_range=((0, 1), (0, 9)))
   assert "2 channels from ((0, 1), (0, 9)): convert" in error_of(read, encode(GREY), fmt)
   assert error_of(read, b"", ImageFormat(1)) == error_of(decode_image, b"", "a.tif", ImageFormat(1))

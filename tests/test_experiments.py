@@ -1,10 +1,13 @@
 """The scripts of experiments/ find their modules, started from any folder; how a trace is read."""
 
+import json
 import pathlib
 import runpy
 import subprocess
 import sys
 from types import SimpleNamespace
+
+import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "experiments").rglob("*.py"))
@@ -24,6 +27,43 @@ def test_scripts_load(tmp_path):
   command = [sys.executable, "-P", "-c", LOAD, *scripts]
   done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr[-2000:]
+
+
+def sweep(monkeypatch, capsys, *arguments):
+  """(exit status or None, standard output, standard error) of experiments/sweep.py."""
+  main = runpy.run_path(str(ROOT / "experiments" / "sweep.py"))["main"]
+  monkeypatch.setattr(sys, "argv", ["sweep.py", *map(str, arguments)])
+  status = None
+  try:
+    main()
+  except SystemExit as end:
+    status = end.code
+  return status, *capsys.readouterr()
+
+
+def test_a_sweep_says_what_it_has_from_before(tmp_path, monkeypatch, capsys):
+  (tmp_path / "variants.json").write_text(json.dumps({"a": ["--config=x"], "b": ["--config=y"]}))
+  rows = [{"variant": "a", "seed": 0, "miou": 0.25}, {"variant": "a", "seed": 1, "miou": 0.75},
+          {"variant": "b", "seed": 0, "miou": 0.5}]  # fmt: skip
+  (tmp_path / "results.json").write_text(json.dumps(rows))
+  status, out, _ = sweep(monkeypatch, capsys, tmp_path, "--seeds=1", "--", "--config.seed=1")
+  assert status is None
+  assert out.splitlines()[0] == f"read from {tmp_path}/results.json, not repeated: 2 runs"
+  assert "\na, 2 seeds\n" in out and "\nb, 1 seed\n" in out and " 0.5 ± " in out
+
+
+@pytest.mark.parametrize(
+  "arguments, words",
+  [
+    (["nowhere"], "have one: border_weight, camvid"),
+    ([".", "--variants", "c"], "has no 'c', but a"),
+  ],
+)
+def test_mistakes_in_a_sweep(tmp_path, monkeypatch, capsys, arguments, words):
+  (tmp_path / "variants.json").write_text('{"a": ["--config=x"]}')
+  monkeypatch.chdir(tmp_path)
+  status, _, error = sweep(monkeypatch, capsys, *arguments)
+  assert status == 2 and words in error and "-- FLAG" in error
 
 
 def trace(planes):
@@ -59,3 +99,22 @@ def test_gaps_between_steps_in_a_trace():
   assert gaps(trace(tpu)) == expected
   per_step = gaps(trace({**tpu, "/device:TPU:1": tpu["/device:TPU:0"]}), 4)
   assert per_step == {**expected, "step_ms": 1.75, "gap_ms": 0.5}
+
+
+@pytest.mark.parametrize(
+  "script, remedy",
+  [
+    ("start_up/run.py", "--config=configs/unet_cells.py"),
+    ("on_device/gaps.py", "--pets --trace"),
+    ("on_device/measure.py", "--pets=DIR"),
+    ("crf/picture.py", "WORKDIR POSITION"),
+    ("pets_tutorial/picture.py", "PETS_WORKDIR CELLS_WORKDIR"),
+  ],
+)
+def test_scripts_say_what_they_need(script, remedy, monkeypatch, capsys):
+  path = ROOT / "experiments" / script
+  monkeypatch.syspath_prepend(str(path.parent))
+  monkeypatch.setattr(sys, "argv", [script])
+  with pytest.raises(SystemExit) as end:
+    runpy.run_path(str(path), run_name="__main__")
+  assert remedy in f"{end.value.code} {capsys.readouterr().err}"

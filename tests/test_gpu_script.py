@@ -55,6 +55,47 @@ def test_no_time_left(tmp_path, monkeypatch):
   assert found["good"]["rows"] == [] and "left out" in found["good"]["error"]
 
 
+def test_results_of_several_runs_are_merged(tmp_path, monkeypatch, capsys):
+  run = load(tmp_path)
+  rows = {"sizes.py": {"precision": "bfloat16", "matmul_tflops": 600.0},
+          "steps.py": {"by": "jaxseg", "program": "net", "precision": "bfloat16", "batch": 8,
+                       "images_per_second": 300.0, "tflop_per_image": 0.5}}  # fmt: skip
+  for name, row in rows.items():
+    (tmp_path / name).write_text(f"print({json.dumps(row)!r})")
+  run.SECTIONS = {
+    "matmul": ("sizes.py", [], 30),
+    "net-bfloat16": ("steps.py", [], 30),
+    "net-float32": ("good.py", [], 30),
+    "network": ("late.py", [], 30),
+  }
+  out = tmp_path / "out"
+  assert list(results(run, monkeypatch, out, "--only=matmul")) == ["matmul"]
+  found = results(run, monkeypatch, out, "--only=net")
+  assert list(found) == ["matmul", "net-bfloat16", "net-float32"]
+  assert found["net-bfloat16"]["rows"][0]["share_of_matmul"] == 0.25
+  again = results(run, monkeypatch, out, "--only=net-float32", "--only=matmul")
+  assert list(again) == list(found)
+  for flags, words in (["--only=nothing"], "choose from matmul"), (["--quick"], "another --out"):
+    with pytest.raises(SystemExit):
+      results(run, monkeypatch, out, *flags)
+    assert words in capsys.readouterr().err
+  run.TOTAL = 0  # what was measured before stays
+  assert results(run, monkeypatch, out, "--only=matmul") == again
+  run.TOTAL = 720
+  late = results(run, monkeypatch, out, "--only=network", "--limit=2")["network"]
+  assert late["error"].startswith("not done within 2 s") and "network.log" in late["error"]
+
+
+def test_without_an_environment_the_remedy_is_said(tmp_path):
+  script = tmp_path / "experiments" / "gpu" / "run.sh"
+  script.parent.mkdir(parents=True)
+  script.write_text((FOLDER / "run.sh").read_text())
+  environ = {name: x for name, x in os.environ.items() if name != "PYTHON"}
+  done = subprocess.run(["bash", script], capture_output=True, text=True, env=environ)
+  assert done.returncode == 1 and done.stderr.count("\n") == 1
+  assert "./launch.sh" in done.stderr and "PYTHON=" in done.stderr
+
+
 def test_ratios(tmp_path):
   key = {"program": "x", "precision": "bfloat16", "batch": 8}
   ours = {"by": "jaxseg", **key, "images_per_second": 300.0, "tflop_per_image": 0.5}

@@ -121,6 +121,9 @@ def test_predict(jaxseg, trained, tmp_path):
   assert one[0] == 0
   files = [(tmp_path / folder / "a.png").read_bytes() for folder in ("out", "one")]
   assert files[0] == files[1]
+  Image.fromarray(np.zeros((8, 8, 4), np.uint8)).save(tmp_path / "alpha.png")
+  _, _, err = jaxseg(*flags_, f"--input={tmp_path}/alpha.png", f"--output={tmp_path}/alpha")
+  assert f"note: {tmp_path}/alpha.png: transparency (alpha) is not used (said once)\n" in err
 
 
 def test_export_and_summary(jaxseg, trained, tmp_path):
@@ -200,6 +203,9 @@ def test_config_files(jaxseg, tmp_path, text, words):
   "arguments, words",
   [
     ([], "--config configs/unet_cells.py"),
+    *([[f"--mode={mode}"], "--workdir runs/unet_cells"] for mode in ("evaluate", "export")),
+    (["--mode=predict", "--input=a", "--output=b"], "--workdir runs/unet_cells"),
+    *([[f"--mode={mode}"], "--config --workdir=runs"] for mode in ("summary", "check_data")),
     (["--config="], "configs/"),
     ([f"--config={ROOT}/configs"], f"{ROOT}/configs"),
     ([CELLS, "--config.train.num_epoch=3"], "'train.num_epoch' 'train.num_epochs'"),
@@ -241,6 +247,19 @@ def test_mistakes_on_the_command_line(jaxseg, tmp_path, monkeypatch, arguments, 
   for word in words.split():
     assert word in message, message
   assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+  "given, remedy",
+  [
+    ("unet_cells", "did you mean configs/unet_cells.py?"),
+    ("configs/unet_cell.py", "did you mean configs/unet_cells.py?"),
+    ("nothing_like_it", "see configs/"),
+  ],
+)
+def test_config_files_of_nearly_that_name(jaxseg, monkeypatch, given, remedy):
+  monkeypatch.chdir(ROOT)
+  assert error_of(jaxseg, f"--config={given}") == f"error: no config file {given!r}; {remedy}\n"
 
 
 def test_mistakes_about_files(jaxseg, trained, tmp_path):

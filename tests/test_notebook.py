@@ -3,6 +3,8 @@
 import base64
 import io
 import pathlib
+import re
+import subprocess
 import sys
 import textwrap
 
@@ -127,6 +129,22 @@ def test_elsewhere_there_is_text_and_no_picture(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda x=is_terminal: x, raising=False)
     with notebook.progress(total=3) as bar:
       assert bar.mininterval == seconds
+
+
+WARNS = """
+from jaxseg import notebook
+for i in notebook.progress(range(2), mininterval=0):
+  notebook.warn("a.png: alpha is not used")
+"""
+
+
+def test_a_warning_has_a_line_of_its_own_without_code():
+  """And it is said once."""
+  done = subprocess.run([sys.executable, "-c", WARNS], cwd=ROOT, capture_output=True, text=True)
+  lines = [line.strip() for line in re.split("[\r\n]+", done.stderr) if line.strip()]
+  assert lines.count("jaxseg:1: DataWarning: a.png: alpha is not used") == 1
+  assert all(line.endswith("it/s]") for line in lines if "|" in line)
+  assert len([line for line in lines if "|" not in line]) == 1, lines
 
 
 def test_quickstart_is_committed_clean():

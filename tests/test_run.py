@@ -132,6 +132,15 @@ def test_terminal(tmp_path, capsys):
   assert "100%" in last and "20/20" in last and "loss 1.5000, 12.2 images/s" in last
 
 
+def test_bar_says_what_takes_long(tmp_path, capsys):
+  with open_log(tmp_path, 0, 20) as log:
+    assert "0/20" in (said := capsys.readouterr().err) and "compiling" in said
+    log.advance(20, 1.5, 12.25)
+    with log.saying("evaluating"):
+      assert "20/20" in (said := capsys.readouterr().err) and "evaluating" in said
+  assert "loss 1.5000" in (said := capsys.readouterr().err) and "evaluating" not in said
+
+
 def test_bar_starts_where_the_run_goes_on(tmp_path, capsys):
   with open_log(tmp_path, 15, 20):
     pass

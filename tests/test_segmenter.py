@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import traceback
 import warnings
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from tiny import error_of
 
 import jaxseg
-from jaxseg import DataWarning, build, checkpoint, modes
+from jaxseg import DataWarning, UserError, build, checkpoint, modes
 from jaxseg.crf import dense_crf
 from jaxseg.data import datasets
 from jaxseg.predict import make_predictor
@@ -146,6 +147,10 @@ def test_what_cannot_be_loaded(workdir, tmp_path):
   }
   for path, words in cases.items():
     assert words in error_of(jaxseg.load, path)
+  with pytest.raises(UserError) as error:
+    jaxseg.load(tmp_path / "none")
+  text = "".join(traceback.format_exception(error.value))
+  assert text.count("Traceback") == 1 and "best_checkpoint" in text
   for options, words in (
     ({"tta": "all"}, "config.predict.tta is 'all'"),
     ({"tile": 3}, "config.predict.tile is 3"),
@@ -197,7 +202,7 @@ def test_what_is_not_used_of_an_image_is_said(workdir, photo, tmp_path):
   np.testing.assert_array_equal(labels, seg(photo))
   tifffile.imwrite(tmp_path / "b.tif", photo.astype(np.int16))
   message = error_of(seg, tmp_path / "b.tif")
-  assert message.endswith("this network was trained on 3 channels: convert the image")
+  assert message.endswith("8 or 16 bits: rescale this one to uint8 or uint16")
   assert "value_range" not in message and "`" not in message
 
 

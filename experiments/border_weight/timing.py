@@ -39,7 +39,8 @@ def best_seconds(function, argument, repeats):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__)
+  form = argparse.RawDescriptionHelpFormatter
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
   parser.add_argument("--data_dir", required=True, type=pathlib.Path)
   folder = parser.parse_args().data_dir / "masks"
   masks = [np.asarray(Image.open(file)) > 127 for file in sorted(folder.glob("*.png"))]

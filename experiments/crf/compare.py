@@ -54,7 +54,8 @@ def compare(a, b):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__)
+  form = argparse.RawDescriptionHelpFormatter
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
   parser.add_argument("--camvid", required=True, type=pathlib.Path)
   parser.add_argument("--peer", required=True, help="a Python that has pydensecrf2")
   parser.add_argument("--num_images", default=4, type=int)

@@ -20,6 +20,8 @@ HERE = pathlib.Path(__file__).parent
 
 
 def main():
+  if len(sys.argv) < 3:
+    sys.exit(__doc__)
   workdir, *rest = sys.argv[1:]
   positions = [int(x) for x in rest if not x.startswith("--")]
   options = dict(x[2:].split("=") for x in rest if x.startswith("--"))

@@ -74,7 +74,8 @@ def measure(name, precision, batch, quick):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__)
+  form = argparse.RawDescriptionHelpFormatter
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
   parser.add_argument("name", choices=list(CASES))
   parser.add_argument("--quick", action="store_true")
   args = parser.parse_args()

@@ -1,9 +1,11 @@
 """Measures on one GPU, a section at a time; results stay whatever happens to the next section.
 
-python experiments/gpu/run.py [--out=DIR] [--torch=PYTHON] [--only=SECTION] [--quick]
+python experiments/gpu/run.py [--out=DIR] [--torch=PYTHON] [--only=NAME ...] [--quick]
 python experiments/gpu/run.py --compile=cuda:h100     compiles instead, where there is no GPU
 
-Each section has a process and a time limit of its own. DIR/results.json is written after each.
+Each section has a process and a time limit of its own. DIR/results.json is written after each, and
+keeps what it has of other sections. NAME is a section (paper_unet-bfloat16) or the first part of
+its name: paper_unet is that network in all precisions, torch all of PyTorch.
 """
 
 import argparse
@@ -21,19 +23,19 @@ TOTAL = 720  # s, of all sections
 # name: (script, what follows, limit in s), the most important first
 SECTIONS = {
   "matmul": ("sections.py", ["matmul"], 60),
-  "paper_unet bfloat16": ("sections.py", ["train", "paper_unet", "bfloat16"], 120),
-  "torch paper_unet": ("peer.py", ["paper_unet"], 150),
-  "deeplab_resnet bfloat16": ("sections.py", ["train", "deeplab_resnet", "bfloat16"], 90),
-  "mobilenet_unet bfloat16": ("sections.py", ["train", "mobilenet_unet", "bfloat16"], 90),
-  "torch deeplab_resnet": ("peer.py", ["deeplab_resnet"], 120),
-  "torch mobilenet_unet": ("peer.py", ["mobilenet_unet"], 120),
+  "paper_unet-bfloat16": ("sections.py", ["train", "paper_unet", "bfloat16"], 120),
+  "torch-paper_unet": ("peer.py", ["paper_unet"], 150),
+  "deeplab_resnet-bfloat16": ("sections.py", ["train", "deeplab_resnet", "bfloat16"], 90),
+  "mobilenet_unet-bfloat16": ("sections.py", ["train", "mobilenet_unet", "bfloat16"], 90),
+  "torch-deeplab_resnet": ("peer.py", ["deeplab_resnet"], 120),
+  "torch-mobilenet_unet": ("peer.py", ["mobilenet_unet"], 120),
   "unet_isbi": ("sections.py", ["train", "unet_isbi", "bfloat16"], 90),
   "border_weight": ("sections.py", ["border_weight"], 40),
   "crf": ("sections.py", ["crf"], 60),
   "on_device": ("sections.py", ["on_device"], 90),
-  "paper_unet float32": ("sections.py", ["train", "paper_unet", "float32"], 120),
-  "deeplab_resnet float32": ("sections.py", ["train", "deeplab_resnet", "float32"], 90),
-  "mobilenet_unet float32": ("sections.py", ["train", "mobilenet_unet", "float32"], 90),
+  "paper_unet-float32": ("sections.py", ["train", "paper_unet", "float32"], 120),
+  "deeplab_resnet-float32": ("sections.py", ["train", "deeplab_resnet", "float32"], 90),
+  "mobilenet_unet-float32": ("sections.py", ["train", "mobilenet_unet", "float32"], 90),
 }
 
 
@@ -41,7 +43,7 @@ def section(name, out, *, python, quick, limit):
   """{"rows": what it printed, "seconds", "error" if there was one} of one section."""
   script, arguments, _ = SECTIONS[name]
   command = [python, str(HERE / script), *arguments, *["--quick"] * quick]
-  log, errors = (out / f"{name.replace(' ', '_')}.{suffix}" for suffix in ("jsonl", "log"))
+  log, errors = (out / f"{name}.{suffix}" for suffix in ("jsonl", "log"))
   start, found = time.time(), {}
   with log.open("w") as stdout, errors.open("w") as stderr:
     try:
@@ -50,11 +52,11 @@ def section(name, out, *, python, quick, limit):
       environ["PYTHONUNBUFFERED"] = "1"
       done = subprocess.run(command, stdout=stdout, stderr=stderr, timeout=limit, env=environ)
     except subprocess.TimeoutExpired:
-      found["error"] = f"not done within {limit:.0f} s"
+      found["error"] = f"not done within {limit:.0f} s (--limit gives more); see {errors}"
     else:
       if done.returncode:
         last = errors.read_text().strip().splitlines()[-1:]
-        found["error"] = f"exit status {done.returncode}: {' '.join(last)}"
+        found["error"] = f"exit status {done.returncode}: {' '.join(last)}; see {errors}"
   rows = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
   return {"rows": rows, "seconds": round(time.time() - start, 1), **found}
 
@@ -77,6 +79,26 @@ def add_ratios(results):
           row["times_torch"] = rate / other
 
 
+def choose(names, parser):
+  """The sections that --only names, in their order; all without it."""
+  chosen = set()
+  for name in names:
+    found = {x for x in SECTIONS if x == name or x.startswith(f"{name}-")}
+    if not found:
+      parser.error(f"--only={name}: no such section; choose from {', '.join(SECTIONS)}")
+    chosen |= found
+  return [name for name in SECTIONS if name in chosen or not names]
+
+
+def earlier_results(path, quick, parser):
+  """What a results.json holds; it may not mix networks that are narrow with those that are not."""
+  results = json.loads(path.read_text()) if path.exists() else {}
+  if any(found.get("quick", False) != quick for found in results.values()):
+    kind = "without --quick" if quick else "of --quick"
+    parser.error(f"{path} has results {kind}: give another --out")
+  return results
+
+
 def compile_all(target):
   """Compiles what the sections run: see experiments/accelerators."""
   folder = ROOT / "experiments" / "accelerators"
@@ -92,29 +114,40 @@ def compile_all(target):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--out", type=pathlib.Path, default=HERE / "results", metavar="DIR")
+  form = argparse.RawDescriptionHelpFormatter
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=form, epilog=f"sections: {', '.join(SECTIONS)}"
+  )
+  out, text = HERE / "results", "default: experiments/gpu/results"
+  parser.add_argument("--out", type=pathlib.Path, default=out, metavar="DIR", help=text)
   parser.add_argument("--torch", default=sys.executable, help="Python of PyTorch, if another")
-  parser.add_argument("--only", action="append", choices=list(SECTIONS), help="default: all")
+  text = "section, as often as needed; default: all"
+  parser.add_argument("--only", action="append", default=[], metavar="NAME", help=text)
   parser.add_argument("--quick", action="store_true", help="narrow networks; runs on a CPU, too")
+  text = "s, of each section; default: its own, 40 to 150 s"
+  parser.add_argument("--limit", type=float, metavar="SECONDS", help=text)
   parser.add_argument("--compile", default="", metavar="TARGET")
   args = parser.parse_args()
   if args.compile:
     compile_all(args.compile)
+  names, path = choose(args.only, parser), args.out / "results.json"
+  results = earlier_results(path, args.quick, parser)
   args.out.mkdir(parents=True, exist_ok=True)
-  end, results = time.time() + TOTAL, {}
-  for name in args.only or SECTIONS:
+  end = time.time() + TOTAL
+  for name in names:
     script, _, limit = SECTIONS[name]
     python = args.torch if script == "peer.py" else sys.executable
     left = end - time.time()
     if left < 5:
-      results[name] = {"rows": [], "seconds": 0, "error": f"left out: {TOTAL} s are over"}
+      found = {"rows": [], "seconds": 0, "error": f"left out: {TOTAL} s are over"}
     else:
-      limit = min(limit, left)
-      results[name] = section(name, args.out, python=python, quick=args.quick, limit=limit)
+      limit = min(args.limit or limit, left)
+      found = section(name, args.out, python=python, quick=args.quick, limit=limit)
+    if left >= 5 or name not in results:
+      results[name] = found | ({"quick": True} if args.quick else {})
     add_ratios(results)
-    (args.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    print(name, json.dumps(results[name]), flush=True)
+    path.write_text(json.dumps(results, indent=2) + "\n")
+    print(name, json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -132,7 +132,8 @@ def on_device(quick):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__)
+  form = argparse.RawDescriptionHelpFormatter
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
   parser.add_argument("section", nargs="+")
   parser.add_argument("--quick", action="store_true")
   args = parser.parse_args()

@@ -1,22 +1,31 @@
 """The time that devices wait between the programs of training steps, from a jax.profiler trace.
 
 python experiments/on_device/gaps.py --pets=DIR
-python experiments/on_device/gaps.py --trace=WORKDIR/profile
+python experiments/on_device/gaps.py --trace=WORKDIR/profile [--steps_per_call=N]
 
-The first takes traces of the steps of `measure.py` and writes gaps.json. The second reads the trace
-of a run of config.train.profile_steps, of one step a call, on whatever device it ran.
+The first takes traces of the steps of `measure.py` and writes gaps.json; DIR is
+config.data.data_dir of configs/unet_pets.py. The second reads the trace of a run of
+config.train.profile_steps, on whatever device it ran; N is config.train.steps_per_call of that run,
+whose calls must all have N steps. Both print
+
+  calls    runs of the program that takes most of the time
+  step_ms  from the start of one call to that of the next, divided by N
+  gap_ms   of that, between the end of a call and the start of the next, divided by N
+  share    gap_ms / step_ms
 """
 
 import argparse
 import collections
 import json
 import pathlib
+import sys
 import tempfile
 
 import jax
 import numpy as np
 
 from configs import unet_pets
+from jaxseg import UserError
 
 NUM_STEPS = 24
 
@@ -95,19 +104,26 @@ def trace(steps):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--pets")
-  parser.add_argument("--trace")
+  form = argparse.RawDescriptionHelpFormatter
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+  source = parser.add_mutually_exclusive_group(required=True)
+  source.add_argument("--pets", metavar="DIR")
+  source.add_argument("--trace", metavar="FOLDER")
+  parser.add_argument("--steps_per_call", type=int, default=1, metavar="N", help="default: 1")
   folders = parser.parse_args()
   if folders.trace:
-    print(json.dumps(gaps(read_trace(folders.trace))))
+    print(json.dumps(gaps(read_trace(folders.trace), folders.steps_per_call)))
     return
   import measure  # beside this file, where Python looks when this is the program
 
   config = unet_pets.get_config()
   config.update_from_flattened_dict({**measure.NARROW, "data.data_dir": folders.pets})
   results = {}
-  for name, steps in measure.start_variants(config).items():
+  try:
+    variants = measure.start_variants(config)
+  except UserError as error:
+    sys.exit(f"--pets={folders.pets}: {error}")
+  for name, steps in variants.items():
     results[name] = trace(steps)
     print(json.dumps({name: results[name]}), flush=True)
   pathlib.Path(__file__).with_name("gaps.json").write_text(json.dumps(results, indent=2) + "\n")

@@ -12,6 +12,7 @@ import functools
 import itertools
 import json
 import pathlib
+import sys
 import time
 
 import jax
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import deeplabv3plus_camvid_small, unet_pets
-from jaxseg import build, models, on_device, parallel, train_state, training
+from jaxseg import UserError, build, models, on_device, parallel, train_state, training
 from jaxseg.data.input_pipeline import Cached
 from jaxseg.data.stored import Kept
 from jaxseg.modes import evaluate_split
@@ -150,11 +151,14 @@ PARTS = {"training": measure, "evaluation": measure_evaluation}
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__)
+  form = argparse.RawDescriptionHelpFormatter
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
   parser.add_argument("--pets")
   parser.add_argument("--camvid")
   parser.add_argument("--only", action="append", choices=PARTS)
   arguments = parser.parse_args()
+  if not (arguments.pets or arguments.camvid):
+    parser.error("give --pets=DIR, --camvid=DIR or both")
   cases = {
     "Pets, resized to 128 px": (unet_pets, {"data.data_dir": arguments.pets}),
     "CamVid, windows of 256 px": (
@@ -169,7 +173,10 @@ def main():
     config = file.get_config()
     config.update_from_flattened_dict({**NARROW, **changes})
     for part in arguments.only or PARTS:
-      results.setdefault(name, {})[part] = PARTS[part](config)
+      try:
+        results.setdefault(name, {})[part] = PARTS[part](config)
+      except UserError as error:
+        sys.exit(f"{name}: {error}")
       print(json.dumps({name: {part: results[name][part]}}, indent=2), flush=True)
     path.write_text(json.dumps(results, indent=2) + "\n")
 

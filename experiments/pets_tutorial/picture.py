@@ -35,6 +35,8 @@ def square(image):
 
 
 def main():
+  if len(sys.argv) != 3:
+    sys.exit(__doc__)
   _, pets, cells = sys.argv
   columns = [*tiles(pets, SHOWN["pets"]), *tiles(cells, SHOWN["cells"])]
   rows = [np.hstack([np.pad(column[i], ((2, 2), (2, 2), (0, 0)), constant_values=255)

@@ -32,7 +32,8 @@ def count(data_dir, class_crops):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__)
+  form = argparse.RawDescriptionHelpFormatter
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
   parser.add_argument("data_dir")
   data_dir = parser.parse_args().data_dir
   columns = [column for share in (0.0, 0.33) for column in count(data_dir, share)]

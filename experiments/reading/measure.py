@@ -66,7 +66,8 @@ def differences(source, size):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__)
+  form = argparse.RawDescriptionHelpFormatter
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
   parser.add_argument("--pets", required=True)
   parser.add_argument("--camvid", required=True)
   parser.add_argument("--only", default="", help="a part of the name of a row; writes nothing")

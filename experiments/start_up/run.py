@@ -1,9 +1,10 @@
 """Seconds from the start of the command to its first training step, cold and warm.
 
-python experiments/start_up/run.py --config=configs/unet_pets.py [--config.KEY=VALUE ...]
+python experiments/start_up/run.py --config=FILE [--config.KEY=VALUE ...] [--whole]
 
 Cold: an empty compilation cache; warm: the one that the cold start has filled. `--whole` trains
-to the end, too, with that cache, and prints the seconds of the run and its scores.
+to the end, too, with that cache, and prints the seconds of the run and its scores. Work directories
+are temporary.
 """
 
 import json
@@ -13,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
+
+from jaxseg.start import asks_for_help
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -44,6 +47,11 @@ def seconds_to_first_step(flags, workdir, cache):
 
 def main():
   flags = [flag for flag in sys.argv[1:] if flag != "--whole"]
+  if asks_for_help(flags):
+    print(__doc__)
+    return
+  if not any(flag.startswith("--config=") for flag in flags):
+    sys.exit("--config is missing; give it, as in --config=configs/unet_cells.py")
   with tempfile.TemporaryDirectory() as folder:
     cache = f"{folder}/cache"
     for name in ("cold", "warm"):

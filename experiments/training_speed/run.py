@@ -97,7 +97,8 @@ def run(command, **environ):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__)
+  form = argparse.RawDescriptionHelpFormatter
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
   parser.add_argument("names", nargs="*", default=list(CASES), metavar="NAME")
   parser.add_argument("--precision", default="float32", choices=models.PRECISIONS)
   parser.add_argument("--rounds", type=int, default=3)

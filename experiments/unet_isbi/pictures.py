@@ -65,7 +65,8 @@ def draw_elastic(image, mask, path):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__)
+  form = argparse.RawDescriptionHelpFormatter
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
   parser.add_argument("--data_dir", required=True, type=pathlib.Path)
   folder = parser.parse_args().data_dir
   image = np.asarray(Image.open(folder / "images/00.png"))

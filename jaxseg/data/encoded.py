@@ -3,18 +3,18 @@
 import contextlib
 import dataclasses
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxseg import DataWarning, UserError
+from jaxseg import UserError
 from jaxseg.data.decode import DTYPES, ImageFormat, to_image
 from jaxseg.data.files import inspect, read_raster
 from jaxseg.data.labels import LabelMap
 from jaxseg.data.masks import decode_mask
 from jaxseg.data.raster import Path
+from jaxseg.notebook import warn
 
 MAX_INSPECTED = 64  # files whose headers tell the type of a data set
 FORMAT_KEY = re.compile("`(channels|bands|value_range|normalization|pages|exif_orientation)`")
@@ -37,9 +37,7 @@ class Notes:
         note = note.rpartition(": ")[0]
       if note not in self._said:
         self._said.add(note)
-        warning = DataWarning(f"{where}: {note} (said once)")
-        warning.note = note
-        warnings.warn(warning, stacklevel=2)
+        warn(f"{where}: {note} (said once)", note)
 
 
 @contextlib.contextmanager
@@ -57,10 +55,15 @@ def read_as_trained(channels: int, value_range: Sequence) -> Iterator[None]:
     fault, _, remedy = str(error).rpartition(": ")
     others = [part for part in re.split(", or |; ", remedy) if "`" not in part]
     others = others if "`" in remedy else []  # those that go without a key
-    count = "1 channel" if channels == 1 else f"{channels} channels"
-    black_and_white = f" from {value_range}" if value_range else ""
-    text = f"this network was trained on {count}{black_and_white}: convert the image"
-    raise UserError(f"{fault}: {', '.join(others) or text}".replace("`", "")) from error
+    if "`value_range`" in remedy:  # only full ranges were trained on, else it would have one
+      text = "this network takes images of 8 or 16 bits: rescale this one to uint8 or uint16"
+    else:
+      count = "1 channel" if channels == 1 else f"{channels} channels"
+      black_and_white = f" from {value_range}" if value_range else ""
+      text = f"this network takes {count}{black_and_white}: convert the image"
+    text = f": {', '.join(others)}" if others else f"; {text}"
+    text = f"{fault}{text}".replace("`", "")
+    raise UserError(text).with_traceback(error.__traceback__) from error.__cause__
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +125,7 @@ def common_dtype(records: Sequence[Mapping[str, Any]], fmt: ImageFormat) -> str:
   if len(found) > 1:
     text = f"images are {', '.join(sorted(found))}; all become {dtype}"
     scaled = "" if fmt.value_range else ", and each type's white becomes that of it"
-    warnings.warn(text + scaled, DataWarning, stacklevel=2)
+    warn(text + scaled)
   return dtype
 
 

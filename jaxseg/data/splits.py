@@ -8,12 +8,12 @@ import os
 import pathlib
 import posixpath
 import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
-from jaxseg import DataWarning, UserError
+from jaxseg import UserError
 from jaxseg.data.files import few
 from jaxseg.data.layouts import WHOLE, Problems, natural, nfc, without_suffix
+from jaxseg.notebook import warn
 
 PART = re.compile(r"(.*)\[(\d{,9}%?):(\d{,9}%?)\]", re.DOTALL)
 HEADER = {"image", "images", "img", "mask", "masks", "label", "labels", "annotation", "name",
@@ -187,7 +187,7 @@ def read_list(
   others = {cells[-1]: number for number, cells in reversed(data) if cells[-1] != split}
   for other in difflib.get_close_matches(split, others, 3, SIMILAR) if split not in WHOLE else ():
     text = f"{path} line {others[other]}: the split {other!r} is not {split!r}, so it is left out"
-    warnings.warn(text, DataWarning, stacklevel=2)
+    warn(text)
   return path, own
 
 

@@ -30,6 +30,7 @@ import numpy as np
 from absl import flags
 
 from jaxseg import DataWarning, UserError
+from jaxseg.notebook import warn
 
 NOTES = "notes"  # of a worker's batch: what it would have warned of
 
@@ -92,7 +93,7 @@ class WorkerBatches(Iterator):
     for note, text in batch.pop(NOTES):
       if note not in self._said:
         self._said.add(note)
-        warnings.warn(text, DataWarning, stacklevel=2)
+        warn(text, note)
     # Out of the memory that is shared with the worker, which is freed thereby.
     return {name: np.array(x, subok=False) for name, x in batch.items()}
 
