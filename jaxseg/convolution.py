@@ -166,13 +166,13 @@ def conv_1x1(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def conv_1x1_by_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """`conv_1x1` as one matrix product."""
-  return (x.reshape(-1, x.shape[3]) @ kernel).reshape(*x.shape[:3], -1)
+  return (x.reshape(-1, x.shape[3]) @ kernel).reshape(*x.shape[:3], kernel.shape[1])
 
 
 def conv_1x1_on_pairs(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """`conv_1x1` for even width on pairs of pixels: twice the products, half with zeros."""
   y = conv_plain(pixel_pairs(x), jnp.kron(jnp.eye(2, dtype=kernel.dtype), kernel)[None, None])
-  return y.reshape(*x.shape[:3], -1)
+  return y.reshape(*x.shape[:3], kernel.shape[1])
 
 
 def _narrow_gradients(args, g):

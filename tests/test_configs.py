@@ -173,13 +173,8 @@ def small(name, folder):
   }
 
 
-# This one is not slow: valid convolutions.
-QUICK = ("unet_isbi",)
-
-
-@pytest.mark.parametrize(
-  "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in NAMES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_small_variant_trains(name, tmp_path):
   folder = tmp_path / name
   (tmp_path / "data").mkdir()

@@ -103,7 +103,7 @@ def test_what_follows_the_network_is_evaluated_from_the_host(tmp_path, capsys):
   assert "evaluation data on" not in said and len(lines(tmp_path, "test")) == 2
 
 
-@pytest.mark.parametrize("strategy", parallel.STRATEGIES)
+@pytest.mark.parametrize("strategy", ["jit", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_several_steps_a_call(strategy, run):
   """A loop is compiled in another way than a step, which changes the rounding."""
   one, three = run(strategy), run(strategy, 3)
@@ -133,6 +133,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(run, tmp_path, monkeypatch, capsys):
   assert_same_bits(saved_state(tmp_path, NUM_STEPS), saved_state(run("jit", 3), NUM_STEPS))
 
 
+@pytest.mark.slow
 def test_calls_end_where_the_host_has_something_to_do(tmp_path, monkeypatch):
   calls, record = [], Run.record
 

@@ -136,7 +136,9 @@ def test_balanced_drawing_needs_a_class(tmp_path, monkeypatch):
   assert "config.data.class_balanced is 0.5, but no training mask has a class" in message
 
 
-@pytest.mark.parametrize("steps, said", [((3, 4), True), ((2, 9), False)])
+@pytest.mark.parametrize(
+  "steps, said", [((3, 4), True), pytest.param((2, 9), False, marks=pytest.mark.slow)]
+)
 def test_a_profile_that_cannot_be_is_said(tmp_path, capfd, steps, said):
   assert train(tiny.make_config(2, train__profile_steps=steps), tmp_path) is True
   line = "config.train.profile_steps=(3, 4) does not begin in steps 1 to 2"
@@ -183,7 +185,11 @@ def test_best_checkpoint_outlives_worse_ones(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  "eval_every, what", [(2, "loss nan, gradient norm nan at step 6"), (5, "evaluation at step 5")]
+  "eval_every, what",
+  [
+    pytest.param(2, "loss nan, gradient norm nan at step 6", marks=pytest.mark.slow),
+    (5, "evaluation at step 5"),
+  ],
 )
 def test_numbers_that_are_not_finite(tmp_path, monkeypatch, eval_every, what):
   """The fifth update throws the parameters away; the loss of step 5 itself is still good."""
