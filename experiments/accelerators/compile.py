@@ -107,8 +107,10 @@ def compile_apart(name, what, target, *, values=(), timeout=900, hlo_file="", pl
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--config", action="append", metavar="NAME", help="see programs.py")
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--config", action="append", metavar="NAME", help="default: all, for hours")
   parser.add_argument("--target", action="append", metavar="tpu:v5e:2x2", help="or cuda:h100")
   parser.add_argument("--what", choices=("step", "predict"), help="default: both")
   parser.add_argument("--out", type=pathlib.Path, help="rows are added, or replaced, there")

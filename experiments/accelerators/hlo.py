@@ -52,7 +52,9 @@ def costs(text):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__)
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument("file", type=pathlib.Path)
   parser.add_argument("number", type=int, nargs="?", default=25)
   args = parser.parse_args()
