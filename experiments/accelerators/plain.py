@@ -18,6 +18,11 @@ from jaxseg.models import deeplab, fcn, layers, mobilenet_v2, resnet, unet, xcep
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 
+def conv(x, kernel, strides=(1, 1), padding="SAME", **options):
+  options.setdefault("dimension_numbers", NUMBERS)
+  return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+
 def conv_1x1(x, kernel):
   return jnp.dot(x, kernel)
 
@@ -94,7 +99,7 @@ def use() -> None:
   for name in ("conv_1x1", "conv_3x3", "stem_conv", "depthwise_conv", "up_conv", "up_conv_3x3"):
     setattr(layers, name, globals()[name])
   for module in (convolution, mobilenet_v2, xception, fcn):
-    module.conv = lax.conv_general_dilated
+    module.conv = conv
   for module in (deeplab, mobilenet_v2, resnet, unet, xception):
     module.BatchNorm = batch_norm
   for module in (deeplab, fcn, mobilenet_v2, resnet, unet, xception):
