@@ -336,6 +336,6 @@ def test_the_command_with_a_data_set_of_ones_own(tmp_path):
   process = command.start(tmp_path / "own.py", tmp_path / "run", {}, start_new_session=True)
   output = process.communicate(timeout=120)[0]
   assert process.returncode == 1 and "Traceback" not in output, output
-  assert "error: own.png: cannot be decoded (it is damaged)" in output.splitlines()
+  assert output.splitlines()[-1] == "error: own.png: cannot be decoded (it is damaged)"
   if sys.platform == "linux":
     assert_ends(process.pid)
