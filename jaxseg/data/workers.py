@@ -12,6 +12,7 @@ import dataclasses
 import gc
 import multiprocessing
 import multiprocessing.resource_tracker
+import multiprocessing.util
 import os
 import pickle
 import signal
@@ -123,6 +124,8 @@ class WorkerBatches(Iterator):
       data = _Sendable(self._data[self._position + k :: self._num_workers])
       data = grain.MapDataset.source(data).to_iter_dataset(self._read_options).map(_with_notes)
       self._workers.append(iter(data.mp_prefetch(options, worker_init_fn=_set_up)))
+    # Before Python ends the thread that frees memory, with what it has not freed yet.
+    multiprocessing.util.Finalize(None, _free_memory, exitpriority=100)
     # Else it would start below, and reset the signals there.
     multiprocessing.resource_tracker.ensure_running()
     with _without_main(), concurrent.futures.ThreadPoolExecutor(
