@@ -3,7 +3,6 @@
 python experiments/accelerators/cuda.py FILE [how many]     the kernels that move most
 """
 
-import argparse
 import collections
 import math
 import pathlib
@@ -163,12 +162,7 @@ def facts(text):
 
 
 def main():
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("file", type=pathlib.Path)
-  parser.add_argument("number", type=int, nargs="?", default=25)
-  args = parser.parse_args()
+  args = hlo.arguments(__doc__)
   text = args.file.read_text()
   for moved, _, kind, name, shape, operation, times in sorted(costs(text), reverse=True)[
     : args.number

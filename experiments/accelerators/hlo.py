@@ -51,13 +51,18 @@ def costs(text):
   return rows
 
 
-def main():
+def arguments(description):
+  """Of a script that prints the dearest instructions: file and number."""
   parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    description=description, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("file", type=pathlib.Path)
   parser.add_argument("number", type=int, nargs="?", default=25)
-  args = parser.parse_args()
+  return parser.parse_args()
+
+
+def main():
+  args = arguments(__doc__)
   rows = costs(args.file.read_text())
   total = sum(row[0] for row in rows)
   print(f"{total / 1e6:.2f} Mcycles")
