@@ -246,6 +246,8 @@ def keys():
   several.coordinator = key("", "several processes: HOST:PORT of process 0", scope="free")
   several.num_processes = key(0, "several processes: how many there are", low=0, scope="free")
   several.process_id = key(-1, "several processes: the number of this one", low=-1, scope="free")
+  several.space = key(1, "devices that share the height of each image (spatial sharding)",
+                      above=0, high=4096, scope="free")
   return flatten_keys(config)
 
 

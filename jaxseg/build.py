@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from jaxseg import UserError, losses, models, optim, parallel, settings
+from jaxseg import UserError, losses, models, optim, parallel, settings, spatial
 from jaxseg.augment import Augmentation
 from jaxseg.data import datasets, splits
 from jaxseg.data.decode import DatasetInfo, to_picture
@@ -127,6 +127,7 @@ def build_predictor(
     tta=config.predict.tta,
     value_range=info.value_range,
     clip=info.clip,
+    space=config.parallel.space,
   )
   predict = with_scales(predict, fit=config.data.fit, scales=config.predict.scales)
   return with_crf(predict, to_picture=functools.partial(to_picture, info=info), **config.crf)
@@ -255,6 +256,7 @@ def build_train_step(
     ema_decay=train.ema_decay,
     value_range=info.value_range,
     clip=info.clip,
+    spread=spatial.spread_over(mesh),
   )
   return parallel.distribute_step(wrap(step), mesh, train.parallel, train.remat)
 
@@ -291,6 +293,12 @@ def training_faults(config: ConfigDict) -> collections.abc.Iterator[str]:
   if data.num_folds and data.eval_split not in unset:
     text = f"`eval_split`={data.eval_split!r} is not used: folds are; set `num_folds`=0"
     warn(text)
+  if config.parallel.space > 1:
+    needs = f"config.parallel.space is {config.parallel.space}, which needs"
+    if train.parallel != "jit":
+      yield f"{needs} config.train.parallel=jit, not {train.parallel}"
+    if data.on_device:
+      yield f"{needs} config.data.on_device=False"
   for key, off, fit in (("class_crops", 0, "crop"), ("fast_jpeg", False, "resize")):
     if data[key] and data.fit != fit:
       fault = f"config.data.{key} is {data[key]}, but config.data.fit is {data.fit!r}"
@@ -315,6 +323,6 @@ def training_faults(config: ConfigDict) -> collections.abc.Iterator[str]:
         "are 0 in config.train.losses; set one of them above 0"
       )
   try:
-    parallel.check_batch_size(train.batch_size, train.accumulation_steps)
+    parallel.check_batch_size(train.batch_size, train.accumulation_steps, config.parallel.space)
   except UserError as error:
     yield settings.with_keys(str(error))

@@ -160,7 +160,8 @@ def run(arguments: Sequence[str]) -> int:
     return 0
   workdir, config, values = configure(arguments, file_config, overrides)
   parallel.use_compilation_cache()
-  parallel.start_processes(**config.parallel)
+  joining = {key: value for key, value in config.parallel.items() if key != "space"}
+  parallel.start_processes(**joining)
   given = None if file_config is None else config
   if mode == "predict":
     if not INPUT.value or not OUTPUT.value:

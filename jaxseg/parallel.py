@@ -127,11 +127,6 @@ def on_main(function: Callable[..., Any], *arguments: Any) -> Any:
   return json_from_main(function(*arguments) if is_main() else None)
 
 
-def make_mesh() -> Mesh:
-  """One axis, the batch, over all devices of all processes."""
-  return Mesh(np.asarray(jax.devices()), (AXIS,))
-
-
 def local_mesh() -> Mesh:
   """One axis, the batch, over the devices of this process."""
   return Mesh(np.asarray(jax.local_devices()), (AXIS,))
@@ -150,13 +145,19 @@ def put_on_local_devices(tree: Any) -> Any:
   return jax.device_put(jax.tree.map(lambda x: x if stays(x) else np.asarray(x), tree), whole)
 
 
-def check_batch_size(batch_size: int, accumulation_steps: int = 1) -> None:
-  """Raises UserError unless a batch divides evenly into devices and accumulation steps."""
-  if batch_size % (jax.device_count() * accumulation_steps):
+def check_batch_size(batch_size: int, accumulation_steps: int = 1, space: int = 1) -> None:
+  """Raises UserError unless a batch divides evenly into devices and accumulation steps.
+
+  Args:
+    space: devices that share an image.
+  """
+  unit = -(-jax.device_count() // space) * accumulation_steps
+  if batch_size % unit:
+    shared = f", {space} to an image" if space > 1 else ""
     parts = f" times {accumulation_steps} accumulation steps" if accumulation_steps > 1 else ""
     raise UserError(
-      f"`train.batch_size` is {batch_size}, but has to be a multiple of "
-      f"{jax.device_count() * accumulation_steps} ({jax.device_count()} devices{parts})"
+      f"`train.batch_size` is {batch_size}, but has to be a multiple of {unit} "
+      f"({jax.device_count()} devices{shared}{parts})"
     )
 
 

@@ -10,8 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxseg import UserError, parallel
+from jaxseg import UserError, parallel, spatial
 from jaxseg.data.resize import resize_image
 from jaxseg.losses import class_logits
 from jaxseg.ops import normalize, sampling_matrix
@@ -66,6 +67,7 @@ class Predictor:
       "resize".
     parts: function of a window to a list of Part.
     margin: of the model.
+    devices: one of each group that shares windows, in the order of the outputs.
   """
 
   predict: Callable
@@ -74,6 +76,7 @@ class Predictor:
   forward: Callable
   parts: Callable
   margin: int
+  devices: Sequence[jax.Device]
 
   def __call__(self, *arguments: Any, **options: Any) -> Iterator:
     return self.predict(*arguments, **options)
@@ -99,6 +102,7 @@ def make_predictor(
   tta: str = "none",
   value_range: Sequence = (),
   clip: bool = True,
+  space: int = 1,
 ) -> Predictor:
   """Builds `predict(variables, examples, reduce=None, progress=no_progress)`.
 
@@ -119,6 +123,7 @@ def make_predictor(
       cut into windows, see `tiles`. 0: the whole image, whatever its size.
     tta: key of TTA; probabilities are averaged over these views of the image.
     value_range, clip: of the images, see `ops.normalize`.
+    space: devices that share a window, see `spatial`.
   Raises:
     UserError: a tile that is too small, or unknown tta.
   """
@@ -128,9 +133,9 @@ def make_predictor(
   if fit == "crop":
     layout = {"multiple": INPUT_STEP, "side": window_side(tile, model) if tile else 0}
   num_pixels = batch_size * model.input_size(size + 2 * model.margin) ** 2
-  devices = jax.local_devices()
-  whole = parallel.on_local_devices()
-  split = parallel.on_local_devices(parallel.AXIS)
+  mesh = spatial.make_mesh(space, jax.local_devices())
+  whole, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (parallel.AXIS,)))
+  devices, spread = mesh.devices.reshape(-1, space)[:, 0].tolist(), spatial.spread_over(mesh)
 
   options = parallel.compiler_options(devices[0])
 
@@ -139,7 +144,7 @@ def make_predictor(
   )
   def forward(variables, image):
     def network(image):
-      return class_logits(model.apply(variables, image, train=False))
+      return class_logits(model.apply(variables, spread(image), train=False))
 
     log_probs = mean_log_probs(network, normalize(image, value_range, clip), TTA[tta])
     return jnp.exp(log_probs) if fit == "crop" else log_probs
@@ -210,7 +215,7 @@ def make_predictor(
           yield window.example, result
           result = None
 
-  return Predictor(predict, batches, put, forward, parts, model.margin)
+  return Predictor(predict, batches, put, forward, parts, model.margin, devices)
 
 
 def mean_log_probs(

@@ -125,7 +125,7 @@ def tally_part(
 
 def prepare(predictor: Predictor, examples: Iterable[Mapping[str, Any]]) -> Iterator[Batch]:
   """Puts examples with masks on the devices, batch by batch."""
-  devices = jax.local_devices()
+  devices = predictor.devices
   for windows in predictor.batches(examples, no_progress):
     image, masks, places = predictor.put(windows), [], []
     num = len(image) // len(devices)

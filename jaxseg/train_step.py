@@ -5,6 +5,7 @@ The wrappers that put them on devices are in `parallel`.
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -58,6 +59,7 @@ def make_train_step(
   ema_decay: float = 0.0,
   value_range: Sequence = (),
   clip: bool = True,
+  spread: Callable[[Any], Any] = lambda tree: tree,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
   """Builds `train_step(state, batch, key, axis_name=None) -> (state, metrics)`.
 
@@ -79,6 +81,7 @@ def make_train_step(
     ema_decay: > 0 keeps an exponential moving average (EMA) of the weights, see
       `train_state.update_ema`.
     value_range, clip: of the images, see `ops.normalize`.
+    spread: of what the network and the loss see, see `spatial.spread_over`.
   Returns:
     A function of state; batch {"image": [b,S,S,D] of u8, u16 or f32, "mask": u8[b,S,S], "index":
     i32[b], "instances": i32[b,S,S]}; the root key, the same at every step; and the name of the
@@ -108,7 +111,8 @@ def make_train_step(
     counts = jax.tree.map(lambda n: jnp.maximum(n, 1e-12), counts)  # all may be VOID
 
     def local_loss(params, batch_stats, examples):
-      image, mask, weight, maps, keys = examples
+      image, mask, weight, maps = spread(examples[:4])
+      keys = examples[4]
       logits, updates = model.apply(
         {"params": params, "batch_stats": batch_stats},
         image,

@@ -20,6 +20,7 @@ from jaxseg import (
   on_device,
   parallel,
   settings,
+  spatial,
   workdirs,
 )
 from jaxseg.data import datasets
@@ -76,7 +77,7 @@ def _train(config, workdir):
   optimizer, learning_rate = build.build_optimizer(config, num_steps, epoch_steps)
   counts = class_counts(config, info, source, workdir, reuse=saved is not None)
   weights = build.class_weights(config, info.classes, counts)
-  mesh = parallel.make_mesh()
+  mesh = spatial.make_mesh(config.parallel.space)
   stored = store_on_devices(config, source, model.margin, mesh)
   examples = stored.examples if stored else source
   batches = build.build_batches(config, info, examples, model.margin, counts, bool(stored))

@@ -37,7 +37,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.models.resnet", "jaxseg.models.xception"), 2),
   **dict.fromkeys(("jaxseg.models.unet", "jaxseg.models.fcn", "jaxseg.models.deeplab"), 2),
   **dict.fromkeys(("jaxseg.data.encoded", "jaxseg.run", "jaxseg.tally"), 5),
-  **dict.fromkeys(("jaxseg.train_step", "jaxseg.on_device"), 2),
+  **dict.fromkeys(("jaxseg.train_step", "jaxseg.on_device", "jaxseg.spatial"), 2),
   **dict.fromkeys(("jaxseg.models.interface", "jaxseg.models.variables"), 2),
   **dict.fromkeys(("jaxseg.export", "jaxseg.images", "jaxseg.predict_files", "jaxseg.refine"), 6),
   "jaxseg.models": 3,

@@ -9,7 +9,7 @@ from command import checkpoints, read_json, read_lines
 from jax import lax
 from test_resumption import assert_same_bits, saved_state, stop_after
 
-from jaxseg import on_device, parallel
+from jaxseg import on_device, parallel, spatial
 from jaxseg.data import datasets, stored
 from jaxseg.run import Run
 from jaxseg.training import train
@@ -86,7 +86,7 @@ EVERYTHING = {
 def test_all_that_draws_batches_and_changes_them(num_devices, tmp_path, monkeypatch):
   """Two passes over the data and more, with all that is random, from the host and on devices."""
   mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:num_devices]), (parallel.AXIS,))
-  monkeypatch.setattr(parallel, "make_mesh", lambda: mesh)
+  monkeypatch.setattr(spatial, "make_mesh", lambda space: mesh)
   for where in (False, True):
     assert train(make_config("jit", 1, where, **EVERYTHING), tmp_path / str(where)) is True
   assert_same_run(tmp_path / "True", tmp_path / "False")
@@ -175,7 +175,7 @@ def test_data_that_do_not_fit(run, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("strategy", parallel.STRATEGIES)
 def test_steps_of_whole_numbers(strategy):
   """In arithmetic that is exact: the same as one by one, and what fills a call is no step."""
-  mesh = parallel.make_mesh()
+  mesh = spatial.make_mesh()
 
   def step(state, batch, key, axis_name=None):
     total = jnp.sum(batch["image"])

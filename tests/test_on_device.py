@@ -9,12 +9,12 @@ import pytest
 from jax import lax
 from test_input_pipeline import LARGE, SMALL, join
 
-from jaxseg import on_device, parallel
+from jaxseg import on_device, parallel, spatial
 from jaxseg.data import stored
 from jaxseg.data.input_pipeline import Sampling, train_batches
 
 ONE = jax.sharding.Mesh(np.asarray(jax.devices()[:1]), (parallel.AXIS,))
-ALL = parallel.make_mesh()
+ALL = spatial.make_mesh()
 RUNS = {"one": (ONE, "jit"), "jit": (ALL, "jit"), "pmap": (ALL, "pmap")}
 BATCH, NUM_BATCHES = 8, 3  # two passes over ten examples, and the next
 

@@ -10,14 +10,14 @@ import pytest
 from jax.experimental import multihost_utils
 from scipy import ndimage
 
-from jaxseg import VOID, UserError, models, optim, parallel, train_state
+from jaxseg import VOID, UserError, models, optim, parallel, spatial, train_state
 from jaxseg.augment import Augmentation
 from jaxseg.losses import LOSSES, select
 from jaxseg.train_step import make_train_step
 
 SIZE, NUM_EXAMPLES, NUM_STEPS = 16, 8, 5
 ONE = jax.sharding.Mesh(np.asarray(jax.devices()[:1]), (parallel.AXIS,))
-ALL = parallel.make_mesh()
+ALL = spatial.make_mesh()
 RUNS = {"one": (ONE, "jit"), "jit": (ALL, "jit"), "pmap": (ALL, "pmap")}
 FACTORS = {"cross_entropy": 1.0, "focal": 0.5, "dice": 0.3, "lovasz": 0.4}
 MOVING = Augmentation(

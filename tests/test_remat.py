@@ -9,7 +9,7 @@ import tiny
 from test_resumption import saved_state, stop_after
 
 import jaxseg
-from jaxseg import build, models, parallel, train_state
+from jaxseg import build, models, spatial, train_state
 from jaxseg.training import train
 
 QUICK = {"xla_backend_optimization_level": 0}
@@ -103,7 +103,7 @@ def test_the_compiled_step_needs_less_memory():
   sizes = []
   for remat in (False, True):
     config = make_config(remat, train__ema_decay=0.0, data__image_size=64)
-    model, mesh = build.build_model(config, tiny.INFO), parallel.make_mesh()
+    model, mesh = build.build_model(config, tiny.INFO), spatial.make_mesh()
     optimizer, _ = build.build_optimizer(config, 2, 1)
     step = build.build_train_step(config, model, optimizer, jnp.ones(3), mesh, tiny.INFO)
     variables = models.abstract_variables(model, 3)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg import VOID, parallel
+from jaxseg import VOID, spatial
 from jaxseg.data import stored
 
 SIZES = (9, 7), (6, 11)
@@ -23,7 +23,7 @@ def source():
 def test_every_device_has_all_examples_mirrored_onto_one_canvas(source):
   margin = 2
   options = {"size": 8, "fit": "crop", "strategy": "jit", "margin": margin, "num_threads": 0}
-  found, line = stored.store(source, parallel.make_mesh(), **options)
+  found, line = stored.store(source, spatial.make_mesh(), **options)
   assert not found.is_split and [x["number"] for x in found.examples] == [0, 1]
   assert "2 images of uint16, 13 x 15 px" in line  # the largest sides, and the margin twice
   image, mask = (np.asarray(found.arrays[name]) for name in ("image", "mask"))
@@ -40,7 +40,7 @@ def test_every_device_has_all_examples_mirrored_onto_one_canvas(source):
 
 def test_data_that_do_not_fit_stay_on_the_host(source, monkeypatch):
   monkeypatch.setattr(stored, "free_bytes", lambda: (10.0, 10.0))
-  found, line = stored.store(source, parallel.make_mesh(), size=8, fit="crop", strategy="jit")
+  found, line = stored.store(source, spatial.make_mesh(), size=8, fit="crop", strategy="jit")
   assert found is None and line.endswith("they come from the host")
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import programs
 from programs_of_gpu import CRF_CLASSES, CRF_SHAPE, TRAINED
 
-from jaxseg import build, models, parallel, train_state, weight_maps
+from jaxseg import build, models, parallel, spatial, train_state, weight_maps
 from jaxseg.crf import dense_crf
 
 
@@ -76,7 +76,7 @@ def train(quick, name, precision):
 def train_steps(config, info, repeats):
   """The figures of one program."""
   size, batch, channels = config.data.image_size, config.train.batch_size, info.channels
-  model, mesh = build.build_model(config, info), parallel.make_mesh()
+  model, mesh = build.build_model(config, info), spatial.make_mesh()
   optimizer, _ = build.build_optimizer(config, 1000, 10)
   step = build.build_train_step(config, model, optimizer, jnp.ones(len(info.classes)), mesh, info)
   state = train_state.create(models.init(model, channels), optimizer)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import deeplabv3plus_camvid_small, unet_pets
-from jaxseg import UserError, build, models, on_device, parallel, train_state, training
+from jaxseg import UserError, build, models, on_device, parallel, spatial, train_state, training
 from jaxseg.data.input_pipeline import Cached
 from jaxseg.data.stored import Kept
 from jaxseg.modes import evaluate_split
@@ -51,7 +51,7 @@ class Steps:
   """Training steps of a config, as `training.train` takes them."""
 
   def __init__(self, config, info, source):
-    self.config, self.mesh = config, parallel.make_mesh()
+    self.config, self.mesh = config, spatial.make_mesh()
     model = build.build_model(config, info)
     optimizer, _ = build.build_optimizer(config, 1000, 1.0)
     self.stored = stored = training.store_on_devices(config, source, model.margin, self.mesh)

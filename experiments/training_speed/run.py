@@ -7,7 +7,7 @@ python experiments/training_speed/run.py [NAME ...] [--rounds=3] [--torch=PYTHON
 turn with ours. Every figure is from a process of its own.
 """
 
-from jaxseg import start
+from jaxseg import spatial, start
 
 if __name__ == "__main__":
   start.tune_allocator()  # as the command does
@@ -63,7 +63,7 @@ def measure(name, precision):
     class_weights=jnp.ones(NUM_CLASSES),
     augmentation=Augmentation(),
   )
-  mesh = parallel.make_mesh()
+  mesh = spatial.make_mesh()
   step = parallel.distribute_step(step, mesh, "jit")
   rng = np.random.default_rng(0)
   examples = {

@@ -1,0 +1,48 @@
+"""Spatial sharding: several devices share the height of each image that is too large for one.
+
+XLA partitions the network along the rows, and exchanges those that a convolution sees beyond its
+own (halos). The values are those of one device; only sums are in another order.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxseg import UserError
+from jaxseg.parallel import AXIS
+
+SPACE = "space"
+
+
+def make_mesh(space: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """Two axes, the batch and the height of an image; only the batch if `space` is 1.
+
+  Args:
+    space: devices that share an image; neighbours, and of one process.
+    devices: default: all of all processes.
+  Raises:
+    UserError: the devices of a process are no multiple of it.
+  """
+  devices = np.asarray(jax.devices() if devices is None else devices)
+  if space == 1:
+    return Mesh(devices, (AXIS,))
+  if jax.local_device_count() % space:
+    raise UserError(
+      f"`parallel.space` is {space}, but has to divide the {jax.local_device_count()} devices of "
+      "this process"
+    )
+  return Mesh(devices.reshape(-1, space), (AXIS, SPACE))
+
+
+def spread_over(mesh: Mesh) -> Callable[[Any], Any]:
+  """A function of arrays [B,H,...] that splits their batch and height over the mesh, under `jit`.
+
+  It returns what it is given if the mesh has no axis for the height.
+  """
+  if SPACE not in mesh.axis_names:
+    return lambda tree: tree
+  split = NamedSharding(mesh, PartitionSpec(AXIS, SPACE))
+  return lambda tree: jax.lax.with_sharding_constraint(tree, split)
