@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorstore
@@ -42,11 +43,10 @@ class WindowedImage:
     fmt: ImageFormat,
     palette: np.ndarray | None = None,
     georeference: Sequence[tuple] = (),
+    stamp: Sequence[int] = (),
   ):
-    self.header, self.notes, self.georeference = header, [], georeference
-    place = os.path.join(name, "zarr.json") if os.path.isdir(name) else name
-    stat = os.stat(place if os.path.exists(place) else name)
-    self.stamp = [*header.shape, stat.st_size, stat.st_mtime_ns]
+    self.header, self.notes = header, []
+    self.georeference, self.stamp = georeference, [*header.shape, *stamp]
     self._read, self._name, self._fmt, self._palette = read, name, fmt, palette
     if fmt.orient and header.orientation != 1:
       raise UserError(f"{name}: is turned by a tag, and too large to be turned: save it upright")
@@ -78,17 +78,48 @@ def open_windows(path: Path, fmt: ImageFormat, *, page: int = 0) -> WindowedImag
     UserError: it cannot be read by windows; the remedy says what to save it as.
   """
   name = os.fspath(path)
+  if not os.path.exists(path):
+    raise UserError(f"no file {name}; correct the path of the image")
   with decoding(name):
     if pathlib.Path(path).is_dir():
-      header, read = _open_zarr(pathlib.Path(path))
-      return WindowedImage(header, read, name, fmt)
+      header, read, stamp = _open_zarr(pathlib.Path(path))
+      return WindowedImage(header, read, name, fmt, stamp=stamp)
     try:
       tif, header, pages, palette = open_image(path, fmt.pages, page)
     except tifffile.TiffFileError as error:
       raise UserError(f"{name}: only TIFF and Zarr are read by windows ({error})") from error
     tags = [pages[0].tags[code] for code in GEOREFERENCE if code in pages[0].tags]
     tags = [(tag.code, tag.dtype, tag.count, tag.value, True) for tag in tags]
-    return WindowedImage(header, _TiffReader(tif, pages, name).read, name, fmt, palette, tags)
+    read, stat = _TiffReader(tif, pages, name).read, os.stat(path)
+    stamp = page, stat.st_size, stat.st_mtime_ns
+    return WindowedImage(header, read, name, fmt, palette, tags, stamp)
+
+
+def windows_of(array: Any, name: str, fmt: ImageFormat) -> WindowedImage:
+  """Something with shape and dtype [H,W] or [H,W,C] of which `array[rows, cols]` reads a part.
+
+  numpy.memmap, zarr.Array, h5py.Dataset and dask.array.Array are such. Floats are in [0, 1], unless
+  `fmt` has a value range.
+  """
+  shape, dtype = tuple(array.shape), np.dtype(array.dtype)
+  if len(shape) not in (2, 3) or dtype.kind not in "buif":
+    raise UserError(f"{name}: {dtype} of shape {shape} is no image [H,W] or [H,W,C]")
+  shape = (*shape, 1)[:3]
+
+  def read(rows, cols):
+    pixels = np.asarray(array[rows, cols]).reshape(-1, cols.stop - cols.start, shape[2])
+    return pixels.astype(np.uint8 if dtype.kind == "b" else dtype.newbyteorder("="), copy=False)
+
+  return WindowedImage(_header("array", shape, dtype), read, name, fmt)
+
+
+def _header(kind, shape, dtype):
+  """The Header of samples that say no more than their shape and type."""
+  count, bits = shape[2], 1 if dtype.kind == "b" else 8 * dtype.itemsize
+  names = {1: ("grey",), 3: tuple("RGB"), 4: tuple("RGBA")}.get(count, ("band",) * count)
+  maximum = (1 << bits) - 1 if dtype.kind in "bu" and bits <= 16 else None
+  dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype.newbyteorder("=")
+  return Header(kind, shape, dtype, names, bits, maximum)
 
 
 class _TiffReader:
@@ -189,7 +220,7 @@ def _is_plain(page):
 
 
 def _open_zarr(path):
-  """(Header, function that reads windows) of a Zarr array, or of the largest one of an OME-Zarr."""
+  """(Header, function that reads windows, stamp) of a Zarr array, or the largest of an OME-Zarr."""
   folder, axes = path, ""
   attributes = _json(path / ".zattrs") or (_json(path / "zarr.json") or {}).get("attributes", {})
   scales = (attributes.get("ome") or attributes).get("multiscales")
@@ -220,17 +251,13 @@ def _open_zarr(path):
   dtype = array.dtype.numpy_dtype
   if dtype.kind not in "uif":
     raise ValueError(f"samples of type {dtype}")
-  names = {1: ("grey",), 3: tuple("RGB"), 4: tuple("RGBA")}.get(
-    array.shape[2], ("band",) * array.shape[2]
-  )
-  bits = 8 * dtype.itemsize
-  maximum = (1 << bits) - 1 if dtype.kind == "u" and bits <= 16 else None
-  header = Header("Zarr", tuple(array.shape), dtype.newbyteorder("="), names, bits, maximum)
+  header = _header("Zarr", tuple(array.shape), dtype)
 
   def read(rows, cols):
     return np.asarray(array[rows, cols].read().result()).astype(header.dtype, copy=False)
 
-  return header, read
+  stat = os.stat(folder / ("zarr.json" if driver == "zarr3" else ".zarray"))
+  return header, read, (stat.st_size, stat.st_mtime_ns)
 
 
 def _json(path):
