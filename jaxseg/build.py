@@ -2,7 +2,6 @@
 
 import collections.abc
 import dataclasses
-import functools
 
 import flax.linen as nn
 import grain
@@ -15,12 +14,10 @@ from ml_collections import ConfigDict
 from jaxseg import UserError, losses, models, optim, parallel, settings, spatial
 from jaxseg.augment import Augmentation
 from jaxseg.data import datasets, splits
-from jaxseg.data.decode import DatasetInfo, to_picture
+from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.input_pipeline import Sampling, train_batches
 from jaxseg.data.normalization import STORED
 from jaxseg.notebook import warn
-from jaxseg.predict import make_predictor
-from jaxseg.refine import with_crf, with_scales
 from jaxseg.train_step import make_train_step
 from jaxseg.weight_maps import CLASS_BALANCES
 
@@ -102,35 +99,6 @@ def check_model_keys(config: ConfigDict) -> None:
       raise UserError(
         f"config.model.{key} is {value!r}, but {name} has no such option; set it to {default!r}"
       )
-
-
-def model_in_use(config: ConfigDict, model: nn.Module) -> nn.Module:
-  """The network as it predicts: with config.predict.output_stride, if that is set."""
-  output_stride = config.predict.output_stride
-  if not output_stride:
-    return model
-  with settings.config_errors(output_stride="predict.output_stride"):
-    return models.at_output_stride(model, output_stride)
-
-
-def build_predictor(
-  config: ConfigDict, model: nn.Module, info: DatasetInfo
-) -> collections.abc.Callable:
-  """See `predict.make_predictor`, `refine.with_scales` and `refine.with_crf`."""
-  model = model_in_use(config, model)
-  predict = make_predictor(
-    model,
-    fit=config.data.fit,
-    size=config.data.image_size - 2 * model.margin,
-    batch_size=config.eval.batch_size,
-    tile=config.predict.tile,
-    tta=config.predict.tta,
-    value_range=info.value_range,
-    clip=info.clip,
-    space=config.parallel.space,
-  )
-  predict = with_scales(predict, fit=config.data.fit, scales=config.predict.scales)
-  return with_crf(predict, to_picture=functools.partial(to_picture, info=info), **config.crf)
 
 
 def network_line(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from jaxseg import UserError, build, checkpoint, models, settings
+from jaxseg import UserError, build, checkpoint, models, predictors, settings
 from jaxseg.augment import Augmentation, check_channels
 from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo
@@ -46,7 +46,7 @@ def check_network(config: ConfigDict, info: DatasetInfo) -> None:
   """Raises UserError if the network cannot be built, or does not fit the size of the images."""
   model, num_logits = build.build_model(config, info), build.num_logits(config, info)
   models.check_input(model, info.channels, config.data.image_size, num_logits)
-  build.build_predictor(config, model, info)
+  predictors.build_predictor(config, model, info)
 
 
 def check_optimizer(config: ConfigDict, info: DatasetInfo) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import UserError, build, export, models, parallel, settings, workdirs
+from jaxseg import UserError, build, export, models, parallel, predictors, settings, workdirs
 from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo, to_picture
 from jaxseg.data.encoded import read_as_trained
@@ -74,7 +74,7 @@ def evaluate(
         f"trained on {', '.join(info.classes)}: correct `classes`"
       )
     with read_as_trained(info.channels, info.value_range):
-      predict = build.build_predictor(config, segmenter.model, info)
+      predict = predictors.build_predictor(config, segmenter.model, info)
       predict = for_scores(predict, segmenter.variables)
       result, samples = evaluate_split(predict, source, info, config)
   split = build.eval_name(config)

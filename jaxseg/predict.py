@@ -61,6 +61,9 @@ class Predictor:
 
   Attributes:
     predict: what a call does.
+    pieces: function of the same arguments that generates (window, [(slices of rows and columns of
+      the image, values)]) in order, and never holds a whole image.
+    spans: function of (H, W) to the rows and the columns of windows, lists of Span.
     batches: function of (examples, progress) that generates lists of windows.
     put: function that puts windows on the devices: [b,h,w,D], filled up and split.
     forward: function of (variables, these) to probabilities f32[b,h,w,C]; their logarithm for
@@ -71,6 +74,8 @@ class Predictor:
   """
 
   predict: Callable
+  pieces: Callable
+  spans: Callable
   batches: Callable
   put: Callable
   forward: Callable
@@ -111,7 +116,7 @@ def make_predictor(
   With `reduce`, a function f32[h,w,C] -> [h,w,...] of any part of the probabilities, it yields the
   reduced values instead and never holds a whole image's probabilities. `progress` is called like
   `tqdm`, with the windows of an image that take several batches. It uses all devices of this
-  process.
+  process. An example's "rows", if it has any, are those of `spans` that are wanted.
 
   Args:
     model: as in `models.build`.
@@ -152,11 +157,14 @@ def make_predictor(
   def limit(rows, cols):
     return min(batch_size, max(len(devices), num_pixels // (len(rows.read) * len(cols.read))))
 
+  def spans(shape):
+    return [split_axis(length, model, **layout) for length in shape]
+
   def windows(examples, progress):
     for example in examples:
       image = example["image"] if fit == "crop" else resize_image(example["image"], size)
-      spans = [split_axis(length, model, **layout) for length in image.shape[:2]]
-      places = list(itertools.product(*spans))
+      rows, cols = spans(image.shape[:2])
+      places = list(itertools.product(example.get("rows", rows), cols))
       show = progress if len(places) > limit(*places[0]) else no_progress
       for place in show(places, total=len(places), unit="tile", leave=False):
         rows, cols = place
@@ -196,26 +204,34 @@ def make_predictor(
       for y, x in itertools.product(range(0, h, side), range(0, w, side))
     ]
 
-  def predict(variables, examples, reduce=None, progress=no_progress):
+  def pieces(variables, examples, reduce=None, progress=no_progress):
     variables = parallel.put_on_local_devices(variables)
-    result = None
     for batch in batches(examples, progress):
       outputs = np.asarray(forward(variables, put(batch)))
       for window, output in zip(batch, outputs, strict=False):
-        shape = window.example["image"].shape[:2]
-        for part in parts(window):
-          probs = output
-          if part.origin:
-            probs = np.asarray(enlarged_probs(output, shape, part.origin, (part.side, part.side)))
-          values = reduce(probs[part.crop]) if reduce else probs[part.crop]
-          if result is None:
-            result = np.empty((*shape, *values.shape[2:]), values.dtype)
-          result[part.keep] = values
-        if window.is_last:
-          yield window.example, result
-          result = None
+        yield window, filled(window, output, reduce)
 
-  return Predictor(predict, batches, put, forward, parts, model.margin, devices)
+  def filled(window, output, reduce):
+    for part in parts(window):
+      probs = output
+      if part.origin:
+        shape, sides = window.example["image"].shape[:2], (part.side, part.side)
+        probs = np.asarray(enlarged_probs(output, shape, part.origin, sides))
+      yield part.keep, reduce(probs[part.crop]) if reduce else probs[part.crop]
+
+  def predict(variables, examples, reduce=None, progress=no_progress):
+    result = None
+    for window, found in pieces(variables, examples, reduce, progress):
+      for keep, values in found:
+        if result is None:
+          shape = window.example["image"].shape[:2]
+          result = np.empty((*shape, *values.shape[2:]), values.dtype)
+        result[keep] = values
+      if window.is_last:
+        yield window.example, result
+        result = None
+
+  return Predictor(predict, pieces, spans, batches, put, forward, parts, model.margin, devices)
 
 
 def mean_log_probs(

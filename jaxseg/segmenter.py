@@ -2,6 +2,7 @@
 
 import collections.abc
 import dataclasses
+import os
 import pathlib
 from typing import Any
 
@@ -10,12 +11,23 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import UserError, build, checkpoint, export, models, parallel, settings, workdirs
+from jaxseg import (
+  UserError,
+  build,
+  checkpoint,
+  export,
+  models,
+  parallel,
+  predictors,
+  settings,
+  workdirs,
+)
 from jaxseg.data.decode import DatasetInfo, check_format, check_palette, to_picture
 from jaxseg.data.encoded import Notes, read_as_trained
 from jaxseg.data.resize import convert
+from jaxseg.data.windows import open_windows, windows_of
 from jaxseg.images import to_images
-from jaxseg.predict import most_likely
+from jaxseg.predict import Predictor, most_likely
 from jaxseg.visualize import overlay
 
 Array = np.ndarray
@@ -95,6 +107,38 @@ class Segmenter:
     if not 0 <= opacity <= 1:
       raise UserError(f"`opacity` is {opacity}, but has to be from 0 to 1")
     return overlay(pixels, labels, self.palette, opacity)
+
+  def stream(self, image: Any) -> collections.abc.Iterator[tuple[slice, slice, Array]]:
+    """Labels of an image that does not fit into memory, window by window, each pixel once.
+
+    With a network of finite context, labels are those of the whole image. The image pooling of
+    DeepLab sees each window for itself.
+
+    Args:
+      image: path of a TIFF or of a folder *.zarr, or what gives pixels as `image[rows, cols]` of
+        slices, [H,W] or [H,W,C], such as numpy.memmap, h5py.Dataset or zarr.Array.
+    Yields:
+      (rows, columns, u8[h,w]), where the labels are in the image, in its order.
+    Raises:
+      UserError: the image cannot be read by windows, or the network or an option needs all of it.
+    """
+    predictor, variables = self.window_predictor(), self.variables
+    fmt = self.info.image_format()
+    with read_as_trained(self.info.channels, self.info.value_range):
+      if isinstance(image, str | os.PathLike):
+        image = open_windows(image, fmt)
+      else:
+        image = windows_of(image, "image", fmt)
+      for _, found in predictor.pieces(variables, [{"image": image}], most_likely):
+        for (rows, cols), labels in found:
+          yield rows, cols, labels
+      self.notes.warn("image", image.notes)
+
+  def window_predictor(self) -> Predictor:
+    """What predicts images window by window, see `stream` for its UserErrors."""
+    if self.model is None:
+      raise UserError("an exported file takes whole images only: load the work directory instead")
+    return predictors.build_window_predictor(self.config, self.model, self.info)
 
   def _read(self, image):
     with read_as_trained(self.info.channels, self.info.value_range):
@@ -182,7 +226,7 @@ def load_run(
     # Nothing is differentiated here, and converters to other formats do not know rematerialisation.
     model = build.build_model(settings.override(config, {"train.remat": False}), info)
     target = models.abstract_variables(model, info.channels)
-    predict = build.build_predictor(config, model, info)
+    predict = predictors.build_predictor(config, model, info)
     variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), target)
     if parallel.is_main():
       variables = checkpoint.restore_variables(workdir, step, target)
@@ -192,7 +236,7 @@ def load_run(
     lambda examples, **options: predict(variables, examples, **options),
     step,
     config,
-    build.model_in_use(config, model),
+    predictors.model_in_use(config, model),
     variables,
   )
 

@@ -32,13 +32,18 @@ def mirror(positions: np.ndarray, length: int) -> np.ndarray:
   return np.minimum(positions, 2 * length - 1 - positions)
 
 
+def smallest_side(model: Any) -> int:
+  """The side of the smallest window of which something is kept, px."""
+  return model.input_size(2 * (model.margin + model.context) + model.stride)
+
+
 def window_side(tile: int, model: Any) -> int:
   """The largest side of a window that the model takes and that is at most `tile`, px.
 
   Raises:
     UserError: windows of `tile` px leave nothing to keep.
   """
-  smallest = model.input_size(2 * (model.margin + model.context) + model.stride)
+  smallest = smallest_side(model)
   if tile < smallest:
     raise UserError(
       f"`tile` is {tile} px, but this network needs {smallest} or more; 0 is no tiles"

@@ -19,6 +19,7 @@ from jaxseg import (
   models,
   on_device,
   parallel,
+  predictors,
   settings,
   spatial,
   workdirs,
@@ -98,7 +99,7 @@ def _train(config, workdir):
     with_less_host, config=config, mesh=mesh, stored=stored, num_steps=call_steps
   )
   train_step = build.build_train_step(config, model, optimizer, weights, mesh, info, wrap)
-  predict = build.build_predictor(config, model, info)
+  predict = predictors.build_predictor(config, model, info)
   keep = Kept(tell) if config.data.on_device else iter
   if config.data.on_device and not isinstance(predict, Predictor):
     tell("config.data.on_device: a CRF or several scales follow the network, so that images of the "

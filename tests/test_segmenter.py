@@ -213,3 +213,33 @@ def test_an_exported_file_says_that_it_rounds(workdir, photo, tmp_path):
   with pytest.warns(DataWarning, match="uint16 images are rounded to uint8"):
     labels = seg(deep)
   np.testing.assert_array_equal(labels, seg(photo))
+
+
+def test_stream(workdir, photo, tmp_path):
+  """Window by window, from files and from what is read by slices, the labels of the whole image."""
+  seg, image = jaxseg.load(workdir, tile=64), np.tile(photo, (4, 3, 1))
+  tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb", tile=(32, 32))
+  np.save(tmp_path / "a.npy", image)
+  expected = seg(image)
+  for source in (tmp_path / "a.tif", np.load(tmp_path / "a.npy", mmap_mode="r"), image):
+    labels, count = np.full(expected.shape, 99, np.uint8), np.zeros(expected.shape, int)
+    windows = list(seg.stream(source))
+    for rows, cols, values in windows:
+      labels[rows, cols] = values
+      count[rows, cols] += 1
+    assert len(windows) > 1 and (count == 1).all()
+    np.testing.assert_array_equal(labels, expected)
+  grey = list(seg.stream(image[..., 0]))
+  np.testing.assert_array_equal(grey[0][2], seg(image[..., 0])[grey[0][:2]])
+
+
+def test_stream_says_what_needs_the_whole_image(workdir, photo):
+  def first(seg, image=photo):
+    return next(seg.stream(image))
+
+  assert "config.crf.num_iterations is 10" in error_of(first, jaxseg.load(workdir, crf=True))
+  assert "config.predict.scales is (0.5, 1.0)" in error_of(
+    first, jaxseg.load(workdir, scales=(0.5, 1.0))
+  )
+  assert "is no image" in error_of(first, jaxseg.load(workdir), np.zeros((2, 2, 2, 2)))
+  assert "no file" in error_of(first, jaxseg.load(workdir), "missing.tif")

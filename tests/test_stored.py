@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg import VOID, spatial
+from jaxseg import VOID, parallel, spatial
 from jaxseg.data import stored
 
 SIZES = (9, 7), (6, 11)

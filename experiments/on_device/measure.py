@@ -20,7 +20,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import deeplabv3plus_camvid_small, unet_pets
-from jaxseg import UserError, build, models, on_device, parallel, spatial, train_state, training
+from jaxseg import (
+  UserError,
+  build,
+  models,
+  on_device,
+  parallel,
+  predictors,
+  spatial,
+  train_state,
+  training,
+)
 from jaxseg.data.input_pipeline import Cached
 from jaxseg.data.stored import Kept
 from jaxseg.modes import evaluate_split
@@ -125,7 +135,7 @@ def measure_evaluation(config):
   info, source = build.open_split(config, "eval")
   source = Cached(source, 4 << 30)
   model = build.build_model(config, info)
-  predict = build.build_predictor(config, model, info)
+  predict = predictors.build_predictor(config, model, info)
   variables = models.init(model, info.channels, 0)
   keep = Kept(lambda line: print(line, flush=True))
   runs = {

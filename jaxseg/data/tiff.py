@@ -37,10 +37,32 @@ def read_tiff(data: bytes | Path, pages: str, index: int) -> Raster:
       raise ValueError(f"samples of type {header.dtype}")
     planes = [_plane(tif, data, number) for number in image]
     samples = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
-    palette = None
-    if header.names == ("index",) and (colours := _page(tif, image[0]).colormap) is not None:
-      palette = (np.asarray(colours).T >> 8).astype(np.uint8)
-    return Raster(header, samples, palette)
+    return Raster(header, samples, _palette(_page(tif, image[0]), header))
+
+
+def open_image(
+  path: Path, pages: str, index: int
+) -> tuple[tifffile.TiffFile, Header, list[tifffile.TiffPage], np.ndarray | None]:
+  """(open file, Header, pages of image `index`, u8[n,3] palette or None), no pixels.
+
+  Raises:
+    UserError: planes without pages of their own, as ImageJ stores large stacks.
+  """
+  tif = _open(path)
+  images, notes = _images(tif, path, pages)
+  image = _take(images, index)
+  if min(image) < 0:
+    raise UserError("planes of an ImageJ stack are not read by windows: save each as a TIFF")
+  header = _header(tif, image, notes)
+  found = [_page(tif, number) for number in image]
+  found = [page if isinstance(page, tifffile.TiffPage) else page.aspage() for page in found]
+  return tif, header, found, _palette(found[0], header)
+
+
+def _palette(page, header):
+  if header.names != ("index",) or page.colormap is None:
+    return None
+  return (np.asarray(page.colormap).T >> 8).astype(np.uint8)
 
 
 def _open(data):

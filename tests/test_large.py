@@ -1,0 +1,171 @@
+"""Label maps of images that do not fit into memory: equal to those of the whole image."""
+
+import jax
+import numpy as np
+import pytest
+import tensorstore
+import tifffile
+from PIL import Image
+
+from jaxseg import large
+from jaxseg.data.decode import DatasetInfo
+from jaxseg.data.windows import open_windows
+from jaxseg.models.unet import UNet
+from jaxseg.predict import make_predictor, most_likely
+
+INFO = DatasetInfo(("a", "b", "c"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)), 3)
+MODEL = UNet(3, widths=(4, 8))
+SCALE = (33550, "d", 3, (0.5, 0.5, 0.0), True)  # of a GeoTIFF
+
+
+@pytest.fixture(scope="module")
+def photo():
+  rng = np.random.default_rng(0)
+  coarse = rng.integers(0, 156, (20, 28, 3), np.uint8).repeat(20, 0).repeat(20, 1)[:387, :551]
+  return coarse + rng.integers(0, 100, coarse.shape, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def variables(photo):
+  """Weights that give all classes."""
+  image = photo[None, :64, :64] / np.float32(255)
+  variables = MODEL.init(jax.random.key(1), image, train=False)
+  logits = MODEL.apply(variables, image, train=False)
+  variables["params"]["head"]["bias"] -= logits.mean((0, 1, 2))
+  return variables
+
+
+@pytest.fixture(scope="module")
+def labels(photo, variables):
+  whole = make_predictor(MODEL, fit="crop", size=64, batch_size=4)
+  (_, labels), *_ = whole(variables, [{"image": photo}], most_likely)
+  assert min(np.bincount(labels.ravel(), minlength=3)) > 1000
+  return labels
+
+
+@pytest.fixture
+def image(photo, tmp_path):
+  path = tmp_path / "photo.tif"
+  options = {"photometric": "rgb", "tile": (64, 64), "compression": "zlib", "extratags": [SCALE]}
+  tifffile.imwrite(path, photo, **options)
+  return open_windows(path, INFO.image_format())
+
+
+@pytest.fixture(scope="module")
+def predictor():
+  return make_predictor(MODEL, fit="crop", size=64, batch_size=4, tile=128)
+
+
+def test_tiff_equals_the_whole_image(image, photo, labels, predictor, variables, tmp_path):
+  path, picture = tmp_path / "out.tif", tmp_path / "overlay.png"
+  arguments = predictor, variables, image, path, INFO, {}
+  assert not large.predict_large(*arguments, overlay_path=picture)
+  with tifffile.TiffFile(path) as tif:
+    page = tif.pages.first
+    np.testing.assert_array_equal(page.asarray(), labels)
+    assert (
+      tif.is_bigtiff and page.is_tiled and page.compression == tifffile.COMPRESSION.ADOBE_DEFLATE
+    )
+    assert page.tags[33550].value == SCALE[3]
+    np.testing.assert_array_equal((page.colormap >> 8).T[:3], INFO.palette)
+  shown = np.asarray(Image.open(picture))
+  assert shown.shape == photo.shape
+  inside = np.zeros(labels.shape, bool)  # no line between classes
+  inside[1:, 1:] = (labels[1:, 1:] == labels[:-1, 1:]) & (labels[1:, 1:] == labels[1:, :-1])
+  tinted = 0.45 * np.array(INFO.palette)[labels] + 0.55 * photo
+  assert abs(shown - tinted)[inside].max() < 2
+  assert sorted(x.name for x in tmp_path.iterdir()) == ["out.tif", "overlay.png", "photo.tif"]
+
+
+def test_overlay_of_a_large_image(image, labels, predictor, variables, tmp_path, monkeypatch):
+  monkeypatch.setattr(large, "MAX_OVERLAY", 100)
+  monkeypatch.setattr(large, "BLOCK", 7)
+  monkeypatch.setattr(large, "overlay", lambda picture, labels, palette: (picture, labels))
+  monkeypatch.setattr(
+    large.Image, "fromarray", lambda pair: kept.extend(pair) or Image.new("L", (1, 1))
+  )
+  kept = []
+  overlay_path = tmp_path / "overlay.png"
+  large.predict_large(
+    predictor, variables, image, tmp_path / "o.tif", INFO, {}, overlay_path=overlay_path
+  )
+  np.testing.assert_array_equal(kept[0], image.read(slice(0, 387), slice(0, 551))[::6, ::6])
+  np.testing.assert_array_equal(kept[1], labels[::6, ::6])
+
+
+def test_zarr(image, labels, predictor, variables, tmp_path):
+  large.predict_large(predictor, variables, image, tmp_path / "out.zarr", INFO, {})
+  store = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(tmp_path / "out.zarr")}}
+  np.testing.assert_array_equal(np.asarray(tensorstore.open(store).result()), labels)
+
+
+class Stopped(Exception):
+  pass
+
+
+def stops_after(count, seen):
+  """A `progress` that fails after so many windows."""
+
+  def progress(windows, **_):
+    for i, window in enumerate(windows):
+      if i == count:
+        raise Stopped
+      seen.append(window)
+      yield window
+
+  return progress
+
+
+@pytest.mark.parametrize(
+  ("about", "is_same"), [({"step": 1}, True), ({"step": 2}, False)], ids=["same", "other weights"]
+)
+def test_goes_on_after_a_stop(about, is_same, image, labels, predictor, variables, tmp_path):
+  path, first, second = tmp_path / "out.tif", [], []
+  arguments = predictor, variables, image, path, INFO
+  rows, cols = predictor.spans(labels.shape)
+  with pytest.raises(Stopped):
+    stop = 2 * len(cols) + 1
+    large.predict_large(*arguments, {"step": 1}, progress=stops_after(stop, first))
+  assert not path.exists()
+  continued = large.predict_large(*arguments, about, progress=stops_after(1000, second))
+  assert continued == is_same
+  # Batches of four windows: the row in which it stopped is done again.
+  expected = len(rows) - 2 if is_same else len(rows)
+  assert len(second) in (expected * len(cols), (expected + 1) * len(cols))
+  np.testing.assert_array_equal(tifffile.imread(path), labels)
+  assert [x.name for x in tmp_path.iterdir() if x.name.startswith(".")] == []
+
+
+def test_finished_rows_are_all_that_is_left(image, labels, predictor, variables, tmp_path):
+  """A stop between the last row and the file."""
+  path = tmp_path / "out.tif"
+  arguments = predictor, variables, image, path, INFO, {}
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(large, "_write_tiff", lambda *_: (_ for _ in ()).throw(Stopped))
+    with pytest.raises(Stopped):
+      large.predict_large(*arguments)
+  seen = []
+  assert large.predict_large(*arguments, progress=stops_after(0, seen))
+  assert not seen
+  np.testing.assert_array_equal(tifffile.imread(path), labels)
+
+
+def test_processes_share_the_rows(image, labels, predictor, variables, tmp_path):
+  path, windows = tmp_path / "out.tif", {0: [], 1: []}
+  arguments = predictor, variables, image, path, INFO, {}
+  barrier = []
+
+  def second():  # works when the first waits for it
+    barrier.append(None)
+    if len(barrier) == 2:
+      options = {"process": (1, 2), "progress": stops_after(1000, windows[1])}
+      large.predict_large(*arguments, **options)
+
+  options = {"process": (0, 2), "progress": stops_after(1000, windows[0])}
+  large.predict_large(*arguments, wait=second, **options)
+  rows, cols = predictor.spans(labels.shape)
+  assert [len(x) for x in windows.values()] == [
+    -(-len(rows) // 2) * len(cols),
+    len(rows) // 2 * len(cols),
+  ]
+  np.testing.assert_array_equal(tifffile.imread(path), labels)

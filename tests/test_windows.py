@@ -1,0 +1,176 @@
+"""Images that are read by windows: the pixels of the whole image, from any TIFF or Zarr."""
+
+import json
+import os
+from unittest import mock
+
+import numpy as np
+import pytest
+import tensorstore
+import tifffile
+from tiny import error_of
+
+from jaxseg.data import windows
+from jaxseg.data.decode import ImageFormat, decode_image
+from jaxseg.data.windows import open_windows
+
+RGB = np.random.default_rng(0).integers(0, 256, (150, 170, 3), np.uint8)
+PLANES = np.moveaxis(RGB, -1, 0)
+WIDE = RGB.astype(np.uint16) * 200
+TIFFS = {
+  "one strip": (RGB, {"photometric": "rgb"}),
+  "strips of 7 rows": (WIDE, {"photometric": "rgb", "rowsperstrip": 7}),
+  "big-endian": (WIDE, {"photometric": "rgb", "byteorder": ">"}),
+  "deflated strips": (
+    RGB, {"photometric": "rgb", "compression": "zlib", "rowsperstrip": 16, "predictor": True}
+  ),
+  "deflated tiles": (RGB, {"photometric": "rgb", "compression": "zlib", "tile": (32, 48)}),
+  "plain tiles": (RGB, {"photometric": "rgb", "tile": (64, 16)}),
+  "tiled planes": (PLANES, {"photometric": "rgb", "planarconfig": "separate", "tile": (64, 64)}),
+  "planes": (PLANES, {"photometric": "rgb", "planarconfig": "separate"}),
+  "grey": (RGB[..., 0], {"tile": (64, 64)}),
+  "bits": (RGB[..., 0] > 100, {}),
+  "palette": (
+    RGB[..., 0],
+    {"photometric": "palette", "colormap": WIDE.reshape(3, -1)[:, :256], "tile": (64, 64)},
+  ),
+}  # fmt: skip
+
+
+def write(path, array, byteorder=None, **options):
+  with tifffile.TiffWriter(path, byteorder=byteorder) as tif:
+    tif.write(array, **options)
+  return path
+
+
+def boxes(height, width, count=10):
+  rng = np.random.default_rng(1)
+  for _ in range(count):
+    (top, bottom), (left, right) = (np.sort(rng.integers(0, n, 2)) for n in (height, width))
+    yield slice(int(top), int(bottom) + 1), slice(int(left), int(right) + 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", TIFFS)
+def test_windows_of_a_tiff(kind, channels, tmp_path):
+  array, options = TIFFS[kind]
+  path, fmt = write(tmp_path / "a.tif", array, **options), ImageFormat(channels)
+  whole, image = decode_image(path, "a", fmt), open_windows(path, fmt)
+  assert image.shape == whole.shape
+  for box in boxes(*whole.shape[:2]):
+    found = image.read(*box)
+    assert found.dtype == whole.dtype
+    np.testing.assert_array_equal(found, whole[box])
+
+
+def test_mirrored_places(tmp_path):
+  path = write(tmp_path / "a.tif", RGB, photometric="rgb", tile=(32, 32))
+  places = np.ix_([3, 2, 1, 0, 0, 1, 149], [169, 5, 5])
+  np.testing.assert_array_equal(open_windows(path, ImageFormat(3))[places], RGB[places])
+
+
+def test_channels_on_pages(tmp_path):
+  path = write(tmp_path / "a.tif", PLANES, photometric="minisblack", tile=(64, 64), metadata=None)
+  image = open_windows(path, ImageFormat(3, pages="channels"))
+  np.testing.assert_array_equal(image.read(slice(9, 99), slice(60, 70)), RGB[9:99, 60:70])
+
+
+def test_missing_tiles_are_empty(tmp_path):
+  """A sparse TIFF, as GDAL writes it, has tiles of no bytes."""
+  path = write(tmp_path / "a.tif", RGB, photometric="rgb", tile=(64, 64), compression="zlib")
+  with tifffile.TiffFile(path, mode="r+b") as tif:
+    sizes = list(tif.pages[0].databytecounts)
+    tif.pages[0].tags["TileByteCounts"].overwrite([0, *sizes[1:]])
+  expected = RGB.copy()
+  expected[:64, :64] = 0
+  image = open_windows(path, ImageFormat(3))
+  np.testing.assert_array_equal(image.read(slice(0, 150), slice(0, 170)), expected)
+
+
+def write_zarr(folder, array, driver):
+  chunks = [min(64, n) for n in array.shape]
+  metadata = {"shape": array.shape, "chunks": chunks, "dtype": array.dtype.str}
+  if driver == "zarr3":
+    grid = {"name": "regular", "configuration": {"chunk_shape": chunks}}
+    metadata = {"shape": array.shape, "data_type": array.dtype.name, "chunk_grid": grid}
+  store = {"driver": driver, "kvstore": {"driver": "file", "path": str(folder)}}
+  tensorstore.open({**store, "metadata": metadata}, create=True).result().write(array).result()
+  return folder
+
+
+@pytest.mark.parametrize("driver", ["zarr", "zarr3"])
+@pytest.mark.parametrize("is_ome", [False, True])
+def test_windows_of_zarr(driver, is_ome, tmp_path):
+  path = tmp_path / "a.zarr"
+  if is_ome:
+    write_zarr(path / "0", PLANES[None, :, None], driver)
+    write_ome(path, driver, "0")
+  else:
+    write_zarr(path, RGB, driver)
+  image = open_windows(path, ImageFormat(3))
+  assert image.shape == RGB.shape
+  for box in boxes(150, 170):
+    np.testing.assert_array_equal(image.read(*box), RGB[box])
+
+
+def write_ome(path, driver, level):
+  axes = [{"name": name} for name in "tczyx"]
+  about = {"multiscales": [{"axes": axes, "datasets": [{"path": level}]}]}
+  if driver == "zarr3":
+    about = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": about}}
+  (path / ("zarr.json" if driver == "zarr3" else ".zattrs")).write_text(json.dumps(about))
+
+
+def test_zarr_that_points_elsewhere(tmp_path):
+  write_zarr(tmp_path / "other", RGB, "zarr")
+  (tmp_path / "a.zarr").mkdir()
+  write_ome(tmp_path / "a.zarr", "zarr", "../other")
+  assert "outside of it: ../other" in error_of(open_windows, tmp_path / "a.zarr", ImageFormat(3))
+
+
+def test_zarr_of_several_times(tmp_path):
+  path = tmp_path / "a.zarr"
+  write_zarr(path / "0", np.stack([PLANES, PLANES])[:, :, None], "zarr")
+  write_ome(path, "zarr", "0")
+  assert "several planes of time" in error_of(open_windows, path, ImageFormat(3))
+
+
+def test_damaged_and_unfit_files(tmp_path, monkeypatch):
+  fmt, path = ImageFormat(3), tmp_path / "a.tif"
+  whole = write(path, RGB, photometric="rgb", tile=(64, 64), compression="zlib").read_bytes()
+  (tmp_path / "short.tif").write_bytes(whole[: len(whole) // 2])
+  (tmp_path / "a.png").write_bytes(b"\x89PNG")
+  (tmp_path / "b.zarr").mkdir()
+
+  def read(path):
+    return open_windows(path, fmt).read(slice(0, 150), slice(0, 170))
+
+  for name in ("short.tif", "a.png", "b.zarr"):
+    assert str(tmp_path / name) in error_of(read, tmp_path / name)
+  write(path, RGB, photometric="rgb", extratags=[(274, "H", 1, 6, True)])
+  assert "save it upright" in error_of(open_windows, path, fmt)
+  monkeypatch.setattr(windows, "MAX_TILE", 50_000)
+  write(path, RGB, photometric="rgb", compression="zlib", rowsperstrip=150)
+  assert "gdal_translate -co TILED=YES" in error_of(open_windows, path, fmt)
+
+
+def test_cache_is_bounded(tmp_path, monkeypatch):
+  """Every tile is decoded once where the cache has room for a row of them; the first was before."""
+  path = write(tmp_path / "a.tif", RGB, photometric="rgb", tile=(16, 16), compression="zlib")
+  monkeypatch.setattr(windows, "CACHE", 12 * 16 * 16 * 3)
+  image = open_windows(path, ImageFormat(3))
+  reader = image._read.__self__
+  file = mock.Mock(wraps=reader._file, size=reader._file.size)
+  monkeypatch.setattr(reader, "_file", file)
+  for top in range(0, 150, 8):
+    image.read(slice(top, min(top + 8, 150)), slice(0, 170))
+  assert file.read.call_count == 10 * 11 - 1
+  assert reader._bytes <= windows.CACHE
+
+
+def test_stamp_tells_files_apart(tmp_path):
+  path = write(tmp_path / "a.tif", RGB, photometric="rgb")
+  first = open_windows(path, ImageFormat(3)).stamp
+  assert open_windows(path, ImageFormat(3)).stamp == first == json.loads(json.dumps(first))
+  os.utime(path, ns=(1, 1))
+  assert open_windows(path, ImageFormat(3)).stamp != first
