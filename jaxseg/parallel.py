@@ -146,11 +146,7 @@ def put_on_local_devices(tree: Any) -> Any:
 
 
 def check_batch_size(batch_size: int, accumulation_steps: int = 1, space: int = 1) -> None:
-  """Raises UserError unless a batch divides evenly into devices and accumulation steps.
-
-  Args:
-    space: devices that share an image.
-  """
+  """Raises UserError unless a batch divides into devices, `space` to an image, and accumulation."""
   unit = -(-jax.device_count() // space) * accumulation_steps
   if batch_size % unit:
     shared = f", {space} to an image" if space > 1 else ""

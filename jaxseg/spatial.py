@@ -26,14 +26,13 @@ def make_mesh(space: int = 1, devices: Sequence[jax.Device] | None = None) -> Me
   Raises:
     UserError: the devices of a process are no multiple of it.
   """
+  own = len(devices) if devices is not None else jax.local_device_count()
   devices = np.asarray(jax.devices() if devices is None else devices)
   if space == 1:
     return Mesh(devices, (AXIS,))
-  if jax.local_device_count() % space:
-    raise UserError(
-      f"`parallel.space` is {space}, but has to divide the {jax.local_device_count()} devices of "
-      "this process"
-    )
+  if own % space:
+    raise UserError(f"`parallel.space` is {space}, but has to divide {own}, the number of devices "
+                    "of a process")  # fmt: skip
   return Mesh(devices.reshape(-1, space), (AXIS, SPACE))
 
 

@@ -18,7 +18,12 @@ from jaxseg.train_step import make_train_step
 SIZE, NUM_EXAMPLES, NUM_STEPS = 16, 8, 5
 ONE = jax.sharding.Mesh(np.asarray(jax.devices()[:1]), (parallel.AXIS,))
 ALL = spatial.make_mesh()
-RUNS = {"one": (ONE, "jit"), "jit": (ALL, "jit"), "pmap": (ALL, "pmap")}
+RUNS = {
+  "one": (ONE, "jit"),
+  "jit": (ALL, "jit"),
+  "pmap": (ALL, "pmap"),
+  "space": (spatial.make_mesh(4), "jit"),
+}
 FACTORS = {"cross_entropy": 1.0, "focal": 0.5, "dice": 0.3, "lovasz": 0.4}
 MOVING = Augmentation(
   flip=True, scale=(0.7, 1.4), border="void", brightness=0.2, contrast=(0.7, 1.3)
@@ -64,6 +69,7 @@ def make_run(run, norm=True, dropout=0.5, augmentation=MOVING, parts=1):
     border_weight=10.0,
     border_sigma=2.0,
     accumulation_steps=parts,
+    spread=spatial.spread_over(RUNS[run][0]),
   )
   chex.clear_trace_counter()
   step = parallel.distribute_step(chex.assert_max_traces(step, n=1), *RUNS[run])
@@ -94,7 +100,7 @@ BATCHES = [make_batch(i) for i in range(NUM_STEPS)]
 one_device = functools.cache(lambda: take_steps("one", BATCHES))
 
 
-@pytest.mark.parametrize("run", ["jit", "pmap"])
+@pytest.mark.parametrize("run", ["jit", "pmap", "space"])
 def test_eight_devices_are_one(run):
   expected, losses = one_device()
   state, got = take_steps(run, BATCHES)
@@ -109,7 +115,7 @@ def test_eight_devices_are_one(run):
     assert min(jax.tree.leaves(moved)) > 1e-3
 
 
-@pytest.mark.parametrize("run", ["jit", "pmap"])
+@pytest.mark.parametrize("run", ["jit", "pmap", "space"])
 def test_eight_devices_accumulate_as_one(run):
   """Without normalisation, whose statistics depend on which examples are in a part."""
   batch = jax.tree.map(lambda *x: np.concatenate(x), *BATCHES[:2])
@@ -233,6 +239,7 @@ def test_replicate_keeps_values_types_and_keys():
 def test_batch_size_has_to_fit_the_devices():
   parallel.check_batch_size(16)
   parallel.check_batch_size(32, accumulation_steps=2)
+  parallel.check_batch_size(4, accumulation_steps=2, space=4)
   with pytest.raises(UserError, match=r"batch_size` is 12, .* 8 \(8 devices\)$"):
     parallel.check_batch_size(12)
   with pytest.raises(UserError, match=r" is 24, .* 16 \(8 devices times 2 accumulation steps\)$"):

@@ -5,11 +5,10 @@ import importlib
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import default
-from jaxseg import build, losses, models, ops, parallel, settings, train_state
+from jaxseg import build, losses, models, ops, parallel, settings, spatial, train_state
 from jaxseg.crf import dense_crf
 from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo
@@ -78,10 +77,10 @@ def lower(name, what, devices, values):
   if name == "crf":
     return lower_crf(devices[0])
   config, info = load(name, values)
-  mesh = Mesh(np.array(devices), (parallel.AXIS,))
+  mesh = spatial.make_mesh(config.parallel.space, devices)
   model = build.build_model(config, info)
   size, step = config.data.image_size, what == "step"
-  parts = mesh.size * (config.train.accumulation_steps if step else 1)
+  parts = mesh.shape[parallel.AXIS] * (config.train.accumulation_steps if step else 1)
   batch = config.train.batch_size if step else config.eval.batch_size
   batch += -batch % parts
   variables = models.abstract_variables(model, info.channels)
