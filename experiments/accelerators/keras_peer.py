@@ -9,9 +9,13 @@ as in plain.py; none for TPUs.
 What differs from ours:
 - deeplab_resnet: KerasHub has no dilation in ResNet, dense 3x3 convolutions in ASPP, one 1x1
   convolution as the decoder, and enlarges its 256 channels, not the logits.
+- The zoom gathers pixels, which is dear on TPUs; most Keras programs augment on the host instead.
+  `--set=augment.flip=false --set='augment.scale=[1,1]' --set=augment.brightness=0` leaves it out.
 - Steps have no norm of the gradient among their results.
 FCN and a segmentation network on Xception do not exist there.
 """
+
+import math
 
 import jax
 import keras
@@ -122,10 +126,10 @@ def lower(name, what, devices, values):
   size, step, classes = config.data.image_size, what == "step", len(info.classes)
   keras.config.set_dtype_policy("mixed_bfloat16")
   model = NETWORKS[name](size, info.channels, classes)
-  parameters = sum(x.size for x in (np.empty(v.shape) for v in model.trainable_variables))
+  parameters = sum(math.prod(x.shape) for x in model.trainable_variables)
   ours = models.abstract_variables(build.build_model(config, info), info.channels)
   if name != "deeplab_resnet" and parameters != models.num_parameters(ours):
-    raise SystemExit(f"Error: {parameters} parameters, ours {models.num_parameters(ours)}")
+    raise SystemExit(f"Error: {parameters} parameters; ours has {models.num_parameters(ours)}")
 
   mesh = Mesh(np.array(devices), (parallel.AXIS,))
   batch = config.train.batch_size if step else config.eval.batch_size
@@ -170,9 +174,9 @@ def lower(name, what, devices, values):
       data, seed = layer.stateless_call([], seed, data, training=True)
       new_seeds.append(seed)
     mask = data["segmentation_masks"][..., 0]
-    value, grads = jax.value_and_grad(loss_of, has_aux=True)(weights, rest, data["images"], mask)
+    gradient = jax.value_and_grad(loss_of, has_aux=True)
+    (value, rest), grads = gradient(weights, rest, data["images"], mask)
     weights, moments = optimizer.stateless_apply(moments, grads, weights)
-    value, rest = value
     return (weights, rest, moments, new_seeds), value
 
   seeds = [shapes(layer.non_trainable_variables) for layer in augment]
