@@ -71,6 +71,47 @@ def test_is_global_over_a_mapped_axis(parts):
   chex.assert_trees_all_close(new["batch_stats"], stats, rtol=1e-4)
 
 
+def updated(x):
+  """Running statistics after few values: the variance is around the running mean."""
+  mean, var = (START["batch_stats"][name].astype(float) for name in ("mean", "var"))
+  around = np.mean((x - mean) ** 2, (0, 1, 2))
+  return {"mean": 0.9 * mean + 0.1 * x.mean((0, 1, 2)), "var": 0.9 * var + 0.1 * around}
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 1, 1), (1, 2, 3)])
+def test_few_values_are_normalised_in_training_as_in_use(shape):
+  x = 3 * normal(*shape, 5) + 1
+  y, stats = train(BatchNorm(True), START, x)
+  chex.assert_trees_all_close(stats, updated(x), rtol=1e-5)
+  chex.assert_trees_all_close(y, reference.batch_norm(x, START["params"], stats), atol=1e-5)
+  (used,) = BatchNorm(False).apply({**START, "batch_stats": stats}, x)
+  chex.assert_trees_all_close(y, used, atol=1e-6)
+
+
+def test_few_values_have_the_gradient_of_a_fixed_scale():
+  x = 3 * normal(1, 1, 1, 5) + 1
+  (y, pull) = jax.vjp(lambda x: train_once(x)[0], x)
+  expected = START["params"]["scale"] / np.sqrt(updated(x)["var"] + 1e-3)
+  chex.assert_trees_all_close(pull(jnp.ones_like(y))[0][0, 0, 0], expected, rtol=1e-5)
+
+
+def train_once(x):
+  return BatchNorm(True).apply(START, x, mutable=["batch_stats"])[0]
+
+
+@pytest.mark.parametrize("devices", [7, 8])
+def test_few_values_are_counted_over_a_mapped_axis(devices):
+  x = 3 * normal(devices, 1, 1, 1, 5)
+  norm = BatchNorm(True, "devices")
+  step = jax.pmap(lambda x: norm.apply(START, x, mutable=["batch_stats"])[1], "devices")
+  stats = jax.tree.map(lambda x: x[0], step(x)["batch_stats"])
+  whole = x[:, 0]
+  batch = {"mean": whole.mean((0, 1, 2)), "var": whole.var((0, 1, 2))}
+  before = START["batch_stats"]
+  many = {name: 0.9 * before[name] + 0.1 * batch[name] for name in batch}
+  chex.assert_trees_all_close(stats, updated(whole) if devices < 8 else many, rtol=1e-4)
+
+
 @pytest.mark.parametrize("on_pairs", [False, True])
 @pytest.mark.parametrize("parts", PARTS)
 def test_gradients(parts, on_pairs):

@@ -20,6 +20,7 @@ ROOT = FOLDER.parents[1]
 # Clock in Hz and matrix products in bfloat16 in FLOP/s of a chip, as published.
 CHIPS = {"v4": (1.05e9, 275e12), "v5e": (1.5e9, 197e12), "v5p": (1.75e9, 459e12),
          "v6e": (1.75e9, 918e12)}  # fmt: skip
+OPERATIONS = {"flax.linen": "--plain", "Keras": "--keras"}  # in place of ours
 
 
 def find_devices(target):
@@ -36,7 +37,7 @@ def find_devices(target):
 
 def prepare():
   """Sets what JAX and the compiler read from the environment when they are imported."""
-  os.environ["JAX_PLATFORMS"] = "cpu"
+  os.environ |= {"JAX_PLATFORMS": "cpu", "KERAS_BACKEND": "jax"}
   os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4"}
   os.environ |= {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
   os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no device, no conflict
@@ -45,12 +46,13 @@ def prepare():
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
 
 
-def compile_here(name, what, target, values, hlo_file, plain):
+def compile_here(name, what, target, values, hlo_file, operations):
   """The row of one program; see README.md for its columns."""
   prepare()
   sys.path[:0] = [str(ROOT), str(FOLDER)]
-  hlo, programs = importlib.import_module("hlo"), importlib.import_module("programs")
-  if plain:
+  hlo = importlib.import_module("hlo")
+  programs = importlib.import_module("keras_peer" if operations == "Keras" else "programs")
+  if operations == "flax.linen":
     importlib.import_module("plain").use()
   devices = find_devices(target)
   lowered, facts = programs.lower(name, what, devices, values)
@@ -86,14 +88,14 @@ def reason(output):
   return re.sub(r"^[FEWI]\d{4} \S+ +\d+ ", "", telling[0]).strip()[:300]
 
 
-def compile_apart(name, what, target, *, values=(), timeout=900, hlo_file="", plain=False):
+def compile_apart(name, what, target, *, values=(), timeout=900, hlo_file="", operations=""):
   """The row of one program, compiled by a process of its own; "compiles" is True or why not."""
   row = {"config": name, "what": what, "target": target}
   row |= {"set": list(values)} if values else {}
-  row |= {"operations": "flax.linen"} if plain else {}
+  row |= {"operations": operations} if operations else {}
   command = [sys.executable, __file__, f"--here={what}", f"--config={name}", f"--target={target}"]
   command += [f"--hlo={hlo_file}", *(f"--set={value}" for value in values)]
-  command += ["--plain"] if plain else []
+  command += [OPERATIONS[operations]] if operations else []
   try:
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
   except subprocess.TimeoutExpired:
@@ -116,17 +118,22 @@ def main():
   parser.add_argument("--out", type=pathlib.Path, help="rows are added, or replaced, there")
   parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON", help="config keys")
   parser.add_argument("--hlo", default="", metavar="FILE", help="keeps the compiled program")
-  parser.add_argument("--plain", action="store_true", help="operations of flax.linen, see plain.py")
+  others = parser.add_mutually_exclusive_group()
+  for operations, flag in OPERATIONS.items():
+    text = f"{operations} in place of our operations"
+    others.add_argument(flag, dest="operations", action="store_const", const=operations, help=text)
   parser.add_argument("--timeout", type=int, default=900, metavar="SECONDS")
   parser.add_argument("--here", help=argparse.SUPPRESS)
   args = parser.parse_args()
   targets = args.target or ["tpu:v5e:2x2"]
   if args.here:
     values = {key: json.loads(text) for key, text in (pair.split("=", 1) for pair in args.set)}
-    row = compile_here(args.config[0], args.here, targets[0], values, args.hlo, args.plain)
+    row = compile_here(args.config[0], args.here, targets[0], values, args.hlo, args.operations)
     print(json.dumps(row))
     return
   names = args.config
+  if args.operations == "Keras" and not names:
+    parser.error("--keras needs --config; keras_peer.py has the names")
   if not names:
     files = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
     names = [file for file in files if file != "default"]
@@ -136,7 +143,7 @@ def main():
     for name in names:
       for what in [args.what] if args.what else ("step", "predict"):
         options = {"values": args.set, "timeout": args.timeout, "hlo_file": args.hlo}
-        options["plain"] = args.plain
+        options["operations"] = args.operations
         row = compile_apart(name, what, target, **options)
         print(json.dumps(row), flush=True)
         if args.out:

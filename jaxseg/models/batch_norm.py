@@ -1,5 +1,6 @@
 """Batch normalisation (Ioffe and Szegedy 2015)."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -9,6 +10,8 @@ import numpy as np
 
 from jaxseg.convolution import pixel_pairs
 
+FEW = 8  # values of a channel, too few to normalise by their own mean and variance
+
 
 class BatchNorm(nn.Module):
   """Batch normalisation of a channel concatenation that is never made, part by part.
@@ -16,6 +19,11 @@ class BatchNorm(nn.Module):
   [B,H,W,C_i], ... -> list of the same. Parameters and running statistics are those of the
   concatenation. Statistics are over the global batch: under `jit` with a sharded batch by
   themselves, under `pmap` through `axis_name`.
+
+  Fewer than `FEW` values a channel, as image pooling leaves of a small batch, are normalised by the
+  running statistics in training as in use, without a gradient through these; the variance is then
+  around the running mean. By itself a single value would always become `bias`, and the running
+  variance 0.
 
   Attributes:
     momentum: 0.9, because with 0.99 the running statistics of a run of a few hundred steps still
@@ -45,12 +53,19 @@ class BatchNorm(nn.Module):
     if self.train:
       moments = [_moments(*x) for x in zip(parts, widths, strict=True)]
       mean, square = (jnp.concatenate(x) for x in zip(*moments, strict=True))
+      count = math.prod(shapes[0][:3])
       if self.axis_name and not self.is_initializing():
         mean, square = jax.lax.pmean(jnp.stack([mean, square]), self.axis_name)
-      var = jnp.maximum(0.0, square - jnp.square(mean))
+        count *= jax.lax.axis_size(self.axis_name)
+      var = square - jnp.square(mean)
+      if count < FEW:
+        var += jnp.square(mean - running_mean.value)
+      var = jnp.maximum(0.0, var)
       if not self.is_initializing():
         for old, new in ((running_mean, mean), (running_var, var)):
           old.value = self.momentum * old.value + (1 - self.momentum) * new
+      if count < FEW:
+        mean, var = (jax.lax.stop_gradient(x.value) for x in (running_mean, running_var))
     cuts = np.cumsum(widths)[:-1]
     factor = jax.lax.rsqrt(var + self.epsilon) * scale
     mean, factor, bias = (jnp.split(x, cuts) for x in (mean, factor, bias))
