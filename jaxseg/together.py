@@ -1,0 +1,38 @@
+"""What several processes have to agree on, so that an error in one of them stops all."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxseg import UserError
+from jaxseg.parallel import from_all
+
+
+def json_from_all(value: Any) -> list:
+  """Gathers a JSON-able value of each process; the list is the same in all of them."""
+  data = json.dumps(value).encode()
+  size = 8 * (int(from_all(np.array([len(data)], np.int64)).max()) // 8 + 1)
+  rows = from_all(np.frombuffer(data.ljust(size), np.int64))
+  return [json.loads(row.tobytes()) for row in rows]
+
+
+@contextlib.contextmanager
+def agreed() -> Iterator[None]:
+  """A `with` block that all processes run: a UserError or OSError in one is raised in all.
+
+  The block may not wait for other processes.
+  """
+  error = None
+  try:
+    yield
+  except (UserError, OSError) as mine:
+    error = mine
+  texts = json_from_all(None if error is None else str(error))
+  if error is not None:
+    raise error
+  for number, text in enumerate(texts):
+    if text is not None:
+      raise UserError(f"process {number}: {text}")
