@@ -18,6 +18,7 @@ from jaxseg.evaluation import score, score_table
 from jaxseg.run import report
 from jaxseg.segmenter import load_run
 from jaxseg.tally import for_scores
+from jaxseg.together import agreed
 
 
 def evaluate_split(
@@ -64,12 +65,13 @@ def evaluate(
   with settings.config_errors():
     config = segmenter.config
     info = segmenter.info
-    found, source = build.open_split(config, "eval", value_range=info.value_range)
-    if tuple(found.classes) != tuple(info.classes):
-      raise UserError(
-        f"the evaluation data have the classes {', '.join(found.classes)}, but the network was "
-        f"trained on {', '.join(info.classes)}: correct `classes`"
-      )
+    with agreed():
+      found, source = build.open_split(config, "eval", value_range=info.value_range)
+      if tuple(found.classes) != tuple(info.classes):
+        raise UserError(
+          f"the evaluation data have the classes {', '.join(found.classes)}, but the network was "
+          f"trained on {', '.join(info.classes)}: correct `classes`"
+        )
     with read_as_trained(info.channels, info.value_range):
       predict = build.build_predictor(config, segmenter.model, info)
       predict = for_scores(predict, segmenter.variables)
