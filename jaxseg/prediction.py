@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import signal
 import sys
@@ -25,6 +26,8 @@ from jaxseg.schema import flatten
 from jaxseg.segmenter import Segmenter, load_run
 from jaxseg.together import agreed, json_from_all
 from jaxseg.workdirs import make_folder
+
+PATIENCE = 5.0  # s
 
 
 def predict_folder(
@@ -131,7 +134,10 @@ def conclude(outcomes: collections.abc.Sequence[Outcome], is_folder: bool) -> li
 
 @contextlib.contextmanager
 def stopping(outcome: Outcome) -> collections.abc.Iterator[None]:
-  """Says on Ctrl-C and SIGTERM what is done."""
+  """Says on Ctrl-C and SIGTERM what is done.
+
+  Where there are other processes, it gives them PATIENCE seconds to stop as well.
+  """
 
   def stop(number, _):
     raise SystemExit(128 + number)
@@ -140,8 +146,12 @@ def stopping(outcome: Outcome) -> collections.abc.Iterator[None]:
   before = signal.signal(signal.SIGTERM, stop) if is_first else None
   try:
     yield
-  except (KeyboardInterrupt, SystemExit):
+  except (KeyboardInterrupt, SystemExit) as error:
     tell(f"stopped: {outcome.written:,} label maps are written; start again for the others")
+    if jax.process_count() > 1:  # as JAX would wait for five minutes, and abort
+      timer = threading.Timer(PATIENCE, os._exit, [getattr(error, "code", 130)])
+      timer.daemon = True
+      timer.start()
     raise
   finally:
     if is_first:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxseg import UserError
@@ -12,10 +13,17 @@ from jaxseg.parallel import from_all
 
 
 def json_from_all(value: Any) -> list:
-  """Gathers a JSON-able value of each process; the list is the same in all of them."""
+  """Gathers a JSON-able value of each process; the list is the same in all of them.
+
+  Raises:
+    UserError: another process has ended.
+  """
   data = json.dumps(value).encode()
-  size = 8 * (int(from_all(np.array([len(data)], np.int64)).max()) // 8 + 1)
-  rows = from_all(np.frombuffer(data.ljust(size), np.int64))
+  try:
+    size = 8 * (int(from_all(np.array([len(data)], np.int64)).max()) // 8 + 1)
+    rows = from_all(np.frombuffer(data.ljust(size), np.int64))
+  except (ValueError, jax.errors.JaxRuntimeError) as error:  # of the connection
+    raise UserError("another process has ended early: start all of them again to go on") from error
   return [json.loads(row.tobytes()) for row in rows]
 
 
