@@ -148,10 +148,13 @@ def stopping(outcome: Outcome) -> collections.abc.Iterator[None]:
     yield
   except (KeyboardInterrupt, SystemExit) as error:
     tell(f"stopped: {outcome.written:,} label maps are written; start again for the others")
-    if jax.process_count() > 1:  # as JAX would wait for five minutes, and abort
+    if jax.process_count() > 1:
+      # Else JAX would wait for five minutes for those that are busy, and abort.
       timer = threading.Timer(PATIENCE, os._exit, [getattr(error, "code", 130)])
       timer.daemon = True
       timer.start()
+      outcome.error = f"process {jax.process_index()} was stopped"
+      json_from_all(dataclasses.asdict(outcome))  # those that wait for it go on
     raise
   finally:
     if is_first:

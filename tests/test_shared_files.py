@@ -2,6 +2,7 @@
 
 import functools
 import json
+import signal
 import time
 
 import command
@@ -124,6 +125,25 @@ def test_two_processes_that_are_killed_go_on(run, images, alone, tmp_path):
   text = process.communicate(timeout=300)[0]
   num_there = len([name for name in there if not name.startswith("overlays/")])
   assert f"{NUM_IMAGES - num_there} label maps written, {num_there} were there" in text
+  assert files(output) == alone
+
+
+@pytest.mark.slow
+def test_two_processes_that_are_stopped_say_so(run, images, alone, tmp_path):
+  output = tmp_path / "out"
+  flags = "--mode=predict", f"--input={images}", f"--output={output}"
+  processes = start_two(run, *flags)
+  deadline = time.monotonic() + 120
+  while len(list(output.glob("*.png"))) < 2:
+    assert time.monotonic() < deadline and {process.poll() for process in processes} == {None}
+    time.sleep(0.002)
+  for process in processes:
+    process.send_signal(signal.SIGINT)
+  texts = [process.communicate(timeout=30)[0] for process in processes]
+  assert [process.returncode for process in processes] == [130, 130], texts
+  for text in texts:
+    assert text.count("stopped: ") == 1 and "Traceback" not in text
+  command.start(None, run, {}, *flags).communicate(timeout=300)
   assert files(output) == alone
 
 
