@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   from jaxseg import models
-  from jaxseg.modes import evaluate, predict_folder
+  from jaxseg.modes import evaluate
+  from jaxseg.prediction import predict_folder
   from jaxseg.segmenter import Segmenter, load
   from jaxseg.training import train
 
@@ -38,7 +39,7 @@ _MODULES = {
   "Segmenter": "segmenter",
   "load": "segmenter",
   "evaluate": "modes",
-  "predict_folder": "modes",
+  "predict_folder": "prediction",
   "train": "training",
 }
 

@@ -13,6 +13,7 @@ from jaxseg.metrics import bootstrap_intervals, boundary_f1, class_pixels, confu
 from jaxseg.parallel import rows_of_processes, sum_over_processes
 from jaxseg.predict import most_likely
 from jaxseg.tally import Tally
+from jaxseg.together import agreed
 
 INSTANCE_SCORES = ("v_rand", "v_info", "warping_error")
 CLASS_SCORES = ("iou", "dice", "accuracy")
@@ -46,29 +47,30 @@ def score(
     is the mean cross-entropy per pixel; [(image u8[H,W,D], mask u8[H,W], prediction u8[H,W])] of
     this process)
   Raises:
-    UserError: a probability that is not finite, or no pixel with a label; in all processes. A label
-      of a mask that is no class.
+    UserError: a probability that is not finite, no pixel with a label, or a label of a mask that is
+      no class; in all processes, as is one that `examples` raises.
   """
   names = ["loss"]  # scores that are means over pixels or images
   names += INSTANCE_SCORES if instances else ()
   names += ("boundary_f1",) if boundaries else ()
   confusion = np.zeros((len(classes), len(classes)), np.int64)
   rows, samples = [], []  # a row holds an image's sums and their divisors
-  for i, (example, found) in enumerate(predict(checked(examples, len(classes)))):
-    mask = example["mask"]
-    if not isinstance(found, Tally):
-      found = tally_probs(mask, found)
-    counts = found.counts
-    confusion += counts
-    labels = found.labels() if instances or boundaries or i in sample_at else None
-    values = score_instances(example, labels) if instances else []
-    if boundaries:
-      values.append(boundary_f1(mask, labels, BOUNDARY_TOLERANCE * math.hypot(*mask.shape)))
-    parts = [found.loss, *np.nan_to_num(values)]
-    wholes = [counts.sum(), *np.isfinite(values)]
-    rows.append(np.concatenate([parts, wholes, *class_pixels(counts)]))
-    if i in sample_at:
-      samples.append((example["image"], mask, labels))
+  with agreed():
+    for i, (example, found) in enumerate(predict(checked(examples, len(classes)))):
+      mask = example["mask"]
+      if not isinstance(found, Tally):
+        found = tally_probs(mask, found)
+      counts = found.counts
+      confusion += counts
+      labels = found.labels() if instances or boundaries or i in sample_at else None
+      values = score_instances(example, labels) if instances else []
+      if boundaries:
+        values.append(boundary_f1(mask, labels, BOUNDARY_TOLERANCE * math.hypot(*mask.shape)))
+      parts = [found.loss, *np.nan_to_num(values)]
+      wholes = [counts.sum(), *np.isfinite(values)]
+      rows.append(np.concatenate([parts, wholes, *class_pixels(counts)]))
+      if i in sample_at:
+        samples.append((example["image"], mask, labels))
   cuts = np.cumsum([len(names)] * 2 + [len(classes)] * 3)
   rows = np.array(rows, np.float64).reshape(-1, cuts[-1])
   rows, confusion = rows_of_processes(rows), sum_over_processes(confusion)

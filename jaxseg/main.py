@@ -19,7 +19,16 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import jaxseg
-from jaxseg import DataWarning, UserError, modes, parallel, schema, settings, workdirs
+from jaxseg import (
+  DataWarning,
+  UserError,
+  modes,
+  parallel,
+  prediction,
+  schema,
+  settings,
+  workdirs,
+)
 from jaxseg.check_data import check_data
 from jaxseg.training import train
 
@@ -32,6 +41,7 @@ MODE = flags.DEFINE_enum("mode", "train", MODES, "what to do; keys: list all con
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run; default: runs/NAME_OF_CONFIG")
 INPUT = flags.DEFINE_string("input", "", "predict: an image, or a folder of images")
 OUTPUT = flags.DEFINE_string("output", "", "predict, export, keys: output folder")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "predict: make again what is there")
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str | None], list[str]]:
@@ -166,7 +176,8 @@ def run(arguments: Sequence[str]) -> int:
   if mode == "predict":
     if not INPUT.value or not OUTPUT.value:
       raise UserError("--mode=predict needs --input=FILE|DIR and --output=DIR")
-    modes.predict_folder(workdir, INPUT.value, OUTPUT.value, values, config=given)
+    options = {"config": given, "overwrite": OVERWRITE.value}
+    prediction.predict_folder(workdir, INPUT.value, OUTPUT.value, values, **options)
   elif mode == "evaluate":
     modes.print_scores(modes.evaluate(workdir, values, config=given))
   elif mode == "export":
@@ -208,6 +219,8 @@ def main() -> None:
     text = str(error)
   except BrokenPipeError:
     sys.exit(start.leave_pipe())
+  except KeyboardInterrupt:
+    sys.exit(130)
   except OSError as error:  # a full disk, a file without permission, a name that is too long
     if error.filename is None:
       raise

@@ -1,4 +1,4 @@
-"""The modes of a trained network: evaluate, predict, export and summary."""
+"""The modes of a trained network: evaluate, export and summary; see `prediction` for predict."""
 
 import collections.abc
 import json
@@ -13,14 +13,12 @@ from jaxseg import UserError, build, export, models, parallel, predictors, setti
 from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo, to_picture
 from jaxseg.data.encoded import read_as_trained
-from jaxseg.data.files import few
 from jaxseg.data.input_pipeline import eval_examples
 from jaxseg.evaluation import score, score_table
-from jaxseg.notebook import progress
-from jaxseg.predict_files import left_out, list_images, predict_files, without_masks
 from jaxseg.run import report
 from jaxseg.segmenter import load_run
 from jaxseg.tally import for_scores
+from jaxseg.together import agreed
 
 
 def evaluate_split(
@@ -67,12 +65,13 @@ def evaluate(
   with settings.config_errors():
     config = segmenter.config
     info = segmenter.info
-    found, source = build.open_split(config, "eval", value_range=info.value_range)
-    if tuple(found.classes) != tuple(info.classes):
-      raise UserError(
-        f"the evaluation data have the classes {', '.join(found.classes)}, but the network was "
-        f"trained on {', '.join(info.classes)}: correct `classes`"
-      )
+    with agreed():
+      found, source = build.open_split(config, "eval", value_range=info.value_range)
+      if tuple(found.classes) != tuple(info.classes):
+        raise UserError(
+          f"the evaluation data have the classes {', '.join(found.classes)}, but the network was "
+          f"trained on {', '.join(info.classes)}: correct `classes`"
+        )
     with read_as_trained(info.channels, info.value_range):
       predict = predictors.build_predictor(config, segmenter.model, info)
       predict = for_scores(predict, segmenter.variables)
@@ -89,39 +88,6 @@ def print_scores(result: dict) -> None:
     print(json.dumps({k: v for k, v in result.items() if k != "confusion"}, indent=2))
     table = score_table({k: v for k, v in result.items() if k not in ("split", "step")})
     print(f"split {result['split']}, step {result['step']}\n\n{table}", file=sys.stderr)
-
-
-def predict_folder(
-  workdir: str | pathlib.Path,
-  source: str | pathlib.Path,
-  output: str | pathlib.Path,
-  overrides: collections.abc.Mapping[str, Any] | None = None,
-  *,
-  config: ConfigDict | None = None,
-) -> None:
-  """Writes a label map and an overlay for every image of a folder, or for one file.
-
-  Args:
-    workdir, overrides, config: see `evaluate`.
-    source: folder or file.  output: folder, created if missing; see `predict_files.predict_files`.
-  """
-  files = list_images(source, output)
-  root = source if pathlib.Path(source).is_dir() else pathlib.Path(source).parent
-  segmenter = load_run(workdir, overrides or {}, config)
-  if parallel.is_main():
-    with settings.config_errors():
-      data = segmenter.config.data
-      images, masks = without_masks(files, root, data.images, data.masks)
-      info = segmenter.info
-      with read_as_trained(info.channels, info.value_range):
-        predict_files(segmenter.predict, images, root, output, info, progress)
-    if masks:
-      print(f"not read, as they fit config.data.masks: {few(masks, 5)}", file=sys.stderr)
-    if others := left_out(source, files, output):
-      print(others, file=sys.stderr)
-    files = images
-    overlays = pathlib.Path(output) / "overlays"
-    print(f"{len(files)} files   label maps: {output}   overlays: {overlays}")
 
 
 def export_run(

@@ -1,159 +1,224 @@
-"""Folders of image files in, label maps and overlays out."""
+"""Image files in, label maps and overlays out."""
 
-import collections
+import dataclasses
+import errno
+import functools
+import io
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
+import jax
+import tqdm
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from jaxseg import UserError
 from jaxseg.data.decode import DatasetInfo, decode_image, to_picture
-from jaxseg.data.encoded import Notes
-from jaxseg.data.files import SUFFIXES, few, num_pages
-from jaxseg.data.layouts import compile_pattern, match_files
+from jaxseg.data.encoded import Notes, read_as_trained
+from jaxseg.data.files import num_pages
+from jaxseg.listing import OVERLAYS
+from jaxseg.listing import Image as ImageFile
 from jaxseg.predict import most_likely
-from jaxseg.visualize import legend, overlay, save_label_map
-from jaxseg.workdirs import make_folder
+from jaxseg.settings import with_keys
+from jaxseg.visualize import label_map, legend, overlay
 
-Page = tuple[pathlib.Path, int, str]  # (file, page, tag); tag is "_000", ... in a file of several
+MAX_NAMED = 10  # failed files in the summary
+MAX_SAID = 100  # failed files that get a line, in a process
+MARK = "jaxseg"  # key of the text in a label map that tells which network it is of
+END = b"IEND\xaeB`\x82"  # of a PNG
+# Errors of a disk, which the next file would meet as well.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+quiet = functools.partial(tqdm.tqdm, disable=True)
 
 
-def list_images(
-  path: str | pathlib.Path, output: str | pathlib.Path | None = None
-) -> list[pathlib.Path]:
-  """The image files of a folder and its sub-folders, sorted, or the file itself.
+@dataclasses.dataclass
+class Outcome:
+  """What became of the files of a process.
 
-  Hidden files and folders do not count, nor does what lies in `output`.
-
-  Raises:
-    UserError: no such file or folder, or a folder without images.
+  Attributes:
+    written, skipped: label maps; those that were there.
+    replaced: of the written, those in whose place there was one of another network.
+    kept: files without a mark that are called like a label map.
+    failed: images.  names: of the first of these.  reason: why the first of them did.
+    error: what stopped it; "" for nothing.
+    seen: see `Listing`.
   """
-  path = pathlib.Path(path)
-  if path.is_file():
-    return [path]
-  if not path.is_dir():
-    raise UserError(f"no file or folder {path}; correct --input")
-  files = sorted(f for f in _walk(path, output) if f.suffix.lower() in SUFFIXES)
-  if not files:
-    raise UserError(f"no images in {path}: none of its files ends in {', '.join(SUFFIXES)}")
-  return files
+
+  written: int = 0
+  skipped: int = 0
+  replaced: int = 0
+  kept: int = 0
+  failed: int = 0
+  names: list[str] = dataclasses.field(default_factory=list)
+  reason: str = ""
+  error: str = ""
+  seen: tuple[int, int] = (0, 0)
 
 
-def _walk(path, output):
-  """Files below a folder that are not hidden; hidden are ._a.jpg of macOS and .thumbnails/."""
-  skip = output and pathlib.Path(output).resolve()
-  for folder, folders, names in os.walk(path, followlinks=True):
-    here = pathlib.Path(folder)
-    folders[:] = [f for f in folders if f[0] != "." and (here / f).resolve() != skip]
-    yield from (here / name for name in names if name[0] != "." and (here / name).is_file())
+class Page(NamedTuple):
+  """An image of a file, and the relative path of its label map."""
 
-
-def without_masks(
-  files: Sequence[pathlib.Path], root: str | pathlib.Path, images: str, masks: str
-) -> tuple[list[pathlib.Path], list[str]]:
-  """Tells masks that lie beside images apart by the patterns of the training data.
-
-  Args:
-    files: paths below `root`.  images, masks: see `layouts.Layout`.
-  Returns:
-    (the files that are no masks, relative paths of the masks); no masks if all files are, or if
-    there are no patterns.
-  """
-  if not (images and masks):
-    return list(files), []
-  patterns = (compile_pattern("images", images, "all"), compile_pattern("masks", masks, "all"))
-  places = {file.relative_to(root).as_posix(): file for file in files}
-  _, labels = match_files(list(places), *patterns)
-  if len(labels) == len(places):
-    return list(files), []
-  return [file for place, file in places.items() if place not in labels], sorted(labels)
-
-
-def left_out(
-  path: str | pathlib.Path,
-  files: Sequence[pathlib.Path],
-  output: str | pathlib.Path | None = None,
-) -> str:
-  """Names the files of a folder that are no images; "" if there are none."""
-  path = pathlib.Path(path)
-  others = sorted(set(_walk(path, output)) - set(files)) if path.is_dir() else []
-  names = [str(other.relative_to(path)) for other in others]
-  return f"not read, as they are no images: {few(names, 5)}" if names else ""
-
-
-def list_pages(files: Sequence[pathlib.Path], pages: str = "auto") -> list[Page]:
-  """All images in the files.  pages: see `files.read_raster`.
-
-  Raises:
-    UserError: a TIFF is damaged.
-  """
-  found = []
-  for file in files:
-    count = num_pages(file, pages)
-    found += [(file, page, f"_{page:03}" if count > 1 else "") for page in range(count)]
-  return found
-
-
-def output_names(pages: Sequence[Page], root: str | pathlib.Path) -> list[str]:
-  """A PNG name per page: that of its file, with the old suffix kept if two would collide.
-
-  Files in sub-folders of `root` keep these.
-  """
-  places = [file.relative_to(root) for file, _, _ in pages]
-  tags = [tag for _, _, tag in pages]
-  short = [f"{place.with_suffix('')}{tag}.png" for place, tag in zip(places, tags, strict=True)]
-  full = [f"{place}{tag}.png" for place, tag in zip(places, tags, strict=True)]
-  uses = collections.Counter(short)
-  names = [b if uses[a] > 1 else a for a, b in zip(short, full, strict=True)]
-  return names if len(set(names)) == len(names) else full  # a.jpg, a.png and a.jpg.bmp
+  file: pathlib.Path
+  number: int
+  where: str  # in messages
+  name: str
 
 
 def predict_files(
   predict: Callable,
-  files: Sequence[pathlib.Path],
-  root: str | pathlib.Path,
+  images: Iterable[ImageFile],
   output: str | pathlib.Path,
   info: DatasetInfo,
-  progress: Callable = lambda iterable, **_: iterable,
+  outcome: Outcome,
+  *,
+  mark: str = "",
+  overwrite: bool = False,
+  bar: tqdm.tqdm | None = None,
+  progress: Callable = quiet,
+  say: Callable[[str], None] = lambda text: None,
 ) -> None:
   """Writes output/NAME.png, the label map, and output/overlays/NAME.png for each image.
 
-  output/overlays/legend.png names the colours; if an image is called legend, legend_of_classes.png
-  does. A TIFF of several pages gives NAME_000.png, NAME_001.png, ...; overlays of large images are
-  smaller, see `visualize.overlay`.
+  A TIFF of several pages gives NAME_000.png, NAME_001.png, ... Overlays of large images are
+  smaller, see `visualize.overlay`. Each file appears whole or not at all, the label map last. A
+  file that cannot be read or predicted gets a line.
 
   Args:
     predict: function of examples, `reduce` and `progress`, see `predict.make_predictor`.
-    files: paths below `root`, whose sub-folders the output has as well.
-    output: folder, created if missing.
-    info: of the training data.  progress: called like `tqdm`, with the images, and by `predict`.
+    images: of a `Listing`.  output: folder, with its overlays/.
+    info: of the training data.
+    outcome: counts along.
+    mark: of the network. Label maps that have it are not made again, nor are files replaced that
+      have none: they may be somebody's work. Label maps of another network are replaced.
+    overwrite: replaces all.
+    bar: moves by one for each file.  progress: called by `predict`.  say: takes lines.
   Raises:
-    UserError: an image cannot be decoded, `output` cannot be written or would overwrite an image.
+    OSError: the disk is full or the like.
   """
-  fmt, notes = info.image_format(), Notes(is_trained=True)
-  output, pages = pathlib.Path(output), list_pages(files, fmt.pages)
-  names, inputs = output_names(pages, root), {file.resolve() for file in files}
-  for name in names:
-    for path in (output / name, output / "overlays" / name):
-      if path.resolve() in inputs:
-        raise UserError(f"{path} is an input and would be overwritten; correct --output")
-  make_folder(output / "overlays", "--output")
-  key = "legend_of_classes.png" if "legend.png" in names else "legend.png"
-  legend(output / "overlays" / key, info.classes, info.palette)
+  bar, fmt, notes = bar or quiet(), info.image_format(), Notes(is_trained=True)
+  output = pathlib.Path(output)
 
-  def examples():
-    for (file, page, tag), name in zip(pages, names, strict=True):
-      where = f"{file} page {page + 1}" if tag else str(file)
+  def failed(where, error):
+    text = with_keys(str(error)) or type(error).__name__
+    text = text if isinstance(error, UserError) else text.splitlines()[0]
+    text = text if where in text else f"{where}: {text}"
+    outcome.reason = outcome.reason or text
+    outcome.failed += 1
+    if len(outcome.names) < MAX_NAMED:
+      outcome.names.append(where)
+    if outcome.failed <= MAX_SAID:
+      say(f"failed: {text}")
+    if outcome.failed == MAX_SAID:
+      say("more failures are counted, but not named")
+
+  def pages():
+    for image in images:
+      bar.update()
+      try:
+        names = image.outputs(num_pages(image.path, fmt.pages))
+      except (UserError, OSError) as error:
+        failed(str(image.path), error)
+        continue
+      for number, name in enumerate(names):
+        where = f"{image.path} page {number + 1}" if len(names) > 1 else str(image.path)
+        there = "" if overwrite else mark_of(output / name)
+        if there == "none":
+          outcome.kept += 1
+          continue
+        if there == mark and (output / OVERLAYS / name).exists():
+          outcome.skipped += 1
+          continue
+        outcome.replaced += there not in ("", mark, "broken")
+        yield Page(image.path, number, where, name)
+
+  def examples(pages, waiting):
+    for page in pages:
       found = []
-      image = decode_image(file, where, fmt, page=page, notes=found)
-      notes.warn(where, found)
-      yield {"image": image, "file_name": name}
+      try:
+        with read_as_trained(info.channels, info.value_range):
+          image = decode_image(page.file, page.where, fmt, page=page.number, notes=found)
+      except (UserError, OSError, MemoryError) as error:
+        failed(page.where, error)
+        continue
+      notes.warn(page.where, found)
+      waiting.append(page)
+      yield {"image": image, "page": page}
 
-  predictions = predict(examples(), reduce=most_likely, progress=progress)
-  for example, labels in progress(predictions, total=len(names), unit="image"):
-    for folder in {(output / part / example["file_name"]).parent for part in ("", "overlays")}:
-      folder.mkdir(parents=True, exist_ok=True)
-    save_label_map(output / example["file_name"], labels, info.palette)
-    picture = overlay(to_picture(example["image"], info), labels, info.palette)
-    Image.fromarray(picture).save(output / "overlays" / example["file_name"])
+  def write(page, image, labels):
+    picture = overlay(to_picture(image, info), labels, info.palette)
+    try:
+      write_png(output / OVERLAYS / page.name, Image.fromarray(picture))
+      write_png(output / page.name, label_map(labels, info.palette), mark)
+      outcome.written += 1
+    except OSError as error:
+      if error.errno in DISK:
+        raise
+      failed(page.where, UserError(f"{output / page.name}: {error.strerror}"))
+
+  def run(pages):
+    while True:
+      waiting = []  # pages that `predict` has, in order
+      try:
+        for example, labels in predict(
+          examples(pages, waiting), reduce=most_likely, progress=progress
+        ):
+          write(waiting.pop(0), example["image"], labels)
+        return
+      except (UserError, MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not waiting:
+          raise
+        if len(waiting) == 1:
+          failed(waiting[0].where, error)
+      if len(waiting) > 1:  # one of these is at fault
+        for page in waiting:
+          run(iter([page]))
+
+  run(pages())
+
+
+def mark_of(path: pathlib.Path) -> str:
+  """The mark of a label map; "none" of a file without, "broken" of one cut short, "" of no file."""
+  try:
+    with open(path, "rb") as file:
+      start = file.read(512)
+      file.seek(-min(len(END), len(start)), os.SEEK_END)
+      end = file.read()
+  except OSError:
+    return ""
+  _, is_marked, rest = start.partition(f"tEXt{MARK}\0".encode())
+  if not start or is_marked and end != END:
+    return "broken"
+  return rest[:16].decode("latin-1") if is_marked else "none"
+
+
+def write_png(path: pathlib.Path, image: Image.Image, mark: str = "") -> None:
+  """Writes a file that is whole or not there, even if the process dies. mark: 16 characters."""
+  buffer, about = io.BytesIO(), PngInfo()
+  if mark:
+    about.add_text(MARK, mark)
+  image.save(buffer, "PNG", pnginfo=about)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  # Hidden, so that nobody reads it; the same each time, so that a restart replaces it.
+  temporary = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.png")
+  try:
+    temporary.write_bytes(buffer.getbuffer())
+    os.replace(temporary, path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
+
+
+def write_legend(folder: pathlib.Path, info: DatasetInfo, overlays: Iterable[str]) -> None:
+  """Writes legend.png, with names and colours of the classes, into the folder of overlays.
+
+  Args:
+    overlays: names of the files there. If one is legend.png, it becomes legend_of_classes.png.
+  """
+  name = "legend.png"
+  while name in overlays:
+    name = name.replace(".png", "_of_classes.png")
+  legend(folder / f".{name}", info.classes, info.palette)
+  os.replace(folder / f".{name}", folder / name)

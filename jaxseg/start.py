@@ -23,6 +23,7 @@ Train, score and use semantic segmentation networks.
   --config=FILE         a file of configs/, or yours; a run knows its own
   --config.KEY=VALUE    another value for a single key, as often as needed
   --workdir=DIR         folder of the run; default: runs/NAME_OF_CONFIG
+  --overwrite           predict: also what is in the output folder already
   --help, --version
 
 `python -m jaxseg.main` is the same as `jaxseg`. The documentation is in docs/.

@@ -33,11 +33,11 @@ def full_palette(palette: Palette) -> np.ndarray:
   return table
 
 
-def save_label_map(path: Path, labels: np.ndarray, palette: Palette) -> None:
-  """Writes labels u8[H,W] as a PNG whose pixel values are the labels, coloured by its palette."""
+def label_map(labels: np.ndarray, palette: Palette) -> Image.Image:
+  """Labels u8[H,W] as a picture whose pixel values are the labels, coloured by its palette."""
   image = Image.fromarray(labels)
   image.putpalette(full_palette(palette).tobytes())
-  image.save(path)
+  return image
 
 
 def colour_labels(labels: np.ndarray, palette: Palette) -> np.ndarray:

@@ -18,13 +18,13 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
 
 
 def start(
-  config, workdir, values, *, num_devices=1, flags=FAST, start_new_session=False, **environ
+  config, workdir, values, *more, num_devices=1, flags=FAST, start_new_session=False, **environ
 ):
   """Starts `python -m jaxseg.main`.
 
   Args:
     config: name of a file in configs/, or a pathlib.Path; None for that of the run.  workdir: path.
-    values: {key of the config: value}.  flags: of XLA.
+    values: {key of the config: value}.  more: arguments.  flags: of XLA.
     start_new_session: as in subprocess.Popen.
     environ: more environment variables. (conftest.py sets some that count.)
   Returns:
@@ -32,7 +32,7 @@ def start(
   """
   file = config if isinstance(config, pathlib.Path) else f"configs/{config}.py"
   arguments = [f"--workdir={workdir}", *([f"--config={file}"] if config else [])]
-  arguments += [f"--config.{key}={value}" for key, value in values.items()]
+  arguments += [*(f"--config.{key}={value}" for key, value in values.items()), *more]
   devices = f"--xla_force_host_platform_device_count={num_devices}"
   return subprocess.Popen(
     [sys.executable, "-m", "jaxseg.main", *arguments],

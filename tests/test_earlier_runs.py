@@ -28,7 +28,7 @@ from PIL import Image
 from tiny import error_of
 
 import jaxseg
-from jaxseg import modes, settings
+from jaxseg import modes, prediction, settings
 
 FIXTURE = pathlib.Path(__file__).with_name("fixtures") / "run_of_version_0_1.zip"
 
@@ -64,7 +64,7 @@ def test_scores(earlier):
 
 
 def test_predictions(earlier, capsys):
-  modes.predict_folder(earlier / "run", earlier / "photos", earlier / "out")
+  prediction.predict_folder(earlier / "run", earlier / "photos", earlier / "out")
   segmenter = jaxseg.load(earlier / "run")
   paths = sorted((earlier / "labels").glob("*.png"))
   assert len(paths) == 3

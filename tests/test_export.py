@@ -161,9 +161,10 @@ def test_command_and_a_process_without_jaxseg(jaxseg, trained, tmp_path):  # noq
     [sys.executable, "-c", LOADER, *map(str, files)], cwd=tmp_path, capture_output=True, text=True
   )
   assert done.returncode == 0, done.stderr[-2000:]
+  (tmp_path / "in").mkdir()
   for name, image in images.items():
-    Image.fromarray(image[0, ..., 0]).save(tmp_path / f"{name}.png")
-  jaxseg(*command, "--mode=predict", f"--input={tmp_path}", f"--output={tmp_path}/live")
+    Image.fromarray(image[0, ..., 0]).save(tmp_path / "in" / f"{name}.png")
+  jaxseg(*command, "--mode=predict", f"--input={tmp_path}/in", f"--output={tmp_path}/live")
   found = np.load(files[-1])
   for name in images:
     live = np.asarray(Image.open(tmp_path / "live" / f"{name}.png"))

@@ -43,6 +43,8 @@ RANKS = {
   "jaxseg.models": 3,
   **dict.fromkeys(("jaxseg.initial_state", "jaxseg.large"), 6),
   "jaxseg.data.layouts": 3,
+  "jaxseg.together": 1,
+  "jaxseg.listing": 4,
   "jaxseg.data.levels": 4,
   **dict.fromkeys(("jaxseg.data.splits", "jaxseg.data.suggest"), 4),
   "jaxseg.data.folder": 6,
@@ -53,7 +55,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.build", "jaxseg.data_findings", "jaxseg.thumbnails"), 9),
   **dict.fromkeys(("jaxseg.segmenter", "jaxseg.data_page"), 10),
   **dict.fromkeys(("jaxseg.checks", "jaxseg.data_samples"), 10),
-  **dict.fromkeys(("jaxseg.modes", "jaxseg.check_data"), 11),
+  **dict.fromkeys(("jaxseg.modes", "jaxseg.check_data", "jaxseg.prediction"), 11),
   "jaxseg.training": 12,
   "jaxseg.main": 13,
 }

@@ -287,7 +287,8 @@ def test_mistakes_about_files(jaxseg, trained, tmp_path):
   # Here a bar has been drawn before.
   status, _, err = jaxseg(*predict, here, f"--input={tmp_path}/photos")
   assert status == 1
-  assert f"error: {tmp_path}/photos/a.jpg: cannot be decoded" in err.splitlines()[-1]
+  assert f"failed: {tmp_path}/photos/a.jpg: cannot be decoded" in err
+  assert f"error: 1 of 1 images failed: {tmp_path}/photos/a.jpg" == err.splitlines()[-1]
 
 
 def start(*arguments):

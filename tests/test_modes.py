@@ -11,7 +11,17 @@ import tiny
 from PIL import Image
 from tiny import error_of
 
-from jaxseg import VOID, build, checkpoint, models, modes, optim, train_state, workdirs
+from jaxseg import (
+  VOID,
+  build,
+  checkpoint,
+  models,
+  modes,
+  optim,
+  prediction,
+  train_state,
+  workdirs,
+)
 from jaxseg.crf import dense_crf
 from jaxseg.data import datasets
 from jaxseg.evaluation import score_table
@@ -111,7 +121,7 @@ def test_predict_folder(trained, tmp_path, capsys):
     pictures[f"photo{i}"] = np.asarray(picture)
   Image.fromarray(pictures["photo0"]).convert("L").save(folder / "grey.jpg")
   pictures["grey"] = np.asarray(Image.open(folder / "grey.jpg").convert("RGB"))
-  modes.predict_folder(workdir, folder, output)
+  prediction.predict_folder(workdir, folder, output)
   assert str(output) in capsys.readouterr().out
   predict = load_run(workdir, {}).predict
   for name, image in pictures.items():
@@ -133,7 +143,7 @@ def test_crf_in_evaluation_and_prediction(trained, best, tmp_path, capsys):
   assert result["loss"] != best["loss"]
   _, source = tiny.load_photos("test", "", 32, 0)
   Image.fromarray(source[0]["image"]).save(tmp_path / "a.png")
-  modes.predict_folder(workdir, tmp_path / "a.png", tmp_path / "out", config=config)
+  prediction.predict_folder(workdir, tmp_path / "a.png", tmp_path / "out", config=config)
   predict = load_run(workdir, {"crf.num_iterations": 0}).predict
   ((_, probs),) = predict([source[0]])
   expected = dense_crf(probs, source[0]["image"], num_iterations=3, color_sigma=30.0).argmax(-1)
@@ -157,7 +167,7 @@ def test_no_checkpoint(trained, tmp_path):
   Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
   for run in (
     lambda: modes.evaluate(tmp_path / "new", config=config),
-    lambda: modes.predict_folder(tmp_path / "new", tmp_path, tmp_path / "out"),
+    lambda: prediction.predict_folder(tmp_path / "new", tmp_path / "a.png", tmp_path / "out"),
   ):
     message = error_of(run)
     assert "no checkpoint" in message and str(tmp_path / "new") in message
@@ -207,7 +217,7 @@ def test_pictures_of_a_prediction_follow_the_flags(trained, tmp_path):
   Image.fromarray(image).save(tmp_path / "a.png")
   palette = ((1, 2, 3), (4, 5, 6), (7, 8, 9))
   flags = {"data.palette": palette, "data.display_bands": (2, 2, 2)}
-  modes.predict_folder(workdir, tmp_path / "a.png", tmp_path / "out", flags)
+  prediction.predict_folder(workdir, tmp_path / "a.png", tmp_path / "out", flags)
   labels = Image.open(tmp_path / "out" / "a.png")
   overlay = np.asarray(Image.open(tmp_path / "out" / "overlays" / "a.png"))
   colours = np.array(palette)[np.asarray(labels)]
@@ -220,7 +230,8 @@ def test_pictures_of_a_prediction_follow_the_flags(trained, tmp_path):
     ({"data.channels": 4}, "config.data.channels=3, not 4"),
     ({"data.classes": ("a", "b", "c")}, "config.data.classes"),
   ):
-    assert words in error_of(modes.predict_folder, workdir, tmp_path, tmp_path / "out", flags)
+    paths = tmp_path / "a.png", tmp_path / "out"
+    assert words in error_of(prediction.predict_folder, workdir, *paths, flags)
     assert words in error_of(modes.evaluate, workdir, flags)
 
 

@@ -1,24 +1,23 @@
-"""Folders of files in, label maps out."""
+"""Image files in, label maps out."""
+
+import errno
+import os
+import pathlib
+import zlib
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from tiny import error_of
 
-from jaxseg import DataWarning
+from jaxseg import DataWarning, UserError, predict_files
 from jaxseg.data.decode import DatasetInfo
-from jaxseg.predict_files import (
-  left_out,
-  list_images,
-  list_pages,
-  output_names,
-  predict_files,
-  without_masks,
-)
+from jaxseg.listing import Listing
+from jaxseg.predict_files import Outcome, mark_of, write_legend, write_png
 
 RGB = DatasetInfo(("red", "green", "blue"), ((250, 0, 0), (0, 240, 0), (0, 0, 230)), channels=3)
 GREY = DatasetInfo(("dark", "bright"), ((0, 0, 0), (255, 255, 255)), 1, value_range=(0, 1000))
+MARK = "0123456789abcdef"
 
 
 def predict(examples, reduce, progress):
@@ -30,40 +29,22 @@ def predict(examples, reduce, progress):
     yield example, reduce(probs.astype(np.float32))
 
 
+def run(folder, output, info=RGB, predict=predict, **options):
+  """(Outcome, lines) of predicting a folder."""
+  outcome, lines = Outcome(), []
+  images = Listing(folder, output).share(0, 1)
+  options = {"mark": MARK, **options}
+  predict_files.predict_files(predict, images, output, info, outcome, say=lines.append, **options)
+  return outcome, lines
+
+
+def files(folder):
+  return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
 def images_of(sizes, seed=0):
   rng = np.random.default_rng(seed)
   return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
-
-
-def test_list_images(tmp_path):
-  names = ["b.png", "a.JPG", "c.TiFf", "d.jpeg"]
-  for name in (*names, "notes.txt", "a.npz", "png"):
-    (tmp_path / name).touch()
-  (tmp_path / "folder.png").mkdir()
-  assert list_images(str(tmp_path)) == sorted(tmp_path / name for name in names)
-  assert list_images(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]  # asked for by name
-
-
-def test_nothing_to_predict(tmp_path):
-  (tmp_path / "notes.txt").touch()
-  message = error_of(list_images, tmp_path)
-  assert str(tmp_path) in message and ".png" in message
-  message = error_of(list_images, tmp_path / "typo")
-  assert str(tmp_path / "typo") in message and "--input" in message
-
-
-@pytest.mark.parametrize(
-  "files, expected",
-  [
-    (["a.jpg", "b.png"], ["a.png", "b.png"]),
-    (["a.jpg", "a.png", "b.JPG"], ["a.jpg.png", "a.png.png", "b.png"]),
-    (["a.b.jpg", "a.jpg"], ["a.b.png", "a.png"]),
-    (["a.jpg", "a.jpg.bmp", "a.png"], ["a.jpg.png", "a.jpg.bmp.png", "a.png.png"]),
-  ],
-)
-def test_output_names(tmp_path, files, expected):
-  assert output_names([(tmp_path / name, 0, "") for name in files], tmp_path) == expected
-  assert len(set(expected)) == len(expected)
 
 
 @pytest.fixture
@@ -86,155 +67,237 @@ def folder(tmp_path):
 
 def test_predict_files(folder, tmp_path):
   output = tmp_path / "some" / "output"
-  files = list_images(folder)
-  shown = []
-
-  def progress(iterable, **options):
-    shown.append(options)
-    return iterable
-
-  predict_files(predict, files, folder, output, RGB, progress)
-  assert shown == [{"total": 5, "unit": "image"}]
+  outcome, lines = run(folder, output)
+  assert (outcome.written, outcome.skipped, outcome.failed, lines) == (5, 0, 0, [])
   names = ["alpha.png", "grey.png", "palette.png", "photo.png", "wide.png"]
-  assert sorted(p.name for p in output.iterdir()) == sorted([*names, "overlays"])
-  assert sorted(p.name for p in (output / "overlays").iterdir()) == sorted([*names, "legend.png"])
+  assert files(output) == sorted([*names, *(f"overlays/{name}" for name in names)])
   sizes = set()
-  for file in files:
-    picture = Image.open(file).convert("RGB")
-    labels = Image.open(output / f"{file.stem}.png")
+  for image in Listing(folder, output).share(0, 1):
+    picture = Image.open(image.path).convert("RGB")
+    labels = Image.open(output / f"{image.path.stem}.png")
     assert (labels.mode, labels.size) == ("P", picture.size)
     # The largest of red, green and blue; the first of them where they are equal.
     np.testing.assert_array_equal(np.asarray(labels), np.asarray(picture).argmax(-1))
     colours = np.asarray(labels.convert("RGB"))
     np.testing.assert_array_equal(colours, np.array(RGB.palette)[np.asarray(labels)])
-    overlay = Image.open(output / "overlays" / f"{file.stem}.png")
+    overlay = Image.open(output / "overlays" / f"{image.path.stem}.png")
     assert (overlay.mode, overlay.size) == ("RGB", picture.size)
     sizes.add(picture.size)
   assert len(sizes) == 5 and (33, 57) in sizes
 
 
 def test_predict_one_file(folder, tmp_path):
-  predict_files(predict, list_images(folder / "photo.jpg"), folder, tmp_path / "out", RGB)
-  assert Image.open(tmp_path / "out" / "photo.png").size == (33, 57)
+  run(folder / "photo.jpg", tmp_path / "out")
+  assert files(tmp_path / "out") == ["overlays/photo.png", "photo.png"]
 
 
 def test_pages_become_files(tmp_path):
   pages = np.zeros((3, 6, 8), np.uint16)
   for i, page in enumerate(pages):
     page[:, 2 * i :] = 800  # of 1000
+  (tmp_path / "in").mkdir()
   images = [Image.fromarray(page) for page in pages]
-  images[0].save(tmp_path / "stack.tif", save_all=True, append_images=images[1:])
-  images[1].save(tmp_path / "single.tiff")
-  predict_files(predict, list_images(tmp_path), tmp_path, tmp_path / "out", GREY)
+  images[0].save(tmp_path / "in" / "stack.tif", save_all=True, append_images=images[1:])
+  images[1].save(tmp_path / "in" / "single.tiff")
+  run(tmp_path / "in", tmp_path / "out", GREY)
   expected = {"single": pages[1], **{f"stack_00{i}": page for i, page in enumerate(pages)}}
-  assert sorted(p.stem for p in (tmp_path / "out").glob("*.png")) == sorted(expected)
-  assert sorted(p.stem for p in (tmp_path / "out" / "overlays").iterdir()) == sorted(
-    [*expected, "legend"]
-  )
+  assert files(tmp_path / "out" / "overlays") == sorted(f"{name}.png" for name in expected)
   for name, page in expected.items():
     labels = np.asarray(Image.open(tmp_path / "out" / f"{name}.png"))
     np.testing.assert_array_equal(labels, page > 500)
 
 
-def test_names_of_pages(tmp_path):
-  image = Image.new("L", (4, 4))
-  image.save(tmp_path / "a.tif", save_all=True, append_images=[image])
-  for name in ("a.png", "a_001.jpg", "b.jpg"):
-    image.save(tmp_path / name)
-  pages = list_pages(list_images(tmp_path))
-  assert [(file.name, page) for file, page, _ in pages] == [
-    ("a.png", 0), ("a.tif", 0), ("a.tif", 1), ("a_001.jpg", 0), ("b.jpg", 0)
-  ]  # fmt: skip
-  names = ["a.png", "a_000.png", "a.tif_001.png", "a_001.jpg.png", "b.png"]
-  assert output_names(pages, tmp_path) == names
+def test_sub_folders(tmp_path):
+  (tmp_path / "in" / "b" / "c").mkdir(parents=True)
+  picture = Image.fromarray(images_of([(8, 6)])[0])
+  for name in ("a.jfif", "b/a.jp2", "b/c/x.png", "b/x.TIFF"):
+    picture.save(tmp_path / "in" / name, "JPEG" if name.endswith("jfif") else None)
+  run(tmp_path / "in", tmp_path / "out")
+  names = {"a.png", "b/a.png", "b/c/x.png", "b/x.png"}
+  assert set(files(tmp_path / "out")) == names | {f"overlays/{name}" for name in names}
+  expected = np.asarray(picture).argmax(-1)
+  np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out/b/c/x.png")), expected)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_damaged_stack(tmp_path):
-  image = Image.new("L", (64, 64))
-  image.save(tmp_path / "a.tif", save_all=True, append_images=[image])
-  (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:1000])
-  message = error_of(predict_files, predict, list_images(tmp_path), tmp_path, tmp_path / "out", RGB)
-  assert message.startswith(f"{tmp_path / 'a.tif'}")
-
-
-def test_an_image_that_cannot_be_decoded(folder, tmp_path):
+def test_the_others_are_predicted_when_files_are_bad(folder, tmp_path):
   data = (folder / "photo.jpg").read_bytes()
   (folder / "half.jpg").write_bytes(data[: len(data) // 2])
-  message = error_of(predict_files, predict, list_images(folder), folder, tmp_path / "out", RGB)
-  assert message.startswith(f"{folder / 'half.jpg'}: cannot be decoded")
+  (folder / "empty.png").touch()
+  image = Image.new("L", (64, 64))
+  image.save(folder / "stack.tif", save_all=True, append_images=[image])
+  (folder / "stack.tif").write_bytes((folder / "stack.tif").read_bytes()[:1000])
+  outcome, lines = run(folder, tmp_path / "out")
+  assert (outcome.written, outcome.failed) == (5, 3)
+  assert [pathlib.Path(name).name for name in outcome.names] == [
+    "empty.png", "half.jpg", "stack.tif"
+  ]  # fmt: skip
+  for line, name in zip(lines, ("empty.png", "half.jpg", "stack.tif"), strict=True):
+    assert line.startswith(f"failed: {folder / name}") and line.count(name) == 1, line
+  assert outcome.reason == lines[0].removeprefix("failed: ")
 
 
-def test_output_that_cannot_be_written(folder, tmp_path):
-  (tmp_path / "out").touch()  # stops root too, unlike permissions
-  message = error_of(predict_files, predict, list_images(folder), folder, tmp_path / "out", RGB)
-  assert str(tmp_path / "out") in message and "--output" in message
+def test_the_others_are_predicted_when_the_network_cannot_take_an_image(folder, tmp_path):
+  """Here, those of 9 and of 17 rows; it takes three images at once."""
+
+  def picky(examples, reduce, progress):
+    batch = []
+    for example in [*examples, None]:
+      batch += [example] if example else []
+      if batch and (len(batch) == 3 or not example):
+        if any(x["image"].shape[0] in (9, 17) for x in batch):
+          raise MemoryError("out of memory\nat some place")
+        yield from predict(batch, reduce, progress)
+        batch = []
+
+  def reluctant(examples, reduce, progress):
+    raise UserError("nothing goes")
+    yield
+
+  outcome, lines = run(folder, tmp_path / "out", predict=picky)
+  assert (outcome.written, outcome.failed) == (3, 2)
+  names = "palette.png", "wide.BMP"
+  assert lines == [f"failed: {folder / name}: out of memory" for name in names]
+  with pytest.raises(UserError, match="nothing goes"):  # no file's fault
+    run(folder, tmp_path / "other", predict=reluctant)
 
 
-def test_inputs_are_not_overwritten(folder):
-  before = {file.name: file.read_bytes() for file in folder.iterdir()}
-  outside = folder / ".." / folder.name
-  message = error_of(predict_files, predict, list_images(folder), folder, outside, RGB)
-  assert "grey.png" in message and "--output" in message
-  # Nor are those that lie where the overlays go.
-  inside = folder.rename(folder.parent / "overlays")
-  message = error_of(predict_files, predict, list_images(inside), inside, inside.parent, RGB)
-  assert "grey.png" in message and "--output" in message
-  assert {file.name: file.read_bytes() for file in inside.iterdir()} == before
+def test_failures_are_named_up_to_a_number(tmp_path):
+  (tmp_path / "in").mkdir()
+  for i in range(250):
+    (tmp_path / "in" / f"{i}.png").touch()
+  outcome, lines = run(tmp_path / "in", tmp_path / "out")
+  assert (outcome.failed, len(outcome.names), len(lines)) == (250, 10, 101)
+
+
+def test_what_is_there_is_not_made_again(folder, tmp_path):
+  output, read = tmp_path / "out", []
+
+  def watched(examples, **options):
+    for example, labels in predict(examples, **options):
+      read.append(example["page"].name)
+      yield example, labels
+
+  run(folder, output)
+  before = {name: (output / name).stat().st_mtime_ns for name in files(output)}
+  outcome, _ = run(folder, output, predict=watched)
+  assert (outcome.written, outcome.skipped, read) == (0, 5, [])
+  assert {name: (output / name).stat().st_mtime_ns for name in files(output)} == before
+  # What is incomplete is.
+  (output / "wide.png").unlink()
+  (output / "overlays" / "grey.png").unlink()
+  (output / "photo.png").write_bytes((output / "photo.png").read_bytes()[:-1])
+  (output / "palette.png").write_bytes(b"")
+  outcome, _ = run(folder, output, predict=watched)
+  assert (outcome.written, outcome.skipped, outcome.replaced, outcome.kept) == (4, 1, 0, 0)
+  assert sorted(read) == ["grey.png", "palette.png", "photo.png", "wide.png"]
+  # All is, on request.
+  outcome, _ = run(folder, output, overwrite=True)
+  assert (outcome.written, outcome.skipped, outcome.replaced) == (5, 0, 0)
+
+
+def test_label_maps_of_another_network_are_replaced_and_other_files_kept(folder, tmp_path):
+  output = tmp_path / "out"
+  run(folder, output, mark="of another       ")
+  by_hand = Image.fromarray(np.full((20, 31), 7, np.uint8))
+  by_hand.save(output / "grey.png")
+  (output / "overlays" / "grey.png").unlink()
+  outcome, _ = run(folder, output)
+  assert (outcome.written, outcome.replaced, outcome.kept) == (4, 4, 1)
+  assert np.all(np.asarray(Image.open(output / "grey.png")) == 7)
+  outcome, _ = run(folder, output, overwrite=True)
+  assert outcome.written == 5 and mark_of(output / "grey.png") == MARK
+
+
+def test_marks(tmp_path):
+  path, image = tmp_path / "a.png", Image.new("L", (300, 200))
+  assert mark_of(path) == ""
+  image.save(path)
+  assert mark_of(path) == "none"
+  write_png(path, image, MARK)
+  assert mark_of(path) == MARK and Image.open(path).text == {"jaxseg": MARK}
+  path.write_bytes(path.read_bytes()[:-5])
+  assert mark_of(path) == "broken"
+  path.write_bytes(b"")
+  assert mark_of(path) == "broken"
+  path.write_bytes(b"x")
+  assert mark_of(path) == "none"
+
+
+@pytest.mark.parametrize("moment", ["write_bytes", "replace"])
+def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch, moment):
+  path, old = tmp_path / "a.png", Image.new("L", (300, 200), 9)
+  write_png(path, old)
+  before, write = path.read_bytes(), pathlib.Path.write_bytes
+
+  def half(self, data):
+    write(self, bytes(data)[:20])
+    raise KeyboardInterrupt
+
+  def never(*arguments):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(*{"write_bytes": (pathlib.Path, "write_bytes", half),
+                        "replace": (os, "replace", never)}[moment])  # fmt: skip
+  with pytest.raises(KeyboardInterrupt):
+    write_png(path, Image.new("L", (300, 200), 8))
+  assert files(tmp_path) == ["a.png"] and path.read_bytes() == before
+
+
+def test_what_a_killed_process_left_is_hidden_and_overwritten(tmp_path, monkeypatch):
+  image = Image.new("L", (30, 20))
+  monkeypatch.setattr(os, "replace", lambda *_: None)  # as if it died before
+  write_png(tmp_path / f"{'x' * 251}.png", image)  # a name cannot be longer
+  monkeypatch.undo()
+  (left,) = files(tmp_path)
+  assert left[0] == "." and Listing(tmp_path, "/nowhere").total == 0
+  write_png(tmp_path / f"{'x' * 251}.png", image)
+  assert files(tmp_path) == [f"{'x' * 251}.png"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_errors_of_the_disk(folder, tmp_path, monkeypatch, number):
+  """A full disk ends it; what concerns one file does not."""
+  write = pathlib.Path.write_bytes
+  target = zlib.crc32(b"palette.png")
+
+  def fail(self, data):
+    if f"{target:08x}" in self.name:
+      write(self, bytes(data)[:20])
+      raise OSError(number, os.strerror(number), str(self))
+    return write(self, data)
+
+  monkeypatch.setattr(pathlib.Path, "write_bytes", fail)
+  if number == errno.ENOSPC:
+    with pytest.raises(OSError, match="No space"):
+      run(folder, tmp_path / "out")
+  else:
+    outcome, (line,) = run(folder, tmp_path / "out")
+    assert (outcome.written, outcome.failed) == (4, 1) and "palette.png: Permission" in line
+  found = files(tmp_path / "out")
+  assert "palette.png" not in found and not [name for name in found if "/." in f"/{name}"]
+  for name in found:
+    Image.open(tmp_path / "out" / name).load()
 
 
 def test_an_image_called_legend_keeps_its_overlay(tmp_path):
-  Image.fromarray(np.full((6, 8), 99, np.uint8)).save(tmp_path / "legend.png")
-  predict_files(predict, list_images(tmp_path), tmp_path, tmp_path / "out", GREY)
+  names = ["legend.png", "legend_of_classes.jpg"]
+  (tmp_path / "in").mkdir()
+  for name in names:
+    Image.fromarray(np.full((6, 8), 99, np.uint8)).save(tmp_path / "in" / name)
   overlays = tmp_path / "out" / "overlays"
-  assert sorted(p.name for p in overlays.iterdir()) == ["legend.png", "legend_of_classes.png"]
-  assert Image.open(overlays / "legend.png").size == (8, 6)
-
-
-def test_what_is_no_image_is_named(tmp_path):
-  Image.fromarray(np.zeros((6, 8), np.uint8)).save(tmp_path / "a.png")
-  files = list_images(tmp_path)
-  assert left_out(tmp_path, files) == left_out(files[0], files) == ""
-  (tmp_path / "notes.txt").touch()
-  (tmp_path / "more").mkdir()
-  (tmp_path / "._a.png").touch()
-  (tmp_path / "more" / "b.txt").touch()
-  assert list_images(tmp_path) == files
-  assert left_out(tmp_path, files).endswith(": more/b.txt, notes.txt")
-
-
-def test_sub_folders_and_all_suffixes(tmp_path):
-  """The output has the sub-folders of the input, and is not read itself."""
-  (tmp_path / "b" / "c").mkdir(parents=True)
-  (tmp_path / ".hidden").mkdir()
-  picture = Image.fromarray(images_of([(8, 6)])[0])
-  for name in ("a.jfif", "b/a.jp2", "b/c/x.png", ".hidden/y.png", "b/x.TIFF"):
-    picture.save(tmp_path / name, "JPEG" if name.endswith("jfif") else None)
-  output = tmp_path / "out"
-  for _ in range(2):
-    files = list_images(tmp_path, output)
-    predict_files(predict, files, tmp_path, output, RGB)
-    found = {str(p.relative_to(output)) for p in output.rglob("*.png")}
-    names = {"a.png", "b/a.png", "b/c/x.png", "b/x.png"}
-    assert found == names | {f"overlays/{name}" for name in names | {"legend.png"}}
-    assert left_out(tmp_path, files, output) == ""
-  expected = np.asarray(picture).argmax(-1)
-  np.testing.assert_array_equal(np.asarray(Image.open(output / "b/c/x.png")), expected)
-
-
-def test_masks_beside_images_are_left_out(tmp_path):
-  names = ["a.jpg", "a_mask.png", "b/c.jpg", "b/c_mask.png"]
-  files = [tmp_path / name for name in names]
-  images, masks = without_masks(files, tmp_path, "{name}.jpg", "{name}_mask.png")
-  assert images == [files[0], files[2]] and masks == ["a_mask.png", "b/c_mask.png"]
-  assert without_masks(files, tmp_path, "", "") == (files, [])
-  only = files[1::2]  # asked for by name
-  assert without_masks(only, tmp_path, "{name}.jpg", "{name}_mask.png") == (only, [])
+  overlays.mkdir(parents=True)
+  write_legend(overlays, GREY, Listing(tmp_path / "in", tmp_path / "out").legends)
+  run(tmp_path / "in", tmp_path / "out", GREY)
+  assert len(files(overlays)) == 3
+  for name in names:
+    assert Image.open(overlays / name.replace("jpg", "png")).size == (8, 6)
 
 
 def test_a_remedy_that_a_trained_network_cannot_follow_is_not_offered(tmp_path):
-  tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 5, 6), np.uint8), photometric="minisblack",
-                   planarconfig="contig")  # fmt: skip
+  (tmp_path / "in").mkdir()
+  tifffile.imwrite(tmp_path / "in" / "a.tif", np.zeros((4, 5, 6), np.uint8),
+                   photometric="minisblack", planarconfig="contig")  # fmt: skip
   with pytest.warns(DataWarning, match="3 of 6 bands are used .said once") as said:
-    predict_files(predict, [tmp_path / "a.tif"], tmp_path, tmp_path / "out", RGB)
+    run(tmp_path / "in", tmp_path / "out")
   assert "channels" not in str(said[0].message)

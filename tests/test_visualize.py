@@ -12,10 +12,10 @@ from jaxseg import VOID, visualize
 from jaxseg.visualize import (
   curves,
   data_sheet,
+  label_map,
   overlay,
   plot_confusion,
   prediction_sheet,
-  save_label_map,
 )
 
 PALETTE = ((10, 20, 30), (250, 100, 0), (0, 0, 200))
@@ -38,7 +38,7 @@ def test_palette():
 
 
 def test_label_map_round_trip(tmp_path, labels):
-  save_label_map(tmp_path / "x.png", labels, PALETTE)
+  label_map(labels, PALETTE).save(tmp_path / "x.png")
   image = Image.open(tmp_path / "x.png")
   assert (image.format, image.mode, image.size) == ("PNG", "P", (17, 11))
   np.testing.assert_array_equal(np.asarray(image), labels)

@@ -1,0 +1,171 @@
+"""The mode predict: folders of images, shared by all processes."""
+
+import collections.abc
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import sys
+import threading
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from ml_collections import ConfigDict
+
+from jaxseg import UserError, parallel, settings
+from jaxseg.data.files import few
+from jaxseg.listing import OVERLAYS, Listing, check_paths, describe
+from jaxseg.notebook import progress
+from jaxseg.predict_files import MAX_NAMED, Outcome, predict_files, write_legend
+from jaxseg.schema import flatten
+from jaxseg.segmenter import Segmenter, load_run
+from jaxseg.together import agreed, json_from_all
+from jaxseg.workdirs import make_folder
+
+PATIENCE = 5.0  # s
+
+
+def predict_folder(
+  workdir: str | pathlib.Path,
+  source: str | pathlib.Path,
+  output: str | pathlib.Path,
+  overrides: collections.abc.Mapping[str, Any] | None = None,
+  *,
+  config: ConfigDict | None = None,
+  overwrite: bool = False,
+) -> None:
+  """Writes a label map and an overlay for every image of a folder, or for one file.
+
+  Processes share the files. What the same network has written before is not made again.
+
+  Args:
+    workdir, overrides, config: see `modes.evaluate`.
+    source: folder or file.  output: folder, created if missing; see `predict_files.predict_files`.
+    overwrite: makes it again.
+  Raises:
+    UserError: see `modes.evaluate`; no images; outputs would lie among them. At the end, if images
+      cannot be read or predicted; the label maps of all others are there.
+  """
+  output = pathlib.Path(output)
+  with agreed():
+    check_paths(source, output)
+  segmenter = load_run(workdir, overrides or {}, config)
+  number, count = parallel.this_process()
+  with agreed(), settings.config_errors():
+    data, info = segmenter.config.data, segmenter.info
+    listing = Listing(source, output, data.images, data.masks)
+    make_folder(output / OVERLAYS, "--output")
+    if number == 0:
+      write_legend(output / OVERLAYS, info, listing.legends)
+  outcome, share = Outcome(), len(range(number, listing.total, count))
+  is_folder = pathlib.Path(source).is_dir()
+  with stopping(outcome), progress(total=share, unit="file", disable=number > 0) as bar:
+    try:
+      predict_files(
+        segmenter.predict, listing.share(number, count), output, info, outcome,
+        mark=mark(segmenter), overwrite=overwrite, bar=bar, progress=progress,
+        say=tell if is_folder else lambda text: None,
+      )  # fmt: skip
+    except (UserError, OSError) as error:
+      outcome.error = settings.with_keys(str(error))
+  outcome.seen = listing.seen
+  outcomes = [Outcome(**found) for found in json_from_all(dataclasses.asdict(outcome))]
+  errors = conclude(outcomes, is_folder)
+  if number == 0:
+    if text := describe(listing.left_out):
+      tell(text)
+    report(outcomes, output)
+  if errors:
+    raise UserError(printable(errors[0])) if number == 0 else SystemExit(1)
+
+
+def mark(segmenter: Segmenter) -> str:
+  """16 characters that differ for networks whose label maps may differ: in weights or options."""
+  digest = hashlib.sha256()
+  for leaf in jax.tree.leaves(segmenter.variables):
+    digest.update(np.ascontiguousarray(leaf))
+  config = flatten(segmenter.config.to_dict())
+  names = [name for name in config if name.split(".")[0] in ("model", "predict", "crf")]
+  options = [config[name] for name in sorted([*names, "data.fit", "data.image_size"])]
+  digest.update(json.dumps([options, dataclasses.asdict(segmenter.info)]).encode())
+  return digest.hexdigest()[:16]
+
+
+def report(outcomes: collections.abc.Sequence[Outcome], output: pathlib.Path) -> None:
+  """Prints what the processes have done together."""
+  names = ("written", "skipped", "replaced", "kept")
+  total = {name: sum(getattr(outcome, name) for outcome in outcomes) for name in names}
+  if total["replaced"]:
+    tell(f"{total['replaced']:,} of the label maps replace one of another network or other options")
+  if total["kept"]:
+    tell(
+      f"{total['kept']:,} files in {output} are called like label maps, but do not say which "
+      "network they are of: kept; --overwrite replaces them"
+    )
+  there = f", {total['skipped']:,} were there" if total["skipped"] else ""
+  again = " (--overwrite makes them again)" if there else ""
+  text = f"{total['written']:,} label maps written{there}{again}"
+  print(printable(f"{text}   label maps: {output}   overlays: {output / OVERLAYS}"))
+
+
+def conclude(outcomes: collections.abc.Sequence[Outcome], is_folder: bool) -> list[str]:
+  """What went wrong in all processes, the worst first; the same in all of them."""
+  errors = [
+    f"{outcome.error}; the label maps that are written stay: start again for the others"
+    for outcome in outcomes
+    if outcome.error
+  ]
+  if failed := sum(outcome.failed for outcome in outcomes):
+    if not is_folder:
+      return [*errors, outcomes[0].reason]
+    done = sum(outcome.written + outcome.skipped + outcome.kept for outcome in outcomes)
+    names = [name for outcome in outcomes for name in outcome.names]
+    more = f", ... ({failed:,} in all)" if failed > MAX_NAMED else ""
+    errors.append(f"{failed:,} of {failed + done:,} images failed: {few(names[:MAX_NAMED])}{more}")
+  if not errors and len({tuple(outcome.seen) for outcome in outcomes}) > 1:
+    errors.append("files came or went meanwhile: start again for those that were missed")
+  return errors
+
+
+@contextlib.contextmanager
+def stopping(outcome: Outcome) -> collections.abc.Iterator[None]:
+  """Says on Ctrl-C and SIGTERM what is done.
+
+  Where there are other processes, it gives them PATIENCE seconds to stop as well.
+  """
+
+  def stop(number, _):
+    raise SystemExit(128 + number)
+
+  is_first = threading.current_thread() is threading.main_thread()  # others may not handle signals
+  before = signal.signal(signal.SIGTERM, stop) if is_first else None
+  try:
+    yield
+  except (KeyboardInterrupt, SystemExit) as error:
+    tell(f"stopped: {outcome.written:,} label maps are written; start again for the others")
+    if jax.process_count() > 1:
+      # Else JAX would wait for five minutes for those that are busy, and abort.
+      timer = threading.Timer(PATIENCE, os._exit, [getattr(error, "code", 130)])
+      timer.daemon = True
+      timer.start()
+      outcome.error = f"process {jax.process_index()} was stopped"
+      json_from_all(dataclasses.asdict(outcome))  # those that wait for it go on
+    raise
+  finally:
+    if is_first:
+      signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def tell(text: str) -> None:
+  """Prints a line above the progress bar."""
+  tqdm.tqdm.write(printable(text), file=sys.stderr)
+
+
+def printable(text: str) -> str:
+  """Text whose control characters are written as escapes, as a file name may hold them."""
+  return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

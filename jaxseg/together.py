@@ -1,0 +1,58 @@
+"""What several processes have to agree on, so that an error in one of them stops all."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxseg import UserError
+from jaxseg.parallel import from_all
+
+WEEK = 7 * 24 * 3600  # s
+
+
+def json_from_all(value: Any) -> list:
+  """Gathers a JSON-able value of each process; the list is the same in all of them.
+
+  Raises:
+    UserError: another process has ended.
+  """
+  data = json.dumps(value).encode()
+  try:
+    wait_for_all()
+    size = 8 * (int(from_all(np.array([len(data)], np.int64)).max()) // 8 + 1)
+    rows = from_all(np.frombuffer(data.ljust(size), np.int64))
+  except (ValueError, jax.errors.JaxRuntimeError) as error:  # of the connection
+    raise UserError("another process has ended early: start all of them again to go on") from error
+  return [json.loads(row.tobytes()) for row in rows]
+
+
+def wait_for_all() -> None:
+  """Waits until all processes are here; a sum over them waits for half an hour at most."""
+  if jax.process_count() > 1:
+    from orbax.checkpoint import multihost
+
+    processes = set(range(jax.process_count()))
+    multihost.sync_global_processes("jaxseg", timeout=WEEK, processes=processes)
+
+
+@contextlib.contextmanager
+def agreed() -> Iterator[None]:
+  """A `with` block that all processes run: a UserError or OSError in one is raised in all.
+
+  The block may not wait for other processes.
+  """
+  error = None
+  try:
+    yield
+  except (UserError, OSError) as mine:
+    error = mine
+  texts = json_from_all(None if error is None else str(error))
+  if error is not None:
+    raise error
+  for number, text in enumerate(texts):
+    if text is not None:
+      raise UserError(f"process {number}: {text}")
