@@ -4,7 +4,8 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,28 @@ import tifffile
 from PIL import Image
 
 from jaxseg.data.decode import DatasetInfo, to_picture
-from jaxseg.data.windows import WindowedImage
+from jaxseg.data.windows import ZARR, WindowedImage
 from jaxseg.predict import Predictor, most_likely
 from jaxseg.visualize import MAX_OVERLAY, full_palette, overlay
 
 TILE = 512  # px, side of the tiles of a label map
+POLL = 0.2  # s between looks at what other processes have done
+MARK, ABOUT = "jaxseg", "jaxseg.json"  # the latter in the folder of a label map in Zarr
 BLOCK = 64  # rows of the image that are read at once for the overlay
+
+
+def mark_of_large(path: pathlib.Path) -> str:
+  """The mark of a label map that `predict_large` wrote; "none" of others, "" of no file."""
+  if not path.exists():
+    return ""
+  try:
+    if path.suffix == ZARR:
+      return json.loads((path / ABOUT).read_text())[MARK]
+    with tifffile.TiffFile(path) as tif:
+      name, _, mark = tif.pages.first.description.partition(" ")
+    return mark if name == MARK else "none"
+  except (OSError, ValueError, KeyError, TypeError, tifffile.TiffFileError):
+    return "none"
 
 
 def predict_large(
@@ -27,11 +44,10 @@ def predict_large(
   image: WindowedImage,
   path: pathlib.Path,
   info: DatasetInfo,
-  about: Mapping[str, Any],
+  mark: str,
   *,
   overlay_path: pathlib.Path | None = None,
   process: tuple[int, int] = (0, 1),
-  wait: Callable[[], None] = lambda: None,
   progress: Callable = lambda iterable, **_: iterable,
 ) -> bool:
   """Writes the label map of an image as a tiled, deflated BigTIFF with its palette, or as Zarr.
@@ -44,10 +60,9 @@ def predict_large(
     predictor: with tiles, see `make_predictor`.
     path: *.tif or *.zarr; it appears when it is whole.
     info: of the training data.
-    about: JSON-able; what the labels follow from: the checkpoint and the options.
+    mark: of the network and its options; the description of the TIFF is "jaxseg MARK".
     overlay_path: of a PNG of the subsampled image tinted by class, see `visualize.overlay`.
-    process: (number, count) of processes that share the rows.
-    wait: returns when all processes have called it.
+    process: (number, count) of processes that share the rows; the first one waits for the others.
     progress: called like `tqdm`, with the windows.
   Returns:
     whether a stopped start was continued.
@@ -55,12 +70,10 @@ def predict_large(
   height, width, _ = image.shape
   rows, _ = predictor.spans((height, width))
   numbers = {row.keep.start: i for i, row in enumerate(rows)}
-  about = {**about, "image": image.stamp, "rows": [row.keep.stop for row in rows]}
+  about = {"mark": mark, "image": image.stamp, "rows": [row.keep.stop for row in rows]}
   store = _Rows(path.with_name(f".{path.name}.partial"), len(rows))
   number, count = process
-  continued = store.prepare(about, height * width) if number == 0 else False
-  wait()
-  store.open()
+  continued = store.open(about, height * width, is_first=number == 0)
   todo = [i for i in range(number, len(rows), count) if not store.is_done(i)]
   example = {"image": image, "rows": [rows[i] for i in todo]}
   labels = None
@@ -73,13 +86,12 @@ def predict_large(
     if window.cols.keep.stop == width:
       store.write(numbers[down.start], down.start * width, labels)
       labels = None
-  wait()
   if number == 0:
-    write = _write_zarr if path.suffix == ".zarr" else _write_tiff
-    write(path, store, image, info.palette)
+    store.wait()
+    write = _write_zarr if path.suffix == ZARR else _write_tiff
     if overlay_path:
       _write_overlay(overlay_path, store, image, info)
-  wait()
+    write(path, store, image, info.palette, mark)
   store.close(remove=number == 0)
   return continued
 
@@ -94,12 +106,20 @@ class _Rows:
     self._folder, self._num_rows = folder, num_rows
     self._labels = self._done = None
 
-  def prepare(self, about, num_pixels):
-    """Makes the folder, unless it is one of the same prediction; returns whether it is."""
-    path = self._folder / "about.json"
-    text = json.dumps(about, sort_keys=True)
-    if path.is_file() and path.read_text() == text:
-      return True
+  def open(self, about, num_pixels, is_first):
+    """Opens the folder; the first process makes it, unless it is one of the same prediction."""
+    path, text = self._folder / "about.json", json.dumps(about, sort_keys=True)
+    is_same = lambda: path.is_file() and path.read_text() == text  # noqa: E731
+    if not (continued := is_same()):
+      if is_first:
+        self._make(path, text, num_pixels)
+      while not is_same():
+        time.sleep(POLL)
+    names = self._folder / "labels", self._folder / "done"
+    self._labels, self._done = (os.open(name, os.O_RDWR) for name in names)
+    return continued
+
+  def _make(self, path, text, num_pixels):
     shutil.rmtree(self._folder, ignore_errors=True)
     self._folder.mkdir(parents=True)
     for name, size in (("labels", num_pixels), ("done", self._num_rows)):
@@ -107,12 +127,11 @@ class _Rows:
         file.truncate(size)
     path.with_suffix(".new").write_text(text)
     path.with_suffix(".new").replace(path)  # last, so that the folder is whole
-    return False
 
-  def open(self):
-    self._labels, self._done = (
-      os.open(self._folder / name, os.O_RDWR) for name in ("labels", "done")
-    )
+  def wait(self):
+    """Returns when all rows are done."""
+    while not all(map(self.is_done, range(self._num_rows))):
+      time.sleep(POLL)
 
   def is_done(self, row):
     return os.pread(self._done, 1, row) == b"\1"
@@ -137,7 +156,7 @@ class _Rows:
       shutil.rmtree(self._folder)
 
 
-def _write_tiff(path, store, image, palette):
+def _write_tiff(path, store, image, palette, mark):
   height, width, _ = image.shape
 
   def tiles() -> Iterator[np.ndarray]:
@@ -157,13 +176,15 @@ def _write_tiff(path, store, image, palette):
       photometric="palette",
       colormap=full_palette(palette).T.astype(np.uint16) * 257,
       extratags=image.georeference,
+      description=f"{MARK} {mark}",
+      software="jaxseg",
       metadata=None,
       maxworkers=1,
     )
   os.replace(part, path)
 
 
-def _write_zarr(path, store, image, palette):
+def _write_zarr(path, store, image, palette, mark):
   height, width, _ = image.shape
   part = path.with_name(f".{path.name}.partial.zarr")
   shutil.rmtree(part, ignore_errors=True)
@@ -178,7 +199,8 @@ def _write_zarr(path, store, image, palette):
   for top in range(0, height, TILE):
     bottom = min(top + TILE, height)
     array[top:bottom].write(store.read(top, bottom, width)).result()
-  (part / "palette.json").write_text(json.dumps(np.asarray(palette).tolist()))
+  about = {MARK: mark, "palette": np.asarray(palette).tolist()}
+  (part / ABOUT).write_text(json.dumps(about))
   shutil.rmtree(path, ignore_errors=True)
   os.replace(part, path)
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from jaxseg import UserError
 from jaxseg.data.files import SUFFIXES
 from jaxseg.data.layouts import compile_pattern
+from jaxseg.data.windows import ZARR
 
 MAX_KINDS = 100  # of files that are not read; others are counted together
 OVERLAYS = "overlays"  # sub-folder of the output
@@ -120,10 +121,10 @@ class Listing:
   @property
   def root(self) -> pathlib.Path:
     """The folder that is read, or that of the file."""
-    return self._path if self._path.is_dir() else self._path.parent
+    return self._path if is_folder(self._path) else self._path.parent
 
   def _folders(self):
-    if self._path.is_dir():
+    if is_folder(self._path):
       real = os.path.realpath(self.root)
       return _walk(str(self.root), "", real, frozenset([real]), self._output)
     return iter([("", [self._path.name], {})])
@@ -133,6 +134,11 @@ class Listing:
       return "image"
     images, masks = (pattern.match(name) is not None for pattern in self._patterns)
     return ("both" if images else "mask") if masks else "image" if images else "other"
+
+
+def is_folder(path: str | pathlib.Path) -> bool:
+  """Whether a path is a folder of images; that of a Zarr array is one image."""
+  return os.path.isdir(path) and not os.fspath(path).rstrip("/").endswith(ZARR)
 
 
 def describe(left_out: collections.Counter) -> str:
@@ -152,8 +158,8 @@ def check_paths(path: str | pathlib.Path, output: str | pathlib.Path) -> None:
   path, output = pathlib.Path(path), pathlib.Path(output).resolve()
   if not path.exists():
     raise UserError(f"no file or folder {path}; correct --input")
-  root = (path if path.is_dir() else path.parent).resolve()
-  if path.is_dir() and output.is_relative_to(root):
+  root = (path if is_folder(path) else path.parent).resolve()
+  if is_folder(path) and output.is_relative_to(root):
     raise UserError(f"--output={output} lies in --input={root}; give a folder outside of it")
   if output == root:
     raise UserError(f"--output={output} is the folder of the image; give another")
@@ -161,18 +167,18 @@ def check_paths(path: str | pathlib.Path, output: str | pathlib.Path) -> None:
     # Sub-folders of the input become such of the output, and of its overlays.
     place = root.relative_to(output)
     below = place.relative_to(OVERLAYS) if place.parts[0] == OVERLAYS else None
-    if path.is_dir():
+    if is_folder(path):
       is_read = any(sub is not None and (root / sub).is_dir() for sub in (place, below))
     else:
       is_read = below == pathlib.Path()
     if is_read:
       raise UserError(f"some outputs would lie in {root}, which is read; give another --output")
-  if path.is_dir() and (root / OVERLAYS).is_dir():
+  if is_folder(path) and (root / OVERLAYS).is_dir():
     raise UserError(
       f"{root / OVERLAYS} is called like the output's folder of overlays, where its outputs would "
       "lie; rename it"
     )
-  if path.is_dir():
+  if is_folder(path):
     real = os.path.realpath(path)
     if not any(names for _, names, _ in _walk(str(path), "", real, frozenset([real]), str(output))):
       raise UserError(f"no images in {path}: none of its files ends in {', '.join(SUFFIXES)}")
@@ -219,7 +225,7 @@ def _kind_of(entry):
     return "hidden"
   try:
     if entry.is_dir():
-      return "folder"
+      return "image" if entry.name.endswith(ZARR) else "folder"
     if not entry.is_file():
       return "that are no files, or links to none"
   except OSError:  # a link to itself

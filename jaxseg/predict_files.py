@@ -19,6 +19,8 @@ from jaxseg import UserError
 from jaxseg.data.decode import DatasetInfo, decode_image, to_picture
 from jaxseg.data.encoded import Notes, read_as_trained
 from jaxseg.data.files import num_pages
+from jaxseg.data.windows import ZARR, is_large, open_windows
+from jaxseg.large import mark_of_large
 from jaxseg.listing import OVERLAYS
 from jaxseg.listing import Image as ImageFile
 from jaxseg.predict import most_likely
@@ -76,6 +78,7 @@ def predict_files(
   *,
   mark: str = "",
   overwrite: bool = False,
+  large: Callable | None = None,
   bar: tqdm.tqdm | None = None,
   progress: Callable = quiet,
   say: Callable[[str], None] = lambda text: None,
@@ -83,7 +86,8 @@ def predict_files(
   """Writes output/NAME.png, the label map, and output/overlays/NAME.png for each image.
 
   A TIFF of several pages gives NAME_000.png, NAME_001.png, ... Overlays of large images are
-  smaller, see `visualize.overlay`. Each file appears whole or not at all, the label map last. A
+  smaller, see `visualize.overlay`. A TIFF too large for memory gives NAME.tif, a folder *.zarr one
+  of that kind; their overlays are PNG. Each file appears whole or not at all, the label map last. A
   file that cannot be read or predicted gets a line.
 
   Args:
@@ -94,6 +98,8 @@ def predict_files(
     mark: of the network. Label maps that have it are not made again, nor are files replaced that
       have none: they may be somebody's work. Label maps of another network are replaced.
     overwrite: replaces all.
+    large: function of (image read by windows, path of its label map, path of its overlay) that
+      writes these, of images that do not fit into memory; None reads them whole, too.
     bar: moves by one for each file.  progress: called by `predict`.  say: takes lines.
   Raises:
     OSError: the disk is full or the like.
@@ -124,28 +130,51 @@ def predict_files(
         continue
       for number, name in enumerate(names):
         where = f"{image.path} page {number + 1}" if len(names) > 1 else str(image.path)
-        there = "" if overwrite else mark_of(output / name)
+        is_windowed = large and is_large(image.path, fmt, page=number)
+        picture = name
+        if is_windowed:
+          name = f"{name.removesuffix('.png')}{ZARR if image.path.suffix == ZARR else '.tif'}"
+        find_mark = mark_of_large if is_windowed else mark_of
+        there = "" if overwrite else find_mark(output / name)
         if there == "none":
           outcome.kept += 1
           continue
-        if there == mark and (output / OVERLAYS / name).exists():
+        if there == mark and (output / OVERLAYS / picture).exists():
           outcome.skipped += 1
           continue
         outcome.replaced += there not in ("", mark, "broken")
-        yield Page(image.path, number, where, name)
+        page = Page(image.path, number, where, name)
+        if is_windowed:
+          write_large(page, output / OVERLAYS / picture)
+        else:
+          yield page
 
   def examples(pages, waiting):
     for page in pages:
       found = []
       try:
         with read_as_trained(info.channels, info.value_range):
-          image = decode_image(page.file, page.where, fmt, page=page.number, notes=found)
+          if page.file.suffix == ZARR:
+            image = open_windows(page.file, fmt).whole()
+          else:
+            image = decode_image(page.file, page.where, fmt, page=page.number, notes=found)
       except (UserError, OSError, MemoryError) as error:
         failed(page.where, error)
         continue
       notes.warn(page.where, found)
       waiting.append(page)
       yield {"image": image, "page": page}
+
+  def write_large(page, picture):
+    try:
+      for folder in (picture.parent, (output / page.name).parent):
+        folder.mkdir(parents=True, exist_ok=True)
+      with read_as_trained(info.channels, info.value_range):
+        image = open_windows(page.file, fmt, page=page.number)
+        outcome.written += large(image, output / page.name, picture)
+      notes.warn(page.where, image.notes)
+    except (UserError, MemoryError, jax.errors.JaxRuntimeError) as error:
+      failed(page.where, error)
 
   def write(page, image, labels):
     picture = overlay(to_picture(image, info), labels, info.palette)

@@ -3,6 +3,7 @@
 import collections.abc
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -18,8 +19,11 @@ import tqdm
 from ml_collections import ConfigDict
 
 from jaxseg import UserError, parallel, settings
+from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.files import few
-from jaxseg.listing import OVERLAYS, Listing, check_paths, describe
+from jaxseg.data.windows import WindowedImage, is_large
+from jaxseg.large import predict_large
+from jaxseg.listing import OVERLAYS, Listing, check_paths, describe, is_folder
 from jaxseg.notebook import progress
 from jaxseg.predict_files import MAX_NAMED, Outcome, predict_files, write_legend
 from jaxseg.schema import flatten
@@ -62,26 +66,64 @@ def predict_folder(
     make_folder(output / OVERLAYS, "--output")
     if number == 0:
       write_legend(output / OVERLAYS, info, listing.legends)
-  outcome, share = Outcome(), len(range(number, listing.total, count))
-  is_folder = pathlib.Path(source).is_dir()
+  several = is_folder(source)
+  rows = (number, count) if count > 1 and is_one_large(listing, info) else (0, 1)
+  files = (0, 1) if rows[1] > 1 else (number, count)
+  outcome, share = Outcome(), len(range(files[0], listing.total, files[1]))
   with stopping(outcome), progress(total=share, unit="file", disable=number > 0) as bar:
     try:
       predict_files(
-        segmenter.predict, listing.share(number, count), output, info, outcome,
-        mark=mark(segmenter), overwrite=overwrite, bar=bar, progress=progress,
-        say=tell if is_folder else lambda text: None,
+        segmenter.predict, listing.share(*files), output, info, outcome, mark=mark(segmenter),
+        overwrite=overwrite, large=by_windows(segmenter, rows), bar=bar, progress=progress,
+        say=tell if several else lambda text: None,
       )  # fmt: skip
     except (UserError, OSError) as error:
       outcome.error = settings.with_keys(str(error))
   outcome.seen = listing.seen
   outcomes = [Outcome(**found) for found in json_from_all(dataclasses.asdict(outcome))]
-  errors = conclude(outcomes, is_folder)
+  errors = conclude(outcomes, several)
   if number == 0:
     if text := describe(listing.left_out):
       tell(text)
     report(outcomes, output)
   if errors:
     raise UserError(printable(errors[0])) if number == 0 else SystemExit(1)
+
+
+def is_one_large(listing: Listing, info: DatasetInfo) -> bool:
+  """Whether there is one image, whose rows all processes share."""
+  if listing.total != 1:
+    return False
+  try:
+    return any(is_large(image.path, info.image_format()) for image in listing.share(0, 1))
+  except UserError:
+    return False
+
+
+def by_windows(
+  segmenter: Segmenter, process: tuple[int, int]
+) -> collections.abc.Callable[[WindowedImage, pathlib.Path, pathlib.Path], bool] | None:
+  """A function of (image, path, path of the overlay) that calls `predict_large`.
+
+  It returns whether this process is the first of those that share the rows. None if the network or
+  its options need whole images.
+  """
+  try:
+    predictor = segmenter.window_predictor()
+  except UserError:
+    return None
+  shown = functools.partial(progress, disable=process[0] > 0)
+
+  def write(image, path, picture):
+    continued = predict_large(
+      predictor, segmenter.variables, image, path, segmenter.info, mark(segmenter),
+      overlay_path=picture, process=process, progress=shown,
+    )  # fmt: skip
+    if continued:
+      tell(f"{path}: went on with the rows that an earlier start had not done")
+    return process[0] == 0
+
+  return write
 
 
 def mark(segmenter: Segmenter) -> str:

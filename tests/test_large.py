@@ -1,5 +1,8 @@
 """Label maps of images that do not fit into memory: equal to those of the whole image."""
 
+import time
+from concurrent import futures
+
 import jax
 import numpy as np
 import pytest
@@ -58,7 +61,7 @@ def predictor():
 
 def test_tiff_equals_the_whole_image(image, photo, labels, predictor, variables, tmp_path):
   path, picture = tmp_path / "out.tif", tmp_path / "overlay.png"
-  arguments = predictor, variables, image, path, INFO, {}
+  arguments = predictor, variables, image, path, INFO, "m"
   assert not large.predict_large(*arguments, overlay_path=picture)
   with tifffile.TiffFile(path) as tif:
     page = tif.pages.first
@@ -66,7 +69,7 @@ def test_tiff_equals_the_whole_image(image, photo, labels, predictor, variables,
     assert (
       tif.is_bigtiff and page.is_tiled and page.compression == tifffile.COMPRESSION.ADOBE_DEFLATE
     )
-    assert page.tags[33550].value == SCALE[3]
+    assert page.tags[33550].value == SCALE[3] and large.mark_of_large(path) == "m"
     np.testing.assert_array_equal((page.colormap >> 8).T[:3], INFO.palette)
   shown = np.asarray(Image.open(picture))
   assert shown.shape == photo.shape
@@ -87,14 +90,14 @@ def test_overlay_of_a_large_image(image, labels, predictor, variables, tmp_path,
   kept = []
   overlay_path = tmp_path / "overlay.png"
   large.predict_large(
-    predictor, variables, image, tmp_path / "o.tif", INFO, {}, overlay_path=overlay_path
+    predictor, variables, image, tmp_path / "o.tif", INFO, "m", overlay_path=overlay_path
   )
   np.testing.assert_array_equal(kept[0], image.read(slice(0, 387), slice(0, 551))[::6, ::6])
   np.testing.assert_array_equal(kept[1], labels[::6, ::6])
 
 
 def test_zarr(image, labels, predictor, variables, tmp_path):
-  large.predict_large(predictor, variables, image, tmp_path / "out.zarr", INFO, {})
+  large.predict_large(predictor, variables, image, tmp_path / "out.zarr", INFO, "m")
   store = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(tmp_path / "out.zarr")}}
   np.testing.assert_array_equal(np.asarray(tensorstore.open(store).result()), labels)
 
@@ -117,17 +120,17 @@ def stops_after(count, seen):
 
 
 @pytest.mark.parametrize(
-  ("about", "is_same"), [({"step": 1}, True), ({"step": 2}, False)], ids=["same", "other weights"]
+  ("mark", "is_same"), [("one", True), ("two", False)], ids=["same", "other weights"]
 )
-def test_goes_on_after_a_stop(about, is_same, image, labels, predictor, variables, tmp_path):
+def test_goes_on_after_a_stop(mark, is_same, image, labels, predictor, variables, tmp_path):
   path, first, second = tmp_path / "out.tif", [], []
   arguments = predictor, variables, image, path, INFO
   rows, cols = predictor.spans(labels.shape)
   with pytest.raises(Stopped):
     stop = 2 * len(cols) + 1
-    large.predict_large(*arguments, {"step": 1}, progress=stops_after(stop, first))
+    large.predict_large(*arguments, "one", progress=stops_after(stop, first))
   assert not path.exists()
-  continued = large.predict_large(*arguments, about, progress=stops_after(1000, second))
+  continued = large.predict_large(*arguments, mark, progress=stops_after(1000, second))
   assert continued == is_same
   # Batches of four windows: the row in which it stopped is done again.
   expected = len(rows) - 2 if is_same else len(rows)
@@ -139,7 +142,7 @@ def test_goes_on_after_a_stop(about, is_same, image, labels, predictor, variable
 def test_finished_rows_are_all_that_is_left(image, labels, predictor, variables, tmp_path):
   """A stop between the last row and the file."""
   path = tmp_path / "out.tif"
-  arguments = predictor, variables, image, path, INFO, {}
+  arguments = predictor, variables, image, path, INFO, "m"
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(large, "_write_tiff", lambda *_: (_ for _ in ()).throw(Stopped))
     with pytest.raises(Stopped):
@@ -151,21 +154,20 @@ def test_finished_rows_are_all_that_is_left(image, labels, predictor, variables,
 
 
 def test_processes_share_the_rows(image, labels, predictor, variables, tmp_path):
-  path, windows = tmp_path / "out.tif", {0: [], 1: []}
-  arguments = predictor, variables, image, path, INFO, {}
-  barrier = []
+  """Two threads stand for two processes. The second comes first, and waits for the folder."""
+  path, windows = tmp_path / "out.tif", ([], [])
+  arguments = predictor, variables, image, path, INFO, "m"
 
-  def second():  # works when the first waits for it
-    barrier.append(None)
-    if len(barrier) == 2:
-      options = {"process": (1, 2), "progress": stops_after(1000, windows[1])}
-      large.predict_large(*arguments, **options)
+  def run(number):
+    progress = stops_after(1000, windows[number])
+    large.predict_large(*arguments, process=(number, 2), progress=progress)
 
-  options = {"process": (0, 2), "progress": stops_after(1000, windows[0])}
-  large.predict_large(*arguments, wait=second, **options)
-  rows, cols = predictor.spans(labels.shape)
-  assert [len(x) for x in windows.values()] == [
-    -(-len(rows) // 2) * len(cols),
-    len(rows) // 2 * len(cols),
-  ]
+  with futures.ThreadPoolExecutor() as pool:
+    second = pool.submit(run, 1)
+    time.sleep(0.5)
+    assert not second.done() and not windows[1]
+    pool.submit(run, 0).result()
+    second.result()
+  rows, cols = (len(spans) for spans in predictor.spans(labels.shape))
+  assert [len(x) for x in windows] == [(rows + 1) // 2 * cols, rows // 2 * cols]
   np.testing.assert_array_equal(tifffile.imread(path), labels)

@@ -15,9 +15,12 @@ import tifffile
 
 from jaxseg import UserError
 from jaxseg.data.decode import ImageFormat, to_image
+from jaxseg.data.files import TIFF_SUFFIXES, inspect
 from jaxseg.data.raster import Header, Path, Raster, decoding
 from jaxseg.data.tiff import open_image
 
+LARGE = 1 << 27  # px, beyond which an image is read by windows
+ZARR = ".zarr"  # suffix of a folder
 CACHE = 1 << 28  # bytes of decoded tiles that are kept
 MAX_TILE = 1 << 28  # bytes of one decoded tile or strip
 # GeoTIFF: scale, tie points, transformation, directory of keys, and their numbers and texts.
@@ -61,6 +64,10 @@ class WindowedImage:
     self.notes += [note for note in notes if note not in self.notes]
     return image
 
+  def whole(self) -> np.ndarray:
+    """All of it: u8, u16 or f32 [H,W,channels]."""
+    return self.read(slice(0, self.shape[0]), slice(0, self.shape[1]))
+
   def __getitem__(self, places: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """Pixels at rows i64[h,1] and columns i64[1,w] in any order, see `numpy.ix_`: [h,w,channels]"""
     rows, cols = (np.ravel(place) for place in places)
@@ -93,6 +100,18 @@ def open_windows(path: Path, fmt: ImageFormat, *, page: int = 0) -> WindowedImag
     read, stat = _TiffReader(tif, pages, name).read, os.stat(path)
     stamp = page, stat.st_size, stat.st_mtime_ns
     return WindowedImage(header, read, name, fmt, palette, tags, stamp)
+
+
+def is_large(path: Path, fmt: ImageFormat, *, page: int = 0) -> bool:
+  """Whether an image is to be read by windows: a TIFF or a folder *.zarr of more than LARGE px."""
+  with decoding(os.fspath(path)):
+    if os.fspath(path).endswith(ZARR):
+      height, width, _ = _open_zarr(pathlib.Path(path))[0].shape
+    elif os.fspath(path).lower().endswith(TIFF_SUFFIXES):
+      height, width, _ = inspect(path, os.fspath(path), page=page, pages=fmt.pages).shape
+    else:
+      return False
+  return height * width > LARGE
 
 
 def windows_of(array: Any, name: str, fmt: ImageFormat) -> WindowedImage:
