@@ -49,6 +49,7 @@ class Run:
   def __enter__(self) -> Self:
     if parallel.is_main():
       workdirs.make_folder(self._workdir, "--workdir")
+      checkpoint.set_aside_damaged(self._workdir)
       self._manager = self._stack.enter_context(checkpoint.open_manager(self._workdir))
     return self
 
@@ -69,9 +70,10 @@ class Run:
     """
     progress = None
     if self._manager is not None:
-      state, progress = checkpoint.restore(self._manager, state) or (first(), None)
-      evaluated = bool(progress and self._manager.metrics(int(state.step)))
-      progress = {**(progress or {"data": data, "scores": []}), "evaluated": evaluated}
+      new = {"data": data, "scores": []}
+      found = checkpoint.restore(self._workdir, state)
+      state, progress, evaluated = found or (first(), new, False)
+      progress = {**progress, "evaluated": evaluated}
     progress = parallel.json_from_main(progress)
     return parallel.from_main(state), progress
 

@@ -28,6 +28,7 @@ from jaxseg.data.input_pipeline import Cached, with_fast_jpeg
 from jaxseg.data.normalization import measure
 from jaxseg.data.stored import Kept, Stored, store
 from jaxseg.initial_state import new_state, pretrained_state
+from jaxseg.locks import only_training
 from jaxseg.modes import evaluate_split
 from jaxseg.notebook import progress
 from jaxseg.predict import Predictor
@@ -48,13 +49,14 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
   """
   parallel.use_compilation_cache()
   with settings.config_errors():
-    return _train(config, workdir)
+    build.check_training(config)
+    with only_training(workdir):
+      return _train(config, workdir)
 
 
 def _train(config, workdir):
   # All input is checked first, before minutes of compilation.
   options, size = config.train, config.data.image_size
-  build.check_training(config)
   # What failed before its first checkpoint binds nobody: its config may have been the reason.
   saved = settings.read_run(workdir) if workdirs.has_checkpoint(workdir) else None
   if saved is not None:
