@@ -1,9 +1,13 @@
 """Reads the files of a checkpoint and verifies them: what is returned is what was saved."""
 
+import contextlib
 import hashlib
 import json
 import pathlib
+import sys
 import textwrap
+import time
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -114,7 +118,9 @@ def _read_json(folder, part):
     value = json.loads(path.read_bytes())
   except FileNotFoundError as error:
     raise DamagedError(f"{part} is missing") from error
-  except ValueError as error:
+  except PermissionError:
+    raise
+  except (OSError, ValueError) as error:
     raise DamagedError(f"{part} cannot be read") from error
   if part != "data" and not isinstance(value, dict):
     raise DamagedError(f"{part} cannot be read")
@@ -124,13 +130,29 @@ def _read_json(folder, part):
 def _read_arrays(folder, part):
   if not (folder / part).is_dir():
     raise DamagedError(f"{part} is missing")
+  with _quiet():
+    try:
+      with ocp.StandardCheckpointer(multiprocessing_options=PROCESSES) as checkpointer:
+        return jax.tree.map(np.asarray, checkpointer.restore(folder / part))
+    except MemoryError:
+      raise
+    except Exception as error:  # damaged files raise nearly anything
+      kind, reason = type(error).__name__, next(iter(str(error).splitlines()), "")
+      reason = textwrap.shorten(reason, 100, placeholder=" ...")
+    time.sleep(0.2)  # for the other arrays, which are being read
+  if kind == "PermissionError" or "PERMISSION_DENIED" in reason:
+    raise UserError(f"{folder} cannot be read ({reason}): correct its permissions")
+  raise DamagedError(f"{part} cannot be read: {kind}, {reason}")
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Silences what Python says of reads that Orbax gives up after an error."""
+  hook = sys.unraisablehook
+  sys.unraisablehook = lambda *_: None
   try:
-    with ocp.StandardCheckpointer(multiprocessing_options=PROCESSES) as checkpointer:
-      return jax.tree.map(np.asarray, checkpointer.restore(folder / part))
-  except MemoryError:
-    raise
-  except Exception as error:  # damaged files raise nearly anything
-    reason = textwrap.shorten(next(iter(str(error).splitlines()), ""), 100)
-    if isinstance(error, PermissionError) or "PERMISSION_DENIED" in str(error):
-      raise UserError(f"{folder} cannot be read ({reason}): correct its permissions") from error
-    raise DamagedError(f"{part} cannot be read: {type(error).__name__}, {reason}") from error
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore", RuntimeWarning)
+      yield
+  finally:
+    sys.unraisablehook = hook

@@ -118,17 +118,18 @@ def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
   for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else [], 1):
     try:
       found.append(_checked_line(json.loads(line)))
-    except (TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
       damaged.append(str(number))
   if damaged:
     more = f" and {len(damaged) - 10} more" if len(damaged) > 10 else ""
     numbers = ", ".join(damaged[:10]) + more
-    warn(f"{path}: line {numbers} cannot be read, and is left out of the curves and of this file")
+    plural = "s" if damaged[1:] else ""
+    warn(f"{path}: line{plural} {numbers} cannot be read: left out, and dropped when a run resumes")
   return found
 
 
 def _checked_line(line):
-  """A line of metrics; raises TypeError or ValueError if it is none."""
+  """A line of metrics; raises KeyError, TypeError or ValueError if it is none."""
   if not math.isfinite(line["step"] + line["epoch"] + line["loss"]):
     raise ValueError("not finite")
   if not isinstance(line["split"], str):

@@ -12,7 +12,8 @@ import tiny
 from command import checkpoints, read_json, read_lines
 from tiny import error_of
 
-from jaxseg import build, checkpoint, training
+import jaxseg
+from jaxseg import DataWarning, build, checkpoint, initial_state, models, training
 from jaxseg.data import datasets
 from jaxseg.run import Run
 from jaxseg.training import train
@@ -131,6 +132,35 @@ def test_leftovers_of_a_killed_run(straight, tmp_path, monkeypatch):
   lines = read_lines(tmp_path, "train", "images_per_second")
   assert lines == read_lines(straight, "train", "images_per_second")
   assert checkpoints(tmp_path) == [3, 6]
+
+
+def test_a_damaged_checkpoint_on_the_way(straight, tmp_path, monkeypatch):
+  """The run resumes from the one before, bit for bit, and others use that one, too."""
+  config = tiny.make_config(6, checkpoint_every=2)
+  stop_after(monkeypatch, 4)
+  assert train(config, tmp_path) is False
+  assert checkpoints(tmp_path) == [4, 5]
+  path = max((tmp_path / "checkpoints" / "5" / "variables").rglob("*"), key=os.path.getsize)
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+  with pytest.warns(DataWarning, match=r"damaged checkpoints of .*: 5 \(.*checkpoint 4 is used"):
+    assert jaxseg.load(tmp_path).step == 4
+  message = error_of(jaxseg.load, tmp_path / "checkpoints" / "5")
+  assert message.endswith(f"take {tmp_path / 'checkpoints' / '4'}")
+  assert jaxseg.load(tmp_path / "checkpoints" / "4").step == 4
+  with pytest.warns(DataWarning, match="checkpoint 4 is used"):
+    initial_state.start_from(models.init(build.build_model(config, tiny.INFO), 3, 0), tmp_path)
+  with (tmp_path / "metrics.jsonl").open("r+") as file:
+    file.write("#")
+  with pytest.warns(DataWarning) as notes:
+    assert train(config, tmp_path) is True
+  told = [str(note.message) for note in notes]
+  assert any("resumes from checkpoint 4" in text for text in told)
+  assert any("metrics.jsonl: line 1 cannot be read" in text for text in told)
+  assert_same_bits(saved_state(tmp_path, 6), saved_state(straight, 6))
+  assert checkpoints(tmp_path) == [4, 6]
+  assert [path.name for path in (tmp_path / "damaged_checkpoints").iterdir()] == ["5"]
 
 
 def test_a_signal_at_the_last_step_still_evaluates(tmp_path, monkeypatch):
