@@ -34,8 +34,9 @@ def only_training(workdir: str | pathlib.Path) -> collections.abc.Iterator[None]
       in all processes.
   """
   workdir = pathlib.Path(workdir)
-  file, fault, is_new = None, "", not workdir.exists()
+  file, fault, new = None, "", []
   if parallel.is_main():
+    new = [path for path in (workdir, *workdir.parents) if not path.exists()]
     try:
       file = _lock(workdir)
     except UserError as error:
@@ -49,9 +50,9 @@ def only_training(workdir: str | pathlib.Path) -> collections.abc.Iterator[None]
       # Another process that has opened the file looks again whether it is still there.
       (workdir / NAME).unlink(missing_ok=True)
       os.close(file)
-    if is_new and parallel.is_main():
-      with contextlib.suppress(OSError):  # not empty: training has begun
-        workdir.rmdir()
+    with contextlib.suppress(OSError):  # not empty: training has begun
+      for path in new:
+        path.rmdir()
 
 
 def _lock(workdir):

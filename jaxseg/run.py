@@ -34,7 +34,17 @@ class Run:
   Only process 0 reads and writes files; it sends the others what it reads.
   """
 
-  def __init__(self, workdir: str | pathlib.Path, config: ConfigDict, info: DatasetInfo):
+  def __init__(
+    self,
+    workdir: str | pathlib.Path,
+    config: ConfigDict,
+    info: DatasetInfo,
+    examples: collections.abc.Mapping[str, dict] | None = None,
+  ):
+    """Args:
+      examples: {"train", "eval": see `changes.digest`}, which checkpoints keep.
+    """
+    self._examples = dict(examples or {})
     self._workdir, self._config = pathlib.Path(workdir), config.to_dict()
     if folder := config.data.data_dir:  # for modes that start in another directory
       self._config["data"]["data_dir"] = os.path.abspath(os.path.expanduser(folder))
@@ -197,7 +207,7 @@ class Run:
       if again:
         self._manager.delete(int(state.step))
       metrics = result and {k: x for k, x in result.items() if not isinstance(x, list)}
-      progress = {"data": data, "scores": scores}
+      progress = {"data": data, "scores": scores, "examples": self._examples}
       checkpoint.save(self._manager, state, progress, self._meta, metrics)
 
   def profile(self, step: int, steps: tuple[int, ...], arrays: Any) -> None:

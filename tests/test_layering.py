@@ -49,7 +49,7 @@ RANKS = {
   "jaxseg.data.folder": 6,
   "jaxseg.data.datasets": 7,
   **dict.fromkeys(("jaxseg.data.input_pipeline", "jaxseg.data.examine", "jaxseg.evaluation"), 8),
-  "jaxseg.data.normalization": 8,
+  **dict.fromkeys(("jaxseg.data.normalization", "jaxseg.data.changes"), 8),
   "jaxseg.data.stored": 9,
   **dict.fromkeys(("jaxseg.build", "jaxseg.data_findings", "jaxseg.thumbnails"), 9),
   **dict.fromkeys(("jaxseg.segmenter", "jaxseg.data_page"), 10),

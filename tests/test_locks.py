@@ -64,7 +64,7 @@ def test_a_killed_process_leaves_nothing_that_blocks(tmp_path):
 
 
 def test_an_error_releases_it_and_leaves_no_folder(tmp_path):
-  for workdir in (tmp_path / "new", tmp_path):
+  for workdir in (tmp_path / "new" / "run", tmp_path):
     with pytest.raises(RuntimeError), only_training(workdir):
       raise RuntimeError
     enter(workdir)

@@ -136,6 +136,22 @@ def test_export_and_summary(jaxseg, trained, tmp_path):
     assert status == 0 and "parameters" in out and "FLOP" in out
 
 
+def test_a_new_run_like_another_one(jaxseg, trained, tmp_path):
+  """The command that is printed for more epochs than a learning rate was planned for."""
+  workdir = tmp_path / "new"
+  flags = ["--config.train.num_epochs=0.02", f"--config.model.init_from={trained}"]
+  status, _, err = jaxseg(f"--workdir={workdir}", *flags)
+  assert status == 0 and f"from {trained}, step" in err
+  config, donor = (json.loads((run / "config.json").read_text()) for run in (workdir, trained))
+  assert config["model"].pop("init_from") == str(trained)
+  assert config["train"].pop("num_epochs") == 0.02
+  del donor["model"]["init_from"], donor["train"]["num_epochs"]
+  assert config == donor
+  workdir = tmp_path / "other"
+  status, _, err = jaxseg(f"--workdir={workdir}", flags[0], f"{flags[1]}x")
+  assert status == 1 and f"{workdir} has no checkpoint" in err and not workdir.exists()
+
+
 def test_resume_without_a_config(jaxseg, trained):
   status, out, _ = jaxseg(f"--workdir={trained}")
   assert status == 0 and f"{trained}/evaluation.json" in out
@@ -273,7 +289,7 @@ def test_mistakes_about_files(jaxseg, trained, tmp_path):
     (*predict, here, f"--input={tmp_path}/missing"): f"{tmp_path}/missing --input",
     (*predict, nowhere, f"--input={tmp_path}/photos"): f"{tmp_path}/nowhere checkpoint",
     (*TINY, "--mode=evaluate", nowhere): f"{tmp_path}/nowhere checkpoint",
-    (*TINY, num_steps(5), here): f"{trained} train.num_epochs --workdir",
+    (*TINY, num_steps(4), here, "--config.seed=5"): f"{trained} config.seed --workdir",
     (*TINY, "--mode=evaluate", here, "--config.model.up=resize"): f"{trained} model.up resize",
     ("--mode=evaluate", here, "--config.model.up=resize"): f"{trained} model.up resize",
     ("--mode=predict", here, "--config.data.fit=crop", f"--output={tmp_path}/out",

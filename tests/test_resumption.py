@@ -85,7 +85,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(straight, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_with_sampling_by_classes_goes_on_bit_for_bit(tmp_path, monkeypatch):
+def test_a_run_with_sampling_by_classes_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys):
   """The examples that hold a class are those of the run's first start."""
   sampling = {
     "data__class_crops": 0.5, "data__crop_classes": ("road",), "data__class_balanced": 0.5
@@ -105,8 +105,14 @@ def test_a_run_with_sampling_by_classes_goes_on_bit_for_bit(tmp_path, monkeypatc
   shuffled = tiny.make_config(4, data__class_crops=0.5, data__crop_classes=("road",))
   assert "class_balanced" in error_of(train, shuffled, stopped)
   patch_source(monkeypatch, 19)
-  message = error_of(train, config, stopped)
-  assert "has 19 examples, but had 20" in message and "--workdir" in message
+  config = tiny.make_config(6, **sampling)
+  config.train.num_epochs = 6 * 8 / 19
+  assert train(config, stopped) is True
+  told = capsys.readouterr().err
+  assert "class_counts.json is of a training split that has changed" in told
+  assert "training split has changed since the checkpoint (20 examples then, 19 now)" in told
+  counts = read_json((stopped / "class_counts.json").read_text())
+  assert counts["examples"]["sky"] == list(range(19))
 
 
 def patch_source(monkeypatch, num_examples):
@@ -118,6 +124,22 @@ def patch_source(monkeypatch, num_examples):
     return info, datasets.Subset(source, range(num_examples)) if role == "train" else source
 
   monkeypatch.setattr(build, "open_split", shortened)
+
+
+def test_data_that_changed_between_stop_and_resume(tmp_path, monkeypatch, capsys):
+  """The run goes on, and says what differs; the same data give no word."""
+  config = tiny.make_config(4)
+  assert train(tiny.make_config(2), tmp_path) is True
+  assert train(tiny.make_config(3), tmp_path) is True
+  assert "has changed" not in capsys.readouterr().err
+  monkeypatch.setattr(tiny, "NUM_PHOTOS", {"train": 21, "test": 9})
+  assert train(config, tmp_path) is True
+  told = " ".join(capsys.readouterr().err.split())
+  assert "training split has changed since the checkpoint (20 examples then, 21 now)" in told
+  assert "another order" in told and "restore the files" in told and "evaluation split" not in told
+  assert checkpoints(tmp_path) == [3, 4]
+  assert train(config, tmp_path) is True
+  assert "has changed" not in capsys.readouterr().err
 
 
 def test_leftovers_of_a_killed_run(straight, tmp_path, monkeypatch):
@@ -173,6 +195,19 @@ def test_work_directory_of_another_config(straight):
   message = error_of(train, tiny.make_config(6, train__learning_rate=2e-2), straight)
   assert str(straight) in message and "--workdir" in message
   assert "config.train.learning_rate=0.01, not 0.02" in message
+
+
+def test_a_finished_run_goes_on_for_more_epochs(straight, tmp_path, capsys):
+  assert train(tiny.make_config(3), tmp_path) is True
+  assert train(tiny.make_config(6), tmp_path) is True
+  assert_same_bits(saved_state(tmp_path, 6), saved_state(straight, 6))
+  saved = json.loads((tmp_path / "config.json").read_text())
+  assert saved["train"]["num_epochs"] == tiny.make_config(6).train.num_epochs
+  for num_steps in (6, 3):
+    capsys.readouterr()
+    assert train(tiny.make_config(num_steps), tmp_path) is True
+    told = capsys.readouterr().err
+    assert f"already complete: 6 of {num_steps} steps; with a larger config.train.num_epo" in told
 
 
 def test_free_keys_may_change_on_the_way(tmp_path, monkeypatch):
