@@ -213,8 +213,7 @@ def _find(path, arrays):
     workdir = path
     step, found = checkpoint.load_best(workdir)
   arrays.append(found["variables"])
-  saved, meta = workdirs.saved_config(workdir), found["meta"]
-  return str(workdir), step, meta if saved is None else {**meta, "config": saved}
+  return str(workdir), step, {**found["meta"], "config": settings.read_saved(workdir)}
 
 
 def _with_pictures(info, data):

@@ -14,7 +14,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxseg import UserError, schema, workdirs
+from jaxseg import UserError, checkpoint, schema, workdirs
+from jaxseg.notebook import warn
 
 # Their choices are tables that a user's config file may extend.
 OPEN_KEYS = ("data.name", "model.name", "model.encoder", "augment.extra")
@@ -154,8 +155,31 @@ def with_keys(text: str, names: collections.abc.Mapping[str, str] | None = None)
 
 def read_run(workdir: str | pathlib.Path) -> ConfigDict | None:
   """The config of the run in a work directory, in today's keys; None if there is none."""
-  saved = workdirs.saved_config(workdir)
+  saved = read_saved(workdir)
   return None if saved is None else from_run(saved)
+
+
+def read_saved(workdir: str | pathlib.Path) -> dict | None:
+  """The nested dict of a run's config.json; of its best checkpoint, if that is gone or damaged.
+
+  Returns:
+    None if there is neither.
+  Raises:
+    UserError: it is damaged, and there is no checkpoint.
+  """
+  saved, is_damaged = None, False
+  try:
+    saved = workdirs.saved_config(workdir)
+  except UserError:
+    is_damaged = True
+    if not workdirs.has_checkpoint(workdir):
+      raise
+  if saved is None and workdirs.has_checkpoint(workdir):
+    step, meta = checkpoint.best_checkpoint(workdir)
+    saved = meta["config"]
+    if is_damaged:
+      warn(f"{workdir}/config.json is damaged: the config of checkpoint {step} is used")
+  return saved
 
 
 def check_resumes(workdir: str | pathlib.Path, saved: ConfigDict, config: ConfigDict) -> None:

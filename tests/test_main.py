@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,6 +151,23 @@ def test_a_new_run_like_another_one(jaxseg, trained, tmp_path):
   workdir = tmp_path / "other"
   status, _, err = jaxseg(f"--workdir={workdir}", flags[0], f"{flags[1]}x")
   assert status == 1 and f"{workdir} has no checkpoint" in err and not workdir.exists()
+
+
+@pytest.mark.parametrize("damage", [b"{", b"\xff", None])
+def test_a_config_json_that_is_damaged_or_gone(jaxseg, trained, tmp_path, damage):
+  """The checkpoint has it, too: the run can be used, resumes, and writes the file anew."""
+  workdir = shutil.copytree(trained, tmp_path / "run")
+  path = workdir / "config.json"
+  before = path.read_text()
+  path.unlink() if damage is None else path.write_bytes(damage)
+  status, _, err = jaxseg(f"--workdir={workdir}", "--mode=summary")
+  assert status == 0
+  note = f"note: {path} is damaged: the config of checkpoint 4 is used"  # said once
+  assert (note in err) == (damage is not None)
+  status, _, err = jaxseg(f"--workdir={workdir}", "--config.seed=5")
+  assert status == 1 and "config.seed=0, not 5" in err.splitlines()[-1]
+  assert jaxseg(f"--workdir={workdir}")[0] == 0
+  assert path.read_text() == before
 
 
 def test_resume_without_a_config(jaxseg, trained):
