@@ -32,6 +32,9 @@ class Run:
   """Checkpoints, metrics, plots and the progress bar of a run; use it in a `with` block.
 
   Only process 0 reads and writes files; it sends the others what it reads.
+
+  Args:
+    examples: {"train", "eval": see `changes.digest`}, which checkpoints keep.
   """
 
   def __init__(
@@ -41,9 +44,6 @@ class Run:
     info: DatasetInfo,
     examples: collections.abc.Mapping[str, dict] | None = None,
   ):
-    """Args:
-      examples: {"train", "eval": see `changes.digest`}, which checkpoints keep.
-    """
     self._examples = dict(examples or {})
     self._workdir, self._config = pathlib.Path(workdir), config.to_dict()
     if folder := config.data.data_dir:  # for modes that start in another directory
@@ -76,7 +76,7 @@ class Run:
       data: JSON-able position in the data of a new run.
     Returns:
       (TrainState of numpy arrays, {"data": position, "scores": [mean IoU of each evaluation],
-      "evaluated": whether the checkpoint was})
+      "evaluated": whether the checkpoint was, "examples": of the checkpoint, if it has them})
     """
     progress = None
     if self._manager is not None:
