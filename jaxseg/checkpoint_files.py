@@ -137,12 +137,13 @@ def _read_arrays(folder, part):
     except MemoryError:
       raise
     except Exception as error:  # damaged files raise nearly anything
-      kind, reason = type(error).__name__, next(iter(str(error).splitlines()), "")
-      reason = textwrap.shorten(reason, 100, placeholder=" ...")
+      fault = next(iter(str(error).splitlines()), type(error).__name__)
+      is_forbidden = isinstance(error, PermissionError) or "PERMISSION_DENIED" in fault
     time.sleep(0.2)  # for the other arrays, which are being read
-  if kind == "PermissionError" or "PERMISSION_DENIED" in reason:
-    raise UserError(f"{folder} cannot be read ({reason}): correct its permissions")
-  raise DamagedError(f"{part} cannot be read: {kind}, {reason}")
+  fault = textwrap.shorten(fault, 60, placeholder=" ...")
+  if is_forbidden:
+    raise UserError(f"{folder} cannot be read ({fault}): correct its permissions")
+  raise DamagedError(f"{part} cannot be read: {fault}")
 
 
 @contextlib.contextmanager

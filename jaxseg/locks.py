@@ -19,7 +19,6 @@ except ImportError:  # Windows
   fcntl = None
 
 NAME = "training.lock"  # the file exists while a training goes on; only the lock on it counts
-UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 @contextlib.contextmanager
@@ -81,8 +80,6 @@ def _lock(workdir):
     except OSError as error:
       os.close(file)
       path.unlink(missing_ok=True)
-      if error.errno not in UNSUPPORTED:
-        raise
       warn(
         f"{workdir} cannot be locked ({error.strerror}): make sure that no other process trains "
         "there"
@@ -90,8 +87,9 @@ def _lock(workdir):
       return None
   since = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
   about = {"host": socket.gethostname(), "process": os.getpid(), "since": since}
-  os.ftruncate(file, 0)
-  os.write(file, json.dumps(about).encode())
+  with contextlib.suppress(OSError):  # a full disk: the lock is there, without a word of its holder
+    os.ftruncate(file, 0)
+    os.write(file, json.dumps(about).encode())
   return file
 
 

@@ -87,7 +87,7 @@ def test_a_lock_file_that_vanishes_under_the_lock(tmp_path, monkeypatch):
     assert "is in use" in error_of(enter, tmp_path)
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, None])
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO, None])
 def test_a_file_system_without_locks(tmp_path, monkeypatch, number):
   def refuse(file, flags):
     raise OSError(number, os.strerror(number))
@@ -99,6 +99,17 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, number):
   with pytest.warns(DataWarning, match="cannot be locked .*no other process trains there"):
     enter(tmp_path)
   assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+  """Whether training gets further is another question; the second one is kept away."""
+
+  def refuse(file, content):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(os, "write", refuse)
+  with only_training(tmp_path):
+    assert "another process trains there" in error_of(enter, tmp_path)
 
 
 def test_all_processes_of_a_run_end_with_the_same_line(tmp_path, monkeypatch):

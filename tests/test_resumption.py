@@ -142,6 +142,16 @@ def test_data_that_changed_between_stop_and_resume(tmp_path, monkeypatch, capsys
   assert "has changed" not in capsys.readouterr().err
 
 
+def test_an_evaluation_split_that_changed(capsys):
+  one, two = ({"num_examples": n, "names": ""} for n in (9, 10))
+  training.tell_changes({"train": one, "eval": one}, {"train": one, "eval": two})
+  told = capsys.readouterr().err
+  assert "evaluation split has changed since the checkpoint (9 examples then, 10 now)" in told
+  assert "do not compare" in told and "training split" not in told
+  training.tell_changes({}, {"train": one, "eval": two})  # of an earlier version
+  assert capsys.readouterr().err == ""
+
+
 def test_leftovers_of_a_killed_run(straight, tmp_path, monkeypatch):
   """Lines that no checkpoint has, the last one cut short, and half a checkpoint."""
   config = tiny.make_config(6)
