@@ -148,7 +148,8 @@ def keys():
                  choices=models.UPS, scope="network")
 
   config.train = train = Group()
-  train.num_epochs = key(20.0, "length of the training, passes over the data", above=0, high=1e9)
+  train.num_epochs = key(20.0, "passes over the data; a run of constant schedule may get longer",
+                         above=0, high=1e9)
   train.batch_size = key(16, "examples per step, summed over all devices", above=0, high=2**24)
   train.accumulation_steps = key(1, "gradient accumulation: parts of a batch computed one by one",
                                  low=1, was="train.num_micro_batches")

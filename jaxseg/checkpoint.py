@@ -12,6 +12,19 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxseg import UserError
+from jaxseg.checkpoint_files import (
+  ARRAYS,
+  CHECKSUMS,
+  JSON,
+  PROCESSES,
+  DamagedError,
+  checksum,
+  fit,
+  folder_of,
+  list_steps,
+  read,
+)
+from jaxseg.notebook import warn
 from jaxseg.train_state import TrainState
 
 SCORE = "miou"  # the best checkpoint has the highest
@@ -32,7 +45,7 @@ def open_manager(workdir: Path, *, read_only: bool = False) -> ocp.CheckpointMan
       policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False),
     ]
   )
-  folder = pathlib.Path(workdir).absolute() / "checkpoints"
+  folder = folder_of(workdir)
   if not read_only:
     folder.mkdir(parents=True, exist_ok=True)
   options = ocp.CheckpointManagerOptions(
@@ -42,10 +55,7 @@ def open_manager(workdir: Path, *, read_only: bool = False) -> ocp.CheckpointMan
     save_interval_steps=0 if read_only else 1,  # Orbax requires this
     cleanup_tmp_directories=not read_only,
     create=False,
-    # Only process 0 opens checkpoints; the state is the same in all processes.
-    multiprocessing_options=ocp.options.MultiprocessingOptions(
-      active_processes={0}, barrier_sync_key_prefix="main"
-    ),
+    multiprocessing_options=PROCESSES,
   )
   with _quiet_orbax():
     return ocp.CheckpointManager(folder, options=options)
@@ -64,7 +74,8 @@ def _quiet_orbax():
 
 
 def _score(metrics):
-  return float(np.nan_to_num(metrics[SCORE], nan=-np.inf))
+  score = metrics.get(SCORE)
+  return float(np.nan_to_num(score, nan=-np.inf)) if isinstance(score, float | int) else -np.inf
 
 
 def save(
@@ -82,16 +93,13 @@ def save(
     metrics: {"miou": float, ...} if this state was evaluated.
   """
   state = jax.tree.map(np.asarray, state)
-  manager.save(
-    int(state.step),
-    args=ocp.args.Composite(
-      variables=ocp.args.StandardSave(state.variables),
-      optimizer=ocp.args.StandardSave(_training(state)),
-      data=ocp.args.JsonSave(data_state),
-      meta=ocp.args.JsonSave(meta),
-    ),
-    metrics=metrics,
-  )
+  arrays = {"variables": state.variables, "optimizer": _training(state)}
+  values = {"data": data_state, "meta": meta}
+  scored = {} if metrics is None else {"metrics": metrics}  # Orbax saves these by itself
+  sums = {name: checksum(name, x) for name, x in (arrays | values | scored).items()}
+  items = {name: ocp.args.StandardSave(x) for name, x in arrays.items()}
+  items |= {name: ocp.args.JsonSave(x) for name, x in (values | {CHECKSUMS: sums}).items()}
+  manager.save(int(state.step), args=ocp.args.Composite(**items), metrics=metrics)
 
 
 def _training(state):
@@ -102,68 +110,137 @@ def _training(state):
   return items
 
 
-def restore(
-  manager: ocp.CheckpointManager, state: TrainState
-) -> tuple[TrainState, Any] | None:
+def restore(workdir: Path, state: TrainState) -> tuple[TrainState, Any, bool] | None:
   """The latest checkpoint.
 
   Args:
     state: TrainState of the right structure; its values do not matter.
   Returns:
-    (TrainState of numpy arrays, data_state), or None if there is no checkpoint.
+    (TrainState of numpy arrays, data_state, whether it was evaluated), or None if there is no
+    checkpoint.
+  Raises:
+    UserError: it is damaged, or of another network.
   """
-  if (step := manager.latest_step()) is None:
+  if not (steps := list_steps(workdir)):
     return None
-  state = jax.tree.map(np.asarray, state)
-  restored = manager.restore(
-    step,
-    args=ocp.args.Composite(
-      variables=ocp.args.StandardRestore(state.variables),
-      optimizer=ocp.args.StandardRestore(_training(state)),
-      data=ocp.args.JsonRestore(),
-    ),
-  )
-  variables = {"ema": restored.variables} if state.ema else restored.variables
-  return state.replace(**variables, **restored.optimizer), restored.data
+  found = read(workdir, steps[-1], *ARRAYS, "data", "metrics")
+  where = str(folder_of(workdir, steps[-1]))
+  variables = fit(found["variables"], state.variables, where)
+  training = fit(found["optimizer"], _training(state), where)
+  variables = {"ema": variables} if state.ema else variables
+  return state.replace(**variables, **training), found["data"], "metrics" in found
 
 
-def best_step(manager: ocp.CheckpointManager) -> int | None:
-  """The step with the highest score, the latest if none was scored, None if there is none."""
-  scored = {}
-  for step in manager.all_steps():
-    metrics = manager.metrics(step)
-    if metrics and np.isfinite(metrics[SCORE]):
-      scored[step] = metrics[SCORE]
-  return max(scored, key=scored.get) if scored else manager.latest_step()
-
-
-def best_checkpoint(workdir: Path, key: str = "the work directory") -> tuple[int, dict[str, Any]]:
-  """(step, meta) of the best checkpoint of a work directory.
+def set_aside_damaged(workdir: Path) -> None:
+  """Moves damaged checkpoints to workdir/damaged_checkpoints, so that a run resumes without them.
 
   Raises:
-    UserError: it has none; the remedy names `key`.
+    UserError: all are damaged; none is moved.
   """
-  if (pathlib.Path(workdir) / "checkpoints").is_dir():
-    with open_manager(workdir, read_only=True) as manager:
-      step = best_step(manager)
-    if step is not None:
-      return step, read_meta(workdir, step)
+  steps, faults = list_steps(workdir), {}
+  for step in steps:
+    try:
+      read(workdir, step, *ARRAYS, *JSON)
+    except DamagedError as error:
+      faults[step] = str(error)
+  if faults and len(faults) == len(steps):
+    raise _all_damaged(workdir, faults)
+  for step, fault in faults.items():
+    place = pathlib.Path(workdir) / "damaged_checkpoints" / str(step)
+    place.parent.mkdir(exist_ok=True)
+    while place.exists():
+      place = place.with_name(f"{place.name}_")
+    folder_of(workdir, step).rename(place)
+    latest = max(steps - faults.keys())
+    warn(
+      f"checkpoint {step} of {workdir} is damaged ({fault}): it is now in {place}, and the run "
+      f"resumes from checkpoint {latest}"
+    )
+
+
+def _all_damaged(workdir, faults, key=""):
+  step, fault = max(faults.items())
+  count = f"its checkpoint {step} is" if len(faults) == 1 else f"all {len(faults)} checkpoints are"
+  remedy = f"correct {key}" if key else "train anew in another --workdir"
+  return UserError(
+    f"{workdir}: {count} damaged ({step}: {fault}); restore {folder_of(workdir)} from a copy, or "
+    f"{remedy}"
+  )
+
+
+def load_best(
+  workdir: Path,
+  key: str = "the work directory",
+  parts: tuple[str, ...] = ("variables", "meta"),
+) -> tuple[int, dict[str, Any]]:
+  """The checkpoint with the highest score, or the latest if none was scored.
+
+  Of those that are not damaged: if one had to be left out, it says so.
+
+  Returns:
+    (step, {part: its value}), see `checkpoint_files.read`
+  Raises:
+    UserError: there is none; the remedy names `key`.
+  """
+  scores, faults = {}, {}
+  for step in list_steps(workdir):
+    try:
+      metrics = read(workdir, step, "metrics").get("metrics")
+      scores[step] = (_score(metrics) if metrics else -np.inf, step)
+    except DamagedError as error:
+      faults[step] = str(error)
+  # Of equal scores the first counts, of checkpoints without one the latest.
+  for step in sorted(scores, key=lambda step: _rank(*scores[step])):
+    try:
+      found = read(workdir, step, *parts)
+    except DamagedError as error:
+      faults[step] = str(error)
+      continue
+    if faults:
+      names = ", ".join(f"{number} ({fault})" for number, fault in sorted(faults.items()))
+      warn(f"damaged checkpoints of {workdir}: {names}; checkpoint {step} is used")
+    return step, found
+  if faults:
+    raise _all_damaged(workdir, faults, "" if key == "the work directory" else key)
   exported = pathlib.Path(workdir) / "model.stablehlo"
   remedy = f"load {exported}" if exported.exists() else f"train first, or correct {key}"
   raise UserError(f"{workdir} has no checkpoint; {remedy}")
 
 
-def read_meta(workdir: Path, step: int) -> dict[str, Any]:
-  """The meta of a checkpoint, see `save`.
+def _rank(score, step):
+  return (-score, step if np.isfinite(score) else -step)
+
+
+def load_step(workdir: Path, step: int) -> dict[str, Any]:
+  """{"variables", "meta"} of a checkpoint, see `checkpoint_files.read`.
 
   Raises:
-    UserError: there is no such checkpoint.
+    UserError: there is no such checkpoint, or it is damaged; names another.
   """
-  if not (pathlib.Path(workdir) / "checkpoints" / str(step) / "meta").is_dir():
+  if step not in list_steps(workdir):
     raise UserError(f"{workdir} has no checkpoint {step}; choose one from its folder checkpoints")
-  with open_manager(workdir, read_only=True) as manager:
-    args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-    return manager.restore(step, args=args).meta
+  try:
+    return read(workdir, step, "variables", "meta")
+  except DamagedError as error:
+    sound = [other for other in list_steps(workdir) if other != step and is_sound(workdir, other)]
+    if not sound:
+      raise _all_damaged(workdir, {step: str(error)}) from error
+    raise UserError(
+      f"checkpoint {step} of {workdir} is damaged ({error}); take {folder_of(workdir, sound[-1])}"
+    ) from error
+
+
+def is_sound(workdir: Path, step: int) -> bool:
+  """Whether a checkpoint can be read, and is what was saved."""
+  with contextlib.suppress(DamagedError):
+    return bool(read(workdir, step, *ARRAYS, *JSON))
+  return False
+
+
+def best_checkpoint(workdir: Path, key: str = "the work directory") -> tuple[int, dict[str, Any]]:
+  """(step, meta) of the best checkpoint of a work directory; see `load_best`."""
+  step, found = load_best(workdir, key, ("meta",))
+  return step, found["meta"]
 
 
 def restore_variables(
@@ -177,7 +254,6 @@ def restore_variables(
   Returns:
     the same structure of numpy arrays.
   """
-  target = variables and jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables)
-  args = ocp.args.Composite(variables=ocp.args.StandardRestore(target))
-  with open_manager(workdir, read_only=True) as manager:
-    return jax.tree.map(np.asarray, manager.restore(step, args=args).variables)
+  found = read(workdir, step, "variables")["variables"]
+  where = str(folder_of(workdir, step))
+  return found if variables is None else fit(found, variables, where)

@@ -50,9 +50,8 @@ def pretrained_state(
 
 def start_from(variables: Any, workdir: str | pathlib.Path) -> Any:
   """Copies the weights that fit from another run's best checkpoint; logs which layers they are."""
-  step, _ = checkpoint.best_checkpoint(workdir, "config.model.init_from")
-  donor = checkpoint.restore_variables(workdir, step, None)
-  variables, modules = models.take_matching(variables, donor)
+  step, found = checkpoint.load_best(workdir, "config.model.init_from")
+  variables, modules = models.take_matching(variables, found["variables"])
   if not modules["taken"]:
     raise UserError(f"no layer of {workdir} fits this network; correct config.model.init_from")
   names = {what: ", ".join(found) or "nothing" for what, found in modules.items()}

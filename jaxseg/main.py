@@ -145,6 +145,9 @@ def configure(
   name = pathlib.Path(config_path(arguments)).stem or "run"
   workdir = pathlib.Path(WORKDIR.value or f"runs/{name}")
   config = file_config or settings.read_run(workdir)
+  donor = overrides.get("model.init_from")
+  if config is None and donor and MODE.value == "train":  # a new run like that one
+    config = settings.read_run(donor)
   if config is None:
     remedy = "add --config to train" if MODE.value == "train" else "train first"
     raise UserError(f"{workdir} has no checkpoint; correct --workdir, or {remedy}")

@@ -32,9 +32,19 @@ class Run:
   """Checkpoints, metrics, plots and the progress bar of a run; use it in a `with` block.
 
   Only process 0 reads and writes files; it sends the others what it reads.
+
+  Args:
+    examples: {"train", "eval": see `changes.digest`}, which checkpoints keep.
   """
 
-  def __init__(self, workdir: str | pathlib.Path, config: ConfigDict, info: DatasetInfo):
+  def __init__(
+    self,
+    workdir: str | pathlib.Path,
+    config: ConfigDict,
+    info: DatasetInfo,
+    examples: collections.abc.Mapping[str, dict] | None = None,
+  ):
+    self._examples = dict(examples or {})
     self._workdir, self._config = pathlib.Path(workdir), config.to_dict()
     if folder := config.data.data_dir:  # for modes that start in another directory
       self._config["data"]["data_dir"] = os.path.abspath(os.path.expanduser(folder))
@@ -49,6 +59,7 @@ class Run:
   def __enter__(self) -> Self:
     if parallel.is_main():
       workdirs.make_folder(self._workdir, "--workdir")
+      checkpoint.set_aside_damaged(self._workdir)
       self._manager = self._stack.enter_context(checkpoint.open_manager(self._workdir))
     return self
 
@@ -65,13 +76,14 @@ class Run:
       data: JSON-able position in the data of a new run.
     Returns:
       (TrainState of numpy arrays, {"data": position, "scores": [mean IoU of each evaluation],
-      "evaluated": whether the checkpoint was})
+      "evaluated": whether the checkpoint was, "examples": of the checkpoint, if it has them})
     """
     progress = None
     if self._manager is not None:
-      state, progress = checkpoint.restore(self._manager, state) or (first(), None)
-      evaluated = bool(progress and self._manager.metrics(int(state.step)))
-      progress = {**(progress or {"data": data, "scores": []}), "evaluated": evaluated}
+      new = {"data": data, "scores": []}
+      found = checkpoint.restore(self._workdir, state)
+      state, progress, evaluated = found or (first(), new, False)
+      progress = {**progress, "evaluated": evaluated}
     progress = parallel.json_from_main(progress)
     return parallel.from_main(state), progress
 
@@ -195,7 +207,7 @@ class Run:
       if again:
         self._manager.delete(int(state.step))
       metrics = result and {k: x for k, x in result.items() if not isinstance(x, list)}
-      progress = {"data": data, "scores": scores}
+      progress = {"data": data, "scores": scores, "examples": self._examples}
       checkpoint.save(self._manager, state, progress, self._meta, metrics)
 
   def profile(self, step: int, steps: tuple[int, ...], arrays: Any) -> None:

@@ -22,6 +22,7 @@ from jaxseg import (
   settings,
   workdirs,
 )
+from jaxseg.checkpoint_files import fit
 from jaxseg.data.decode import DatasetInfo, check_format, check_palette, to_picture
 from jaxseg.data.encoded import Notes, read_as_trained
 from jaxseg.data.resize import convert
@@ -216,7 +217,8 @@ def load_run(
   """
   parallel.use_compilation_cache()
   with settings.config_errors():
-    workdir, step, meta = parallel.on_main(_find, path)
+    arrays = []  # in process 0
+    workdir, step, meta = parallel.on_main(_find, path, arrays)
     saved = settings.from_run(meta["config"])
     with settings.own_entries(config is None):
       config = settings.override(config or saved, overrides)
@@ -229,7 +231,7 @@ def load_run(
     predict = predictors.build_predictor(config, model, info)
     variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), target)
     if parallel.is_main():
-      variables = checkpoint.restore_variables(workdir, step, target)
+      variables = fit(arrays.pop(), target, f"checkpoint {step} of {workdir}")
     variables = jax.device_put(parallel.from_main(variables), parallel.on_local_devices())
   return Segmenter(
     info,
@@ -241,17 +243,21 @@ def load_run(
   )
 
 
-def _find(path):
-  """(work directory, step, {"config", "info"}) of the checkpoint that a path means."""
+def _find(path, arrays):
+  """(work directory, step, {"config", "info"}) of the checkpoint that a path means.
+
+  Args:
+    arrays: a list, to which its variables are added.
+  """
   path = pathlib.Path(path)
   if path.name.isdecimal() and path.parent.name == "checkpoints":
     workdir, step = path.parents[1], int(path.name)
-    meta = checkpoint.read_meta(workdir, step)
+    found = checkpoint.load_step(workdir, step)
   else:
     workdir = path
-    step, meta = checkpoint.best_checkpoint(workdir)
-  saved = workdirs.saved_config(workdir)
-  return str(workdir), step, meta if saved is None else {**meta, "config": saved}
+    step, found = checkpoint.load_best(workdir)
+  arrays.append(found["variables"])
+  return str(workdir), step, {**found["meta"], "config": settings.read_saved(workdir)}
 
 
 def _with_pictures(info, data):

@@ -9,11 +9,13 @@ import contextlib
 import json
 import pathlib
 import re
+import shlex
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxseg import UserError, schema, workdirs
+from jaxseg import UserError, checkpoint, schema, workdirs
+from jaxseg.notebook import warn
 
 # Their choices are tables that a user's config file may extend.
 OPEN_KEYS = ("data.name", "model.name", "model.encoder", "augment.extra")
@@ -153,8 +155,57 @@ def with_keys(text: str, names: collections.abc.Mapping[str, str] | None = None)
 
 def read_run(workdir: str | pathlib.Path) -> ConfigDict | None:
   """The config of the run in a work directory, in today's keys; None if there is none."""
-  saved = workdirs.saved_config(workdir)
+  saved = read_saved(workdir)
   return None if saved is None else from_run(saved)
+
+
+def read_saved(workdir: str | pathlib.Path) -> dict | None:
+  """The nested dict of a run's config.json; of its best checkpoint, if that is gone or damaged.
+
+  Returns:
+    None if there is neither.
+  Raises:
+    UserError: it is damaged, and there is no checkpoint.
+  """
+  saved, is_damaged = None, False
+  try:
+    saved = workdirs.saved_config(workdir)
+  except UserError:
+    is_damaged = True
+    if not workdirs.has_checkpoint(workdir):
+      raise
+  if saved is None and workdirs.has_checkpoint(workdir):
+    step, meta = checkpoint.best_checkpoint(workdir)
+    saved = meta["config"]
+    if is_damaged:
+      warn(f"{workdir}/config.json is damaged: the config of checkpoint {step} is used")
+  return saved
+
+
+def check_resumes(workdir: str | pathlib.Path, saved: ConfigDict, config: ConfigDict) -> None:
+  """Raises UserError unless the run in a work directory can go on with a config.
+
+  That is, with keys of scope "free", and with another train.num_epochs if the learning rate of the
+  steps that are done does not depend on it.
+
+  Args:
+    saved: config of the run.  config: of now.
+  """
+  before, now = saved.train.num_epochs, config.train.num_epochs
+  check_same(workdir, override(saved, {"train.num_epochs": now}), config)
+  train = config.train
+  depends = train.schedule != "constant" or train.warmup_epochs > min(before, now)
+  if now == before or not depends:
+    return
+  if now < before:
+    check_same(workdir, saved, config)
+  place = shlex.quote(f"{workdir}_to_epoch_{now:g}")
+  raise UserError(
+    f"{workdir}: its learning rate ({train.schedule}) was planned for {before:g} epochs, so that "
+    f"config.train.num_epochs cannot become {now:g}; to train on, start a new run from this one: "
+    f"python -m jaxseg.main --workdir={place} --config.model.init_from={shlex.quote(str(workdir))} "
+    f"--config.train.num_epochs={now - before:g}"
+  )
 
 
 def check_same(

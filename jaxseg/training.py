@@ -24,12 +24,13 @@ from jaxseg import (
   spatial,
   workdirs,
 )
-from jaxseg.data import datasets
+from jaxseg.data import changes, datasets
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.input_pipeline import Cached, with_fast_jpeg
 from jaxseg.data.normalization import measure
 from jaxseg.data.stored import Kept, Stored, store
 from jaxseg.initial_state import new_state, pretrained_state
+from jaxseg.locks import only_training
 from jaxseg.modes import evaluate_split
 from jaxseg.notebook import progress
 from jaxseg.predict import Predictor
@@ -50,17 +51,18 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
   """
   parallel.use_compilation_cache()
   with settings.config_errors():
-    return _train(config, workdir)
+    build.check_training(config)
+    with only_training(workdir):
+      return _train(config, workdir)
 
 
 def _train(config, workdir):
   # All input is checked first, before minutes of compilation.
   options, size = config.train, config.data.image_size
-  build.check_training(config)
   # What failed before its first checkpoint binds nobody: its config may have been the reason.
   saved = settings.read_run(workdir) if workdirs.has_checkpoint(workdir) else None
   if saved is not None:
-    settings.check_same(workdir, saved, config)
+    settings.check_resumes(workdir, saved, config)
   else:
     checks.check_own_keys(config)
   value_range = measured_range(config, workdir, reuse=saved is not None)
@@ -68,6 +70,7 @@ def _train(config, workdir):
   checks.check_with_data(config, info)
   eval_info, eval_source = build.open_split(config, "eval", value_range=value_range)
   datasets.check_source(source, info)
+  examples = {"train": changes.digest(source), "eval": changes.digest(eval_source)}
   datasets.check_source(eval_source, dataclasses.replace(info, dtype=eval_info.dtype))
   eval_source = Cached(eval_source, config.data.cache_mb << 20)
   model = build.build_model(config, info)
@@ -80,8 +83,8 @@ def _train(config, workdir):
   weights = build.class_weights(config, info.classes, counts)
   mesh = spatial.make_mesh(config.parallel.space)
   stored = store_on_devices(config, source, model.margin, mesh)
-  examples = stored.examples if stored else source
-  batches = build.build_batches(config, info, examples, model.margin, counts, bool(stored))
+  kept = stored.examples if stored else source
+  batches = build.build_batches(config, info, kept, model.margin, counts, bool(stored))
   profiled = np.add(options.profile_steps, (0, 1)) if options.profile_steps else ()
   epochs = options.eval_every_epochs, options.checkpoint_every_epochs
   eval_period, save_period = (max(1, round(n * epoch_steps)) for n in epochs)
@@ -105,12 +108,13 @@ def _train(config, workdir):
     tell("config.data.on_device: a CRF or several scales follow the network, so that images of the "
          "evaluation come from the host")  # fmt: skip
 
-  run, closing = Run(workdir, config, info), contextlib.closing(batches)
+  run, closing = Run(workdir, config, info, examples), contextlib.closing(batches)
   with run, closing, stop_signals() as stop_requested:
     state = new_state(config, model, info, optimizer)
     first = functools.partial(pretrained_state, config, model, state, optimizer, info.channels)
     state, so_far = run.restore(state, first, batches.get_state())
     batches.set_state(so_far["data"])
+    tell_changes(so_far.get("examples", {}), examples)
     scores, step, stop, calls = so_far["scores"], int(state.step), False, 0
 
     def evaluate(state, line):
@@ -137,8 +141,9 @@ def _train(config, workdir):
       result = evaluate(state, {"step": step, "epoch": step / epoch_steps})
       run.save(state, batches.get_state(), scores, result, again=True)
       run.restart_clock()
-    if step == num_steps:
-      tell(f"already complete: {step} of {num_steps} steps")
+    if step >= num_steps:
+      tell(f"already complete: {step} of {num_steps} steps; with a larger config.train.num_epochs, "
+           "training goes on")  # fmt: skip
     elif options.profile_steps and not step < options.profile_steps[0] <= num_steps:
       tell(
         f"note: no profile is written, as config.train.profile_steps={options.profile_steps} does "
@@ -171,6 +176,27 @@ def _train(config, workdir):
     if is_stalled(scores, options.patience):
       tell(f"early stopping at step {step}: no better mean IoU in {options.patience} evaluations")
   return not stop
+
+
+def tell_changes(
+  before: collections.abc.Mapping[str, dict], now: collections.abc.Mapping[str, dict]
+) -> None:
+  """Says whether the data are others than before, and what that means.
+
+  Args:
+    before: {"train", "eval": see `changes.digest`} of the checkpoint, maybe empty.  now: of today.
+  """
+  if text := changes.difference(before.get("train", {}), now["train"]):
+    tell(
+      f"note: the training split has changed since the checkpoint ({text}): the run goes on with "
+      "what is there now, in another order, and this epoch may repeat examples and leave out "
+      "others; to continue bit for bit, stop and restore the files"
+    )
+  if text := changes.difference(before.get("eval", {}), now["eval"]):
+    tell(
+      f"note: the evaluation split has changed since the checkpoint ({text}): scores from now on "
+      "do not compare with those before, by which the best checkpoint is chosen"
+    )
 
 
 def store_on_devices(
@@ -262,21 +288,21 @@ def class_counts(
 
   def count():
     path = pathlib.Path(workdir) / "class_counts.json"
-    remedy = "delete it, and it is made anew"
+    remedy, now = "delete it, and it is made anew", changes.digest(source)
     counts = workdirs.read_json(path, remedy) if reuse else None
     if counts is not None and counts.get("pixels", {}).keys() != set(info.classes):
       raise UserError(f"{path} does not name the classes {', '.join(info.classes)}: {remedy}")
+    if counts and (text := changes.difference(counts, now)):
+      tell(
+        f"note: {path} is of a training split that has changed since ({text}): it is made anew, "
+        "and class weights and sampling by classes follow it"
+      )
+      counts = None
     if counts is None:
       masks = (example["mask"] for example in source)
       masks = progress(masks, desc="pixels of each class", total=len(source), leave=False)
-      counts = count_classes(masks, info.classes)
+      counts = {**count_classes(masks, info.classes), "names": now["names"]}
       workdirs.write_json(path, counts)
     return counts
 
-  counts = parallel.on_main(count)
-  if (num := counts.get("num_examples", len(source))) != len(source):
-    raise UserError(
-      f"the training split has {len(source)} examples, but had {num} when this run began; "
-      "restore its files, or use another --workdir"
-    )
-  return counts
+  return parallel.on_main(count)

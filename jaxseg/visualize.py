@@ -206,7 +206,7 @@ def curves(path: Path, metrics: Sequence[dict]) -> Figure:
     left.plot(epochs, [x["loss"] for x in lines], **style)
     for name in (name for name in lines[0] if name.startswith("loss/")):
       label = f"{name[5:].replace('_', '-')}, {split}"
-      left.plot(epochs, [x[name] for x in lines], "--", linewidth=1, label=label)
+      left.plot(epochs, [x.get(name, np.nan) for x in lines], "--", linewidth=1, label=label)
     for name, label in (("pixel_accuracy", "pixel accuracy"), ("miou", "mean IoU")):
       points = [(x["epoch"], x[name]) for x in lines if name in x]
       if points:

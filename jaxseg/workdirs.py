@@ -2,11 +2,13 @@
 
 import collections.abc
 import json
+import math
 import os
 import pathlib
 from typing import Any
 
 from jaxseg import UserError
+from jaxseg.notebook import warn
 from jaxseg.schema import flatten
 
 
@@ -107,10 +109,32 @@ def append_metrics(workdir: str | pathlib.Path, line: collections.abc.Mapping[st
 
 
 def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
-  """List of the objects in metrics.jsonl; a last line that was cut short is left out."""
+  """List of the objects in metrics.jsonl; a last line that was cut short is left out.
+
+  A note names the lines that are damaged; they are left out, too.
+  """
   path = pathlib.Path(workdir) / "metrics.jsonl"
-  lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-  return [json.loads(line) for line in lines if line.endswith("\n")]
+  found, damaged = [], []
+  for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else [], 1):
+    try:
+      found.append(_checked_line(json.loads(line)))
+    except (KeyError, TypeError, ValueError):
+      damaged.append(str(number))
+  if damaged:
+    more = f" and {len(damaged) - 10} more" if len(damaged) > 10 else ""
+    numbers = ", ".join(damaged[:10]) + more
+    plural = "s" if damaged[1:] else ""
+    warn(f"{path}: line{plural} {numbers} cannot be read: left out, and dropped when a run resumes")
+  return found
+
+
+def _checked_line(line):
+  """A line of metrics; raises KeyError, TypeError or ValueError if it is none."""
+  if not math.isfinite(line["step"] + line["epoch"] + line["loss"]):
+    raise ValueError("not finite")
+  if not isinstance(line["split"], str):
+    raise TypeError("no split")
+  return line
 
 
 def forget_metrics_after(workdir: str | pathlib.Path, step: int) -> None:

@@ -35,7 +35,7 @@ def save_all(workdir, scores):
       metrics = None if score is None else {"miou": score, "iou": {"a": None}}
       checkpoint.save(manager, make_state(step, step), {"position": step}, META, metrics)
   with checkpoint.open_manager(workdir, read_only=True) as manager:
-    return list(manager.all_steps()), checkpoint.best_step(manager)
+    return list(manager.all_steps()), checkpoint.best_checkpoint(workdir)[0]
 
 
 def assert_same_bits(first, second):
@@ -79,16 +79,14 @@ def test_restore_is_bit_for_bit(tmp_path, ema):
   )
   state.params["conv"]["bias"][:2] = np.nan, -0.0
   with checkpoint.open_manager(tmp_path) as manager:
-    assert checkpoint.restore(manager, state) is None
+    assert checkpoint.restore(tmp_path, state) is None
     # As training has it: on the devices, one copy on each.
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("batch",))
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     checkpoint.save(manager, jax.device_put(state, whole), data_state, META)
-  with checkpoint.open_manager(tmp_path) as manager:
-    other = make_state(0, seed=5, ema=ema)
-    restored, position = checkpoint.restore(manager, other)
+  restored, position, evaluated = checkpoint.restore(tmp_path, make_state(0, seed=5, ema=ema))
   assert_same_bits(restored, state)
-  assert position == data_state
+  assert position == data_state and not evaluated
   assert type(restored) is type(state) and int(restored.step) == 7
   # For use, the running mean if there is one.
   expected = state.ema if ema else {"params": state.params, "batch_stats": state.batch_stats}
@@ -97,9 +95,8 @@ def test_restore_is_bit_for_bit(tmp_path, ema):
 
 def test_the_latest_is_restored_not_the_best(tmp_path):
   save_all(tmp_path, {1: 0.9, 2: 0.1, 3: 0.2})
-  with checkpoint.open_manager(tmp_path) as manager:
-    restored, position = checkpoint.restore(manager, make_state(0))
-  assert int(restored.step) == 3 and position == {"position": 3}
+  restored, position, evaluated = checkpoint.restore(tmp_path, make_state(0))
+  assert int(restored.step) == 3 and position == {"position": 3} and evaluated
 
 
 def test_variables_alone(tmp_path):
@@ -119,7 +116,7 @@ def test_no_batch_statistics(tmp_path):
   with checkpoint.open_manager(tmp_path) as manager:
     checkpoint.save(manager, state, {}, META)
     manager.wait_until_finished()
-    assert_same_bits(checkpoint.restore(manager, state)[0], state)
+    assert_same_bits(checkpoint.restore(tmp_path, state)[0], state)
   variables = {"params": state.params, "batch_stats": {}}
   assert_same_bits(checkpoint.restore_variables(tmp_path, 1, variables), variables)
 
@@ -133,7 +130,7 @@ def test_saving_does_not_see_later_changes(tmp_path):
       if leaf.ndim:
         leaf[:] = 0
     manager.wait_until_finished()
-    assert_same_bits(checkpoint.restore(manager, state)[0].params, expected.params)
+    assert_same_bits(checkpoint.restore(tmp_path, state)[0].params, expected.params)
 
 
 @pytest.fixture
@@ -149,12 +146,11 @@ def interrupted(tmp_path):
 
 def test_interrupted_save_is_ignored(interrupted):
   with checkpoint.open_manager(interrupted) as manager:
-    restored, _ = checkpoint.restore(manager, make_state(0))
+    restored, _, _ = checkpoint.restore(interrupted, make_state(0))
     assert int(restored.step) == 2
     assert list(manager.all_steps()) == [1, 2]
     checkpoint.save(manager, make_state(3, 3), {"position": 3}, META, {"miou": 0.6})
-  with checkpoint.open_manager(interrupted) as manager:
-    restored, position = checkpoint.restore(manager, make_state(0))
+  restored, position, _ = checkpoint.restore(interrupted, make_state(0))
   assert_same_bits(restored.params, make_state(3, 3).params)
   assert position == {"position": 3}
   assert sorted(p.name for p in (interrupted / "checkpoints").iterdir()) == ["2", "3"]

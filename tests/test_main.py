@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,39 @@ def test_export_and_summary(jaxseg, trained, tmp_path):
   for arguments in (f"--workdir={trained}",), TINY:
     status, out, _ = jaxseg("--mode=summary", *arguments)
     assert status == 0 and "parameters" in out and "FLOP" in out
+
+
+def test_a_new_run_like_another_one(jaxseg, trained, tmp_path):
+  """The command that is printed for more epochs than a learning rate was planned for."""
+  workdir = tmp_path / "new"
+  flags = ["--config.train.num_epochs=0.02", f"--config.model.init_from={trained}"]
+  status, _, err = jaxseg(f"--workdir={workdir}", *flags)
+  assert status == 0 and f"from {trained}, step" in err
+  config, donor = (json.loads((run / "config.json").read_text()) for run in (workdir, trained))
+  assert config["model"].pop("init_from") == str(trained)
+  assert config["train"].pop("num_epochs") == 0.02
+  del donor["model"]["init_from"], donor["train"]["num_epochs"]
+  assert config == donor
+  workdir = tmp_path / "other"
+  status, _, err = jaxseg(f"--workdir={workdir}", flags[0], f"{flags[1]}x")
+  assert status == 1 and f"{workdir} has no checkpoint" in err and not workdir.exists()
+
+
+@pytest.mark.parametrize("damage", [b"{", b"\xff", None])
+def test_a_config_json_that_is_damaged_or_gone(jaxseg, trained, tmp_path, damage):
+  """The checkpoint has it, too: the run can be used, resumes, and writes the file anew."""
+  workdir = shutil.copytree(trained, tmp_path / "run")
+  path = workdir / "config.json"
+  before = path.read_text()
+  path.unlink() if damage is None else path.write_bytes(damage)
+  status, _, err = jaxseg(f"--workdir={workdir}", "--mode=summary")
+  assert status == 0
+  note = f"note: {path} is damaged: the config of checkpoint 4 is used"  # said once
+  assert (note in err) == (damage is not None)
+  status, _, err = jaxseg(f"--workdir={workdir}", "--config.seed=5")
+  assert status == 1 and "config.seed=0, not 5" in err.splitlines()[-1]
+  assert jaxseg(f"--workdir={workdir}")[0] == 0
+  assert path.read_text() == before
 
 
 def test_resume_without_a_config(jaxseg, trained):
@@ -273,7 +307,7 @@ def test_mistakes_about_files(jaxseg, trained, tmp_path):
     (*predict, here, f"--input={tmp_path}/missing"): f"{tmp_path}/missing --input",
     (*predict, nowhere, f"--input={tmp_path}/photos"): f"{tmp_path}/nowhere checkpoint",
     (*TINY, "--mode=evaluate", nowhere): f"{tmp_path}/nowhere checkpoint",
-    (*TINY, num_steps(5), here): f"{trained} train.num_epochs --workdir",
+    (*TINY, num_steps(4), here, "--config.seed=5"): f"{trained} config.seed --workdir",
     (*TINY, "--mode=evaluate", here, "--config.model.up=resize"): f"{trained} model.up resize",
     ("--mode=evaluate", here, "--config.model.up=resize"): f"{trained} model.up resize",
     ("--mode=predict", here, "--config.data.fit=crop", f"--output={tmp_path}/out",

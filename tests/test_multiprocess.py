@@ -12,6 +12,8 @@ import command
 import numpy as np
 import pytest
 
+from jaxseg.locks import NAME, only_training
+
 # Without fusion, a batch statistic of two processes ends 2e-5 from that of one.
 start = functools.partial(command.start, flags=command.FUSED)
 NUM_STEPS, SAVED, EVALUATED = 8, 6, 5
@@ -139,3 +141,22 @@ def test_sigterm_to_one_stops_both_after_a_checkpoint(tmp_path):
   (saved,) = (path.name for path in (workdir / "checkpoints").iterdir())
   assert read_metrics(workdir)[-1]["step"] == int(saved)
   assert command.read_checkpoint(workdir, int(saved))["optimizer"]["step"] == int(saved)
+
+
+def test_a_second_start_ends_in_all_processes(tmp_path):
+  """One line in each, in seconds, and no folder that only they would have."""
+  workdir = tmp_path / "run"
+  with only_training(workdir):
+    processes = start_two(workdir, VALUES, by="settings")
+    try:
+      outputs = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+      for process in processes:
+        process.kill()
+    for process, text in zip(processes, outputs, strict=True):
+      assert process.returncode == 1, text
+      lines = [line for line in text.splitlines() if line.startswith("error:")]
+      assert len(lines) == 1 and f"{workdir} is in use: process" in lines[0], text
+      assert "Traceback" not in text, text
+    assert [path.name for path in workdir.iterdir()] == [NAME]
+  assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,8 @@ import tiny
 from command import checkpoints, read_json, read_lines
 from tiny import error_of
 
-from jaxseg import build, checkpoint, training
+import jaxseg
+from jaxseg import DataWarning, build, checkpoint, initial_state, models, training
 from jaxseg.data import datasets
 from jaxseg.run import Run
 from jaxseg.training import train
@@ -84,7 +85,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(straight, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_with_sampling_by_classes_goes_on_bit_for_bit(tmp_path, monkeypatch):
+def test_a_run_with_sampling_by_classes_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys):
   """The examples that hold a class are those of the run's first start."""
   sampling = {
     "data__class_crops": 0.5, "data__crop_classes": ("road",), "data__class_balanced": 0.5
@@ -104,8 +105,14 @@ def test_a_run_with_sampling_by_classes_goes_on_bit_for_bit(tmp_path, monkeypatc
   shuffled = tiny.make_config(4, data__class_crops=0.5, data__crop_classes=("road",))
   assert "class_balanced" in error_of(train, shuffled, stopped)
   patch_source(monkeypatch, 19)
-  message = error_of(train, config, stopped)
-  assert "has 19 examples, but had 20" in message and "--workdir" in message
+  config = tiny.make_config(6, **sampling)
+  config.train.num_epochs = 6 * 8 / 19
+  assert train(config, stopped) is True
+  told = capsys.readouterr().err
+  assert "class_counts.json is of a training split that has changed" in told
+  assert "training split has changed since the checkpoint (20 examples then, 19 now)" in told
+  counts = read_json((stopped / "class_counts.json").read_text())
+  assert counts["examples"]["sky"] == list(range(19))
 
 
 def patch_source(monkeypatch, num_examples):
@@ -117,6 +124,32 @@ def patch_source(monkeypatch, num_examples):
     return info, datasets.Subset(source, range(num_examples)) if role == "train" else source
 
   monkeypatch.setattr(build, "open_split", shortened)
+
+
+def test_data_that_changed_between_stop_and_resume(tmp_path, monkeypatch, capsys):
+  """The run goes on, and says what differs; the same data give no word."""
+  config = tiny.make_config(4)
+  assert train(tiny.make_config(2), tmp_path) is True
+  assert train(tiny.make_config(3), tmp_path) is True
+  assert "has changed" not in capsys.readouterr().err
+  monkeypatch.setattr(tiny, "NUM_PHOTOS", {"train": 21, "test": 9})
+  assert train(config, tmp_path) is True
+  told = " ".join(capsys.readouterr().err.split())
+  assert "training split has changed since the checkpoint (20 examples then, 21 now)" in told
+  assert "another order" in told and "restore the files" in told and "evaluation split" not in told
+  assert checkpoints(tmp_path) == [3, 4]
+  assert train(config, tmp_path) is True
+  assert "has changed" not in capsys.readouterr().err
+
+
+def test_an_evaluation_split_that_changed(capsys):
+  one, two = ({"num_examples": n, "names": ""} for n in (9, 10))
+  training.tell_changes({"train": one, "eval": one}, {"train": one, "eval": two})
+  told = capsys.readouterr().err
+  assert "evaluation split has changed since the checkpoint (9 examples then, 10 now)" in told
+  assert "do not compare" in told and "training split" not in told
+  training.tell_changes({}, {"train": one, "eval": two})  # of an earlier version
+  assert capsys.readouterr().err == ""
 
 
 def test_leftovers_of_a_killed_run(straight, tmp_path, monkeypatch):
@@ -133,6 +166,35 @@ def test_leftovers_of_a_killed_run(straight, tmp_path, monkeypatch):
   assert checkpoints(tmp_path) == [3, 6]
 
 
+def test_a_damaged_checkpoint_on_the_way(straight, tmp_path, monkeypatch):
+  """The run resumes from the one before, bit for bit, and others use that one, too."""
+  config = tiny.make_config(6, checkpoint_every=2)
+  stop_after(monkeypatch, 4)
+  assert train(config, tmp_path) is False
+  assert checkpoints(tmp_path) == [4, 5]
+  path = max((tmp_path / "checkpoints" / "5" / "variables").rglob("*"), key=os.path.getsize)
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+  with pytest.warns(DataWarning, match=r"damaged checkpoints of .*: 5 \(.*checkpoint 4 is used"):
+    assert jaxseg.load(tmp_path).step == 4
+  message = error_of(jaxseg.load, tmp_path / "checkpoints" / "5")
+  assert message.endswith(f"take {tmp_path / 'checkpoints' / '4'}")
+  assert jaxseg.load(tmp_path / "checkpoints" / "4").step == 4
+  with pytest.warns(DataWarning, match="checkpoint 4 is used"):
+    initial_state.start_from(models.init(build.build_model(config, tiny.INFO), 3, 0), tmp_path)
+  with (tmp_path / "metrics.jsonl").open("r+") as file:
+    file.write("#")
+  with pytest.warns(DataWarning) as notes:
+    assert train(config, tmp_path) is True
+  told = [str(note.message) for note in notes]
+  assert any("resumes from checkpoint 4" in text for text in told)
+  assert any("metrics.jsonl: line 1 cannot be read" in text for text in told)
+  assert_same_bits(saved_state(tmp_path, 6), saved_state(straight, 6))
+  assert checkpoints(tmp_path) == [4, 6]
+  assert [path.name for path in (tmp_path / "damaged_checkpoints").iterdir()] == ["5"]
+
+
 def test_a_signal_at_the_last_step_still_evaluates(tmp_path, monkeypatch):
   stop_after(monkeypatch, 2)
   assert train(tiny.make_config(3), tmp_path) is True
@@ -143,6 +205,19 @@ def test_work_directory_of_another_config(straight):
   message = error_of(train, tiny.make_config(6, train__learning_rate=2e-2), straight)
   assert str(straight) in message and "--workdir" in message
   assert "config.train.learning_rate=0.01, not 0.02" in message
+
+
+def test_a_finished_run_goes_on_for_more_epochs(straight, tmp_path, capsys):
+  assert train(tiny.make_config(3), tmp_path) is True
+  assert train(tiny.make_config(6), tmp_path) is True
+  assert_same_bits(saved_state(tmp_path, 6), saved_state(straight, 6))
+  saved = json.loads((tmp_path / "config.json").read_text())
+  assert saved["train"]["num_epochs"] == tiny.make_config(6).train.num_epochs
+  for num_steps in (6, 3):
+    capsys.readouterr()
+    assert train(tiny.make_config(num_steps), tmp_path) is True
+    told = capsys.readouterr().err
+    assert f"already complete: 6 of {num_steps} steps; with a larger config.train.num_epo" in told
 
 
 def test_free_keys_may_change_on_the_way(tmp_path, monkeypatch):

@@ -150,7 +150,7 @@ def test_what_cannot_be_loaded(workdir, tmp_path):
   with pytest.raises(UserError) as error:
     jaxseg.load(tmp_path / "none")
   text = "".join(traceback.format_exception(error.value))
-  assert text.count("Traceback") == 1 and "best_checkpoint" in text
+  assert text.count("Traceback") == 1 and "load_best" in text
   for options, words in (
     ({"tta": "all"}, "config.predict.tta is 'all'"),
     ({"tile": 3}, "config.predict.tile is 3"),

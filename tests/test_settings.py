@@ -137,6 +137,38 @@ def test_override():
   assert "'predict.tile'" in error_of(settings.override, config, {"predict.tiles": 3})
 
 
+def test_another_length():
+  """Free while the learning rates of the steps that are done stay; else a command trains on."""
+  saved = tiny.make_config(10)  # of 8 of 20 images: 4 epochs
+  settings.check_resumes("a", saved, saved)
+
+  def longer(num_epochs, **changes):
+    before = settings.override(saved, changes)
+    now = settings.override(before, {"train.num_epochs": num_epochs})
+    return "run s/a", before, now
+
+  for warmup in (0.0, 2.0, 4.0):
+    settings.check_resumes(*longer(9.0, **{"train.warmup_epochs": warmup}))
+    settings.check_resumes(*longer(4.0, **{"train.warmup_epochs": warmup}))
+  settings.check_resumes(*longer(2.0, **{"train.warmup_epochs": 2.0}))
+  for changes in (
+    {"train.schedule": "cosine"}, {"train.schedule": "poly"}, {"train.warmup_epochs": 5.0}
+  ):  # fmt: skip
+    settings.check_resumes(*longer(4.0, **changes))
+    message = error_of(settings.check_resumes, *longer(10.5, **changes))
+    command = (
+      "python -m jaxseg.main --workdir='run s/a_to_epoch_10.5' "
+      "--config.model.init_from='run s/a' --config.train.num_epochs=6.5"
+    )
+    assert message.endswith(f"start a new run from this one: {command}")
+    assert "planned for 4 epochs" in message and "cannot become 10.5" in message
+    message = error_of(settings.check_resumes, *longer(2.0, **changes))
+    assert "num_epochs=4.0, not 2.0; leave the key as it was" in message
+  workdir, before, now = longer(9.0, **{"train.schedule": "cosine"})
+  other = settings.override(now, {"seed": 7})
+  assert "config.seed=0, not 7; leave" in error_of(settings.check_resumes, workdir, before, other)
+
+
 def test_keys_of_the_users_own():
   """What a config file adds after unlocking is kept, and a flag may change it."""
   config = tiny.make_config(3)

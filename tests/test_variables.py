@@ -154,6 +154,23 @@ def test_load_encoder_by_name(model, variables, tmp_path, monkeypatch):
   assert (tmp_path / "cache" / "published.h5").is_file()
 
 
+def test_a_damaged_copy_of_a_published_file(model, variables, tmp_path, monkeypatch):
+  """Its name says which file it should be; HDF5 has no checksum of its own."""
+  tensors, file = encoder_tensors(2), tmp_path / "published.h5"
+  weight_files.write_keras_h5(file, tensors)
+  content = bytearray(file.read_bytes())
+  download = Download("http://x.org/published.h5", f"sha256:{hashlib.sha256(content).hexdigest()}")
+  monkeypatch.setattr(MobileNetV2, "imagenet", download)
+  assert_encoder(models.load_encoder(variables, model.encoder, str(file)), variables, tensors)
+  _, tensor = max(tensors.items(), key=lambda item: item[1].size)
+  place = content.index(tensor.astype("<f4").tobytes()[:64])
+  content[place + 2] ^= 0x10
+  file.write_bytes(content)
+  with pytest.raises(UserError, match=f"^{file} is damaged.*download it again, or rename it"):
+    models.load_encoder(variables, model.encoder, str(file))
+  models.load_encoder(variables, model.encoder, str(file.rename(tmp_path / "mine.h5")))
+
+
 def test_load_encoder_with_imagenet_weights(model, variables, data_dir):
   """A file that real training made: every value arrives, and the statistics are plausible."""
   path = data_dir / "../weights/mobilenet_v2_imagenet_dequantised_no_top.h5"

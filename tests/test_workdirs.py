@@ -6,7 +6,7 @@ import os
 import pytest
 from tiny import error_of
 
-from jaxseg import UserError, workdirs
+from jaxseg import DataWarning, UserError, workdirs
 
 SCOPES = {"model.name": "network", "data.threads": "free"}
 VALUES = {"seed": 0, "model.name": "unet", "model.widths": [4, 8], "data.threads": 2}
@@ -127,6 +127,30 @@ def test_a_line_that_was_cut_short(tmp_path, num_bytes_lost):
   for line in lines(6, 8):
     workdirs.append_metrics(tmp_path, line)
   assert [json.loads(line) for line in path.read_text().splitlines()] == lines(2, 4, 6, 8)
+
+
+@pytest.mark.parametrize("damage", [
+  b'{"step": 4, "epo', b"\xff\xfe\x00", b"", b"[1]", b"3", b'{"step": 4}',
+  b'{"step": "4", "epoch": 1, "split": "train", "loss": 0.5}',
+  b'{"step": 4, "epoch": 1, "split": "train", "loss": NaN}',
+  b'{"step": 4, "epoch": 1, "split": 7, "loss": 0.5}',
+])  # fmt: skip
+def test_damaged_lines_are_named_and_left_out(tmp_path, damage):
+  for line in lines(2, 4, 6):
+    workdirs.append_metrics(tmp_path, line)
+  path = tmp_path / "metrics.jsonl"
+  first, second, third, _ = path.read_bytes().split(b"\n")
+  path.write_bytes(b"\n".join([first, damage, third, damage, b""]))
+  with pytest.warns(DataWarning, match=f"^{path}: lines 2, 4 cannot be read"):
+    workdirs.forget_metrics_after(tmp_path, 6)
+  assert workdirs.read_metrics(tmp_path) == lines(2, 6)
+  assert path.read_bytes() == b"\n".join([first, third, b""])
+
+
+def test_many_damaged_lines(tmp_path):
+  (tmp_path / "metrics.jsonl").write_bytes(b"x\n" * 13)
+  with pytest.warns(DataWarning, match="lines 1, 2, .*, 10 and 3 more cannot be read"):
+    assert workdirs.read_metrics(tmp_path) == []
 
 
 def test_metrics_of_a_new_run(tmp_path):

@@ -1,6 +1,7 @@
 """Weight files -> variables of a Flax module, strictly: nothing is guessed and nothing skipped."""
 
 import dataclasses
+import hashlib
 import os
 import pathlib
 import sys
@@ -35,6 +36,23 @@ class Download:
   hash: str
 
 
+def has_hash(path: str | os.PathLike, download: Download) -> bool:
+  """Whether a file is the one that was published."""
+  algorithm, digits = download.hash.split(":")
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, algorithm).hexdigest().startswith(digits)
+
+
+def check_published(path: str | os.PathLike, download: Download) -> None:
+  """Raises UserError for a file that has the name of the published one, but not its content."""
+  path, name = pathlib.Path(path), download.url.rsplit("/", 1)[1]
+  if path.name == name and path.is_file() and not has_hash(path, download):
+    raise UserError(
+      f"{path} is damaged: it is not the file at {download.url}; download it again, or rename it "
+      "if it is to be another one"
+    )
+
+
 def fetch(download: Download, cache_dir: str | os.PathLike | None = None) -> str:
   """Path of a downloaded file, from the user's cache after the first time.
 
@@ -45,19 +63,14 @@ def fetch(download: Download, cache_dir: str | os.PathLike | None = None) -> str
 
   folder = pathlib.Path(cache_dir or pooch.os_cache("jaxseg"))
   file_name = download.url.rsplit("/", 1)[1]
-  algorithm, digits = download.hash.split(":")
   path = folder / file_name
-
-  def is_good():
-    return pooch.file_hash(str(path), alg=algorithm).startswith(digits)
-
   try:
-    if not path.is_file() or not is_good():
+    if not path.is_file() or not has_hash(path, download):
       path.unlink(missing_ok=True)
       print(f"downloading {download.url} to {folder}", file=sys.stderr)
       pooch.get_logger().setLevel("WARNING")  # it says to pass it a hash, but knows whole ones only
       pooch.retrieve(download.url, None, file_name, folder, progressbar=True)
-      if not is_good():
+      if not has_hash(path, download):
         path.unlink()
         raise ValueError("another hash than published")
     return str(path)

@@ -85,6 +85,8 @@ def load_encoder(variables: Variables, encoder: nn.Module, pretrained: str) -> V
       "of a weight file (docs/training.md names some)"
     )
   path = weights.fetch(encoder.imagenet) if pretrained == "imagenet" else pretrained
+  if encoder.imagenet is not None:
+    weights.check_published(path, encoder.imagenet)
   tensors = weights.read_weights(path)
   in_file, top = {key.split("/")[0] for key in tensors}, {}
   for layer in encoder.classifier:
