@@ -17,7 +17,7 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from jaxseg import UserError, parallel, settings
+from jaxseg import UserError, parallel, settings, together
 from jaxseg.data.files import few
 from jaxseg.listing import OVERLAYS, Listing, check_paths, describe
 from jaxseg.notebook import progress
@@ -71,8 +71,10 @@ def predict_folder(
         mark=mark(segmenter), overwrite=overwrite, bar=bar, progress=progress,
         say=tell if is_folder else lambda text: None,
       )  # fmt: skip
-    except (UserError, OSError) as error:
+    except UserError as error:
       outcome.error = settings.with_keys(str(error))
+    except OSError as error:
+      outcome.error = together.describe(error)
   outcome.seen = listing.seen
   outcomes = [Outcome(**found) for found in json_from_all(dataclasses.asdict(outcome))]
   errors = conclude(outcomes, is_folder)

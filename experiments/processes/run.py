@@ -71,7 +71,7 @@ def main():
     one, two = seconds
     print(
       f"{args.num_files} files of {args.size} px: one process {one:.1f} s, two {two:.1f} s "
-      f"({two / one:.2f} of it); 32 files before: {few[0]:.1f} s, {few[1]:.1f} s; {len(files)} outputs, "
+      f"({two / one:.2f} of it); 32 files: {few[0]:.1f} s, {few[1]:.1f} s; {len(files)} outputs, "
       f"{'identical' if same else 'DIFFERENT'}"
     )
 
