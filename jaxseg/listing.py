@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from jaxseg import UserError
-from jaxseg.data.files import SUFFIXES
+from jaxseg.data.files import SUFFIXES, TIFF_SUFFIXES
 from jaxseg.data.layouts import compile_pattern
 from jaxseg.data.windows import ZARR
 
@@ -23,7 +23,7 @@ class Image(NamedTuple):
     path: of the file.
     folder: relative to the folder that is read; "" for itself.
     stem: what its output is called in there, without ".png".
-    stems: those of all images of the folder, in lower case.
+    stems: those of all images of the folder, in lower case, if it has TIFF files.
   """
 
   path: pathlib.Path
@@ -52,9 +52,14 @@ def output_stems(names: Sequence[str]) -> list[str]:
   Upper and lower case count as the same, as they do on the disks of macOS and Windows.
   """
   stems = [os.path.splitext(name)[0] for name in names]
-  uses = collections.Counter(stem.casefold() for stem in stems)
-  uses.update(name.casefold() for name in names)  # a.jpg.png may be that of a.jpg or a.jpg.bmp
-  return [stem if uses[stem.casefold()] == 1 else name
+  seen, twice = set(), set()
+  for stem in stems:
+    key = stem.casefold()
+    key = stem if key == stem else key  # one object rather than two: there may be a million
+    (twice if key in seen else seen).add(key)
+  # a.jpg.png may be that of a.jpg or a.jpg.bmp
+  twice.update(key for name in names if (key := name.casefold()) in seen)
+  return [name if stem.casefold() in twice else stem
           for name, stem in zip(names, stems, strict=True)]  # fmt: skip
 
 
@@ -69,6 +74,7 @@ class Listing:
     images, masks: patterns of the training data, by which masks that lie beside images are left
       out; see `layouts.Layout`. If all are masks, or there are no patterns, none is left out.
   Attributes:
+    root: the folder, or that of the file.
     total: number of images.
     left_out: {kind: number} of what is not read; kinds are suffixes or words.
     legends: names of outputs, in the folder itself, that start like the legend's.
@@ -81,6 +87,7 @@ class Listing:
     self, path: str | pathlib.Path, output: str | pathlib.Path, images: str = "", masks: str = ""
   ):
     self._path, self._output = pathlib.Path(path), os.path.realpath(output)
+    self.root = self._path if is_folder(self._path) else self._path.parent
     self._patterns = ()
     if images and masks:
       texts = {"images": images, "masks": masks}
@@ -109,19 +116,15 @@ class Listing:
     position = checksum = 0
     for folder, names, _ in self._folders():
       names = [name for name in names if self._kind(folder + name) not in self._masks]
-      stems = output_stems(names)
-      known = frozenset(stem.casefold() for stem in stems)
+      stems, known = output_stems(names), frozenset()
+      if any(name.lower().endswith(TIFF_SUFFIXES) for name in names):  # others have one page
+        known = frozenset(stem.casefold() for stem in stems)
       for name, stem in zip(names, stems, strict=True):
         if position % count == number:
-          yield Image(self.root / folder / name, folder, stem, known)
+          yield Image(self.root / f"{folder}{name}", folder, stem, known)
         position += 1
         checksum = zlib.crc32(os.fsencode(folder + name), checksum)
     self.seen = position, checksum
-
-  @property
-  def root(self) -> pathlib.Path:
-    """The folder that is read, or that of the file."""
-    return self._path if is_folder(self._path) else self._path.parent
 
   def _folders(self):
     if is_folder(self._path):

@@ -184,6 +184,7 @@ def predict_files(
       outcome.written += 1
     except OSError as error:
       if error.errno in DISK:
+        error.filename = error.filename or str(output / page.name)
         raise
       failed(page.where, UserError(f"{output / page.name}: {error.strerror}"))
 

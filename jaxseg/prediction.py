@@ -18,7 +18,7 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from jaxseg import UserError, parallel, settings
+from jaxseg import UserError, parallel, settings, together
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.files import few
 from jaxseg.data.windows import WindowedImage, is_large
@@ -77,8 +77,10 @@ def predict_folder(
         overwrite=overwrite, large=by_windows(segmenter, rows), bar=bar, progress=progress,
         say=tell if several else lambda text: None,
       )  # fmt: skip
-    except (UserError, OSError) as error:
+    except UserError as error:
       outcome.error = settings.with_keys(str(error))
+    except OSError as error:
+      outcome.error = together.describe(error)
   outcome.seen = listing.seen
   outcomes = [Outcome(**found) for found in json_from_all(dataclasses.asdict(outcome))]
   errors = conclude(outcomes, several)

@@ -39,17 +39,27 @@ def wait_for_all() -> None:
     multihost.sync_global_processes("jaxseg", timeout=WEEK, processes=processes)
 
 
+def describe(error: OSError) -> str:
+  """One line for an error of the system."""
+  return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+
+
 @contextlib.contextmanager
 def agreed() -> Iterator[None]:
-  """A `with` block that all processes run: a UserError or OSError in one is raised in all.
+  """A `with` block that all processes run: a UserError or OSError in one ends it in all.
 
   The block may not wait for other processes.
+
+  Raises:
+    UserError: the error of this process, or that of another.
   """
   error = None
   try:
     yield
-  except (UserError, OSError) as mine:
+  except UserError as mine:
     error = mine
+  except OSError as mine:
+    error = UserError(describe(mine))
   texts = json_from_all(None if error is None else str(error))
   if error is not None:
     raise error

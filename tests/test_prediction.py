@@ -80,12 +80,13 @@ def test_a_full_disk(folder, tmp_path, capfd, monkeypatch):
 
   def fail(self, data):
     if (tmp_path / "out" / "a.png").exists():
-      raise OSError(28, "No space left on device", str(self))
+      raise OSError(28, "No space left on device")  # as `write` does, without a name
     return write(self, data)
 
   monkeypatch.setattr(pathlib.Path, "write_bytes", fail)
   message = error_of(jaxseg.predict_folder, "run", folder, tmp_path / "out")
-  assert "No space left on device" in message and "start again" in message
+  assert message.startswith(f"{tmp_path}/out/") and "png: No space left on device; " in message
+  assert "start again" in message
   assert capfd.readouterr().out.startswith("1 label maps written ")
   monkeypatch.undo()
   monkeypatch.setattr(prediction, "load_run", lambda *_: SEGMENTER)
