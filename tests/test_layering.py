@@ -13,6 +13,7 @@ RANKS = {
   "jaxseg.data": -1,
   "jaxseg.platforms": -2,
   "jaxseg.convolution": -1,
+  **dict.fromkeys(("jaxseg.forms", "jaxseg.printing"), -1),
   **dict.fromkeys(("jaxseg.data.cells", "jaxseg.data.raster", "jaxseg.data.resize"), 0),
   **dict.fromkeys(("jaxseg.data.labels", "jaxseg.data.label_spaces"), 0),
   **dict.fromkeys(("jaxseg.data.label_faults", "jaxseg.data.fingerprints"), 3),
