@@ -21,6 +21,7 @@ from ml_collections import ConfigDict, config_flags
 import jaxseg
 from jaxseg import DataWarning, UserError, modes, parallel, schema, settings, workdirs
 from jaxseg.check_data import check_data
+from jaxseg.printing import say
 from jaxseg.training import train
 
 MODES = ("train", "evaluate", "predict", "export", "check_data", "summary", "keys")
@@ -171,14 +172,15 @@ def run(arguments: Sequence[str]) -> int:
   elif mode == "export":
     modes.export_run(workdir, OUTPUT.value or workdir / "export", values, config=given)
   elif mode == "summary":
-    print(modes.summarize(config))
+    for line in modes.summarize(config).split("\n"):
+      say(line)
   elif mode == "check_data":
     return int(any(finding.severity == "error" for finding in check_data(config, workdir)))
   elif not train(config, workdir):
     print("stopped after a checkpoint; re-running the command resumes", file=sys.stderr)
     return 143
   elif parallel.is_main():
-    print(f"scores: {workdir}/evaluation.json   plots: {workdir}/plots/")
+    say(f"scores: {workdir}/evaluation.json   plots: {workdir}/plots/")
   return 0
 
 
@@ -189,7 +191,7 @@ def warn_of_data(show: Callable) -> Callable:
     if not issubclass(category, DataWarning):
       show(message, category, *place, **options)
     elif parallel.is_main():
-      print(f"note: {settings.with_keys(str(message))}", file=sys.stderr)
+      say(f"note: {settings.with_keys(str(message))}", sys.stderr)
 
   return show_warning
 
@@ -211,7 +213,7 @@ def main() -> None:
     if error.filename is None:
       raise
     text = f"{error.filename}: {error.strerror}"
-  print("error:", text.replace("\n", "\\n"), file=sys.stderr)
+  say(f"error: {text}", sys.stderr)
   sys.exit(1)
 
 

@@ -18,6 +18,7 @@ from jaxseg.data.input_pipeline import eval_examples
 from jaxseg.evaluation import score, score_table
 from jaxseg.notebook import progress
 from jaxseg.predict_files import left_out, list_images, predict_files, without_masks
+from jaxseg.printing import say
 from jaxseg.run import report
 from jaxseg.segmenter import load_run
 from jaxseg.tally import for_scores
@@ -88,7 +89,8 @@ def print_scores(result: dict) -> None:
   if parallel.is_main():
     print(json.dumps({k: v for k, v in result.items() if k != "confusion"}, indent=2))
     table = score_table({k: v for k, v in result.items() if k not in ("split", "step")})
-    print(f"split {result['split']}, step {result['step']}\n\n{table}", file=sys.stderr)
+    for line in (f"split {result['split']}, step {result['step']}", "", *table.split("\n")):
+      say(line, sys.stderr)
 
 
 def predict_folder(
@@ -116,12 +118,12 @@ def predict_folder(
       with read_as_trained(info.channels, info.value_range):
         predict_files(segmenter.predict, images, root, output, info, progress)
     if masks:
-      print(f"not read, as they fit config.data.masks: {few(masks, 5)}", file=sys.stderr)
+      say(f"not read, as they fit config.data.masks: {few(masks, 5)}", sys.stderr)
     if others := left_out(source, files, output):
-      print(others, file=sys.stderr)
+      say(others, sys.stderr)
     files = images
     overlays = pathlib.Path(output) / "overlays"
-    print(f"{len(files)} files   label maps: {output}   overlays: {overlays}")
+    say(f"{len(files)} files   label maps: {output}   overlays: {overlays}")
 
 
 def export_run(
@@ -189,7 +191,7 @@ def write_artefact(
   if share < 0.999:
     raise UserError(f"{path} is not written: only {text}; this is a bug, please report it")
   path.write_bytes(content)
-  print(f"{path}: {len(content) / 2**20:.1f} MiB, {text}")
+  say(f"{path}: {len(content) / 2**20:.1f} MiB, {text}")
 
 
 def sample_images(config: ConfigDict, info: DatasetInfo) -> list[np.ndarray]:
