@@ -22,6 +22,7 @@ from jaxseg.data_findings import class_rows, find, find_missing_crop_classes, gr
 from jaxseg.data_page import Page, write_page
 from jaxseg.data_samples import Split, choose_samples, training_windows, with_black_and_white
 from jaxseg.notebook import progress
+from jaxseg.platforms import usual_rules
 from jaxseg.printing import printable, say
 from jaxseg.settings import with_keys
 from jaxseg.visualize import data_sheet, window_sheet
@@ -120,6 +121,7 @@ def listing(findings: Sequence[Finding]) -> list[str]:
   return [printable(line) for line in lines]
 
 
+@usual_rules()
 def check_data(config: ConfigDict, workdir: str | pathlib.Path) -> list[Finding]:
   """Reads both splits of a config, prints a report and draws data.png, augmented.png and data.html.
 

@@ -17,6 +17,7 @@ from jaxseg.data.files import few
 from jaxseg.data.input_pipeline import eval_examples
 from jaxseg.evaluation import score, score_table
 from jaxseg.notebook import progress
+from jaxseg.platforms import usual_rules
 from jaxseg.predict_files import left_out, list_images, predict_files, without_masks
 from jaxseg.printing import say
 from jaxseg.run import report
@@ -45,6 +46,7 @@ def evaluate_split(
   return result, [(to_picture(image, info), *labels) for image, *labels in samples]
 
 
+@usual_rules()
 def evaluate(
   workdir: str | pathlib.Path,
   overrides: collections.abc.Mapping[str, Any] | None = None,
@@ -93,6 +95,7 @@ def print_scores(result: dict) -> None:
       say(line, sys.stderr)
 
 
+@usual_rules()
 def predict_folder(
   workdir: str | pathlib.Path,
   source: str | pathlib.Path,
@@ -126,6 +129,7 @@ def predict_folder(
     say(f"{len(files)} files   label maps: {output}   overlays: {overlays}")
 
 
+@usual_rules()
 def export_run(
   workdir: str | pathlib.Path,
   output: str | pathlib.Path,
@@ -211,6 +215,7 @@ def sample_images(config: ConfigDict, info: DatasetInfo) -> list[np.ndarray]:
     return list(blocks.repeat(-(-size // 8), axis=1).repeat(-(-size // 8), axis=2))
 
 
+@usual_rules()
 def summarize(config: ConfigDict) -> str:
   """A table of a network's modules with their parameters, and its cost on this machine's devices.
 

@@ -223,14 +223,15 @@ def parse_value(name: str, text: str | None, declared: Key) -> Any:
   kind, value = type(declared.default), text
   if kind is bool:
     words = {None: True, "true": True, "1": True, "false": False, "0": False}
-    value = words.get(text and text.lower(), text)
+    value = words.get(text and text.strip().lower(), text)
   elif text is None:
     raise UserError(f"--config.{name} has no value; write --config.{name}=VALUE")
   elif kind is not str:
     try:
       value = ast.literal_eval(text.strip() or "()")
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-      value = tuple(text.split(",")) if kind is tuple and declared.item is str else text
+      names = tuple(name.strip() for name in text.split(","))
+      value = names if kind is tuple and declared.item is str else text
     if kind is tuple and declared.item is str and isinstance(value, str):
       value = (value,)
     if kind is float and isinstance(value, str) and value in ("inf", "-inf", "nan"):
@@ -249,7 +250,7 @@ def unknown_key(
     keys: the declared keys, of which some had another name before.
   """
   for new, declared in keys.items():
-    if declared.was == name:
+    if declared.was and declared.was == name:
       return UserError(f"config key {name!r} is called {new!r} now")
   known = list(known)
   if any(other.startswith(f"{name}.") for other in known):

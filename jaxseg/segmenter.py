@@ -15,6 +15,7 @@ from jaxseg.data.decode import DatasetInfo, check_format, check_palette, to_pict
 from jaxseg.data.encoded import Notes, read_as_trained
 from jaxseg.data.resize import convert
 from jaxseg.images import to_images
+from jaxseg.platforms import usual_rules
 from jaxseg.predict import most_likely
 from jaxseg.visualize import overlay
 
@@ -100,6 +101,7 @@ class Segmenter:
     with read_as_trained(self.info.channels, self.info.value_range):
       return to_images(image, self.info.image_format(), self.notes)
 
+  @usual_rules()
   def _run(self, image, reduce):
     images, kind = self._read(image)
     examples = ({"image": pixels} for pixels in images)
@@ -156,6 +158,7 @@ def load(
   return load_run(path, given)
 
 
+@usual_rules()
 def load_run(
   path: str | pathlib.Path,
   overrides: collections.abc.Mapping[str, Any],
