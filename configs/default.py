@@ -142,7 +142,7 @@ def keys():
   model.freeze_norm = key(False, "fixed batch statistics in the encoder, weights still train")
   model.init_from = key("", "work directory of another run, whose weights are taken where they fit")
   model.widths = key((), "channels of levels; fcn: fc1, fc2; deeplab: ASPP, low level; () = own",
-                     item=int, most=64, above=0, high=2**20, scope="network")
+                     item=int, most=12, above=0, high=2**20, scope="network")
   model.padding = key("same", "valid, as published: unpadded in unet, 100 px of zeros in fcn",
                       choices=models.PADDINGS, scope="network")
   model.stem_stride = key(1, "2 in unet: half the resolution inside, a quarter of the cost",

@@ -17,6 +17,7 @@ from jaxseg.data.resize import convert
 from jaxseg.images import to_images
 from jaxseg.platforms import usual_rules
 from jaxseg.predict import most_likely
+from jaxseg.unused_keys import warn_of_unused
 from jaxseg.visualize import overlay
 
 Array = np.ndarray
@@ -180,6 +181,7 @@ def load_run(
     with settings.own_entries(config is None):
       config = settings.override(config or saved, overrides)
       settings.check(config)
+    warn_of_unused(config)
     settings.check_same(workdir, saved, config, network=True)
     info = _with_pictures(DatasetInfo(**meta["info"]), config.data)
     # Nothing is differentiated here, and converters to other formats do not know rematerialisation.

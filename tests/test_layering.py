@@ -34,6 +34,7 @@ RANKS = {
   "jaxseg.models.batch_norm": 1,
   "jaxseg.predict": 4,
   "jaxseg.settings": 2,
+  "jaxseg.unused_keys": 3,
   **dict.fromkeys(("jaxseg.models.mobilenet_v2", "jaxseg.models.vgg"), 2),
   **dict.fromkeys(("jaxseg.models.resnet", "jaxseg.models.xception"), 2),
   **dict.fromkeys(("jaxseg.models.unet", "jaxseg.models.fcn", "jaxseg.models.deeplab"), 2),
