@@ -9,7 +9,7 @@ a "network" key for the trained network as well; a "free" key may change wheneve
 
 from types import SimpleNamespace as Group
 
-from jaxseg import augment, export, models, optim, parallel, predict, weight_maps
+from jaxseg import augment, export, forms, models, optim, parallel, predict, weight_maps
 from jaxseg.data import datasets, files, input_pipeline
 from jaxseg.data.label_spaces import LABEL_SPACES
 from jaxseg.data.normalization import NORMALIZATIONS
@@ -33,8 +33,9 @@ def keys():
   data.train_split = key("train",
                          "training split; a subfolder of data_dir; or a part, 'train[:90%]'")
   data.eval_split = key("test", "split that evaluations score")
-  data.num_folds = key(0, "> 1: cross-validation within train_split; eval_split is not used", low=0)
-  data.fold = key(0, "number of the held-out fold, from 0", low=0)
+  data.num_folds = key(0, "> 1: cross-validation within train_split; eval_split is not used", low=0,
+                       high=10**6)
+  data.fold = key(0, "number of the held-out fold, from 0", low=0, high=10**6)
   # Where a folder's files are, relative to data_dir; docs/your_data.md walks through it.
   data.images = key("", "pattern of images, such as 'scans/{name}.png'; '' = images/{name}")
   data.masks = key("", "pattern of masks, such as 'labels/{name}_mask.png'; '' = masks/{name}")
@@ -49,38 +50,44 @@ def keys():
   data.class_crops = key(0.0, "fit crop: probability that a window holds a pixel of a drawn class",
                          low=0, high=1)
   data.crop_classes = key((), "names of the classes that class_crops draws from; () = all",
-                          item=str)
+                          item=str, most=255)
   data.class_balanced = key(0.0, "probability that an example is drawn by class, not shuffled",
                             low=0, high=1)
   data.num_threads = key(2, "threads that read and decode ahead", low=0, high=256, scope="free")
   data.num_workers = key(0, "processes that make training batches, each with num_threads; 0 = none",
                          low=0, high=256, scope="free")
-  data.cache_mb = key(1024, "memory for decoded examples, MiB per split", low=0, scope="free")
+  data.cache_mb = key(1024, "memory for decoded examples, MiB per split", low=0, high=2**30,
+                      scope="free")
   data.on_device = key(False, "images stay in the memory of the devices, if they fit",
                        scope="free")
   data.seed = key(0, "seeds the generated images; another seed is another data set", low=0,
                   high=2**32 - 1)
   # What a folder's files mean; docs/your_data.md walks through it.
-  data.classes = key((), "class names, in the order of the labels", item=str, scope="network")
-  data.palette = key((), "(R, G, B) of each class; () = chosen for you", item=tuple)
+  data.classes = key((), "class names, in the order of the labels", item=str, most=255,
+                     scope="network")
+  data.palette = key((), "(R, G, B) of each class; () = chosen for you", most=255,
+                     form=forms.COLORS)
   data.channels = key(3, "channels of images: 1 grey, 3 RGB (each becomes the other), or N bands",
                       low=1, high=1024, scope="network")
   data.bands = key((), "numbers of the bands that are the channels, from 0; () = the first",
-                   item=int, low=0, scope="network")
+                   item=int, most=1024, low=0, high=65535, scope="network")
   data.dtype = key("", "type of images up to the device; '' = that of the first files",
                    choices=("uint8", "uint16", "float32"))
   data.label_space = key("", "known data set that gives classes, palette and values of masks",
                          choices=LABEL_SPACES)
-  data.mask_values = key((), "stored value, or tuple of values, of each class; () = 0, 1, 2 ...")
-  data.void_values = key((), "stored values that loss and metrics ignore (ignore index); and 255")
+  data.mask_values = key((), "stored value, or tuple of values, of each class; () = 0, 1, 2 ...",
+                         form=forms.VALUES)
+  data.void_values = key((), "stored values that loss and metrics ignore (ignore index); and 255",
+                         form=forms.FLAT_VALUES)
   data.reduce_zero_label = key(False, "masks count from 1, and 0 is void")
   data.mask_colors = key((), "masks in colour: (R, G, B), or tuple of several, of each class; () = "
-                         "palette")
-  data.void_colors = key((), "masks in colour: colours that count as void")
+                         "palette", form=forms.STORED_COLORS)
+  data.void_colors = key((), "masks in colour: colours that count as void",
+                         form=forms.VOID_COLORS)
   data.color_tolerance = key(0, "largest difference per channel between a pixel and its colour",
                              low=0, high=127)
   data.value_range = key((), "stored values of black and white, or such pairs, one a channel; () = "
-                         "full range", scope="network")
+                         "full range", form=forms.RANGES, scope="network")
   data.normalization = key("range", "black and white: value_range, or measured in each channel of "
                            "the training images",
                            choices=NORMALIZATIONS, scope="network")
@@ -89,7 +96,7 @@ def keys():
   data.pages = key("auto", "pages of a TIFF: channels, examples, or what its metadata say",
                    choices=files.PAGES, scope="network")
   data.display_bands = key((), "1 or 3 channels that pictures show; () = the first three", item=int,
-                           low=0, scope="free")
+                           most=3, low=0, high=1023, scope="free")
 
   config.augment = aug = Group()
   aug.flip = key(True, "mirror left-right, every other image")
@@ -98,8 +105,10 @@ def keys():
   aug.scale = key((1.0, 1.0), "range of the random zoom; > 1 enlarges and crops", above=0, high=100,
                   item=float, length=2)
   aug.rotation = key(0.0, "largest rotation, degrees", low=0, high=180)
-  aug.shift = key(0.0, "largest shift along each axis, px; up to image_size", low=0)
-  aug.elastic = key(0.0, "standard deviation of elastic displacements, px; U-Net: 10", low=0)
+  aug.shift = key(0.0, "largest shift along each axis, px; up to image_size", low=0,
+                  high=65536)
+  aug.elastic = key(0.0, "standard deviation of elastic displacements, px; U-Net: 10", low=0,
+                    high=65536)
   aug.elastic_grid = key(3, "elastic displacements along each axis", low=2, high=64)
   aug.border = key("mirror", "beyond the image: mirror image and labels, or void",
                    choices=augment.BORDERS)
@@ -113,7 +122,8 @@ def keys():
   aug.gray = key(0.0, "RGB: probability of a grey image", low=0, high=1)
   aug.gamma = key((1.0, 1.0), "range of the exponent of grey values, drawn log-uniformly", above=0,
                   high=100, item=float, length=2)
-  aug.blur = key(0.0, "largest sigma of a Gaussian blur, px; up to half of image_size", low=0)
+  aug.blur = key(0.0, "largest sigma of a Gaussian blur, px; up to half of image_size", low=0,
+                 high=32768)
   aug.noise = key(0.0, "largest standard deviation of noise, fraction of the full range", low=0,
                   high=1)
   aug.cutout = key(0.0, "side of a hidden square, fraction of the image; its mask becomes void",
@@ -132,7 +142,7 @@ def keys():
   model.freeze_norm = key(False, "fixed batch statistics in the encoder, weights still train")
   model.init_from = key("", "work directory of another run, whose weights are taken where they fit")
   model.widths = key((), "channels of levels; fcn: fc1, fc2; deeplab: ASPP, low level; () = own",
-                     above=0, high=2**20, item=int, scope="network")
+                     item=int, most=12, above=0, high=2**20, scope="network")
   model.padding = key("same", "valid, as published: unpadded in unet, 100 px of zeros in fcn",
                       choices=models.PADDINGS, scope="network")
   model.stem_stride = key(1, "2 in unet: half the resolution inside, a quarter of the cost",
@@ -152,15 +162,15 @@ def keys():
                          above=0, high=1e9)
   train.batch_size = key(16, "examples per step, summed over all devices", above=0, high=2**24)
   train.accumulation_steps = key(1, "gradient accumulation: parts of a batch computed one by one",
-                                 low=1, was="train.num_micro_batches")
+                                 low=1, high=2**24, was="train.num_micro_batches")
   train.optimizer = key("adam", "optimizer", choices=optim.OPTIMIZERS)
-  train.learning_rate = key(1e-3, "peak learning rate", low=0, high=1e6)
+  train.learning_rate = key(1e-3, "peak learning rate", above=0, high=1e6)
   train.schedule = key("constant", "learning rate over time; cosine and poly end at 0",
                        choices=optim.SCHEDULES)
   train.warmup_epochs = key(0.0, "epochs of linear warm-up", low=0, high=1e9)
   train.poly_power = key(0.9, "exponent of poly: (1 - step / steps)^power", low=0, high=10)
   train.lr_multipliers = key((), "learning-rate multipliers by module: (('encoder', 0.1),)",
-                             item=tuple, was="train.rate_factors")
+                             form=forms.MULTIPLIERS, most=1024, was="train.rate_factors")
   train.momentum = key(0.9, "momentum of sgd", low=0, high=1)
   train.adam_betas = key((0.9, 0.999), "decay of Adam's two moments (adam, adamw)", low=0,
                          high=0.999999, item=float, length=2)
@@ -178,13 +188,13 @@ def keys():
     setattr(losses, name, key(weights.get(name, 0.0), f"factor of {name} in the loss",
                               low=0, high=1e6))
   train.focal_gamma = key(2.0, "gamma of the focal loss; 0 is cross-entropy", low=0, high=10)
-  train.class_weights = key((), "factor per class, for losses per pixel; () = all 1", low=0,
-                            high=1e6, item=float)
+  train.class_weights = key((), "factor per class, for losses per pixel; () = all 1",
+                            item=float, most=255, low=0, high=1e6)
   train.class_balance = key("", "class weights from the frequencies in the training split",
                             choices=weight_maps.CLASS_BALANCES)
   train.border_weight = key(0.0, "w0 of U-Net's border weight map; the paper has 10", low=0,
                             high=1e6)
-  train.border_sigma = key(5.0, "fall-off of the border weight, px", above=0, high=1e6)
+  train.border_sigma = key(5.0, "fall-off of the border weight, px", low=0.01, high=1e6)
   train.precision = key("float32", "type of activations; parameters stay float32",
                         choices=models.PRECISIONS)
   train.remat = key(False, "rematerialisation (gradient checkpointing): less memory, a third more "
@@ -200,12 +210,13 @@ def keys():
   train.log_every_steps = key(10, "steps between lines of metrics.jsonl", above=0, high=10**9,
                               scope="free")
   train.profile_steps = key((), "(first, last) step of a jax.profiler trace in WORKDIR/profile",
-                            low=1, item=int, length=2, scope="free")
+                            low=1, high=2**31, item=int, length=2, scope="free")
 
   config.eval = evaluation = Group()
   evaluation.batch_size = key(16, "images of image_size in one forward pass; fewer larger ones",
                               above=0, high=2**24, scope="free")
-  evaluation.num_samples = key(4, "rows on a sheet of predictions", low=0, scope="free")
+  evaluation.num_samples = key(4, "rows on a sheet of predictions", low=0, high=256,
+                               scope="free")
   evaluation.instances = key(False, "V_rand, V_info and warping error of connected components",
                              scope="free")
   evaluation.boundary_f1 = key(False, "boundary F1 score; slow for large images", scope="free")
@@ -214,9 +225,9 @@ def keys():
   use.output_stride = key(0, "output stride of deeplab's encoder in use; 0 = as trained",
                           choices=models.OUTPUT_STRIDES, scope="free")
   use.tile = key(0, "fit crop: largest side that the network sees, px; 0 = the whole image", low=0,
-                 scope="free")
+                 high=2**20, scope="free")
   use.scales = key((1.0,), "test-time augmentation: sizes to average over, fit crop", above=0,
-                   high=100, item=float, scope="free")
+                   high=100, item=float, most=64, scope="free")
   use.tta = key("none", "test-time augmentation: average over flip (2) or dihedral (8) views",
                 choices=predict.TTA, scope="free", was="predict.symmetries")
 
@@ -225,12 +236,12 @@ def keys():
                            high=1000, scope="free")
   crf.spatial_weight = key(3.0, "weight of the spatial kernel: near pixels of any colour", low=0,
                            high=1e6, scope="free")
-  crf.spatial_sigma = key(3.0, "width of the spatial kernel, px", above=0, high=1e6, scope="free")
+  crf.spatial_sigma = key(3.0, "width of the spatial kernel, px", low=0.01, high=1e6, scope="free")
   crf.bilateral_weight = key(10.0, "weight of the bilateral kernel: near pixels of similar colour",
-                             low=0, scope="free")
-  crf.bilateral_sigma = key(80.0, "width of the bilateral kernel, px", above=0, high=1e6,
+                             low=0, high=1e6, scope="free")
+  crf.bilateral_sigma = key(80.0, "width of the bilateral kernel, px", low=0.01, high=1e6,
                             scope="free")
-  crf.color_sigma = key(13.0, "width of the bilateral kernel in colour, 8-bit steps", above=0,
+  crf.color_sigma = key(13.0, "width of the bilateral kernel in colour, 8-bit steps", low=0.01,
                         high=1e6, scope="free")
   crf.exact = key(False, "sum over all pairs of pixels; for accelerators, small images",
                   scope="free")
@@ -239,14 +250,16 @@ def keys():
   exported.output = key("labels", "what an exported file returns: labels, or float32 probs",
                         choices=export.OUTPUTS, scope="free")
   exported.onnx_size = key((), "(height, width): also writes an ONNX file for this size", low=1,
-                           item=int, length=2, scope="free")
+                           high=65536, item=int, length=2, scope="free")
   exported.num_images = key(3, "images on which a file is compared with the network", above=0,
                             high=10**6, scope="free")
 
   config.parallel = several = Group()  # Slurm, TPU pods and torchrun need none of this
   several.coordinator = key("", "several processes: HOST:PORT of process 0", scope="free")
-  several.num_processes = key(0, "several processes: how many there are", low=0, scope="free")
-  several.process_id = key(-1, "several processes: the number of this one", low=-1, scope="free")
+  several.num_processes = key(0, "several processes: how many there are", low=0, high=10**6,
+                              scope="free")
+  several.process_id = key(-1, "several processes: the number of this one", low=-1, high=10**6,
+                           scope="free")
   several.space = key(1, "devices that share the height of each image (spatial sharding)",
                       above=0, high=4096, scope="free")
   return flatten_keys(config)

@@ -21,6 +21,7 @@ def get_config():
   config.train.num_epochs = 50.0
   config.train.batch_size = 2
   config.train.optimizer = "muon"
+  config.train.momentum = 0.9  # which muon does not use
   config.train.learning_rate = 1e-2
   config.train.schedule = "cosine"
   config.train.class_balance = ""

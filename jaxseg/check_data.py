@@ -19,9 +19,11 @@ from jaxseg.data.examine import Example, Finding, examine
 from jaxseg.data.files import few
 from jaxseg.data.input_pipeline import Mapped, eval_examples
 from jaxseg.data_findings import class_rows, find, find_missing_crop_classes, grouped
-from jaxseg.data_page import Page, printable, write_page
+from jaxseg.data_page import Page, write_page
 from jaxseg.data_samples import Split, choose_samples, training_windows, with_black_and_white
 from jaxseg.notebook import progress
+from jaxseg.platforms import usual_rules
+from jaxseg.printing import printable, say
 from jaxseg.settings import with_keys
 from jaxseg.visualize import data_sheet, window_sheet
 from jaxseg.workdirs import has_checkpoint, make_folder
@@ -119,6 +121,7 @@ def listing(findings: Sequence[Finding]) -> list[str]:
   return [printable(line) for line in lines]
 
 
+@usual_rules()
 def check_data(config: ConfigDict, workdir: str | pathlib.Path) -> list[Finding]:
   """Reads both splits of a config, prints a report and draws data.png, augmented.png and data.html.
 
@@ -171,15 +174,17 @@ def _check_data(config, workdir):
     splits[role] = split = Split(f"{role}: {name}", info, source, examples)
     if 0 in split.good:  # else that is an error by itself
       attempt("examples that do not fit their data set", check_source, source, info)
-    print(printable(f"{split.title}, {len(examples):,} images"))
+    say(f"{split.title}, {len(examples):,} images")
     for what, text in summary(examples, split.orient):
-      print("\n".join(wrapped(text, f"  {what:6}  ", " " * 10)))
+      for line in wrapped(text, f"  {what:6}  ", " " * 10):
+        say(line)
     print()
   faults = all_faults(config, info, is_new=not has_checkpoint(workdir))
   findings += [Finding("error", REFUSED, "", text) for text in faults]
   by_role = {role: split.examples for role, split in splits.items()}
   if splits:
-    print("\n".join([*class_table(by_role, info.classes), ""]))
+    for line in [*class_table(by_role, info.classes), ""]:
+      say(line)
   if len(groups) == 2 and (shared := sorted(set.intersection(*groups))):
     text = f"{few(shared)}: relatives of training images inflate the score: split by groups"
     findings.append(Finding("warning", "groups in both splits", "", text))
@@ -197,7 +202,8 @@ def _check_data(config, workdir):
       windows = attempt(REFUSED, training_windows, config, splits["train"])
   findings = [dataclasses.replace(f, text=with_keys(f.text)) for f in findings]
   findings = list(dict.fromkeys(findings))  # two folds of one split repeat its findings
-  print("".join(f"{line}\n" for line in listing(findings)), end="")
+  for line in listing(findings):
+    say(line)
   if splits:
     draw(workdir / "plots", splits, findings, windows, config)
   return findings
@@ -228,12 +234,12 @@ def draw(
   if samples:
     sheet = folder / "data.png"
     data_sheet(sheet, samples, info.classes, info.palette, "samples and their masks")
-    print(f"samples: {sheet}")
+    say(f"samples: {sheet}")
   if windows:
     sheet = folder / "augmented.png"
     title = "training windows: sampled, augmented, and with their labels"
     window_sheet(sheet, windows, info.classes, info.palette, title)
-    print(f"windows: {sheet}")
+    say(f"windows: {sheet}")
   rows, num_left_out = class_rows({r: s.examples for r, s in splits.items()}, info.classes)
   page = Page(
     title=f"Check of {config.data.data_dir or config.data.name}",
@@ -248,4 +254,4 @@ def draw(
     windows=windows,
   )
   write_page(folder / "data.html", page)
-  print(f"report: {folder / 'data.html'}")
+  say(f"report: {folder / 'data.html'}")

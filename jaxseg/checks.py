@@ -6,13 +6,18 @@
 import functools
 from collections.abc import Callable
 
+import jax
 from ml_collections import ConfigDict
 
 from jaxseg import UserError, build, checkpoint, models, predictors, settings
 from jaxseg.augment import Augmentation, check_channels
 from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo
+from jaxseg.models import cost
 from jaxseg.notebook import warn
+from jaxseg.unused_keys import PREDICTION, TRAINING, warn_of_unused
+
+SUSPECT = 2**14  # bytes of a step per pixel; U-Net as published takes about 8,000
 
 
 def check_augmentation(config: ConfigDict, info: DatasetInfo) -> None:
@@ -47,6 +52,27 @@ def check_network(config: ConfigDict, info: DatasetInfo) -> None:
   model, num_logits = build.build_model(config, info), build.num_logits(config, info)
   models.check_input(model, info.channels, config.data.image_size, num_logits)
   predictors.build_predictor(config, model, info)
+
+
+def check_memory(config: ConfigDict, info: DatasetInfo) -> None:
+  """Raises UserError if a training step needs twice the memory of a device, or more.
+
+  It is only looked at for steps of so many pixels that they might: counting takes seconds.
+  """
+  train, size, device = config.train, config.data.image_size, cost.device_bytes()
+  num = max(1, train.batch_size // train.accumulation_steps // jax.device_count())
+  if num * size**2 * SUSPECT < device or not device:
+    return
+  jitted = settings.override(config, {"train.parallel": "jit"})
+  model = build.build_model(jitted, info)
+  variables = models.abstract_variables(model, info.channels)
+  needed = cost.training_bytes(model, variables, info.channels, size, num)
+  if needed > 2 * device:
+    raise UserError(
+      f"`image_size` is {size}: a training step with {num} of them at once on a device needs about "
+      f"{needed / 2**30:,.1f} GiB, but the device has {device / 2**30:,.1f} GiB; lower "
+      "`image_size` or `train.batch_size`, or raise `accumulation_steps`"
+    )
 
 
 def check_optimizer(config: ConfigDict, info: DatasetInfo) -> None:
@@ -90,12 +116,17 @@ def check_start(config: ConfigDict, info: DatasetInfo) -> None:
 
 
 CHECKS: tuple[Callable[[ConfigDict, DatasetInfo], None], ...] = (
-  check_augmentation, check_crop_classes, check_class_weights, check_network, check_optimizer
+  check_augmentation, check_crop_classes, check_class_weights, check_network, check_memory,
+  check_optimizer,
 )  # fmt: skip
 
 
 # Of a new run; an old one goes on with the keys that it began with.
-OWN_KEYS: tuple[Callable[[ConfigDict], None], ...] = (build.check_model_keys, check_data_keys)
+OWN_KEYS: tuple[Callable[[ConfigDict], None], ...] = (
+  build.check_model_keys,
+  check_data_keys,
+  functools.partial(warn_of_unused, uses=TRAINING + PREDICTION),
+)
 
 
 def check_own_keys(config: ConfigDict) -> None:

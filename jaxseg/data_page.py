@@ -17,6 +17,7 @@ from PIL import Image
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.examine import Example, Finding, read_parts
 from jaxseg.data_findings import ClassRow, grouped
+from jaxseg.printing import printable
 from jaxseg.thumbnails import as_rgb, pictures, scaled
 from jaxseg.visualize import VOID_COLOUR, overlay, striped
 
@@ -94,12 +95,6 @@ class Page:
   examples: Mapping[str, tuple[Sequence, DatasetInfo, Example]]
   samples: Sequence[tuple[str, np.ndarray, np.ndarray]]
   windows: Sequence[tuple[str, np.ndarray, np.ndarray]] = ()
-
-
-def printable(text: str) -> str:
-  """Text with control characters, and others that do not print, as escapes such as \\x1b."""
-  shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-  return "".join(shown)
 
 
 def _escape(text):

@@ -12,6 +12,7 @@ from jaxseg.instance_metrics import instance_scores
 from jaxseg.metrics import bootstrap_intervals, boundary_f1, class_pixels, confusion_matrix, scores
 from jaxseg.parallel import rows_of_processes, sum_over_processes
 from jaxseg.predict import most_likely
+from jaxseg.printing import printable
 from jaxseg.tally import Tally
 from jaxseg.together import agreed
 
@@ -145,10 +146,11 @@ def readable(
 def score_table(result: Mapping[str, Any]) -> str:
   """The result of `score` as a text table: scores of each class, then those that are one number."""
   pixels = np.sum(result["confusion"], axis=1)
-  heads, width = ("IoU", "Dice", "accuracy", "pixels"), max(map(len, (*result["iou"], "class")))
+  heads, names = ("IoU", "Dice", "accuracy", "pixels"), [printable(name) for name in result["iou"]]
+  width = max(map(len, (*names, "class")))
   lines = [f"{'class':{width}}" + "".join(f"{head:>10}" for head in heads)]
-  for name, share in zip(result["iou"], pixels / pixels.sum(), strict=True):
-    values = [result[score][name] for score in CLASS_SCORES]
+  for name, key, share in zip(names, result["iou"], pixels / pixels.sum(), strict=True):
+    values = [result[score][key] for score in CLASS_SCORES]
     cells = ["-" if value is None else f"{value:.4f}" for value in values]
     lines.append(f"{name:{width}}" + "".join(f"{cell:>10}" for cell in [*cells, f"{share:.2%}"]))
   lines.append("")

@@ -30,6 +30,7 @@ from jaxseg import (
   workdirs,
 )
 from jaxseg.check_data import check_data
+from jaxseg.printing import say
 from jaxseg.training import train
 
 MODES = ("train", "evaluate", "predict", "export", "check_data", "summary", "keys")
@@ -55,8 +56,10 @@ def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str | None], li
     argument = rest.pop(0)
     if match := re.match(r"--?config\.([^=]*)(?:=(.*))?$", argument, re.DOTALL):
       key, text = match.groups()
-      if text is None and rest and not rest[0].startswith("-"):  # --config.KEY VALUE
+      if text is None and rest and re.match(r"[^-]|-[\d.]|$", rest[0]):  # --config.KEY VALUE
         text = rest.pop(0)
+      if overrides.setdefault(key, text) != text:
+        say(f"note: --config.{key} is given twice; the last counts, {text!r}", sys.stderr)
       overrides[key] = text
     else:
       others.append(argument)
@@ -75,16 +78,12 @@ def parse(arguments: Sequence[str]) -> ConfigDict | None:
     sys.path.append(folder)
   try:
     rest = flags.FLAGS(arguments)
-    if len(rest) > 1:
-      raise UserError(f"{rest[1]!r} is not a flag; flags are --NAME=VALUE, --help lists them")
     config = CONFIG.value
     getattr(config, "lock", None)  # raises the OSError if there is no such file
-  except flags.Error as error:
-    # For an exception in the config file, the text is its traceback; the last line names the error.
-    first, *rest = str(error).splitlines()
-    raise UserError(f"{first} {rest[-1]}" if rest else first) from error
-  except Exception as error:  # a config file is a program: it may raise anything
+  except (Exception, GeneratorExit, SystemExit) as error:  # a config file is a program
     raise _config_error(config_path(arguments), error) from error
+  if len(rest) > 1:
+    raise UserError(f"{rest[1]!r} is not a flag; flags are --NAME=VALUE, --help lists them")
   path = config_path(arguments)
   if not path:
     return None
@@ -94,9 +93,14 @@ def parse(arguments: Sequence[str]) -> ConfigDict | None:
 
 
 def _config_error(path, error):
-  """The UserError for an exception while a config file was read."""
-  text = next(iter(str(error).splitlines()), "")
-  if isinstance(error, OSError):  # ml_collections raises its own for any of them
+  """The UserError for an exception while flags were parsed and a config file was read."""
+  origin, line = _origin(path, error)
+  text = next(iter(str(origin).splitlines()), "")
+  if not line and isinstance(error, flags.Error):
+    # For an exception in the config file, the text is its traceback; the last line names the error.
+    first, *rest = str(error).splitlines()
+    return UserError(f"{first} {rest[-1]}" if rest else first)
+  if not line and isinstance(error, OSError):  # ml_collections raises its own for any of them
     if not pathlib.Path(path).is_file():
       names = {file.stem: file for file in sorted(pathlib.Path("configs").glob("[!_]*.py"))}
       near = difflib.get_close_matches(pathlib.Path(path).stem, names, n=1)
@@ -105,12 +109,29 @@ def _config_error(path, error):
     return UserError(f"config file {path}: {text.rpartition('failure to load: ')[2]}")
   if "no attribute 'get_config'" in str(error):
     return UserError(f"{path} has no get_config(); see configs/")
+  where = f"config file {path}, line {line}" if line else f"config file {path}"
   # This is how ml_collections reports an unknown key.
   if match := re.search(r'Did you mean "(.*?)" instead of "(.*?)"', str(error)):
-    return UserError(f"{path}: unknown config key {match[2]!r}; did you mean {match[1]!r}?")
-  frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.endswith(path)]
-  where = f"{path}, line {frames[-1].lineno}" if frames else path
-  return UserError(f"config file {where}: {type(error).__name__}: {text}")
+    return UserError(f"{where}: unknown config key {match[2]!r}; did you mean {match[1]!r}?")
+  if isinstance(origin, SyntaxError):
+    text = origin.msg
+  if isinstance(origin, SystemExit):
+    return UserError(f"{where} ends the program; get_config() has to return a config instead")
+  return UserError(f"{where}: {type(origin).__name__}: {text}")
+
+
+def _origin(path, error):
+  """(exception, line) of what went wrong in a config file; the line is 0 if it was not there."""
+  chain = [error]
+  while (error := chain[-1].__cause__ or chain[-1].__context__) and error not in chain:
+    chain.append(error)
+  for error in reversed(chain if path else []):  # the first to be raised is the last
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.endswith(path)]
+    if frames:
+      return error, frames[-1].lineno
+    if isinstance(error, SyntaxError) and str(error.filename).endswith(path):
+      return error, error.lineno or 0
+  return chain[0], 0
 
 
 def config_path(arguments: Sequence[str]) -> str:
@@ -144,7 +165,7 @@ def configure(
     raise UserError(f"--config is missing; give it, as in {config_example}{or_run}")
   name = pathlib.Path(config_path(arguments)).stem or "run"
   workdir = pathlib.Path(WORKDIR.value or f"runs/{name}")
-  config = file_config or settings.read_run(workdir)
+  config = settings.read_run(workdir) if file_config is None else file_config
   donor = overrides.get("model.init_from")
   if config is None and donor and MODE.value == "train":  # a new run like that one
     config = settings.read_run(donor)
@@ -186,14 +207,15 @@ def run(arguments: Sequence[str]) -> int:
   elif mode == "export":
     modes.export_run(workdir, OUTPUT.value or workdir / "export", values, config=given)
   elif mode == "summary":
-    print(modes.summarize(config))
+    for line in modes.summarize(config).split("\n"):
+      say(line)
   elif mode == "check_data":
     return int(any(finding.severity == "error" for finding in check_data(config, workdir)))
   elif not train(config, workdir):
     print("stopped after a checkpoint; re-running the command resumes", file=sys.stderr)
     return 143
   elif parallel.is_main():
-    print(f"scores: {workdir}/evaluation.json   plots: {workdir}/plots/")
+    say(f"scores: {workdir}/evaluation.json   plots: {workdir}/plots/")
   return 0
 
 
@@ -204,7 +226,7 @@ def warn_of_data(show: Callable) -> Callable:
     if not issubclass(category, DataWarning):
       show(message, category, *place, **options)
     elif parallel.is_main():
-      print(f"note: {settings.with_keys(str(message))}", file=sys.stderr)
+      say(f"note: {settings.with_keys(str(message))}", sys.stderr)
 
   return show_warning
 
@@ -228,7 +250,7 @@ def main() -> None:
     if error.filename is None:
       raise
     text = f"{error.filename}: {error.strerror}"
-  print("error:", text.replace("\n", "\\n"), file=sys.stderr)
+  say(f"error: {text}", sys.stderr)
   sys.exit(1)
 
 

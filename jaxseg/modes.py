@@ -15,6 +15,8 @@ from jaxseg.data.decode import DatasetInfo, to_picture
 from jaxseg.data.encoded import read_as_trained
 from jaxseg.data.input_pipeline import eval_examples
 from jaxseg.evaluation import score, score_table
+from jaxseg.platforms import usual_rules
+from jaxseg.printing import say
 from jaxseg.run import report
 from jaxseg.segmenter import load_run
 from jaxseg.tally import for_scores
@@ -42,6 +44,7 @@ def evaluate_split(
   return result, [(to_picture(image, info), *labels) for image, *labels in samples]
 
 
+@usual_rules()
 def evaluate(
   workdir: str | pathlib.Path,
   overrides: collections.abc.Mapping[str, Any] | None = None,
@@ -87,9 +90,11 @@ def print_scores(result: dict) -> None:
   if parallel.is_main():
     print(json.dumps({k: v for k, v in result.items() if k != "confusion"}, indent=2))
     table = score_table({k: v for k, v in result.items() if k not in ("split", "step")})
-    print(f"split {result['split']}, step {result['step']}\n\n{table}", file=sys.stderr)
+    for line in (f"split {result['split']}, step {result['step']}", "", *table.split("\n")):
+      say(line, sys.stderr)
 
 
+@usual_rules()
 def export_run(
   workdir: str | pathlib.Path,
   output: str | pathlib.Path,
@@ -155,7 +160,7 @@ def write_artefact(
   if share < 0.999:
     raise UserError(f"{path} is not written: only {text}; this is a bug, please report it")
   path.write_bytes(content)
-  print(f"{path}: {len(content) / 2**20:.1f} MiB, {text}")
+  say(f"{path}: {len(content) / 2**20:.1f} MiB, {text}")
 
 
 def sample_images(config: ConfigDict, info: DatasetInfo) -> list[np.ndarray]:
@@ -175,6 +180,7 @@ def sample_images(config: ConfigDict, info: DatasetInfo) -> list[np.ndarray]:
     return list(blocks.repeat(-(-size // 8), axis=1).repeat(-(-size // 8), axis=2))
 
 
+@usual_rules()
 def summarize(config: ConfigDict) -> str:
   """A table of a network's modules with their parameters, and its cost on this machine's devices.
 

@@ -10,6 +10,7 @@ from typing import Any
 import tqdm
 
 from jaxseg import DataWarning
+from jaxseg.printing import printable
 
 _said = {}  # of `warnings`, which says the same once
 
@@ -40,7 +41,7 @@ def warn(text: str, note: str = "") -> None:
   Args:
     note: what it says without the name of the file, by which `data.workers` knows it again.
   """
-  warning = DataWarning(text)
+  warning = DataWarning(printable(text))
   warning.note = note or text
   with tqdm.tqdm.external_write_mode():
     warnings.warn_explicit(warning, None, "jaxseg", 1, registry=_said)

@@ -37,6 +37,17 @@ def is_in_loop() -> bool:
   return _LOOP.get()
 
 
+@contextlib.contextmanager
+def usual_rules() -> Iterator[None]:
+  """JAX's own rules for mixed types, broadcasting, transfers, in a block or decorated function.
+
+  A user's stricter ones, such as $JAX_NUMPY_DTYPE_PROMOTION=strict, are for code of the user's own.
+  """
+  promotion = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
+  with promotion[0], promotion[1], jax.transfer_guard("allow"):
+    yield
+
+
 def by_platform(
   default: Callable, *, gradients: Mapping[str, Callable] | None = None, **forms: Callable
 ) -> Callable:

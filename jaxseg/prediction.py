@@ -25,7 +25,9 @@ from jaxseg.data.windows import WindowedImage, is_large
 from jaxseg.large import predict_large
 from jaxseg.listing import OVERLAYS, Listing, check_paths, describe, is_folder
 from jaxseg.notebook import progress
+from jaxseg.platforms import usual_rules
 from jaxseg.predict_files import MAX_NAMED, Outcome, predict_files, write_legend
+from jaxseg.printing import printable, say
 from jaxseg.schema import flatten
 from jaxseg.segmenter import Segmenter, load_run
 from jaxseg.together import agreed, json_from_all
@@ -34,6 +36,7 @@ from jaxseg.workdirs import make_folder
 PATIENCE = 5.0  # s
 
 
+@usual_rules()
 def predict_folder(
   workdir: str | pathlib.Path,
   source: str | pathlib.Path,
@@ -89,7 +92,7 @@ def predict_folder(
       tell(text)
     report(outcomes, output)
   if errors:
-    raise UserError(printable(errors[0])) if number == 0 else SystemExit(1)
+    raise UserError(errors[0]) if number == 0 else SystemExit(1)
 
 
 def is_one_large(listing: Listing, info: DatasetInfo) -> bool:
@@ -154,7 +157,7 @@ def report(outcomes: collections.abc.Sequence[Outcome], output: pathlib.Path) ->
   there = f", {total['skipped']:,} were there" if total["skipped"] else ""
   again = " (--overwrite makes them again)" if there else ""
   text = f"{total['written']:,} label maps written{there}{again}"
-  print(printable(f"{text}   label maps: {output}   overlays: {output / OVERLAYS}"))
+  say(f"{text}   label maps: {output}   overlays: {output / OVERLAYS}")
 
 
 def conclude(outcomes: collections.abc.Sequence[Outcome], is_folder: bool) -> list[str]:
@@ -208,8 +211,3 @@ def stopping(outcome: Outcome) -> collections.abc.Iterator[None]:
 def tell(text: str) -> None:
   """Prints a line above the progress bar."""
   tqdm.tqdm.write(printable(text), file=sys.stderr)
-
-
-def printable(text: str) -> str:
-  """Text whose control characters are written as escapes, as a file name may hold them."""
-  return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

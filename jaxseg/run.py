@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from jaxseg import UserError, checkpoint, notebook, parallel, workdirs
 from jaxseg.data.decode import DatasetInfo
+from jaxseg.printing import printable
 from jaxseg.train_state import TrainState
 from jaxseg.visualize import curves, plot_confusion, prediction_sheet
 
@@ -253,7 +254,7 @@ class Run:
 def tell(text: str) -> None:
   """Prints a line above the progress bar, in process 0 only."""
   if parallel.is_main():
-    tqdm.write(text, file=sys.stderr)
+    tqdm.write(printable(text), file=sys.stderr)
 
 
 def report(

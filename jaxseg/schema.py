@@ -8,7 +8,6 @@ import ast
 import collections.abc
 import dataclasses
 import difflib
-import math
 import numbers
 from types import SimpleNamespace as Group
 from typing import Any
@@ -16,6 +15,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxseg import UserError
+from jaxseg.forms import Form, is_number
+from jaxseg.printing import shown
 
 SCOPES = {
   "experiment": "fixed for the run that a work directory holds",
@@ -24,6 +25,8 @@ SCOPES = {
 }
 TYPE_NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 UNKNOWN = "which is unknown"  # in errors about a value that is not among the choices
+MAX_LETTERS = 4096  # of text; the longest path of Linux
+SMALLEST = 2.0**-126  # the smallest normal float32; devices take what is smaller for 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Key:
   choices: collections.abc.Collection | None = None
   item: type | None = None
   length: int | None = None
+  most: int = 2**16
+  form: Form | None = None
   scope: str = "experiment"
   was: str = ""
 
@@ -47,35 +52,41 @@ class Key:
     if not _has_type(value, kind):
       example = f", such as {self.default}" if self.default not in ("", ()) else ""
       return f"but has to be {TYPE_NAMES.get(kind) or self._tuple_of()}{example}"
-    if value == self.default:
-      return ""
     if kind is not tuple:
-      return self._wrong_item(value)
-    if self.length and len(value) != self.length:
+      return "" if kind is bool or value == self.default else self._wrong_item(value)
+    if self.item and not all(_has_type(x, self.item) for x in value):
       return f"but has to be {self._tuple_of()}"
-    for x in value:
-      if self.item and not _has_type(x, self.item):
-        return f"but has to be {self._tuple_of()}"
-      if problem := self._wrong_item(x):
-        return problem
-    return ""
+    if _tuples(value) == self.default:
+      return ""
+    if (self.length or len(value)) != len(value) or (self.form and not self.form.fits(value)):
+      return f"but has to be {self._tuple_of()}"
+    if len(value) > self.most:
+      return f"but has to have at most {self.most:,} entries"
+    return next(filter(None, map(self._wrong_item, value)), "")
 
   def cast(self, value: Any) -> Any:
     """An allowed value in the key's type: 3 -> 3.0, lists -> tuples."""
     kind = type(self.default)
-    return _tuples(value) if kind is tuple else kind(value)
+    if kind is not tuple:
+      return kind(value)
+    return tuple(map(self.item, value)) if self.item in (int, float) else _tuples(value)
 
   def _tuple_of(self):
+    if self.form:
+      return self.form.words
     number = {2: "two ", 3: "three "}.get(self.length, "")
     names = {int: "whole numbers", float: "numbers", str: "names"}
     return f"a tuple of {number}{names.get(self.item, 'values')}"
 
   def _wrong_item(self, value):
-    try:
-      if isinstance(value, numbers.Real) and not math.isfinite(value):
-        return "but has to be finite"
-    except OverflowError:  # a whole number beyond the range of floats
+    if isinstance(value, str) and len(value) > MAX_LETTERS:
+      return f"but has to have at most {MAX_LETTERS:,} letters"
+    if isinstance(value, str) and "\0" in value:
+      return "but no name has a NUL character"
+    if isinstance(value, numbers.Real) and not is_number(value):
       return "but has to be finite"
+    if isinstance(value, float) and 0 < abs(value) < SMALLEST:
+      return f"but float32 has nothing between 0 and {SMALLEST:.4g}"
     if self.choices is not None and value not in self.choices:
       return f"{UNKNOWN}; choose from {', '.join(map(str, self.choices))}"
     if self.low is not None and self.high is not None and not self.low <= value <= self.high:
@@ -100,7 +111,7 @@ class Key:
     if self.low is not None:
       return f"{text}, {self.low} or more"
     if self.above is not None:
-      return f"{text} above {self.above}"
+      return f"{text} above {self.above}, at most {self.high:,}" if self.high else text
     return text
 
 
@@ -114,6 +125,8 @@ def key(
   choices: collections.abc.Collection | None = None,
   item: type | None = None,
   length: int | None = None,
+  most: int = 2**16,
+  form: Form | None = None,
   scope: str = "experiment",
   was: str = "",
 ) -> Key:
@@ -126,12 +139,13 @@ def key(
     choices: the allowed values, or a table whose keys are read when a value is checked.
     item, length: type and number of the entries of a tuple; limits and choices then apply to each
       entry. The default is always allowed.
+    most: entries of a tuple.  form: of a tuple, if its entries are more than numbers or names.
     scope: key of SCOPES.
     was: the key's name in work directories of earlier versions.
   """
   if scope not in SCOPES:
     raise ValueError(f"scope is {scope!r}; choose from {', '.join(SCOPES)}")
-  return Key(default, meaning, low, above, high, choices, item, length, scope, was)
+  return Key(default, meaning, low, above, high, choices, item, length, most, form, scope, was)
 
 
 def _has_type(value, kind):
@@ -197,7 +211,7 @@ def check_values(values: collections.abc.Mapping[str, Any], keys: collections.ab
   """
   for name, value in values.items():
     if name in keys and (problem := keys[name].wrong(value)):
-      raise UserError(f"config.{name} is {value!r}, {problem}")
+      raise UserError(f"config.{name} is {shown(value)}, {problem}")
 
 
 def parse_value(name: str, text: str | None, declared: Key) -> Any:
@@ -209,20 +223,21 @@ def parse_value(name: str, text: str | None, declared: Key) -> Any:
   kind, value = type(declared.default), text
   if kind is bool:
     words = {None: True, "true": True, "1": True, "false": False, "0": False}
-    value = words.get(text and text.lower(), text)
+    value = words.get(text and text.strip().lower(), text)
   elif text is None:
     raise UserError(f"--config.{name} has no value; write --config.{name}=VALUE")
   elif kind is not str:
     try:
       value = ast.literal_eval(text.strip() or "()")
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-      value = tuple(text.split(",")) if kind is tuple and declared.item is str else text
+      names = tuple(name.strip() for name in text.split(","))
+      value = names if kind is tuple and declared.item is str else text
     if kind is tuple and declared.item is str and isinstance(value, str):
       value = (value,)
     if kind is float and isinstance(value, str) and value in ("inf", "-inf", "nan"):
       value = float(value)
   if problem := declared.wrong(value):
-    raise UserError(f"config.{name} is {value!r}, {problem}")
+    raise UserError(f"config.{name} is {shown(value)}, {problem}")
   return declared.cast(value)
 
 
@@ -235,7 +250,7 @@ def unknown_key(
     keys: the declared keys, of which some had another name before.
   """
   for new, declared in keys.items():
-    if declared.was == name:
+    if declared.was and declared.was == name:
       return UserError(f"config key {name!r} is called {new!r} now")
   known = list(known)
   if any(other.startswith(f"{name}.") for other in known):

@@ -28,7 +28,9 @@ from jaxseg.data.encoded import Notes, read_as_trained
 from jaxseg.data.resize import convert
 from jaxseg.data.windows import open_windows, windows_of
 from jaxseg.images import to_images
+from jaxseg.platforms import usual_rules
 from jaxseg.predict import Predictor, most_likely
+from jaxseg.unused_keys import warn_of_unused
 from jaxseg.visualize import overlay
 
 Array = np.ndarray
@@ -145,6 +147,7 @@ class Segmenter:
     with read_as_trained(self.info.channels, self.info.value_range):
       return to_images(image, self.info.image_format(), self.notes)
 
+  @usual_rules()
   def _run(self, image, reduce):
     images, kind = self._read(image)
     examples = ({"image": pixels} for pixels in images)
@@ -201,6 +204,7 @@ def load(
   return load_run(path, given)
 
 
+@usual_rules()
 def load_run(
   path: str | pathlib.Path,
   overrides: collections.abc.Mapping[str, Any],
@@ -223,6 +227,7 @@ def load_run(
     with settings.own_entries(config is None):
       config = settings.override(config or saved, overrides)
       settings.check(config)
+    warn_of_unused(config)
     settings.check_same(workdir, saved, config, network=True)
     info = _with_pictures(DatasetInfo(**meta["info"]), config.data)
     # Nothing is differentiated here, and converters to other formats do not know rematerialisation.

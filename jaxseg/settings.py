@@ -82,15 +82,15 @@ def check(config: ConfigDict) -> None:
   for name in keys:
     if name not in values:
       raise UserError(f"config.{name} is missing; start from configs/default.py")
+  schema.check_values(values, keys)
   for name, value in values.items():
     if name not in keys and name.partition(".")[0] in CLOSED_GROUPS:
       raise schema.unknown_key(name, keys, keys)
     try:
-      json.dumps(value)
-    except TypeError as error:
+      json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
       kind = type(value).__name__
       raise UserError(f"config.{name} is a {kind}, which config.json cannot hold") from error
-  schema.check_values(values, keys)
   for name in ("scale", "contrast", "saturation", "gamma"):
     value = config.augment[name]
     if value[0] > value[1]:

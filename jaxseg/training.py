@@ -33,12 +33,14 @@ from jaxseg.initial_state import new_state, pretrained_state
 from jaxseg.locks import only_training
 from jaxseg.modes import evaluate_split
 from jaxseg.notebook import progress
+from jaxseg.platforms import usual_rules
 from jaxseg.predict import Predictor
 from jaxseg.run import Run, stop_signals, tell
 from jaxseg.tally import for_scores
 from jaxseg.weight_maps import count_classes
 
 
+@usual_rules()
 def train(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
   """Trains the run of a work directory, from its latest checkpoint if it has one.
 

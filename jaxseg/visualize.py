@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from jaxseg import VOID
+from jaxseg.printing import printable
 
 VOID_COLOUR = (255, 255, 255)
 MAX_OVERLAY = 4096  # px
@@ -181,10 +182,9 @@ def _sheet(path, rows, columns, classes, palette, title, names=()):
   for axis, name in zip(axes[0], columns, strict=True):
     axis.set_title(name)
   for axis, name in zip(axes[:, 0], names, strict=False):
-    shown = name.encode(errors="backslashreplace").decode()  # names may be no UTF-8, or have a $
-    axis.set_xlabel(shown, fontsize=7, loc="left", parse_math=False)
+    axis.set_xlabel(_drawn(name), fontsize=7, loc="left")
   _legend(figure, classes, palette)
-  figure.suptitle(title.encode(errors="backslashreplace").decode(), parse_math=False)
+  figure.suptitle(_drawn(title))
   return _save(figure, path)
 
 
@@ -202,6 +202,7 @@ def curves(path: Path, metrics: Sequence[dict]) -> Figure:
   }
   for split, lines in series.items():
     epochs, is_train = [x["epoch"] for x in lines], split == "train"
+    split = _drawn(split)
     style = {"label": split} if is_train else {"label": f"cross-entropy, {split}", "marker": "o"}
     left.plot(epochs, [x["loss"] for x in lines], **style)
     for name in (name for name in lines[0] if name.startswith("loss/")):
@@ -242,9 +243,9 @@ def plot_confusion(
   figure = Figure(figsize=(side + margin + 1, side + margin), layout="constrained")
   axis = figure.subplots()
   picture = axis.imshow(100 * parts, cmap="Blues", vmin=0, vmax=100)
-  ticks = range(num_classes)
-  axis.set_xticks(ticks, classes, rotation=90, **font)
-  axis.set_yticks(ticks, classes, **font)
+  ticks, names = range(num_classes), [_drawn(name) for name in classes]
+  axis.set_xticks(ticks, names, rotation=90, **font)
+  axis.set_yticks(ticks, names, **font)
   axis.set(xlabel="prediction, % of the true pixels", ylabel="truth")
   sums = axis.secondary_yaxis("right")
   sums.set_yticks(ticks, [f"{n:,}" for n in pixels], **font)
@@ -256,7 +257,7 @@ def plot_confusion(
       axis.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
   else:
     figure.colorbar(picture, shrink=0.5)
-  figure.suptitle(title)
+  figure.suptitle(_drawn(title))
   return _save(figure, path)
 
 
@@ -275,9 +276,14 @@ def _with_void(classes, palette, maps, name="void"):
   return (*classes, name), (*palette, VOID_COLOUR)
 
 
+def _drawn(name):
+  """A name as matplotlib takes it: what is between two $ is no formula."""
+  return printable(name).replace("$", r"\$")
+
+
 def _patches(classes, palette):
   return [
-    Patch(facecolor=np.array(colour) / 255, edgecolor="black", label=name)
+    Patch(facecolor=np.array(colour) / 255, edgecolor="black", label=_drawn(name))
     for name, colour in zip(classes, palette, strict=True)
   ]
 

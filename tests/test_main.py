@@ -248,7 +248,7 @@ def test_config_files(jaxseg, tmp_path, text, words):
     ([CELLS, "--config.model.norm=maybe"], "config.model.norm 'maybe' True False"),
     ([CELLS, "--config.augment.scale=3"], "config.augment.scale 3 tuple two"),
     ([CELLS, "--mode=evaluate", "--config.eval.batch_size=0"], "config.eval.batch_size 0 positive"),
-    ([CELLS, "--mode=predict", "--config.crf.color_sigma=-1"], "config.crf.color_sigma positive"),
+    ([CELLS, "--mode=predict", "--config.crf.color_sigma=-1"], "config.crf.color_sigma 0.01"),
     ([CELLS, "--mode=summary", "--config.model.up=nearest"], "config.model.up 'nearest' resize"),
     (["--workdir=none", "--mode=evaluate"], "none checkpoint"),
     (["--workdir=none"], "none checkpoint --config"),

@@ -5,7 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
+import jaxseg
 from jaxseg import convolution, depthwise, ops, platforms, up_convolution
 
 
@@ -90,3 +92,12 @@ def test_the_gradient_of_the_pool():
   for platform, expected in (("cpu", [1, 0]), ("cuda", [1, 0]), ("tpu", [0, 1])):
     text = lowered(ops.max_pool_2x2, platform, (1, 4, 4, 8))
     assert [mark in text for mark in marks] == expected
+
+
+def test_stricter_rules_of_the_user_are_not_for_our_code(photos, tmp_path):
+  """As set by $JAX_NUMPY_DTYPE_PROMOTION=strict and the like."""
+  rules = jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise")
+  with rules[0], rules[1], jax.transfer_guard("disallow"):
+    jaxseg.train(tiny.make_config(1), tmp_path)
+    labels = jaxseg.load(tmp_path)(np.zeros((40, 40, 3), np.uint8))
+  assert labels.shape == (40, 40)

@@ -57,7 +57,8 @@ WIDTHS = key((), "widths", above=0, item=int)
 )
 def test_wrong_values(declared, value, words):
   message = error_of(schema.check_values, {"x.y": value}, {"x.y": declared})
-  assert message.startswith(f"config.x.y is {value!r}, ") and words in message
+  shown = repr(value) if len(repr(value)) <= 100 else repr(value)[:97] + "..."
+  assert message.startswith(f"config.x.y is {shown}, ") and words in message
 
 
 @pytest.mark.parametrize(

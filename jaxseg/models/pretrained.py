@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxseg import UserError
 from jaxseg.models.torch_files import read_pth, read_safetensors
+from jaxseg.printing import say
 
 # Keras' names of a layer's weights: collection and name in Flax.
 KERAS_NAMES = {
@@ -67,7 +68,7 @@ def fetch(download: Download, cache_dir: str | os.PathLike | None = None) -> str
   try:
     if not path.is_file() or not has_hash(path, download):
       path.unlink(missing_ok=True)
-      print(f"downloading {download.url} to {folder}", file=sys.stderr)
+      say(f"downloading {download.url} to {folder}", sys.stderr)
       pooch.get_logger().setLevel("WARNING")  # it says to pass it a hash, but knows whole ones only
       pooch.retrieve(download.url, None, file_name, folder, progressbar=True)
       if not has_hash(path, download):
