@@ -29,6 +29,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.data.decode", "jaxseg.data.polygons"), 3),
   "jaxseg.data.masks": 4,
   **dict.fromkeys(("jaxseg.models.torch_files", "jaxseg.models.cost"), 0),
+  "jaxseg.models.keras_files": 0,
   **dict.fromkeys(("jaxseg.models.layers", "jaxseg.models.pretrained"), 1),
   "jaxseg.models.batch_norm": 1,
   "jaxseg.predict": 4,
@@ -63,7 +64,8 @@ CORE_NAMES = ("ops", "losses", "metrics", "augment", "weight_maps", "optim", "tr
 LIGHT = {"jax", "flax", "optax", "chex", "numpy"}
 # Imported when they are needed.
 EXTRA = {
-  "jaxseg.models.pretrained": {"h5py", "pooch"},
+  "jaxseg.models.pretrained": {"pooch"},
+  "jaxseg.models.keras_files": {"h5py"},
   "jaxseg.models.torch_files": {"safetensors"},
   "jaxseg.crf": {"scipy"},  # which JAX itself needs
 }
