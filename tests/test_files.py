@@ -182,7 +182,8 @@ def test_sizes_that_cannot_be(tmp_path):
     assert num_pages(tmp_path / "slide.tif") == 1
   rows = np.zeros((5, 7, 3), np.uint8)
   assert "exceeds limit" in error_of(stored, png(rows, bits=8, colour=2, size=(70000, 70000)))
-  assert "cannot be" in error_of(stored, png(rows, bits=8, colour=2, size=(30000, 30000)))
+  message = error_of(stored, png(rows, bits=8, colour=2, size=(30000, 30000)))
+  assert "no picture is that empty" in message
   big = bytearray(tiff(np.zeros((4, 4), np.uint8)))
   with tifffile.TiffFile(io.BytesIO(big)) as tif:
     places = [tif.pages[0].tags[name].valueoffset for name in ("ImageWidth", "ImageLength")]

@@ -1,5 +1,6 @@
 """TIFF: which of its pages are images, what their axes and samples mean, and their pixels."""
 
+import dataclasses
 import io
 import logging
 import os
@@ -9,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from jaxseg import UserError
-from jaxseg.data.raster import Header, Path, Raster, check_size, upright
+from jaxseg.data.raster import Header, Path, Raster, check_memory, check_size, upright
 
 REDUCED, MASK = 1, 4  # bits of NewSubfileType
 ORIENTATION, GDAL_NODATA = 274, 42113  # tags
@@ -33,6 +34,7 @@ def read_tiff(data: bytes | Path, pages: str, index: int) -> Raster:
     image = _take(images, index)
     header = _header(tif, image, notes)
     check_size(header.shape, header.bits, tif.filehandle.size)
+    check_memory(header.shape, header.bits)
     if header.dtype.kind not in "uif":
       raise ValueError(f"samples of type {header.dtype}")
     planes = [_plane(tif, data, number) for number in image]
@@ -40,6 +42,9 @@ def read_tiff(data: bytes | Path, pages: str, index: int) -> Raster:
     palette = None
     if header.names == ("index",) and (colours := _page(tif, image[0]).colormap) is not None:
       palette = (np.asarray(colours).T >> 8).astype(np.uint8)
+    if empty := sum(size == 0 for n in image for size in _page(tif, n).databytecounts):
+      note = f"{_count(empty, 'empty block')} (SPARSE_OK of GDAL) read as 0 or no data"
+      header = dataclasses.replace(header, notes=(*header.notes, note))
     return Raster(header, samples, palette)
 
 
@@ -218,7 +223,14 @@ def _plane(tif, data, number):
 
 
 def _check_segments(page, num_bytes):
-  """Raises ValueError if the file ends before the page's data do."""
+  """Raises ValueError if the file ends before the page's data do, or lacks some of them.
+
+  A block without place and size is empty, as GDAL writes with SPARSE_OK, and read as 0 or "no
+  data"; one that lacks only one of them is damaged, and tifffile would fill it, too.
+  """
+  blocks = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+  if damaged := sum((start == 0) != (size == 0) for start, size in blocks):
+    raise ValueError(f"{damaged} of {len(blocks)} strips or tiles lack their place or their size")
   ends = [start + size for start, size in zip(page.dataoffsets, page.databytecounts, strict=False)]
   if not ends or max(ends) > num_bytes:
     raise ValueError(f"the file is truncated: {max(ends, default=0) - num_bytes:,} bytes missing")
