@@ -42,6 +42,7 @@ MODES = {"1": (("grey",), 1), "L": (("grey",), 8), "P": (("index",), 8), "LA": (
 CONVERTED = {"YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "PA": "RGBA", "RGBa": "RGBA", "La": "LA",
              "RGBX": "RGB", "I;16L": "I;16", "I;16N": "I;16"}  # fmt: skip
 NPY, PNG = b"\x93NUMPY", b"\x89PNG\r\n\x1a\n"
+JPEG2000 = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")
 
 # Slides exceed Pillow's default. Without a limit, a damaged header can use up all memory.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # a warning; twice as many are an error
@@ -249,6 +250,9 @@ def _read_by_pillow(data, start, shrink_to):
   if start.startswith(PNG):
     data = data if isinstance(data, bytes) else pathlib.Path(data).read_bytes()
     check_png(data)
+  elif start.startswith(JPEG2000):
+    data = data if isinstance(data, bytes) else pathlib.Path(data).read_bytes()
+    sizes.check_jpeg2000(data)
   with Image.open(_as_file(data)) as image:
     header = _header(image, start, _num_bytes(data))
     if shrink_to and image.format in ("JPEG", "MPO"):

@@ -150,6 +150,26 @@ def check_png(data: bytes) -> None:
     at = end + 4
 
 
+def check_jpeg2000(data: bytes) -> None:
+  """Raises ValueError for a JPEG 2000 file that ends too soon; Pillow may fill it up.
+
+  A JP2 file is a list of boxes (ISO 15444-1, annex I), a codestream ends with a marker (annex A).
+  """
+  at, end = 0, len(data)
+  while data[:2] != b"\xff\x4f" and 0 < end - at:
+    size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+    if size == 1:
+      size = int.from_bytes(data[at + 8 : at + 16], "big")
+    if kind == b"jp2c":
+      end = at + size if size else end
+      break
+    if size < 8:
+      raise ValueError("its list of boxes is damaged")
+    at += size
+  if end > len(data) or data[end - 2 : end] != b"\xff\xd9":
+    raise ValueError("the file is truncated: its codestream has no end")
+
+
 @contextlib.contextmanager
 def in_memory(name: str | Path) -> Iterator[None]:
   """Turns a lack of memory into a UserError that names the file."""

@@ -16,6 +16,8 @@ REDUCED, MASK = 1, 4  # bits of NewSubfileType
 ORIENTATION, GDAL_NODATA = 274, 42113  # tags
 SAMPLES = {0: "white", 1: "grey", 2: "RGB", 3: "index", 4: "grey", 5: "CMYK", 6: "RGB"}
 ALPHA = (1, 2)  # of ExtraSamples
+NEEDED = {254, 256, 257, 258, 259, 262, 266, 270, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323,
+          324, 325, 338, 339, 347, 530, GDAL_NODATA}  # else pixels are others  # fmt: skip
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters is an error or a note
 
@@ -77,6 +79,7 @@ _LISTED: dict[tuple, tuple] = {}
 
 def _list_images(tif, pages):
   kept, notes = _full_pages(tif)
+  _check_pages(tif)
   axes, numbers = _axes(tif, kept, notes)
   if pages == "channels":
     return [numbers.ravel().tolist()], notes
@@ -84,6 +87,32 @@ def _list_images(tif, pages):
     numbers = np.moveaxis(numbers, axes.index("C"), -1)
     return numbers.reshape(-1, numbers.shape[-1]).tolist(), notes
   return numbers.reshape(-1, 1).tolist(), notes
+
+
+def _check_pages(tif):
+  """Raises ValueError if the list of pages is cut, or a page lacks a tag that is in its list.
+
+  tifffile leaves out what it cannot read, and goes on.
+  """
+  form, file = tif.tiff, tif.filehandle
+
+  def number(at, size):
+    file.seek(at)
+    data = file.read(size)
+    if len(data) < size:
+      raise ValueError("the file is truncated: its list of pages is cut")
+    return int.from_bytes(data, "little" if tif.byteorder == "<" else "big")
+
+  for page in tif.pages:
+    if not isinstance(page, tifffile.TiffPage):
+      continue
+    count, start = number(page.offset, form.tagnosize), page.offset + form.tagnosize
+    codes = {number(start + i * form.tagsize, 2) for i in range(count)}
+    if lost := sorted((codes & NEEDED) - {tag.code for tag in page.tags}):
+      raise ValueError(f"its tags {', '.join(map(str, lost))} are damaged")
+    end = start + count * form.tagsize
+  if tif.pages.next_page_offset == end and number(end, form.offsetsize):
+    raise ValueError("the file is truncated: its list of pages is cut")
 
 
 def _full_pages(tif):
