@@ -177,11 +177,11 @@ def check_weights(path, right, how):
     right = to_keras(safetensors.numpy.load_file(path), path)
   elif path.suffix == ".h5":
     with h5py.File(path) as file:
-      right = {key: file[layer][weight][...].astype(np.float32) for layer in file
-               if hasattr(file[layer], "attrs")
-               for weight in map(_text, file[layer].attrs.get("weight_names", ()))
-               for key in (f"{layer}/{weight.removesuffix(':0').rsplit('/', 1)[-1]}",)
-               if key in found}  # fmt: skip
+      right = {}
+      for layer in dict.fromkeys(key.rpartition("/")[0] for key in found):
+        for weight in map(_text, file[layer].attrs["weight_names"]):
+          key = f"{layer}/{weight.removesuffix(':0').rsplit('/', 1)[-1]}"
+          right[key] = file[layer][weight][...].astype(np.float32)
   if not same(found, right):
     raise AssertionError(f"{how}: other weights than those of the file")
 

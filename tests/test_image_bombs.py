@@ -3,6 +3,8 @@
 import base64
 import json
 import struct
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -147,3 +149,61 @@ def test_empty_blocks_are_said(tmp_path):
 
 def test_one_bit_pnm():
   np.testing.assert_array_equal(stored(b"P1\n3 1\n1 0 1\n").ravel(), [0, 1, 0])  # 1 is black
+
+
+@pytest.mark.parametrize("options", [{"imagej": True}, {"ome": True}], ids=["imagej", "ome"])
+def test_cut_list_of_pages(options):
+  """tifffile would read the pages that are left."""
+  planes = RNG.integers(0, 9, (3, 20, 30)).astype(np.uint16)
+  data = tiff(planes, metadata={"axes": "CYX"}, **options)
+  np.testing.assert_array_equal(stored(data), np.moveaxis(planes, 0, -1))
+  num_refused = 0
+  for end in range(len(data) // 4, len(data), 23):
+    try:
+      np.testing.assert_array_equal(stored(data[:end]), stored(data))  # only padding is lost
+    except UserError:
+      num_refused += 1
+  assert num_refused > 60
+
+
+def test_cut_tags():
+  """Tags that Pillow writes at the end; tifffile would go on without them."""
+  data = encode(np.repeat(LABELS[..., None], 3, -1), "TIFF", compression="tiff_lzw")
+  for cut in range(1, 12):
+    error_of(stored, data[:-cut])
+
+
+def test_cut_jpeg2000():
+  labels = RNG.integers(0, 256, (48, 64, 3)).astype(np.uint8)
+  for options in ({}, {"no_jp2": True}):
+    data = encode(labels, "JPEG2000", **options)
+    np.testing.assert_array_equal(stored(data), labels)
+    for end in range(40, len(data)):
+      error_of(stored, data[:end])
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_few_bits_take_little_memory(bits):
+  """A sample of few bits becomes a byte, not a float64."""
+  labels = RNG.integers(0, 1 << bits, (1000, 1000)).astype(np.uint8)
+  data = png(labels, bits)
+  tracemalloc.start()
+  image = decode_image(data, "x", ImageFormat(1))
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  expected = np.round(labels * (255 / ((1 << bits) - 1)))  # in double precision
+  np.testing.assert_array_equal(image[..., 0], expected)
+  assert peak < 5 * labels.size
+
+
+def png(labels, bits):
+  """A grey PNG of few bits (ISO 15948, 7.2)."""
+  height, width = labels.shape
+  spread = (labels[..., None] >> np.arange(bits)[::-1]) & 1
+  rows = np.packbits(spread.reshape(height, -1).astype(np.uint8), axis=1)
+  rows = np.pad(rows, ((0, 0), (1, 0)))  # filter 0
+  chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)),
+            (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b"")]  # fmt: skip
+  parts = [struct.pack(">I", len(x)) + k + x + struct.pack(">I", zlib.crc32(k + x))
+           for k, x in chunks]  # fmt: skip
+  return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
