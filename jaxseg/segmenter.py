@@ -301,7 +301,12 @@ def _load_exported(path):
     raise UserError(f"no file {path}: correct the path, or export the run first")
   info, about = _read_description(path)
   notes = Notes(is_trained=True)
-  call = export.load_stablehlo(path.read_bytes())
+  try:
+    call = export.load_stablehlo(path.read_bytes())
+  except Exception as error:  # of any kind, for damaged files
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
+    text = f"{path} is damaged, or of another JAX ({reason}): export the run again"
+    raise UserError(text) from error
 
   def predict(examples, reduce=None, progress=None):
     for example in examples:

@@ -13,7 +13,7 @@ RANKS = {
   "jaxseg.data": -1,
   "jaxseg.platforms": -2,
   "jaxseg.convolution": -1,
-  **dict.fromkeys(("jaxseg.forms", "jaxseg.printing"), -1),
+  **dict.fromkeys(("jaxseg.forms", "jaxseg.printing", "jaxseg.data.memory"), -1),
   **dict.fromkeys(("jaxseg.data.cells", "jaxseg.data.raster", "jaxseg.data.resize"), 0),
   **dict.fromkeys(("jaxseg.data.labels", "jaxseg.data.label_spaces"), 0),
   **dict.fromkeys(("jaxseg.data.label_faults", "jaxseg.data.fingerprints"), 3),
@@ -31,6 +31,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.data.decode", "jaxseg.data.polygons"), 3),
   **dict.fromkeys(("jaxseg.data.masks", "jaxseg.data.windows"), 4),
   **dict.fromkeys(("jaxseg.models.torch_files", "jaxseg.models.cost"), 0),
+  "jaxseg.models.keras_files": 0,
   **dict.fromkeys(("jaxseg.models.layers", "jaxseg.models.pretrained"), 1),
   "jaxseg.models.batch_norm": 1,
   "jaxseg.predict": 4,
@@ -70,7 +71,8 @@ CORE_NAMES = ("ops", "losses", "metrics", "augment", "weight_maps", "optim", "tr
 LIGHT = {"jax", "flax", "optax", "chex", "numpy"}
 # Imported when they are needed.
 EXTRA = {
-  "jaxseg.models.pretrained": {"h5py", "pooch"},
+  "jaxseg.models.pretrained": {"pooch"},
+  "jaxseg.models.keras_files": {"h5py"},
   "jaxseg.models.torch_files": {"safetensors"},
   "jaxseg.crf": {"scipy"},  # which JAX itself needs
 }

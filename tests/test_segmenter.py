@@ -130,6 +130,11 @@ def test_exported_file(workdir, photo, tmp_path, output, capsys):
   else:
     assert "config.export.output=probs" in error_of(seg.probs, photo)
   assert "options" in error_of(jaxseg.load, tmp_path / "model.stablehlo", tta="flip")
+  whole = (tmp_path / "model.stablehlo").read_bytes()
+  for size in (0, 1, 100, len(whole) // 2):
+    (tmp_path / "model.stablehlo").write_bytes(whole[:size])
+    message = error_of(jaxseg.load, tmp_path / "model.stablehlo")
+    assert "model.stablehlo is damaged" in message and "export the run again" in message
   for text in ("{", "[]", "{}", '{"classes": ["a"], "palette": [[0, 0, 0]], "input": 3}'):
     (tmp_path / "classes.json").write_text(text)
     message = error_of(jaxseg.load, tmp_path / "model.stablehlo")

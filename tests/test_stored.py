@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxseg import VOID, parallel, spatial
-from jaxseg.data import stored
+from jaxseg.data import memory, stored
 
 SIZES = (9, 7), (6, 11)
 
@@ -76,7 +76,7 @@ def test_processes_of_a_host_share_its_memory(monkeypatch):
   ],
 )  # fmt: skip
 def test_limits_of_containers(tmp_path, group, folder, limit, used, cache):
-  assert stored.free_in_groups(tmp_path, tmp_path) == float("inf")
+  assert memory.free_in_groups(tmp_path, tmp_path) == float("inf")
   folder = tmp_path / "fs/cgroup" / folder
   for path in (tmp_path / "self", folder / "step"):
     path.mkdir(parents=True)
@@ -85,4 +85,4 @@ def test_limits_of_containers(tmp_path, group, folder, limit, used, cache):
   (folder / used).write_text("700\n")
   (folder / limit).write_text("1000\n")
   (folder / "step" / limit).write_text("max\n")
-  assert stored.free_in_groups(tmp_path, tmp_path) == 1000 - 700 + 300
+  assert memory.free_in_groups(tmp_path, tmp_path) == 1000 - 700 + 300

@@ -8,7 +8,7 @@ from PIL import Image
 
 from jaxseg import UserError
 from jaxseg.data.files import read_raster
-from jaxseg.data.raster import Path, Raster
+from jaxseg.data.raster import Path, Raster, in_memory
 
 DTYPES = ("uint8", "uint16", "float32")
 LUMA = (19595, 38470, 7471)  # ITU-R 601-2 in units of 2^-16, as in Pillow
@@ -89,7 +89,8 @@ def decode_image(
   raster = read_raster(data, name, page=page, pages=fmt.pages, orient=fmt.orient)
   notes = [] if notes is None else notes
   notes += raster.header.notes
-  return to_image(raster, name, fmt, notes)
+  with in_memory(name):
+    return to_image(raster, name, fmt, notes)
 
 
 def to_image(raster: Raster, name: str, fmt: ImageFormat, notes: list[str]) -> np.ndarray:
@@ -175,10 +176,10 @@ def _full_range(samples, header, name):
       f"{name}: {samples.dtype} values from {low:g} to {high:g} have no full range: set "
       "`value_range` to the values of black and white, or `normalization` to percentiles"
     )
-  full = np.iinfo(samples.dtype).max
-  if header.maximum in (None, full):
+  if header.maximum in (None, full := np.iinfo(samples.dtype).max):
     return samples
-  return np.round(samples * (full / header.maximum)).astype(samples.dtype)
+  levels = np.minimum(np.arange(full + 1), header.maximum) * (full / header.maximum)
+  return np.round(levels).astype(samples.dtype)[samples]
 
 
 def _choose(names, samples, name, fmt, notes):
@@ -186,16 +187,16 @@ def _choose(names, samples, name, fmt, notes):
   count, wanted = len(names), fmt.channels
   if fmt.bands:
     if max(fmt.bands) >= count:
-      asked = tuple(fmt.bands)
-      raise UserError(f"{name}: has {count} bands, but `bands` is {asked}: use 0 to {count - 1}")
+      text = f"has {count} bands, but `bands` is {tuple(fmt.bands)}: use 0 to {count - 1}"
+      raise UserError(f"{name}: {text}")
     return samples[..., list(fmt.bands)]
   if count == wanted:
     if names[0] == "C":
       notes.append("the four inks of CMYK are the channels")
     return samples
   if wanted > count and not (wanted == 3 and names[0] in ("grey", "white")):
-    text = f"{name}: has {count} bands, but `channels` is {wanted}: set `channels`={count}"
-    raise UserError(text)
+    text = f"has {count} bands, but `channels` is {wanted}: set `channels`={count}"
+    raise UserError(f"{name}: {text}")
   colours = {"C": 4, "R": 3, "grey": 1, "white": 1}.get(names[0], 0)
   if wanted > 3 or (wanted == 2 and colours) or (not colours and wanted < count):
     notes.append(f"{wanted} of {count} bands are used: set `channels`={count}, or `bands`")
@@ -307,8 +308,8 @@ def check_format(
       f"`value_range`={value_range}: use (low,high) with low < high, or a pair for each channel"
     )
   if not is_flat and len(pairs) != channels:
-    number = len(pairs)
-    raise UserError(f"`value_range` has {number} pairs: give one for each of {channels} channels")
+    text = f"`value_range` has {len(pairs)} pairs: give one for each of {channels} channels"
+    raise UserError(text)
   if bands and (len(bands) != channels or min(bands) < 0):
     raise UserError(f"`bands`={tuple(bands)}: give `channels`={channels} numbers, 0 or more")
   if display_bands and (len(display_bands) not in (1, 3) or not all(

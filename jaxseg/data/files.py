@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from jaxseg import UserError
-from jaxseg.data.raster import MAX_PIXELS, Header, Path, Raster, check_size, decoding, upright
+from jaxseg.data import raster as sizes
+from jaxseg.data.raster import MAX_PIXELS, Header, Path, Raster, check_png, decoding, upright
 from jaxseg.data.resize import resize_image
 
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -40,7 +41,8 @@ MODES = {"1": (("grey",), 1), "L": (("grey",), 8), "P": (("index",), 8), "LA": (
          "F": (("grey",), 32)}  # fmt: skip
 CONVERTED = {"YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "PA": "RGBA", "RGBa": "RGBA", "La": "LA",
              "RGBX": "RGB", "I;16L": "I;16", "I;16N": "I;16"}  # fmt: skip
-NPY = b"\x93NUMPY"
+NPY, PNG = b"\x93NUMPY", b"\x89PNG\r\n\x1a\n"
+JPEG2000 = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")
 
 # Slides exceed Pillow's default. Without a limit, a damaged header can use up all memory.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # a warning; twice as many are an error
@@ -169,7 +171,7 @@ def _npy_header(array):
     shape = ",".join(map(str, array.shape))
     raise ValueError(f"an array {array.dtype}[{shape}] is no image [H,W] or [H,W,channels]")
   shape = array.shape if array.ndim == 3 else (*array.shape, 1)
-  check_size(shape, 8 * array.itemsize, None)
+  sizes.check_size(shape, 8 * array.itemsize, None)
   names = {1: ("grey",), 3: tuple("RGB")}.get(shape[2], ("band",) * shape[2])
   bits = 8 * array.itemsize
   maximum = 1 if array.dtype == bool else (1 << bits) - 1
@@ -207,7 +209,7 @@ def _header(image, start, num_bytes):
   if (count := getattr(image, "n_frames", 1)) > 1:
     notes.append(f"{count} frames, of which only the first is read")
   shape = (image.height, image.width, len(names))
-  check_size(shape, declared, num_bytes)
+  sizes.check_size(shape, declared, num_bytes)
   # The method of PNG files would decode the whole image, to find Exif data at its end.
   orientation = Image.Image.getexif(image).get(ORIENTATION, 1)
   if orientation not in range(1, 9):
@@ -245,6 +247,12 @@ def _turned(raster):
 
 
 def _read_by_pillow(data, start, shrink_to):
+  if start.startswith(PNG):
+    data = data if isinstance(data, bytes) else pathlib.Path(data).read_bytes()
+    check_png(data)
+  elif start.startswith(JPEG2000):
+    data = data if isinstance(data, bytes) else pathlib.Path(data).read_bytes()
+    sizes.check_jpeg2000(data)
   with Image.open(_as_file(data)) as image:
     header = _header(image, start, _num_bytes(data))
     if shrink_to and image.format in ("JPEG", "MPO"):
@@ -260,6 +268,7 @@ def _read_by_pillow(data, start, shrink_to):
 
 def _loaded(image, header):
   """The Raster of a Pillow image."""
+  sizes.check_memory((image.height, image.width, len(header.names)), header.bits)
   image.load()
   if header.format == "PNG" and (late := image.info.get("exif")):
     exif = Image.Exif()
@@ -271,11 +280,12 @@ def _loaded(image, header):
   samples = np.asarray(image)
   if samples.dtype == bool:
     samples = samples.astype(np.uint8)
-  if image.mode == "L" and header.bits < 8 or header.format == "PPM":
+  if image.mode == "L" and header.bits < 8 or header.format == "PPM" and image.mode != "1":
     # Pillow stretches few grey levels to 8 or 16 bits; the stored value is a label, or a measure.
     full = 65535 if samples.dtype == np.int32 else 255
     if header.maximum != full:
-      samples = np.round(samples * (header.maximum / full))
+      levels = np.round(np.arange(full + 1) * (header.maximum / full))
+      samples = levels.astype(header.dtype)[samples]
   if header.format == "JPEG2000":  # shifted up to 8 or 16 bits
     samples = samples >> (8 * samples.itemsize - header.bits)
   samples = samples.astype(header.dtype, copy=False)
@@ -298,6 +308,7 @@ def _by_imagecodecs(data, header):
               "AVIF": imagecodecs.avif_decode}  # fmt: skip
   if header.format not in decoders:
     raise UserError(f"{header.format} of {header.bits} bits a colour is not read: save it as TIFF")
+  sizes.check_memory(header.shape, header.bits)
   encoded = data if isinstance(data, bytes) else pathlib.Path(data).read_bytes()
   samples = decoders[header.format](encoded)
   if samples.shape != header.shape:

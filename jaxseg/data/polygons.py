@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from jaxseg import UserError
 from jaxseg.data.labels import BACKGROUND, IGNORE
-from jaxseg.data.raster import Path, decoding
+from jaxseg.data.raster import Path, check_png, decoding
 
 MAX_PIXELS = 1 << 28  # of a mask that JSON declares
 MAX_NAMES = 255  # labels in one mask
@@ -95,7 +95,12 @@ def draw_labelme(data: bytes | Path, name: str) -> tuple[list[str], np.ndarray]:
 def _inner_mask(text, points, where):
   """(1-bit image of a shape of kind "mask", its upper left corner)"""
   x0, y0, x1, y1 = (round(value) for point in points for value in point)
-  with decoding(where), Image.open(io.BytesIO(base64.b64decode(text))) as image:
+  data = b""
+  with decoding(where):
+    data = base64.b64decode(text)
+    if data.startswith(b"\x89PNG"):
+      check_png(data)
+  with decoding(where), Image.open(io.BytesIO(data)) as image:
     if image.size != (x1 - x0 + 1, y1 - y0 + 1):
       raise ValueError("its mask does not fit its corners: draw it again")
     return Image.fromarray(np.asarray(image.convert("L")) > 0), (x0, y0)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import re
+import zlib
 from collections.abc import Iterator
 from os import PathLike
 
@@ -10,9 +11,12 @@ import numpy as np
 from PIL import UnidentifiedImageError
 
 from jaxseg import UserError
+from jaxseg.data.memory import free_host_bytes
 
 MAX_PIXELS = 1 << 31  # of an image; more are an error before anything is allocated
-MAX_RATIO = 100_000  # decoded bytes to bytes of the file; deflate reaches 8,256, fax codes more
+# Samples to bytes of a file. Deflate reaches 1,032, and 8,256 with one bit a sample; other methods
+# make more of blank pictures alone, or of bombs.
+MAX_RATIO = 10_000
 SMALL = 1 << 26  # bytes that are decoded whatever the ratio
 
 Path = str | PathLike
@@ -110,7 +114,69 @@ def check_size(shape: tuple[int, ...], bits: int, num_bytes: int | None) -> None
     raise ValueError(f"{text} exceeds the limit of {MAX_PIXELS:,} px")
   size = height * width * samples * max(1, bits // 8)
   if num_bytes is not None and size > max(SMALL, MAX_RATIO * num_bytes):
-    raise ValueError(f"{text} in {num_bytes:,} bytes cannot be")
+    raise ValueError(
+      f"{text} in {num_bytes:,} bytes: no picture is that empty; if this one is, save it as PNG"
+    )
+
+
+def check_memory(shape: tuple[int, ...], bits: int) -> None:
+  """Raises ValueError for an image (H, W, samples) that does not fit in memory when decoded."""
+  height, width, samples = shape
+  needed = 2 * height * width * samples * max(1, bits // 8)  # of the decoder, and the result
+  if needed > SMALL and (free := free_host_bytes()) < needed:
+    raise ValueError(
+      f"{width:,} x {height:,} px of {samples} x {bits} bits need {needed / 2**30:.1f} GiB of "
+      f"memory, but {free / 2**30:.1f} are free: cut it into parts"
+    )
+
+
+def check_png(data: bytes) -> None:
+  """Raises ValueError unless a PNG is whole and the check sums of its chunks are right.
+
+  Pillow does not look at those of the pixels (ISO 15948, 5.3: length, type, data, CRC).
+  """
+  view, at = memoryview(data), 8
+  while True:
+    size, kind = int.from_bytes(view[at : at + 4], "big"), bytes(view[at + 4 : at + 8])
+    end = at + 8 + size
+    if end + 4 > len(view):
+      raise ValueError("the file is truncated: its last chunk is missing")
+    if kind[:1].isupper() and zlib.crc32(view[at + 4 : end]) != int.from_bytes(
+      view[end : end + 4], "big"
+    ):
+      raise ValueError(f"the check sum of chunk {kind!r} is wrong: the file is damaged")
+    if kind == b"IEND":
+      return
+    at = end + 4
+
+
+def check_jpeg2000(data: bytes) -> None:
+  """Raises ValueError for a JPEG 2000 file that ends too soon; Pillow may fill it up.
+
+  A JP2 file is a list of boxes (ISO 15444-1, annex I), a codestream ends with a marker (annex A).
+  """
+  at, end = 0, len(data)
+  while data[:2] != b"\xff\x4f" and 0 < end - at:
+    size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+    if size == 1:
+      size = int.from_bytes(data[at + 8 : at + 16], "big")
+    if kind == b"jp2c":
+      end = at + size if size else end
+      break
+    if size < 8:
+      raise ValueError("its list of boxes is damaged")
+    at += size
+  if end > len(data) or data[end - 2 : end] != b"\xff\xd9":
+    raise ValueError("the file is truncated: its codestream has no end")
+
+
+@contextlib.contextmanager
+def in_memory(name: str | Path) -> Iterator[None]:
+  """Turns a lack of memory into a UserError that names the file."""
+  try:
+    yield
+  except MemoryError as error:
+    raise UserError(f"{name}: too large for the memory ({error}): cut it into parts") from error
 
 
 @contextlib.contextmanager

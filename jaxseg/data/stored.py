@@ -4,8 +4,6 @@ and the batches of the evaluation."""
 import dataclasses
 import functools
 import math
-import os
-import pathlib
 import socket
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxseg import parallel
 from jaxseg.data.input_pipeline import Mapped, eval_examples, fit_example, window_example
+from jaxseg.data.memory import free_host_bytes
 from jaxseg.notebook import progress
 from jaxseg.tally import Batch
 
@@ -189,51 +188,3 @@ def free_bytes() -> tuple[float, float]:
     device = stats["bytes_limit"] - stats["bytes_in_use"]
   least = parallel.from_all(np.array([device, host], float)).min(axis=0)
   return tuple(least.tolist())
-
-
-def free_host_bytes() -> float:
-  """Memory that this process may still take without swapping, bytes; infinite if not known."""
-  try:
-    values = _entries("/proc/meminfo", ":")
-    free = float(values["MemAvailable"].split()[0]) * 1024
-  except (OSError, KeyError):
-    try:
-      free = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) / 2
-    except (AttributeError, ValueError, OSError):
-      free = math.inf
-  return min(free, free_in_groups())
-
-
-def free_in_groups(proc: str = "/proc", sys: str = "/sys") -> float:
-  """Memory that the limits of containers and job schedulers leave, bytes; infinite without.
-
-  Args:
-    proc, sys: where Linux tells about its control groups, version 1 or 2.
-  """
-  free = math.inf
-  try:
-    groups = pathlib.Path(proc, "self/cgroup").read_text().splitlines()
-  except OSError:
-    return free
-  for group in groups:
-    _, controllers, path = group.split(":", 2)
-    if controllers not in ("", "memory"):
-      continue
-    names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-    if not controllers:
-      names = ("memory.max", "memory.current", "inactive_file")
-    root = pathlib.Path(sys, "fs/cgroup", controllers)
-    folder = root / path.lstrip("/")
-    for place in (folder, *folder.parents):  # a container sees its own group as the root
-      try:
-        limit, used = (float((place / name).read_text()) for name in names[:2])
-        cache = float(_entries(place / "memory.stat", " ")[names[2]])  # is given up when needed
-        free = min(free, limit - used + cache)
-      except (OSError, KeyError, ValueError):  # no such file; "max": no limit
-        continue
-  return free
-
-
-def _entries(path, separator):
-  lines = pathlib.Path(path).read_text().splitlines()
-  return dict(line.split(separator, 1) for line in lines)

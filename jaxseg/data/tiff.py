@@ -1,5 +1,6 @@
 """TIFF: which of its pages are images, what their axes and samples mean, and their pixels."""
 
+import dataclasses
 import io
 import logging
 import os
@@ -9,12 +10,14 @@ import tifffile
 from PIL import Image
 
 from jaxseg import UserError
-from jaxseg.data.raster import Header, Path, Raster, check_size, upright
+from jaxseg.data.raster import Header, Path, Raster, check_memory, check_size, upright
 
 REDUCED, MASK = 1, 4  # bits of NewSubfileType
 ORIENTATION, GDAL_NODATA = 274, 42113  # tags
 SAMPLES = {0: "white", 1: "grey", 2: "RGB", 3: "index", 4: "grey", 5: "CMYK", 6: "RGB"}
 ALPHA = (1, 2)  # of ExtraSamples
+NEEDED = {254, 256, 257, 258, 259, 262, 266, 270, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323,
+          324, 325, 338, 339, 347, 530, GDAL_NODATA}  # else pixels are others  # fmt: skip
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters is an error or a note
 
@@ -33,10 +36,12 @@ def read_tiff(data: bytes | Path, pages: str, index: int) -> Raster:
     image = _take(images, index)
     header = _header(tif, image, notes)
     check_size(header.shape, header.bits, tif.filehandle.size)
+    check_memory(header.shape, header.bits)
     if header.dtype.kind not in "uif":
       raise ValueError(f"samples of type {header.dtype}")
     planes = [_plane(tif, data, number) for number in image]
     samples = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
+    header = _noting_empty_blocks(header, [_page(tif, number) for number in image])
     return Raster(header, samples, _palette(_page(tif, image[0]), header))
 
 
@@ -56,13 +61,20 @@ def open_image(
   header = _header(tif, image, notes)
   found = [_page(tif, number) for number in image]
   found = [page if isinstance(page, tifffile.TiffPage) else page.aspage() for page in found]
-  return tif, header, found, _palette(found[0], header)
+  return tif, _noting_empty_blocks(header, found), found, _palette(found[0], header)
 
 
 def _palette(page, header):
   if header.names != ("index",) or page.colormap is None:
     return None
   return (np.asarray(page.colormap).T >> 8).astype(np.uint8)
+
+
+def _noting_empty_blocks(header, pages):
+  if not (empty := sum(size == 0 for page in pages for size in page.databytecounts)):
+    return header
+  note = f"{_count(empty, 'empty block')} (SPARSE_OK of GDAL) read as 0 or no data"
+  return dataclasses.replace(header, notes=(*header.notes, note))
 
 
 def _open(data):
@@ -94,6 +106,7 @@ _LISTED: dict[tuple, tuple] = {}
 
 def _list_images(tif, pages):
   kept, notes = _full_pages(tif)
+  _check_pages(tif)
   axes, numbers = _axes(tif, kept, notes)
   if pages == "channels":
     return [numbers.ravel().tolist()], notes
@@ -101,6 +114,32 @@ def _list_images(tif, pages):
     numbers = np.moveaxis(numbers, axes.index("C"), -1)
     return numbers.reshape(-1, numbers.shape[-1]).tolist(), notes
   return numbers.reshape(-1, 1).tolist(), notes
+
+
+def _check_pages(tif):
+  """Raises ValueError if the list of pages is cut, or a page lacks a tag that is in its list.
+
+  tifffile leaves out what it cannot read, and goes on.
+  """
+  form, file = tif.tiff, tif.filehandle
+
+  def number(at, size):
+    file.seek(at)
+    data = file.read(size)
+    if len(data) < size:
+      raise ValueError("the file is truncated: its list of pages is cut")
+    return int.from_bytes(data, "little" if tif.byteorder == "<" else "big")
+
+  for page in tif.pages:
+    if not isinstance(page, tifffile.TiffPage):
+      continue
+    count, start = number(page.offset, form.tagnosize), page.offset + form.tagnosize
+    codes = {number(start + i * form.tagsize, 2) for i in range(count)}
+    if lost := sorted((codes & NEEDED) - {tag.code for tag in page.tags}):
+      raise ValueError(f"its tags {', '.join(map(str, lost))} are damaged")
+    end = start + count * form.tagsize
+  if tif.pages.next_page_offset == end and number(end, form.offsetsize):
+    raise ValueError("the file is truncated: its list of pages is cut")
 
 
 def _full_pages(tif):
@@ -240,7 +279,14 @@ def _plane(tif, data, number):
 
 
 def _check_segments(page, num_bytes):
-  """Raises ValueError if the file ends before the page's data do."""
+  """Raises ValueError if the file ends before the page's data do, or lacks some of them.
+
+  A block without place and size is empty, as GDAL writes with SPARSE_OK, and read as 0 or "no
+  data"; one that lacks only one of them is damaged, and tifffile would fill it, too.
+  """
+  blocks = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+  if damaged := sum((start == 0) != (size == 0) for start, size in blocks):
+    raise ValueError(f"{damaged} of {len(blocks)} strips or tiles lack their place or their size")
   ends = [start + size for start, size in zip(page.dataoffsets, page.databytecounts, strict=False)]
   if not ends or max(ends) > num_bytes:
     raise ValueError(f"the file is truncated: {max(ends, default=0) - num_bytes:,} bytes missing")

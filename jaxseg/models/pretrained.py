@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxseg import UserError
+from jaxseg.models.keras_files import read_keras_h5
 from jaxseg.models.torch_files import read_pth, read_safetensors
 from jaxseg.printing import say
 
@@ -60,7 +61,7 @@ def fetch(download: Download, cache_dir: str | os.PathLike | None = None) -> str
   Raises:
     UserError: no network, or the file is not the one that was published.
   """
-  import pooch  # here, like h5py below: networks work without them
+  import pooch  # here: networks work without it
 
   folder = pathlib.Path(cache_dir or pooch.os_cache("jaxseg"))
   file_name = download.url.rsplit("/", 1)[1]
@@ -96,43 +97,6 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
   if suffix not in READERS:
     raise UserError(f"{path}: the suffix of a weight file is one of {', '.join(READERS)}")
   return READERS[suffix](path)
-
-
-def read_keras_h5(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Tensors of a Keras HDF5 weight file in the layout of Keras Applications.
-
-  Args:
-    path: file of `save_weights` in the legacy format, or of a whole model saved as .h5.
-  Returns:
-    {"layer/weight": f32 np.ndarray}, e.g. "Conv1/kernel"; ":0" is taken off the names.
-  Raises:
-    UserError: damaged, or another kind of file.
-  """
-  import h5py
-
-  try:
-    with h5py.File(path, "r") as file:
-      root = file if "layer_names" in file.attrs else file.get("model_weights", {})
-      if "layer_names" not in getattr(root, "attrs", {}):
-        raise UserError(f"{path} is HDF5, but not a Keras weight file in the legacy layout")
-      tensors = {}
-      for layer in map(_text, root.attrs["layer_names"]):
-        for weight in map(_text, root[layer].attrs["weight_names"]):
-          name = weight.removesuffix(":0").rsplit("/", 1)[-1]
-          tensors[f"{layer}/{name}"] = np.asarray(root[layer][weight], np.float32)
-  except UserError:  # which is a ValueError, but says what is wrong
-    raise
-  # What h5py raises depends on where the file is damaged; ValueError includes bad UTF-8.
-  except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
-    raise UserError(
-      f"{path}: damaged, or not an HDF5 file ({reason}); download it again"
-    ) from error
-  return tensors
-
-
-def _text(name):
-  return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def assign_weights(

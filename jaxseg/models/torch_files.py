@@ -7,6 +7,7 @@ refuses the rest.
 """
 
 import dataclasses
+import json
 import math
 import os
 import pickletools
@@ -35,10 +36,41 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
   import safetensors.numpy  # here: networks work without it
 
   try:
+    _check_header(path)
     tensors = safetensors.numpy.load_file(path)
-  except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+  except UserError:
+    raise
+  except (
+    *(safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError),
+    *(AttributeError, RecursionError),
+  ) as error:
     raise _damaged(path, error) from error
   return to_keras(tensors, path)
+
+
+def _check_header(path):
+  """Raises UserError for types that NumPy does not have, and ValueError for names that repeat.
+
+  All else, such as sizes and places, safetensors checks before it reads a tensor.
+  """
+  with open(path, "rb") as file:
+    num_bytes = int.from_bytes(file.read(8), "little")
+    if num_bytes > os.path.getsize(path):
+      raise ValueError("its header is longer than the file")
+    header = json.loads(file.read(num_bytes), object_pairs_hook=_unique)
+  for name, tensor in header.items():
+    if name != "__metadata__" and str(tensor["dtype"]).startswith(("F8", "F6", "F4")):
+      raise UserError(
+        f"{path}: {name[:80]} is of type {tensor['dtype'][:20]}, which is not read: convert it to "
+        "float16 or float32"
+      )
+
+
+def _unique(pairs):
+  """A dict of pairs; ValueError if a name occurs twice, of which readers would drop one."""
+  if len(found := dict(pairs)) < len(pairs):
+    raise ValueError("a name occurs twice in its header")
+  return found
 
 
 def read_pth(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -96,7 +128,10 @@ def to_keras(tensors: Mapping[str, np.ndarray], source: str | os.PathLike) -> di
         tensor = tensor.T
     if tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
       raise UserError(f"{source} is of another network: {key} is of type {tensor.dtype}")
-    result[f"{layer.replace('.', '_')}/{name}"] = tensor.astype(np.float32, copy=False)
+    new = f"{layer.replace('.', '_')}/{name}"
+    if new in result:
+      raise UserError(f"{source}: two tensors would both be {new[:80]}, one of them {key[:80]}")
+    result[new] = tensor.astype(np.float32, copy=False)
   return result
 
 
