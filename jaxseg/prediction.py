@@ -27,6 +27,7 @@ from jaxseg.listing import OVERLAYS, Listing, check_paths, describe, is_folder
 from jaxseg.notebook import progress
 from jaxseg.platforms import usual_rules
 from jaxseg.predict_files import MAX_NAMED, Outcome, predict_files, write_legend
+from jaxseg.predictors import build_window_predictor
 from jaxseg.printing import printable, say
 from jaxseg.schema import flatten
 from jaxseg.segmenter import Segmenter, load_run
@@ -114,7 +115,7 @@ def by_windows(
   its options need whole images.
   """
   try:
-    predictor = segmenter.window_predictor()
+    predictor = build_window_predictor(segmenter.config, segmenter.model, segmenter.info)
   except UserError:
     return None
   shown = functools.partial(progress, disable=process[0] > 0)

@@ -33,12 +33,18 @@ def build_predictor(
   return with_crf(predict, to_picture=functools.partial(to_picture, info=info), **config.crf)
 
 
-def build_window_predictor(config: ConfigDict, model: nn.Module, info: DatasetInfo) -> Predictor:
+def build_window_predictor(
+  config: ConfigDict | None, model: nn.Module | None, info: DatasetInfo
+) -> Predictor:
   """A predictor of images that do not fit into memory, with tiles of a default size if need be.
 
+  Args:
+    config, model: None for an exported file.
   Raises:
-    UserError: the config asks for something that needs the whole image.
+    UserError: the config asks for something that needs the whole image, or there is none.
   """
+  if config is None or model is None:
+    raise UserError("an exported file takes whole images only: load the work directory instead")
   model = model_in_use(config, model)
   needed = {"data.fit": "crop", "predict.scales": (1.0,), "crf.num_iterations": 0}
   for key, value in needed.items():

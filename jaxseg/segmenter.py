@@ -29,7 +29,7 @@ from jaxseg.data.resize import convert
 from jaxseg.data.windows import open_windows, windows_of
 from jaxseg.images import to_images
 from jaxseg.platforms import usual_rules
-from jaxseg.predict import Predictor, most_likely
+from jaxseg.predict import most_likely
 from jaxseg.unused_keys import warn_of_unused
 from jaxseg.visualize import overlay
 
@@ -125,23 +125,17 @@ class Segmenter:
     Raises:
       UserError: the image cannot be read by windows, or the network or an option needs all of it.
     """
-    predictor, variables = self.window_predictor(), self.variables
+    predictor = predictors.build_window_predictor(self.config, self.model, self.info)
     fmt = self.info.image_format()
     with read_as_trained(self.info.channels, self.info.value_range):
       if isinstance(image, str | os.PathLike):
         image = open_windows(image, fmt)
       else:
         image = windows_of(image, "image", fmt)
-      for _, found in predictor.pieces(variables, [{"image": image}], most_likely):
+      for _, found in predictor.pieces(self.variables, [{"image": image}], most_likely):
         for (rows, cols), labels in found:
           yield rows, cols, labels
       self.notes.warn("image", image.notes)
-
-  def window_predictor(self) -> Predictor:
-    """What predicts images window by window, see `stream` for its UserErrors."""
-    if self.model is None:
-      raise UserError("an exported file takes whole images only: load the work directory instead")
-    return predictors.build_window_predictor(self.config, self.model, self.info)
 
   def _read(self, image):
     with read_as_trained(self.info.channels, self.info.value_range):

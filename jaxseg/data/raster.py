@@ -100,18 +100,21 @@ def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
   return samples[::rows, ::cols]
 
 
-def check_size(shape: tuple[int, ...], bits: int, num_bytes: int | None) -> None:
+def check_size(
+  shape: tuple[int, ...], bits: int, num_bytes: int | None, most: int = MAX_PIXELS
+) -> None:
   """Raises ValueError for an image that is too large, or larger than its file can hold.
 
   Args:
     shape: (H, W, samples).  bits: of a sample.  num_bytes: of the file, if known.
+    most: px of an image.
   """
   height, width, samples = shape
   text = f"{width:,} x {height:,} px of {samples} x {bits} bits"
   if not height * width * samples:
     raise ValueError(f"no pixels: {text}")
-  if height * width > MAX_PIXELS:
-    raise ValueError(f"{text} exceeds the limit of {MAX_PIXELS:,} px")
+  if height * width > most:
+    raise ValueError(f"{text} exceeds the limit of {most:,} px")
   size = height * width * samples * max(1, bits // 8)
   if num_bytes is not None and size > max(SMALL, MAX_RATIO * num_bytes):
     raise ValueError(

@@ -16,11 +16,12 @@ import tifffile
 from jaxseg import UserError
 from jaxseg.data.decode import ImageFormat, to_image
 from jaxseg.data.files import TIFF_SUFFIXES, inspect
-from jaxseg.data.raster import Header, Path, Raster, decoding
+from jaxseg.data.raster import Header, Path, Raster, check_size, decoding
 from jaxseg.data.tiff import open_image
 
 LARGE = 1 << 27  # px, beyond which an image is read by windows
 ZARR = ".zarr"  # suffix of a folder
+MAX_PIXELS = 1 << 40
 CACHE = 1 << 28  # bytes of decoded tiles that are kept
 MAX_TILE = 1 << 28  # bytes of one decoded tile or strip
 # GeoTIFF: scale, tie points, transformation, directory of keys, and their numbers and texts.
@@ -98,6 +99,7 @@ def open_windows(path: Path, fmt: ImageFormat, *, page: int = 0) -> WindowedImag
     tags = [pages[0].tags[code] for code in GEOREFERENCE if code in pages[0].tags]
     tags = [(tag.code, tag.dtype, tag.count, tag.value, True) for tag in tags]
     read, stat = _TiffReader(tif, pages, name).read, os.stat(path)
+    check_size(header.shape, header.bits, stat.st_size, MAX_PIXELS)
     stamp = page, stat.st_size, stat.st_mtime_ns
     return WindowedImage(header, read, name, fmt, palette, tags, stamp)
 
