@@ -9,12 +9,17 @@ import pytest
 import tensorstore
 import tifffile
 from PIL import Image
+from test_windows import write_zarr
+from tiny import error_of
 
-from jaxseg import large
+from configs import default
+from jaxseg import large, prediction
+from jaxseg.data import windows
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.windows import open_windows
 from jaxseg.models.unet import UNet
 from jaxseg.predict import make_predictor, most_likely
+from jaxseg.segmenter import Segmenter
 
 INFO = DatasetInfo(("a", "b", "c"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)), 3)
 MODEL = UNet(3, widths=(4, 8))
@@ -171,3 +176,61 @@ def test_processes_share_the_rows(image, labels, predictor, variables, tmp_path)
   rows, cols = (len(spans) for spans in predictor.spans(labels.shape))
   assert [len(x) for x in windows] == [(rows + 1) // 2 * cols, rows // 2 * cols]
   np.testing.assert_array_equal(tifffile.imread(path), labels)
+
+
+@pytest.fixture
+def folder(photo, predictor, variables, tmp_path, monkeypatch):
+  """A small picture, a TIFF and a Zarr array that count as large, and a small one that does not."""
+  monkeypatch.setattr(windows, "LARGE", 10_000)
+  config = default.get_config()
+  config.predict.tile, config.data.fit = 128, "crop"
+
+  def predict(examples, **options):
+    return predictor(variables, examples, **options)
+
+  segmenter = Segmenter(INFO, predict, config=config, model=MODEL, variables=variables)
+  monkeypatch.setattr(prediction, "load_run", lambda *_: segmenter)
+  folder = tmp_path / "in"
+  folder.mkdir()
+  Image.fromarray(photo[:50, :60]).save(folder / "a.png")
+  tifffile.imwrite(folder / "b.tif", photo, photometric="rgb", tile=(64, 64))
+  write_zarr(folder / "c.zarr", photo, "zarr")
+  write_zarr(folder / "d.zarr", photo[:50, :60], "zarr3")
+  return folder
+
+
+def test_large_images_in_a_folder(folder, labels, predictor, variables, tmp_path, capfd):
+  output = tmp_path / "out"
+  prediction.predict_folder("run", folder, output)
+  assert capfd.readouterr().out.startswith("4 label maps written ")
+  names = ["a.png", "b.tif", "c.zarr", "d.png"]
+  assert sorted(x.name for x in output.iterdir()) == [*names, "overlays"]
+  overlays = sorted(x.name for x in (output / "overlays").iterdir())
+  assert overlays == ["a.png", "b.png", "c.png", "d.png", "legend.png"]
+  np.testing.assert_array_equal(tifffile.imread(output / "b.tif"), labels)
+  store = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(output / "c.zarr")}}
+  np.testing.assert_array_equal(np.asarray(tensorstore.open(store).result()), labels)
+  small, same = (np.asarray(Image.open(output / name)) for name in ("a.png", "d.png"))
+  np.testing.assert_array_equal(small, same)
+  prediction.predict_folder("run", folder, output)
+  assert capfd.readouterr().out.startswith("0 label maps written, 4 were there ")
+
+
+def test_a_damaged_large_image_does_not_end_a_folder(folder, tmp_path, capfd):
+  data = (folder / "b.tif").read_bytes()
+  (folder / "b.tif").write_bytes(data[: len(data) // 2])
+  message = error_of(prediction.predict_folder, "run", folder, tmp_path / "out")
+  assert message.startswith(f"1 of 4 images failed: {folder / 'b.tif'}")
+  assert capfd.readouterr().out.startswith("3 label maps written ")
+
+
+def test_one_zarr_as_input(folder, labels, tmp_path):
+  prediction.predict_folder("run", folder / "c.zarr", tmp_path / "out")
+  assert large.mark_of_large(tmp_path / "out" / "c.zarr") not in ("", "none")
+
+
+def test_networks_that_need_the_whole_image_get_it(folder, labels, tmp_path, monkeypatch):
+  segmenter = prediction.load_run()
+  segmenter.config.data.fit = "resize"
+  prediction.predict_folder("run", folder, tmp_path / "out")
+  np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "b.png")), labels)
