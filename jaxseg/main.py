@@ -19,7 +19,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import jaxseg
-from jaxseg import DataWarning, UserError, modes, parallel, schema, settings, workdirs
+from jaxseg import DataWarning, UserError, door, modes, parallel, peers, schema, settings, workdirs
 from jaxseg.check_data import check_data
 from jaxseg.training import train
 
@@ -160,7 +160,10 @@ def run(arguments: Sequence[str]) -> int:
     return 0
   workdir, config, values = configure(arguments, file_config, overrides)
   parallel.use_compilation_cache()
+  if mode != "train":  # in training, it makes SIGTERM a request for a checkpoint
+    jax.config.update("jax_enable_preemption_service", False)
   parallel.start_processes(**config.parallel)
+  peers.watch()
   given = None if file_config is None else config
   if mode == "predict":
     if not INPUT.value or not OUTPUT.value:
@@ -195,7 +198,7 @@ def warn_of_data(show: Callable) -> Callable:
 
 
 def main() -> None:
-  """Entry point; for an error that the user can fix, prints one line and exits with 1."""
+  """Entry point; what ends the command early is one line, see `door.leave`."""
   logging.set_verbosity(logging.ERROR)  # Orbax and JAX log more than a user needs
   logging.use_absl_handler()
   warnings.showwarning = warn_of_data(warnings.showwarning)
@@ -203,16 +206,10 @@ def main() -> None:
     status = run(sys.argv)
     print(end="", flush=True)
     sys.exit(status)
-  except UserError as error:
-    text = str(error)
   except BrokenPipeError:
     sys.exit(start.leave_pipe())
-  except OSError as error:  # a full disk, a file without permission, a name that is too long
-    if error.filename is None:
-      raise
-    text = f"{error.filename}: {error.strerror}"
-  print("error:", text.replace("\n", "\\n"), file=sys.stderr)
-  sys.exit(1)
+  except (Exception, KeyboardInterrupt) as error:
+    sys.exit(door.leave(error))
 
 
 if __name__ == "__main__":

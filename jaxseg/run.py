@@ -20,7 +20,7 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from jaxseg import UserError, checkpoint, notebook, parallel, workdirs
+from jaxseg import UserError, checkpoint, interrupts, notebook, parallel, workdirs
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.train_state import TrainState
 from jaxseg.visualize import curves, plot_confusion, prediction_sheet
@@ -275,24 +275,33 @@ def stop_signals() -> collections.abc.Iterator[collections.abc.Callable[[int], b
 
   Calls count up by one. SIGTERM or Ctrl-C requests it; a second Ctrl-C stops at once.
   """
+  # Only the main thread may handle signals.
+  is_main_thread = threading.current_thread() is threading.main_thread()
   if jax.process_count() > 1:
     from jax.experimental import multihost_utils
 
     # jax.distributed listens for SIGTERM itself and lets all processes agree on a call.
-    yield multihost_utils.reached_preemption_sync_point
+    numbers = (signal.SIGINT,) if is_main_thread else ()
+    with _handled(numbers, lambda number: os.kill(os.getpid(), signal.SIGTERM)):
+      yield multihost_utils.reached_preemption_sync_point
     return
-  if threading.current_thread() is not threading.main_thread():  # may not handle signals
-    yield lambda call: False
-    return
-  received = []
+  received, numbers = [], (signal.SIGTERM, signal.SIGINT) if is_main_thread else ()
+  with _handled(numbers, received.append):
+    yield lambda call: bool(received)
+
+
+@contextlib.contextmanager
+def _handled(numbers, handle):
+  """Calls `handle(number)` for the first of each of these signals; for others, what was before."""
 
   def note(number, _):
-    received.append(number)
+    handle(number)
     signal.signal(number, previous[number])
 
-  previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+  previous = {number: signal.signal(number, note) for number in numbers}
   try:
-    yield lambda call: bool(received)
+    with interrupts.saving():
+      yield
   finally:
     for number, handler in previous.items():
       signal.signal(number, handler)

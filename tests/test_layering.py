@@ -24,6 +24,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.visualize", "jaxseg.schema", "jaxseg.notebook", "jaxseg.start"), 0),
   **dict.fromkeys(("jaxseg.workdirs", "jaxseg.checkpoint", "jaxseg.augment"), 1),
   **dict.fromkeys(("jaxseg.data.tiff", "jaxseg.data.sources", "jaxseg.data.workers"), 1),
+  **{"jaxseg.interrupts": -1, "jaxseg.peers": 0, "jaxseg.door": 2},
   "jaxseg.data.pets": 2,
   "jaxseg.data.files": 2,
   **dict.fromkeys(("jaxseg.data.decode", "jaxseg.data.polygons"), 3),
