@@ -3,7 +3,7 @@
 import sys
 import traceback
 
-from jaxseg import UserError, interrupts, peers
+from jaxseg import UserError, faults, interrupts, peers
 
 
 def leave(error: BaseException) -> int:
@@ -23,9 +23,7 @@ def leave(error: BaseException) -> int:
   elif isinstance(error, UserError):
     text = str(error)
     print("error:", text.replace("\n", "\\n"), file=sys.stderr)
-  elif isinstance(error, OSError) and error.filename is not None:
-    # A full disk, a file without permission, a name that is too long.
-    text = f"{error.filename}: {error.strerror}"
+  elif text := faults.describe(error):
     print("error:", text.replace("\n", "\\n"), file=sys.stderr)
   elif not peers.are_several():
     raise error

@@ -19,7 +19,18 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import jaxseg
-from jaxseg import DataWarning, UserError, door, modes, parallel, peers, schema, settings, workdirs
+from jaxseg import (
+  DataWarning,
+  UserError,
+  door,
+  faults,
+  modes,
+  parallel,
+  peers,
+  schema,
+  settings,
+  workdirs,
+)
 from jaxseg.check_data import check_data
 from jaxseg.training import train
 
@@ -199,7 +210,7 @@ def warn_of_data(show: Callable) -> Callable:
 
 def main() -> None:
   """Entry point; what ends the command early is one line, see `door.leave`."""
-  logging.set_verbosity(logging.ERROR)  # Orbax and JAX log more than a user needs
+  logging.set_verbosity(logging.FATAL)  # what Orbax and JAX log as an error, they raise, too
   logging.use_absl_handler()
   warnings.showwarning = warn_of_data(warnings.showwarning)
   try:
@@ -213,4 +224,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+  faults.quiet_threads()
   main()

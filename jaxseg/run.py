@@ -17,11 +17,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from jaxseg import UserError, checkpoint, interrupts, notebook, parallel, workdirs
 from jaxseg.data.decode import DatasetInfo
+from jaxseg.events import open_events
 from jaxseg.train_state import TrainState
 from jaxseg.visualize import curves, plot_confusion, prediction_sheet
 
@@ -81,7 +81,7 @@ class Run:
       return
     workdirs.write_json(self._workdir / "config.json", self._config)
     workdirs.forget_metrics_after(self._workdir, step)
-    self._events = SummaryWriter(str(self._workdir), purge_step=step + 1)
+    self._events = open_events(self._workdir, purge_step=step + 1)
     self._stack.callback(self._events.close)
     self._bar = notebook.progress(initial=step, total=num_steps, unit="step")
     self._stack.callback(self._bar.close)
@@ -156,10 +156,11 @@ class Run:
       values = {f"{name}/{k}": v for k, v in value.items()} if isinstance(value, dict) else None
       for tag, number in (values or {name: value}).items():
         if number is not None:
-          self._events.add_scalar(f"{split}/{tag}", number, step)
+          self._events.scalar(f"{split}/{tag}", number, step)
     if sheet:
       picture = np.asarray(Image.open(sheet).convert("RGB"))
-      self._events.add_image(f"{split}/predictions", picture, step, dataformats="HWC")
+      self._events.image(f"{split}/predictions", picture, step)
+    self._events.flush()
     if "miou" in line:
       path = self._workdir / "plots" / "curves.png"
       curves(path, workdirs.read_metrics(self._workdir))
