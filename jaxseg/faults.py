@@ -32,6 +32,8 @@ REMEDIES = {
   errno.ENOMEM: "end other programs, or use less memory",
 }
 MEMORY = "lower config.train.batch_size or config.data.image_size, or set config.predict.tile"
+NAMES = {os.strerror(number): number for number in REMEDIES if number != errno.EPERM}
+NAMED = re.compile("|".join(map(re.escape, NAMES)))
 NUMBERED = re.compile(r"OS error (\d+)|\[Errno (\d+)\]")
 QUOTED = re.compile(r"""["'](/[^"']+)["']""")
 
@@ -59,13 +61,15 @@ def describe(error: BaseException, where: str | pathlib.Path = "") -> str | None
     text = str(found)
     if isinstance(found, MemoryError):
       return f"out of memory ({text or 'no size known'}); {MEMORY}"
-    if "RESOURCE_EXHAUSTED" in text and "memory" in text.lower():
-      return f"out of the device's memory ({text.splitlines()[0]}); {MEMORY}"
     number, path = None, ""
     if isinstance(found, OSError) and found.errno:
       number, path = found.errno, found.filename or ""
     elif match := NUMBERED.search(text):  # TensorStore, or an error that was made text
       number = int(match[1] or match[2])
+    elif match := NAMED.search(text):
+      number = NAMES[match[0]]
+    elif "RESOURCE_EXHAUSTED" in text and "memory" in text.lower():
+      return f"out of the device's memory ({text.splitlines()[0]}); {MEMORY}"
     if number in REMEDIES or (found is error and path):
       quoted = QUOTED.search(text)
       path = os.fsdecode(path) if path else quoted[1] if quoted else where
@@ -119,17 +123,17 @@ def by_the_way(loss: str) -> Iterator[None]:
 
 
 def quiet_threads() -> None:
-  """Prints no traceback for the system's errors in threads; whoever waits for these has them."""
-  show = threading.excepthook
+  """Prints no traceback for the system's errors outside the main thread, which hears of them."""
+  show, show_ignored = threading.excepthook, sys.unraisablehook
 
   def hook(arguments):
     if arguments.exc_value is None or describe(arguments.exc_value) is None:
       show(arguments)
 
-  def main_hook(kind, error, trace):
-    # TensorStore's threads call it, too, once the loop that waited for them has failed.
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main or not (str(error) == "Event loop is closed" or describe(error)):
-      show_main(kind, error, trace)
+  def ignored(arguments):
+    # TensorStore says so for each of its writes that nobody waits for after one has failed.
+    error = arguments.exc_value
+    if str(error) != "Event loop is closed" and (error is None or describe(error) is None):
+      show_ignored(arguments)
 
-  show_main, sys.excepthook, threading.excepthook = sys.excepthook, main_hook, hook
+  threading.excepthook, sys.unraisablehook = hook, ignored
