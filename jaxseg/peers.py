@@ -16,7 +16,6 @@ import time
 from typing import NoReturn
 
 import jax
-from tqdm import tqdm
 
 from jaxseg import UserError, interrupts
 
@@ -119,7 +118,7 @@ def end(text: str | None, status: int) -> NoReturn:
   if not _leaving.acquire(blocking=False):
     time.sleep(60)  # another thread is about to end the process
   if text is None:
-    tqdm.write(f"error: {reason()}", file=sys.stderr)  # above a progress bar
+    print(f"\nerror: {reason()}", file=sys.stderr)  # below a progress bar
   _tell(text)
   for stream in sys.stdout, sys.stderr:
     with contextlib.suppress(OSError, ValueError):
