@@ -22,8 +22,11 @@ import jaxseg
 from jaxseg import (
   DataWarning,
   UserError,
+  door,
+  faults,
   modes,
   parallel,
+  peers,
   prediction,
   schema,
   settings,
@@ -194,8 +197,11 @@ def run(arguments: Sequence[str]) -> int:
     return 0
   workdir, config, values = configure(arguments, file_config, overrides)
   parallel.use_compilation_cache()
+  if mode != "train":  # in training, it makes SIGTERM a request for a checkpoint
+    jax.config.update("jax_enable_preemption_service", False)
   joining = {key: value for key, value in config.parallel.items() if key != "space"}
   parallel.start_processes(**joining)
+  peers.watch()
   given = None if file_config is None else config
   if mode == "predict":
     if not INPUT.value or not OUTPUT.value:
@@ -232,27 +238,20 @@ def warn_of_data(show: Callable) -> Callable:
 
 
 def main() -> None:
-  """Entry point; for an error that the user can fix, prints one line and exits with 1."""
-  logging.set_verbosity(logging.ERROR)  # Orbax and JAX log more than a user needs
+  """Entry point; what ends the command early is one line, see `door.leave`."""
+  logging.set_verbosity(logging.FATAL)  # what Orbax and JAX log as an error, they raise, too
   logging.use_absl_handler()
   warnings.showwarning = warn_of_data(warnings.showwarning)
   try:
     status = run(sys.argv)
     print(end="", flush=True)
     sys.exit(status)
-  except UserError as error:
-    text = str(error)
   except BrokenPipeError:
     sys.exit(start.leave_pipe())
-  except KeyboardInterrupt:
-    sys.exit(130)
-  except OSError as error:  # a full disk, a file without permission, a name that is too long
-    if error.filename is None:
-      raise
-    text = f"{error.filename}: {error.strerror}"
-  say(f"error: {text}", sys.stderr)
-  sys.exit(1)
+  except (Exception, KeyboardInterrupt) as error:
+    sys.exit(door.leave(error))
 
 
 if __name__ == "__main__":
+  faults.quiet_threads()
   main()

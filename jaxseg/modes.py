@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import UserError, build, export, models, parallel, predictors, settings, workdirs
+from jaxseg import (
+  UserError,
+  build,
+  export,
+  faults,
+  models,
+  parallel,
+  predictors,
+  settings,
+  workdirs,
+)
 from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo, to_picture
 from jaxseg.data.encoded import read_as_trained
@@ -53,7 +63,8 @@ def evaluate(
 ) -> dict:
   """Scores the best checkpoint of a run on the evaluation split of its config.
 
-  Writes evaluation.json, a sheet of predictions and the confusion matrix into the work directory.
+  Writes evaluation.json, a sheet of predictions and the confusion matrix into the work directory;
+  if that cannot be written, a DataWarning says so.
 
   Args:
     workdir: of the run.
@@ -81,7 +92,8 @@ def evaluate(
       result, samples = evaluate_split(predict, source, info, config)
   split = build.eval_name(config)
   if parallel.is_main():
-    report(workdir, split, segmenter.step, info, result, samples)
+    with faults.by_the_way("the scores are not in the work directory"):
+      report(workdir, split, segmenter.step, info, result, samples)
   return {"split": split, "step": segmenter.step, **result}
 
 

@@ -17,11 +17,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from jaxseg import UserError, checkpoint, notebook, parallel, workdirs
+from jaxseg import UserError, checkpoint, interrupts, notebook, parallel, workdirs
 from jaxseg.data.decode import DatasetInfo
+from jaxseg.events import open_events
 from jaxseg.printing import printable
 from jaxseg.train_state import TrainState
 from jaxseg.visualize import curves, plot_confusion, prediction_sheet
@@ -94,7 +94,7 @@ class Run:
       return
     workdirs.write_json(self._workdir / "config.json", self._config)
     workdirs.forget_metrics_after(self._workdir, step)
-    self._events = SummaryWriter(str(self._workdir), purge_step=step + 1)
+    self._events = open_events(self._workdir, purge_step=step + 1)
     self._stack.callback(self._events.close)
     self._bar = notebook.progress(initial=step, total=num_steps, unit="step")
     self._stack.callback(self._bar.close)
@@ -169,10 +169,11 @@ class Run:
       values = {f"{name}/{k}": v for k, v in value.items()} if isinstance(value, dict) else None
       for tag, number in (values or {name: value}).items():
         if number is not None:
-          self._events.add_scalar(f"{split}/{tag}", number, step)
+          self._events.scalar(f"{split}/{tag}", number, step)
     if sheet:
       picture = np.asarray(Image.open(sheet).convert("RGB"))
-      self._events.add_image(f"{split}/predictions", picture, step, dataformats="HWC")
+      self._events.image(f"{split}/predictions", picture, step)
+    self._events.flush()
     if "miou" in line:
       path = self._workdir / "plots" / "curves.png"
       curves(path, workdirs.read_metrics(self._workdir))
@@ -288,24 +289,32 @@ def stop_signals() -> collections.abc.Iterator[collections.abc.Callable[[int], b
 
   Calls count up by one. SIGTERM or Ctrl-C requests it; a second Ctrl-C stops at once.
   """
+  is_main_thread = threading.current_thread() is threading.main_thread()  # others may not
   if jax.process_count() > 1:
     from jax.experimental import multihost_utils
 
     # jax.distributed listens for SIGTERM itself and lets all processes agree on a call.
-    yield multihost_utils.reached_preemption_sync_point
+    numbers = (signal.SIGINT,) if is_main_thread else ()
+    with _handled(numbers, lambda number: os.kill(os.getpid(), signal.SIGTERM)):
+      yield multihost_utils.reached_preemption_sync_point
     return
-  if threading.current_thread() is not threading.main_thread():  # may not handle signals
-    yield lambda call: False
-    return
-  received = []
+  received, numbers = [], (signal.SIGTERM, signal.SIGINT) if is_main_thread else ()
+  with _handled(numbers, received.append):
+    yield lambda call: bool(received)
+
+
+@contextlib.contextmanager
+def _handled(numbers, handle):
+  """Calls `handle(number)` for the first of each of these signals; for others, what was before."""
 
   def note(number, _):
-    received.append(number)
+    handle(number)
     signal.signal(number, previous[number])
 
-  previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+  previous = {number: signal.signal(number, note) for number in numbers}
   try:
-    yield lambda call: bool(received)
+    with interrupts.saving():
+      yield
   finally:
     for number, handler in previous.items():
       signal.signal(number, handler)

@@ -1,6 +1,6 @@
 """The start of the command: its help, and settings for the allocator.
 
-It imports nothing but the standard library, because it runs before JAX is imported.
+It needs nothing but the standard library, because it runs before JAX is imported.
 """
 
 import contextlib
@@ -8,6 +8,8 @@ import os
 import runpy
 import sys
 from collections.abc import Sequence
+
+from jaxseg import interrupts
 
 HELP = """\
 Train, score and use semantic segmentation networks.
@@ -54,6 +56,7 @@ def prepare() -> None:
     sys.exit(0)
   if _is_alone():
     tune_allocator()
+    interrupts.watch()
 
 
 def leave_pipe() -> int:

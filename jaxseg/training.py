@@ -16,6 +16,7 @@ from jaxseg import (
   build,
   checkpoint,
   checks,
+  faults,
   models,
   on_device,
   parallel,
@@ -52,7 +53,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
     UserError: bad input, or a loss or an evaluation that is not finite.
   """
   parallel.use_compilation_cache()
-  with settings.config_errors():
+  with settings.config_errors(), faults.of_run(workdir):
     build.check_training(config)
     with only_training(workdir):
       return _train(config, workdir)

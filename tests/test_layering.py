@@ -26,6 +26,8 @@ RANKS = {
   **dict.fromkeys(("jaxseg.workdirs", "jaxseg.checkpoint_files", "jaxseg.augment"), 1),
   **dict.fromkeys(("jaxseg.checkpoint", "jaxseg.locks"), 2),
   **dict.fromkeys(("jaxseg.data.tiff", "jaxseg.data.sources", "jaxseg.data.workers"), 1),
+  **{"jaxseg.interrupts": -1, "jaxseg.peers": 0, "jaxseg.faults": 1, "jaxseg.door": 2},
+  "jaxseg.events": 1,
   "jaxseg.data.pets": 2,
   "jaxseg.data.files": 2,
   **dict.fromkeys(("jaxseg.data.decode", "jaxseg.data.polygons"), 3),

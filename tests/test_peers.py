@@ -1,0 +1,96 @@
+"""Of two processes one fails, is interrupted or is killed: the other ends, too, and says why."""
+
+import pathlib
+import signal
+import time
+
+import command
+import pytest
+import test_multiprocess
+from test_multiprocess import free_port, read_metrics
+
+from jaxseg import UserError, peers
+
+pytestmark = pytest.mark.slow
+VALUES = {**test_multiprocess.VALUES, "train.num_epochs": 1000}
+VALUES |= {"train.checkpoint_every_epochs": 1000, "train.eval_every_epochs": 1000}
+FAULTY = """
+import os
+from configs import unet_cells
+from jaxseg import UserError
+from jaxseg.data import datasets
+
+make, calls = datasets.generate_cells, []
+
+def fail(*arguments):
+  calls.append(arguments)
+  if len(calls) > 60:
+    raise UserError("bad.png: no image")
+  return make(*arguments)
+
+def get_config():
+  if os.environ["RANK"] == "FAILING":
+    datasets.generate_cells = fail
+  return unet_cells.get_config()
+"""
+
+
+def start_two(folder, failing=""):
+  config = folder / "faulty.py"
+  config.write_text(FAULTY.replace("FAILING", failing))
+  port = free_port()
+  return [
+    command.start(
+      pathlib.Path(config), folder / str(rank), VALUES, flags=command.FUSED, num_devices=2,
+      MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank),
+    )
+    for rank in (0, 1)
+  ]  # fmt: skip
+
+
+def start_training(folder):
+  processes = start_two(folder)
+  while not (folder / "0" / "metrics.jsonl").exists() or not read_metrics(folder / "0"):
+    assert [process.poll() for process in processes] == [None, None]
+    time.sleep(0.05)
+  return processes
+
+
+def ends(processes, seconds):
+  """[(status, last line of output)], after at most some seconds."""
+  outputs = [process.communicate(timeout=seconds)[0].splitlines() for process in processes]
+  assert not any("Traceback" in line for lines in outputs for line in lines), outputs
+  return [(p.returncode, (x or [""])[-1]) for p, x in zip(processes, outputs, strict=True)]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_error_in_one(tmp_path, failing):
+  processes = start_two(tmp_path, str(failing))
+  ((status, line),) = ends([processes[failing]], 120)
+  assert (status, line) == (1, "error: bad.png: no image")
+  ((status, line),) = ends([processes[1 - failing]], 10)
+  assert status == 1 and line.endswith(f"error: process {failing} ended: bad.png: no image")
+
+
+def test_control_c_to_both_saves(tmp_path):
+  processes = start_training(tmp_path)
+  for process in processes:
+    process.send_signal(signal.SIGINT)
+  line = "stopped after a checkpoint; re-running the command resumes"
+  assert ends(processes, 60) == [(143, line)] * 2
+  (saved,) = command.checkpoints(tmp_path / "0")
+  assert saved == read_metrics(tmp_path / "0")[-1]["step"]
+
+
+def test_a_killed_one_is_noticed(tmp_path):
+  processes = start_training(tmp_path)
+  processes[1].kill()
+  processes[1].communicate()
+  ((status, line),) = ends(processes[:1], peers.SILENCE + peers.GRACE + 6)
+  assert status == 1 and line.endswith(f"error: process 1 ended {peers.KILLED}")
+
+
+def test_which_errors_may_come_from_the_end_of_another():
+  assert peers.is_lost(RuntimeError("Gloo all-reduce failed: Connection closed by peer"))
+  assert not peers.is_lost(RuntimeError("shapes differ"))
+  assert not peers.is_lost(UserError("a socket.png: no image"))
