@@ -93,7 +93,7 @@ def predict_folder(
       tell(text)
     report(outcomes, output)
   if errors:
-    raise UserError(errors[0]) if number == 0 else SystemExit(1)
+    raise UserError(printable(errors[0])) if number == 0 else SystemExit(1)
 
 
 def is_one_large(listing: Listing, info: DatasetInfo) -> bool:
