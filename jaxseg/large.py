@@ -63,7 +63,7 @@ def predict_large(
     mark: of the network and its options; the description of the TIFF is "jaxseg MARK".
     overlay_path: of a PNG of the subsampled image tinted by class, see `visualize.overlay`.
     process: (number, count) of processes that share the rows; the first one waits for the others.
-    progress: called like `tqdm`, with the windows.
+    progress: called like `tqdm`, with the windows, and with rows as the file is written.
   Returns:
     whether a stopped start was continued.
   """
@@ -91,7 +91,7 @@ def predict_large(
     write = _write_zarr if path.suffix == ZARR else _write_tiff
     if overlay_path:
       _write_overlay(overlay_path, store, image, info)
-    write(path, store, image, info.palette, mark)
+    write(path, store, image, info.palette, mark, progress)
   store.close(remove=number == 0)
   return continued
 
@@ -156,11 +156,11 @@ class _Rows:
       shutil.rmtree(self._folder)
 
 
-def _write_tiff(path, store, image, palette, mark):
+def _write_tiff(path, store, image, palette, mark, progress):
   height, width, _ = image.shape
 
   def tiles() -> Iterator[np.ndarray]:
-    for top in range(0, height, TILE):
+    for top in _rows_of_tiles(height, progress):
       rows = store.read(top, min(top + TILE, height), width)
       rows = np.pad(rows, ((0, TILE - len(rows)), (0, -width % TILE)))
       yield from (rows[:, left : left + TILE] for left in range(0, width, TILE))
@@ -184,7 +184,7 @@ def _write_tiff(path, store, image, palette, mark):
   os.replace(part, path)
 
 
-def _write_zarr(path, store, image, palette, mark):
+def _write_zarr(path, store, image, palette, mark, progress):
   height, width, _ = image.shape
   part = path.with_name(f".{path.name}.partial.zarr")
   shutil.rmtree(part, ignore_errors=True)
@@ -196,13 +196,18 @@ def _write_zarr(path, store, image, palette, mark):
     chunk_layout=tensorstore.ChunkLayout(chunk_shape=(TILE, TILE)),
     codec=tensorstore.CodecSpec({"driver": "zarr3", "codecs": [{"name": "gzip"}]}),
   ).result()
-  for top in range(0, height, TILE):
+  for top in _rows_of_tiles(height, progress):
     bottom = min(top + TILE, height)
     array[top:bottom].write(store.read(top, bottom, width)).result()
   about = {MARK: mark, "palette": np.asarray(palette).tolist()}
   (part / ABOUT).write_text(json.dumps(about))
   shutil.rmtree(path, ignore_errors=True)
   os.replace(part, path)
+
+
+def _rows_of_tiles(height, progress):
+  tops = range(0, height, TILE)
+  return progress(tops, total=len(tops), unit="row", desc="writing", leave=False)
 
 
 def _write_overlay(path, store, image, info):

@@ -114,7 +114,10 @@ class Stopped(Exception):
 def stops_after(count, seen):
   """A `progress` that fails after so many windows."""
 
-  def progress(windows, **_):
+  def progress(windows, unit, **_):
+    if unit != "tile":
+      yield from windows
+      return
     for i, window in enumerate(windows):
       if i == count:
         raise Stopped
