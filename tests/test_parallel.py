@@ -115,7 +115,7 @@ def test_eight_devices_are_one(run):
     assert min(jax.tree.leaves(moved)) > 1e-3
 
 
-@pytest.mark.parametrize("run", ["jit", "pmap", "space"])
+@pytest.mark.parametrize("run", ["jit", "pmap", pytest.param("space", marks=pytest.mark.slow)])
 def test_eight_devices_accumulate_as_one(run):
   """Without normalisation, whose statistics depend on which examples are in a part."""
   batch = jax.tree.map(lambda *x: np.concatenate(x), *BATCHES[:2])

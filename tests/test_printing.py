@@ -117,6 +117,7 @@ def test_predict_prints_names_escaped(run, tmp_path):
   assert text == f"error: no file or folder {folder}/{SHOWN}; correct --input\n"
 
 
+@pytest.mark.slow
 def test_evaluate_prints_names_escaped(run):
   text = output_of("--mode=evaluate", f"--workdir={run[0]}")
   assert "\nground\\x1b[2J " in text
@@ -125,6 +126,7 @@ def test_evaluate_prints_names_escaped(run):
   }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_check_data_prints_names_escaped(run):
   workdir, folder = run
   (folder / "images" / f"{NASTY}9.png").write_bytes(b"no image")

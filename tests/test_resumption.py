@@ -126,6 +126,7 @@ def patch_source(monkeypatch, num_examples):
   monkeypatch.setattr(build, "open_split", shortened)
 
 
+@pytest.mark.slow
 def test_data_that_changed_between_stop_and_resume(tmp_path, monkeypatch, capsys):
   """The run goes on, and says what differs; the same data give no word."""
   config = tiny.make_config(4)
@@ -166,6 +167,7 @@ def test_leftovers_of_a_killed_run(straight, tmp_path, monkeypatch):
   assert checkpoints(tmp_path) == [3, 6]
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_on_the_way(straight, tmp_path, monkeypatch):
   """The run resumes from the one before, bit for bit, and others use that one, too."""
   config = tiny.make_config(6, checkpoint_every=2)
@@ -207,6 +209,7 @@ def test_work_directory_of_another_config(straight):
   assert "config.train.learning_rate=0.01, not 0.02" in message
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_for_more_epochs(straight, tmp_path, capsys):
   assert train(tiny.make_config(3), tmp_path) is True
   assert train(tiny.make_config(6), tmp_path) is True
@@ -248,6 +251,7 @@ def test_patience(tmp_path, monkeypatch, capsys):
   assert checkpoints(tmp_path) == [2, 4, 5]
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_a_signal_prevented(tmp_path, monkeypatch):
   """It follows when the run resumes, and its step may be the best."""
   config = tiny.make_config(6, eval_every=3)

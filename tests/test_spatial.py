@@ -73,7 +73,7 @@ def test_a_step_of_every_network(name, options, space):
   [UNET, *(pytest.param(*x, marks=pytest.mark.slow) for x in NETWORKS[1:])],
   ids=lambda x: str(x)[:40],
 )
-@pytest.mark.parametrize("fit", ["crop", "resize"])
+@pytest.mark.parametrize("fit", ["crop", pytest.param("resize", marks=pytest.mark.slow)])
 def test_prediction(name, options, fit):
   """Of several sizes, which do not divide, with views."""
   rng = np.random.default_rng(0)
