@@ -86,6 +86,7 @@ def test_export(earlier, capsys):
   capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_resume(earlier):
   """From its checkpoint at step 4, the run ends as it did in version 0.1, on one device."""
   run = earlier / "run"

@@ -153,6 +153,7 @@ def test_an_evaluation_split_that_changed(capsys):
   assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_leftovers_of_a_killed_run(straight, tmp_path, monkeypatch):
   """Lines that no checkpoint has, the last one cut short, and half a checkpoint."""
   config = tiny.make_config(6)
@@ -231,6 +232,7 @@ def test_free_keys_may_change_on_the_way(tmp_path, monkeypatch):
   assert json.loads((tmp_path / "config.json").read_text())["data"]["num_threads"] == 0
 
 
+@pytest.mark.slow
 def test_patience(tmp_path, monkeypatch, capsys):
   """Three evaluations without a better score after the second, also across a stop; for good."""
   found = iter([0.3, 0.5, 0.4, 0.45, 0.1, 0.9])
