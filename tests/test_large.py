@@ -1,5 +1,7 @@
 """Label maps of images that do not fit into memory: equal to those of the whole image."""
 
+import contextlib
+import threading
 import time
 from concurrent import futures
 
@@ -166,9 +168,16 @@ def test_processes_share_the_rows(image, labels, predictor, variables, tmp_path)
   path, windows = tmp_path / "out.tif", ([], [])
   arguments = predictor, variables, image, path, INFO, "m"
 
+  barrier = threading.Barrier(2)
+
+  @contextlib.contextmanager
+  def agreed():
+    yield
+    barrier.wait(60)
+
   def run(number):
     progress = stops_after(1000, windows[number])
-    large.predict_large(*arguments, process=(number, 2), progress=progress)
+    large.predict_large(*arguments, process=(number, 2), agreed=agreed, progress=progress)
 
   with futures.ThreadPoolExecutor() as pool:
     second = pool.submit(run, 1)
