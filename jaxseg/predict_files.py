@@ -133,7 +133,11 @@ def predict_files(
         continue
       for number, name in enumerate(names):
         where = f"{image.path} page {number + 1}" if len(names) > 1 else str(image.path)
-        is_windowed = large and is_large(image.path, fmt, page=number)
+        try:
+          is_windowed = large and is_large(image.path, fmt, page=number)
+        except (UserError, OSError) as error:
+          failed(where, error)
+          continue
         picture = name
         if is_windowed:
           name = f"{name.removesuffix('.png')}{ZARR if image.path.suffix == ZARR else '.tif'}"

@@ -236,6 +236,24 @@ def test_a_damaged_large_image_does_not_end_a_folder(folder, tmp_path, capfd):
   assert capfd.readouterr().out.startswith("3 label maps written ")
 
 
+def test_zarr_folders_that_are_none_do_not_end_a_folder(folder, tmp_path, capfd):
+  for name, file, text in (
+    ("e", ".zarray", "{"),
+    ("f", "zarr.json", "[1]"),
+    ("g", ".zattrs", '{"multiscales": [{}]}'),
+    ("h", ".zattrs", '{"multiscales": [{"datasets": [{"path": 5}], "axes": [{}]}]}'),
+  ):
+    (folder / f"{name}.zarr").mkdir()
+    (folder / f"{name}.zarr" / file).write_text(text)
+  (folder / "i.zarr").mkdir()
+  message = error_of(prediction.predict_folder, "run", folder, tmp_path / "out")
+  assert message.startswith(f"5 of 9 images failed: {folder / 'e.zarr'}")
+  out, err = capfd.readouterr()
+  assert out.startswith("4 label maps written ") and "tensorstore_spec" not in err
+  for name in "fgh":
+    assert f"{name}.zarr: cannot be decoded (its metadata are damaged)" in err
+
+
 def test_one_zarr_as_input(folder, labels, tmp_path):
   prediction.predict_folder("run", folder / "c.zarr", tmp_path / "out")
   assert large.mark_of_large(tmp_path / "out" / "c.zarr") not in ("", "none")

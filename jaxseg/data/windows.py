@@ -243,12 +243,16 @@ def _is_plain(page):
 def _open_zarr(path):
   """(Header, function that reads windows, stamp) of a Zarr array, or the largest of an OME-Zarr."""
   folder, axes = path, ""
-  attributes = _json(path / ".zattrs") or (_json(path / "zarr.json") or {}).get("attributes", {})
-  scales = (attributes.get("ome") or attributes).get("multiscales")
+  try:
+    attributes = _json(path / ".zattrs") or (_json(path / "zarr.json") or {}).get("attributes", {})
+    scales = (attributes.get("ome") or attributes).get("multiscales")
+    if scales:
+      levels, axes = scales[0]["datasets"], scales[0].get("axes", "")
+      axes = "".join(x["name"] if isinstance(x, dict) else x for x in axes) or "tczyx"
+      folder = path / levels[0]["path"]
+  except (AttributeError, IndexError, KeyError, TypeError) as error:
+    raise ValueError("its metadata are damaged") from error
   if scales:
-    levels, axes = scales[0]["datasets"], scales[0].get("axes", "")
-    axes = "".join(x["name"] if isinstance(x, dict) else x for x in axes) or "tczyx"
-    folder = path / levels[0]["path"]
     if path.resolve() not in folder.resolve().parents:
       raise ValueError(f"its largest level is outside of it: {levels[0]['path']}")
   driver = "zarr3" if (folder / "zarr.json").is_file() else "zarr"
