@@ -114,7 +114,7 @@ def end(text: str | None, status: int) -> NoReturn:
   """Ends this process, without waiting for the others.
 
   Args:
-    text: why, for the others; None if they know, as it is due to one of them. Then it is printed.
+    text: why, for the others; "" if they know; None if it is due to one of them, which is printed.
   """
   if not _leaving.acquire(blocking=False):
     time.sleep(60)  # another thread is about to end the process
@@ -133,7 +133,7 @@ def _tell(text):
   me, number = jax.process_index(), jax.process_count()
   with contextlib.suppress(jax.errors.JaxRuntimeError, AttributeError):  # the store is closed
     client = _client()
-    if text is not None:
+    if text:
       client.key_value_set(f"{ENDED}{me}", text, allow_overwrite=True)
     client.key_value_set(f"{LEFT}{me}", "")
     until = time.monotonic() + PERIOD + GRACE + 2

@@ -61,7 +61,7 @@ def predict_folder(
     check_paths(source, output)
   segmenter = load_run(workdir, overrides or {}, config)
   number, count = parallel.this_process()
-  with agreed(), settings.config_errors():
+  with agreed(output), settings.config_errors():
     data, info = segmenter.config.data, segmenter.info
     listing = Listing(source, output, data.images, data.masks)
     make_folder(output / OVERLAYS, "--output")
@@ -70,7 +70,7 @@ def predict_folder(
   several = is_folder(source)
   rows, files, in_step = (0, 1), (number, count), contextlib.nullcontext
   if count > 1 and by_windows(segmenter, rows, in_step) and is_one_large(listing, info):
-    rows, files, in_step = files, rows, agreed
+    rows, files, in_step = files, rows, functools.partial(agreed, output)
   outcome, share = Outcome(), len(range(files[0], listing.total, files[1]))
   with stopping(outcome), progress(total=share, unit="file", disable=number > 0) as bar:
     try:
@@ -94,8 +94,10 @@ def predict_folder(
     if text := describe(listing.left_out):
       tell(text)
     report(outcomes, output)
+  if errors and number:
+    peers.end("", 1)
   if errors:
-    raise UserError(printable(errors[0])) if number == 0 else SystemExit(1)
+    raise UserError(printable(errors[0]))
 
 
 def is_one_large(listing: Listing, info: DatasetInfo) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,11 +41,13 @@ def wait_for_all() -> None:
 
 
 @contextlib.contextmanager
-def agreed() -> Iterator[None]:
+def agreed(where: str | pathlib.Path = "") -> Iterator[None]:
   """A `with` block that all processes run: a user's or the system's error in one ends it in all.
 
   The block may not wait for other processes.
 
+  Args:
+    where: the place to name if an error of the system does not name one.
   Raises:
     UserError: the error of this process, or that of another.
   """
@@ -54,7 +57,7 @@ def agreed() -> Iterator[None]:
   except UserError as mine:
     error = mine
   except (OSError, MemoryError, jax.errors.JaxRuntimeError) as mine:
-    if not (text := faults.describe(mine)):
+    if not (text := faults.describe(mine, where)):
       raise
     error = UserError(text)
   texts = json_from_all(None if error is None else str(error))
