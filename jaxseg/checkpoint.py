@@ -21,6 +21,7 @@ from jaxseg.checkpoint_files import (
   checksum,
   fit,
   folder_of,
+  is_sound,
   list_steps,
   read,
 )
@@ -228,13 +229,6 @@ def load_step(workdir: Path, step: int) -> dict[str, Any]:
     raise UserError(
       f"checkpoint {step} of {workdir} is damaged ({error}); take {folder_of(workdir, sound[-1])}"
     ) from error
-
-
-def is_sound(workdir: Path, step: int) -> bool:
-  """Whether a checkpoint can be read, and is what was saved."""
-  with contextlib.suppress(DamagedError):
-    return bool(read(workdir, step, *ARRAYS, *JSON))
-  return False
 
 
 def best_checkpoint(workdir: Path, key: str = "the work directory") -> tuple[int, dict[str, Any]]:

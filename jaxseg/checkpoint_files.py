@@ -79,6 +79,13 @@ def read(workdir: Path, step: int, *parts: str) -> dict[str, Any]:
   return found
 
 
+def is_sound(workdir: Path, step: int) -> bool:
+  """Whether a checkpoint can be read, and is what was saved."""
+  with contextlib.suppress(DamagedError):
+    return bool(read(workdir, step, *ARRAYS, *JSON))
+  return False
+
+
 def fit(found: Any, target: Any, where: str) -> Any:
   """Arrays in the structure of `target`.
 

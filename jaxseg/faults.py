@@ -14,7 +14,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 
-from jaxseg import DataWarning, UserError, parallel
+from jaxseg import DataWarning, UserError, checkpoint_files, parallel
 
 ROOM, WRITABLE = "make room on the disk", "make its folder writable, or choose another"
 REMEDIES = {
@@ -99,11 +99,13 @@ def of_run(workdir: str | pathlib.Path) -> Iterator[None]:
 def _what_is_safe(workdir):
   if not workdir.is_dir():
     return "the work directory is gone, with its checkpoints; the same command begins anew"
-  steps = [0]
-  with contextlib.suppress(OSError):
-    steps += [int(x.name) for x in (workdir / "checkpoints").iterdir() if x.name.isdecimal()]
-  if last := max(steps):
-    return f"checkpoint {last} is safe, from which the same command then resumes"
+  with contextlib.suppress(OSError, UserError):  # it may not be readable any more
+    steps = checkpoint_files.list_steps(workdir)
+    for step in reversed(steps):
+      if checkpoint_files.is_sound(workdir, step):
+        return f"checkpoint {step} is safe, from which the same command then resumes"
+    if steps:
+      return "no checkpoint is sound; restore one from a copy, or use another --workdir"
   return "there is no checkpoint yet; then start again"
 
 

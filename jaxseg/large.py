@@ -1,10 +1,10 @@
 """Label maps of images that do not fit into memory: window by window, from disk to disk."""
 
+import contextlib
 import json
 import os
 import pathlib
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,7 +19,6 @@ from jaxseg.predict import Predictor, most_likely
 from jaxseg.visualize import MAX_OVERLAY, full_palette, overlay
 
 TILE = 512  # px, side of the tiles of a label map
-POLL = 0.2  # s between looks at what other processes have done
 MARK, ABOUT = "jaxseg", "jaxseg.json"  # the latter in the folder of a label map in Zarr
 BLOCK = 64  # rows of the image that are read at once for the overlay
 
@@ -48,6 +47,7 @@ def predict_large(
   *,
   overlay_path: pathlib.Path | None = None,
   process: tuple[int, int] = (0, 1),
+  agreed: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
   progress: Callable = lambda iterable, **_: iterable,
 ) -> bool:
   """Writes the label map of an image as a tiled, deflated BigTIFF with its palette, or as Zarr.
@@ -62,19 +62,39 @@ def predict_large(
     info: of the training data.
     mark: of the network and its options; the description of the TIFF is "jaxseg MARK".
     overlay_path: of a PNG of the subsampled image tinted by class, see `visualize.overlay`.
-    process: (number, count) of processes that share the rows; the first one waits for the others.
+    process: (number, count) of processes that share the rows; the first writes the file.
+    agreed: makes a `with` block that fails in all of them if in one, see `together.agreed`.
     progress: called like `tqdm`, with the windows, and with rows as the file is written.
   Returns:
-    whether a stopped start was continued.
+    whether a stopped start was continued, in the first process.
   """
   height, width, _ = image.shape
   rows, _ = predictor.spans((height, width))
-  numbers = {row.keep.start: i for i, row in enumerate(rows)}
   about = {"mark": mark, "image": image.stamp, "rows": [row.keep.stop for row in rows]}
-  store = _Rows(path.with_name(f".{path.name}.partial"), len(rows))
+  folder, continued = path.with_name(f".{path.name}.partial"), False
   number, count = process
-  continued = store.open(about, height * width, is_first=number == 0)
-  todo = [i for i in range(number, len(rows), count) if not store.is_done(i)]
+  with agreed():
+    if number == 0:
+      continued = _make_rows(folder, about, height * width)
+  with contextlib.ExitStack() as stack:
+    with agreed():
+      store = stack.enter_context(_Rows(folder))
+      share = range(number, len(rows), count)
+      _predict_rows(predictor, variables, image, store, rows, share, progress)
+    if number == 0:
+      write = _write_zarr if path.suffix == ZARR else _write_tiff
+      if overlay_path:
+        _write_overlay(overlay_path, store, image, info)
+      write(path, store, image, info.palette, mark, progress)
+  if number == 0:
+    shutil.rmtree(folder)
+  return continued
+
+
+def _predict_rows(predictor, variables, image, store, rows, share, progress):
+  """Predicts those of the rows of windows with numbers in `share` that are not done."""
+  width, numbers = image.shape[1], {row.keep.start: i for i, row in enumerate(rows)}
+  todo = [i for i in share if not store.is_done(i)]
   example = {"image": image, "rows": [rows[i] for i in todo]}
   labels = None
   for window, found in predictor.pieces(variables, [example] * bool(todo), most_likely, progress):
@@ -86,14 +106,21 @@ def predict_large(
     if window.cols.keep.stop == width:
       store.write(numbers[down.start], down.start * width, labels)
       labels = None
-  if number == 0:
-    store.wait()
-    write = _write_zarr if path.suffix == ZARR else _write_tiff
-    if overlay_path:
-      _write_overlay(overlay_path, store, image, info)
-    write(path, store, image, info.palette, mark, progress)
-  store.close(remove=number == 0)
-  return continued
+
+
+def _make_rows(folder, about, num_pixels):
+  """Makes the folder of `_Rows`; returns True if there is one of the same prediction."""
+  path, text = folder / "about.json", json.dumps(about, sort_keys=True)
+  if path.is_file() and path.read_text() == text:
+    return True
+  shutil.rmtree(folder, ignore_errors=True)
+  folder.mkdir(parents=True)
+  for name, size in (("labels", num_pixels), ("done", len(about["rows"]))):
+    with (folder / name).open("wb") as file:
+      file.truncate(size)
+  path.with_suffix(".new").write_text(text)
+  path.with_suffix(".new").replace(path)  # last, so that the folder is whole
+  return False
 
 
 class _Rows:
@@ -102,36 +129,16 @@ class _Rows:
   Processes write to places of their own, so that they need no lock.
   """
 
-  def __init__(self, folder, num_rows):
-    self._folder, self._num_rows = folder, num_rows
-    self._labels = self._done = None
+  def __init__(self, folder):
+    self._names = folder / "labels", folder / "done"
 
-  def open(self, about, num_pixels, is_first):
-    """Opens the folder; the first process makes it, unless it is one of the same prediction."""
-    path, text = self._folder / "about.json", json.dumps(about, sort_keys=True)
-    is_same = lambda: path.is_file() and path.read_text() == text  # noqa: E731
-    if not (continued := is_same()):
-      if is_first:
-        self._make(path, text, num_pixels)
-      while not is_same():
-        time.sleep(POLL)
-    names = self._folder / "labels", self._folder / "done"
-    self._labels, self._done = (os.open(name, os.O_RDWR) for name in names)
-    return continued
+  def __enter__(self):
+    self._labels, self._done = (os.open(name, os.O_RDWR) for name in self._names)
+    return self
 
-  def _make(self, path, text, num_pixels):
-    shutil.rmtree(self._folder, ignore_errors=True)
-    self._folder.mkdir(parents=True)
-    for name, size in (("labels", num_pixels), ("done", self._num_rows)):
-      with (self._folder / name).open("wb") as file:
-        file.truncate(size)
-    path.with_suffix(".new").write_text(text)
-    path.with_suffix(".new").replace(path)  # last, so that the folder is whole
-
-  def wait(self):
-    """Returns when all rows are done."""
-    while not all(map(self.is_done, range(self._num_rows))):
-      time.sleep(POLL)
+  def __exit__(self, *_):
+    os.close(self._labels)
+    os.close(self._done)
 
   def is_done(self, row):
     return os.pread(self._done, 1, row) == b"\1"
@@ -148,12 +155,6 @@ class _Rows:
     """Rows of pixels: u8[last-first,width]."""
     data = os.pread(self._labels, (last - first) * width, first * width)
     return np.frombuffer(data, np.uint8).reshape(-1, width)
-
-  def close(self, remove):
-    os.close(self._labels)
-    os.close(self._done)
-    if remove:
-      shutil.rmtree(self._folder)
 
 
 def _write_tiff(path, store, image, palette, mark, progress):

@@ -200,8 +200,7 @@ def run(arguments: Sequence[str]) -> int:
   if mode != "train":  # in training, it makes SIGTERM a request for a checkpoint
     jax.config.update("jax_enable_preemption_service", False)
   joining = {key: value for key, value in config.parallel.items() if key != "space"}
-  parallel.start_processes(**joining)
-  peers.watch()
+  parallel.start_processes(peers.watch, **joining)
   given = None if file_config is None else config
   if mode == "predict":
     if not INPUT.value or not OUTPUT.value:

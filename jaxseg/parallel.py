@@ -75,10 +75,11 @@ def _arguments(coordinator, num_processes, process_id):
   return dict(zip(names, (coordinator, num_processes, process_id), strict=True))
 
 
-def start_processes(**settings: Any) -> None:
+def start_processes(joined: Callable[[], None] = lambda: None, **settings: Any) -> None:
   """Joins the other processes, if there are any. Call it before anything else touches JAX.
 
   Args:
+    joined: called as soon as the others are joined; finding their devices may take minutes.
     settings: keywords of `process_environment`.
   Raises:
     UserError: the others cannot be joined, or JAX does not find the devices of $JAX_PLATFORMS.
@@ -87,6 +88,7 @@ def start_processes(**settings: Any) -> None:
   try:
     if arguments is not None:
       jax.distributed.initialize(**arguments)
+      joined()
   except (RuntimeError, ValueError) as error:
     reason = str(error).splitlines()[0]
     raise UserError(f"could not join the other processes ({arguments}): {reason}") from error

@@ -43,17 +43,26 @@ def watch() -> None:
 
 def are_several() -> bool:
   """Whether this process has joined others."""
-  return _client() is not None and jax.process_count() > 1
+  return _client() is not None and _this_process()[1] > 1
 
 
 def _client():
+  return _state().client
+
+
+def _this_process():
+  """(number of this process, number of processes); JAX itself knows only with all devices."""
+  return _state().process_id, _state().num_processes
+
+
+def _state():
   from jax._src import distributed  # JAX has no public name for it
 
-  return distributed.global_state.client
+  return distributed.global_state
 
 
 def _watch():
-  client, me, number = _client(), jax.process_index(), jax.process_count()
+  client, (me, number) = _client(), _this_process()
   pulses = {i: ("", time.monotonic()) for i in range(number)}
   for pulse in itertools.count():
     try:
@@ -114,7 +123,7 @@ def end(text: str | None, status: int) -> NoReturn:
   """Ends this process, without waiting for the others.
 
   Args:
-    text: why, for the others; None if they know, as it is due to one of them. Then it is printed.
+    text: why, for the others; "" if they know; None if it is due to one of them, which is printed.
   """
   if not _leaving.acquire(blocking=False):
     time.sleep(60)  # another thread is about to end the process
@@ -130,10 +139,10 @@ def end(text: str | None, status: int) -> NoReturn:
 
 def _tell(text):
   """Tells the others that this process leaves; process 0 keeps the store and leaves last."""
-  me, number = jax.process_index(), jax.process_count()
+  me, number = _this_process()
   with contextlib.suppress(jax.errors.JaxRuntimeError, AttributeError):  # the store is closed
     client = _client()
-    if text is not None:
+    if text:
       client.key_value_set(f"{ENDED}{me}", text, allow_overwrite=True)
     client.key_value_set(f"{LEFT}{me}", "")
     until = time.monotonic() + PERIOD + GRACE + 2

@@ -1,5 +1,6 @@
 """Image files in, label maps and overlays out."""
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -15,7 +16,7 @@ import tqdm
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from jaxseg import UserError
+from jaxseg import UserError, faults
 from jaxseg.data.decode import DatasetInfo, decode_image, to_picture
 from jaxseg.data.encoded import Notes, read_as_trained
 from jaxseg.data.files import num_pages
@@ -79,6 +80,7 @@ def predict_files(
   mark: str = "",
   overwrite: bool = False,
   large: Callable | None = None,
+  agreed: Callable = contextlib.nullcontext,
   bar: tqdm.tqdm | None = None,
   progress: Callable = quiet,
   say: Callable[[str], None] = lambda text: None,
@@ -100,6 +102,7 @@ def predict_files(
     overwrite: replaces all.
     large: function of (image read by windows, path of its label map, path of its overlay) that
       writes these, of images that do not fit into memory; None reads them whole, too.
+    agreed: see `large.predict_large`, for what comes before `large`.
     bar: moves by one for each file.  progress: called by `predict`.  say: takes lines.
   Raises:
     OSError: the disk is full or the like.
@@ -130,7 +133,11 @@ def predict_files(
         continue
       for number, name in enumerate(names):
         where = f"{image.path} page {number + 1}" if len(names) > 1 else str(image.path)
-        is_windowed = large and is_large(image.path, fmt, page=number)
+        try:
+          is_windowed = large and is_large(image.path, fmt, page=number)
+        except (UserError, OSError) as error:
+          failed(where, error)
+          continue
         picture = name
         if is_windowed:
           name = f"{name.removesuffix('.png')}{ZARR if image.path.suffix == ZARR else '.tif'}"
@@ -167,13 +174,16 @@ def predict_files(
 
   def write_large(page, picture):
     try:
-      for folder in (picture.parent, (output / page.name).parent):
-        folder.mkdir(parents=True, exist_ok=True)
       with read_as_trained(info.channels, info.value_range):
-        image = open_windows(page.file, fmt, page=page.number)
+        with agreed():
+          for folder in (picture.parent, (output / page.name).parent):
+            folder.mkdir(parents=True, exist_ok=True)
+          image = open_windows(page.file, fmt, page=page.number)
         outcome.written += large(image, output / page.name, picture)
       notes.warn(page.where, image.notes)
     except (UserError, MemoryError, jax.errors.JaxRuntimeError) as error:
+      if not isinstance(error, UserError) and not faults.describe(error):
+        raise
       failed(page.where, error)
 
   def write(page, image, labels):

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import pathlib
 import signal
 import sys
@@ -18,9 +17,9 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from jaxseg import UserError, parallel, settings, together
+from jaxseg import UserError, faults, parallel, peers, settings
 from jaxseg.data.decode import DatasetInfo
-from jaxseg.data.files import few
+from jaxseg.data.files import few, num_pages
 from jaxseg.data.windows import WindowedImage, is_large
 from jaxseg.large import predict_large
 from jaxseg.listing import OVERLAYS, Listing, check_paths, describe, is_folder
@@ -33,8 +32,6 @@ from jaxseg.schema import flatten
 from jaxseg.segmenter import Segmenter, load_run
 from jaxseg.together import agreed, json_from_all
 from jaxseg.workdirs import make_folder
-
-PATIENCE = 5.0  # s
 
 
 @usual_rules()
@@ -64,52 +61,60 @@ def predict_folder(
     check_paths(source, output)
   segmenter = load_run(workdir, overrides or {}, config)
   number, count = parallel.this_process()
-  with agreed(), settings.config_errors():
+  with agreed(output), settings.config_errors():
     data, info = segmenter.config.data, segmenter.info
     listing = Listing(source, output, data.images, data.masks)
     make_folder(output / OVERLAYS, "--output")
     if number == 0:
       write_legend(output / OVERLAYS, info, listing.legends)
   several = is_folder(source)
-  rows = (number, count) if count > 1 and is_one_large(listing, info) else (0, 1)
-  files = (0, 1) if rows[1] > 1 else (number, count)
+  rows, files, in_step = (0, 1), (number, count), contextlib.nullcontext
+  if count > 1 and by_windows(segmenter, rows, in_step) and is_one_large(listing, info):
+    rows, files, in_step = files, rows, functools.partial(agreed, output)
   outcome, share = Outcome(), len(range(files[0], listing.total, files[1]))
   with stopping(outcome), progress(total=share, unit="file", disable=number > 0) as bar:
     try:
       predict_files(
         segmenter.predict, listing.share(*files), output, info, outcome, mark=mark(segmenter),
-        overwrite=overwrite, large=by_windows(segmenter, rows), bar=bar, progress=progress,
-        say=tell if several else lambda text: None,
+        overwrite=overwrite, large=by_windows(segmenter, rows, in_step), agreed=in_step, bar=bar,
+        progress=progress, say=tell if several else lambda text: None,
       )  # fmt: skip
     except UserError as error:
       outcome.error = settings.with_keys(str(error))
     except OSError as error:
-      outcome.error = together.describe(error)
+      if not (text := faults.describe(error, output)):
+        raise
+      outcome.error = text
   outcome.seen = listing.seen
+  if rows[0]:  # the first process counts the image
+    outcome = Outcome(error=outcome.error, seen=outcome.seen)
   outcomes = [Outcome(**found) for found in json_from_all(dataclasses.asdict(outcome))]
   errors = conclude(outcomes, several)
   if number == 0:
     if text := describe(listing.left_out):
       tell(text)
     report(outcomes, output)
+  if errors and number:
+    peers.end("", 1)
   if errors:
-    raise UserError(printable(errors[0])) if number == 0 else SystemExit(1)
+    raise UserError(printable(errors[0]))
 
 
 def is_one_large(listing: Listing, info: DatasetInfo) -> bool:
-  """Whether there is one image, whose rows all processes share."""
+  """Whether there is one image, and it is large, so that processes share its rows."""
   if listing.total != 1:
     return False
   try:
-    return any(is_large(image.path, info.image_format()) for image in listing.share(0, 1))
+    (image,), fmt = listing.share(0, 1), info.image_format()
+    return is_large(image.path, fmt) and num_pages(image.path, fmt.pages) == 1
   except UserError:
     return False
 
 
 def by_windows(
-  segmenter: Segmenter, process: tuple[int, int]
+  segmenter: Segmenter, process: tuple[int, int], agreed: collections.abc.Callable
 ) -> collections.abc.Callable[[WindowedImage, pathlib.Path, pathlib.Path], bool] | None:
-  """A function of (image, path, path of the overlay) that calls `predict_large`.
+  """A function of (image, path, path of the overlay) that calls `predict_large`, see there.
 
   It returns whether this process is the first of those that share the rows. None if the network or
   its options need whole images.
@@ -123,7 +128,7 @@ def by_windows(
   def write(image, path, picture):
     continued = predict_large(
       predictor, segmenter.variables, image, path, segmenter.info, mark(segmenter),
-      overlay_path=picture, process=process, progress=shown,
+      overlay_path=picture, process=process, agreed=agreed, progress=shown,
     )  # fmt: skip
     if continued:
       tell(f"{path}: went on with the rows that an earlier start had not done")
@@ -182,10 +187,7 @@ def conclude(outcomes: collections.abc.Sequence[Outcome], is_folder: bool) -> li
 
 @contextlib.contextmanager
 def stopping(outcome: Outcome) -> collections.abc.Iterator[None]:
-  """Says on Ctrl-C and SIGTERM what is done.
-
-  Where there are other processes, it gives them PATIENCE seconds to stop as well.
-  """
+  """Says on Ctrl-C and SIGTERM what is done; other processes then end, too."""
 
   def stop(number, _):
     raise SystemExit(128 + number)
@@ -196,13 +198,8 @@ def stopping(outcome: Outcome) -> collections.abc.Iterator[None]:
     yield
   except (KeyboardInterrupt, SystemExit) as error:
     tell(f"stopped: {outcome.written:,} label maps are written; start again for the others")
-    if jax.process_count() > 1:
-      # Else JAX would wait for five minutes for those that are busy, and abort.
-      timer = threading.Timer(PATIENCE, os._exit, [getattr(error, "code", 130)])
-      timer.daemon = True
-      timer.start()
-      outcome.error = f"process {jax.process_index()} was stopped"
-      json_from_all(dataclasses.asdict(outcome))  # those that wait for it go on
+    if peers.are_several():
+      peers.end("stopped", getattr(error, "code", 130))
     raise
   finally:
     if is_first:

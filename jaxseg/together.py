@@ -2,13 +2,14 @@
 
 import contextlib
 import json
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxseg import UserError
+from jaxseg import UserError, faults
 from jaxseg.parallel import from_all
 
 WEEK = 7 * 24 * 3600  # s
@@ -39,17 +40,14 @@ def wait_for_all() -> None:
     multihost.sync_global_processes("jaxseg", timeout=WEEK, processes=processes)
 
 
-def describe(error: OSError) -> str:
-  """One line for an error of the system."""
-  return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
-
-
 @contextlib.contextmanager
-def agreed() -> Iterator[None]:
-  """A `with` block that all processes run: a UserError or OSError in one ends it in all.
+def agreed(where: str | pathlib.Path = "") -> Iterator[None]:
+  """A `with` block that all processes run: a user's or the system's error in one ends it in all.
 
   The block may not wait for other processes.
 
+  Args:
+    where: the place to name if an error of the system does not name one.
   Raises:
     UserError: the error of this process, or that of another.
   """
@@ -58,8 +56,10 @@ def agreed() -> Iterator[None]:
     yield
   except UserError as mine:
     error = mine
-  except OSError as mine:
-    error = UserError(describe(mine))
+  except (OSError, MemoryError, jax.errors.JaxRuntimeError) as mine:
+    if not (text := faults.describe(mine, where)):
+      raise
+    error = UserError(text)
   texts = json_from_all(None if error is None else str(error))
   if error is not None:
     raise error

@@ -1,5 +1,6 @@
 """Damaged checkpoints: the one before is used, with a word; never other weights without one."""
 
+import errno
 import json
 import shutil
 import warnings
@@ -10,7 +11,7 @@ import pytest
 from test_checkpoint import META, assert_same_bits, make_state
 from tiny import error_of
 
-from jaxseg import UserError, checkpoint
+from jaxseg import UserError, checkpoint, faults
 from jaxseg.checkpoint_files import ARRAYS, DamagedError, checksum, folder_of, list_steps, read
 
 SCORES = {3: 0.25, 6: 0.5}  # the latest is the best, as well
@@ -234,3 +235,20 @@ def test_a_state_of_another_network(saved):
   assert "params/conv/bias is (4,), not (5,)" in error_of(checkpoint.restore, saved, state)
   with pytest.raises(DamagedError):
     read(saved, 9, "meta")
+
+
+def test_what_is_safe_is_sound(copy):
+  """After an error of the system, the step from which the run will resume is named."""
+  workdir = copy()
+
+  def safe():
+    with pytest.raises(UserError) as caught, faults.of_run(workdir):
+      raise OSError(errno.ENOSPC, "No space left on device", "x")
+    return str(caught.value).partition("the disk; ")[2]
+
+  assert safe() == "checkpoint 6 is safe, from which the same command then resumes"
+  (workdir / "checkpoints" / "8").mkdir()  # of a save that did not come further
+  (workdir / "checkpoints" / "6" / "optimizer" / "manifest.ocdbt").write_bytes(b"")
+  assert safe() == "checkpoint 3 is safe, from which the same command then resumes"
+  shutil.rmtree(workdir / "checkpoints" / "3" / "variables")
+  assert safe() == "no checkpoint is sound; restore one from a copy, or use another --workdir"

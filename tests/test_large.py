@@ -1,5 +1,7 @@
 """Label maps of images that do not fit into memory: equal to those of the whole image."""
 
+import contextlib
+import threading
 import time
 from concurrent import futures
 
@@ -166,9 +168,16 @@ def test_processes_share_the_rows(image, labels, predictor, variables, tmp_path)
   path, windows = tmp_path / "out.tif", ([], [])
   arguments = predictor, variables, image, path, INFO, "m"
 
+  barrier = threading.Barrier(2)
+
+  @contextlib.contextmanager
+  def agreed():
+    yield
+    barrier.wait(60)
+
   def run(number):
     progress = stops_after(1000, windows[number])
-    large.predict_large(*arguments, process=(number, 2), progress=progress)
+    large.predict_large(*arguments, process=(number, 2), agreed=agreed, progress=progress)
 
   with futures.ThreadPoolExecutor() as pool:
     second = pool.submit(run, 1)
@@ -225,6 +234,24 @@ def test_a_damaged_large_image_does_not_end_a_folder(folder, tmp_path, capfd):
   message = error_of(prediction.predict_folder, "run", folder, tmp_path / "out")
   assert message.startswith(f"1 of 4 images failed: {folder / 'b.tif'}")
   assert capfd.readouterr().out.startswith("3 label maps written ")
+
+
+def test_zarr_folders_that_are_none_do_not_end_a_folder(folder, tmp_path, capfd):
+  for name, file, text in (
+    ("e", ".zarray", "{"),
+    ("f", "zarr.json", "[1]"),
+    ("g", ".zattrs", '{"multiscales": [{}]}'),
+    ("h", ".zattrs", '{"multiscales": [{"datasets": [{"path": 5}], "axes": [{}]}]}'),
+  ):
+    (folder / f"{name}.zarr").mkdir()
+    (folder / f"{name}.zarr" / file).write_text(text)
+  (folder / "i.zarr").mkdir()
+  message = error_of(prediction.predict_folder, "run", folder, tmp_path / "out")
+  assert message.startswith(f"5 of 9 images failed: {folder / 'e.zarr'}")
+  out, err = capfd.readouterr()
+  assert out.startswith("4 label maps written ") and "tensorstore_spec" not in err
+  for name in "fgh":
+    assert f"{name}.zarr: cannot be decoded (its metadata are damaged)" in err
 
 
 def test_one_zarr_as_input(folder, labels, tmp_path):

@@ -35,9 +35,29 @@ def get_config():
 """
 
 
-def start_two(folder, failing=""):
+FAULTY_START = """
+import os
+import signal
+
+import jax
+from configs import unet_cells
+
+join = jax.distributed.initialize
+
+def join_and_die(**options):
+  join(**options)
+  os.kill(os.getpid(), signal.SIGKILL)
+
+def get_config():
+  if os.environ["RANK"] == "FAILING":
+    jax.distributed.initialize = join_and_die
+  return unet_cells.get_config()
+"""
+
+
+def start_two(folder, failing="", text=FAULTY):
   config = folder / "faulty.py"
-  config.write_text(FAULTY.replace("FAILING", failing))
+  config.write_text(text.replace("FAILING", failing))
   port = free_port()
   return [
     command.start(
@@ -87,6 +107,14 @@ def test_a_killed_one_is_noticed(tmp_path):
   processes[1].kill()
   processes[1].communicate()
   ((status, line),) = ends(processes[:1], peers.SILENCE + peers.GRACE + 6)
+  assert status == 1 and line.endswith(f"error: process 1 ended {peers.KILLED}")
+
+
+def test_one_that_is_killed_as_soon_as_it_has_joined(tmp_path):
+  """Before the devices of all are known."""
+  processes = start_two(tmp_path, "1", FAULTY_START)
+  processes[1].communicate(timeout=60)
+  ((status, line),) = ends(processes[:1], peers.SILENCE + peers.GRACE + 10)
   assert status == 1 and line.endswith(f"error: process 1 ended {peers.KILLED}")
 
 

@@ -8,6 +8,7 @@ import time
 import command
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from test_multiprocess import free_port
 
@@ -165,3 +166,48 @@ def test_two_processes_evaluate_as_one_does(run, data):
   assert [process.returncode for process in processes] == [1, 1]
   for text, prefix in zip(texts, ("process 1: ", ""), strict=True):
     assert text.splitlines()[-1].startswith(f"error: {prefix}{path}: cannot be decoded"), text
+
+
+LARGE = """
+from configs import unet_cells
+from jaxseg.data import windows
+
+def get_config():
+  windows.LARGE = 10_000
+  return unet_cells.get_config()
+"""
+
+
+@pytest.fixture
+def large(run, data, tmp_path):
+  """(options of `start_two`, an image that counts as large, the offsets of its rows of tiles)."""
+  (tmp_path / "config.py").write_text(LARGE)
+  values = {**VALUES, "data.data_dir": data, "predict.tile": 160}
+  flags = [f"--config={tmp_path / 'config.py'}"]
+  flags += [f"--config.{key}={value}" for key, value in values.items()]
+  image, path = np.random.default_rng(0).integers(0, 256, (900, 700), np.uint8), tmp_path / "a.tif"
+  tifffile.imwrite(path, image, tile=(64, 64), compression="zlib")
+  with tifffile.TiffFile(path) as tif:
+    offsets = tif.pages.first.dataoffsets[::11]
+  flags += ["--mode=predict", f"--input={path}", f"--output={tmp_path / 'out'}"]
+  return flags, path, offsets
+
+
+@pytest.mark.slow
+def test_a_damaged_row_of_the_second_process(run, large, tmp_path):
+  """The first does not wait for it for ever, and both end with a line."""
+  flags, path, offsets = large
+  whole = path.read_bytes()
+  path.write_bytes(whole[: offsets[3]] + b"\xff" * 99 + whole[offsets[3] + 99 :])
+  processes = start_two(run, *flags)
+  texts = [process.communicate(timeout=120)[0] for process in processes]
+  assert [process.returncode for process in processes] == [1, 1], texts
+  error = f"process 1: {path}: cannot be decoded"
+  assert texts[0].splitlines()[-1].startswith(f"error: {error}"), texts
+  assert "error" not in texts[1]
+  path.write_bytes(whole)
+  processes = start_two(run, *flags)
+  texts = [process.communicate(timeout=120)[0] for process in processes]
+  assert [process.returncode for process in processes] == [0, 0], texts
+  assert "\n1 label maps written " in texts[0]  # not one for each process
+  assert {x.name for x in (tmp_path / "out").iterdir()} == {"a.tif", "overlays"}

@@ -15,7 +15,9 @@ def test_one_process():
     raise UserError("mine")
   with pytest.raises(UserError, match="^nowhere/x: No such file or directory$"), agreed():
     open("nowhere/x")
-  with pytest.raises(UserError, match="^No space left on device$"), agreed():
+  with pytest.raises(UserError, match="^No space left on device; make room on the disk$"), agreed():
+    raise OSError(28, "No space left on device")
+  with pytest.raises(UserError, match="^out: No space left on device;"), agreed("out"):
     raise OSError(28, "No space left on device")
   with pytest.raises(ZeroDivisionError), agreed():  # a bug is not caught
     raise ZeroDivisionError

@@ -12,7 +12,7 @@ from tiny import error_of
 
 from jaxseg.data import windows
 from jaxseg.data.decode import ImageFormat, decode_image
-from jaxseg.data.windows import open_windows
+from jaxseg.data.windows import open_windows, windows_of
 
 RGB = np.random.default_rng(0).integers(0, 256, (150, 170, 3), np.uint8)
 PLANES = np.moveaxis(RGB, -1, 0)
@@ -174,3 +174,43 @@ def test_stamp_tells_files_apart(tmp_path):
   assert open_windows(path, ImageFormat(3)).stamp == first == json.loads(json.dumps(first))
   os.utime(path, ns=(1, 1))
   assert open_windows(path, ImageFormat(3)).stamp != first
+
+
+class Lying:
+  """An array of RGB's shape and type that gives something else."""
+
+  shape, dtype = RGB.shape, RGB.dtype
+
+  def __init__(self, change):
+    self.change = change
+
+  def __getitem__(self, places):
+    return RGB[places] if places[0].stop == 1 else self.change(RGB[places])
+
+
+@pytest.mark.parametrize(
+  ("array", "text"),
+  [
+    (None, "NoneType has no `shape` and `dtype` of an image: give an array, or the path"),
+    ([[1, 2]], "list has no `shape`"),
+    (mock.Mock(shape=(None, 3), dtype="u1"), "Mock has no `shape`"),
+    (mock.Mock(shape=(3, 3), dtype="banana"), "Mock has no `shape`"),
+    (np.zeros((0, 5), np.uint8), "0 x 5 px, it has no pixels"),
+    (np.zeros((2, 2, 3, 3), np.uint8), "is no image [H,W] or [H,W,C]"),
+    (Lying(lambda x: x[:-1]), "gives uint8[8, 5, 3] instead of uint8[9, 5, 3]"),
+    (Lying(lambda x: x.astype(np.float32)), "gives float32[9, 5, 3] instead of uint8[9, 5, 3]"),
+    (Lying(lambda x: x.astype("O") / 0), "cannot be decoded (division by zero)"),
+  ],
+  ids=range(9),
+)
+def test_arrays_that_lie(array, text):
+  def read():
+    windows_of(array, "image", ImageFormat(3)).read(slice(0, 9), slice(0, 5))
+
+  message = error_of(read)
+  assert message.startswith("image: ") and text in message
+
+
+def test_arrays_of_another_byte_order():
+  image = windows_of(WIDE.astype(">u2"), "image", ImageFormat(3))
+  np.testing.assert_array_equal(image.whole(), WIDE)

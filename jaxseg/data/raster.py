@@ -193,5 +193,5 @@ def decoding(name: str | Path) -> Iterator[None]:
     raise UserError(f"{name}: cannot be decoded (not an image that Pillow reads)") from error
   except Exception as error:  # damaged files raise nearly anything
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    reason = re.sub(r" object at 0x\w+", "", reason)
+    reason = re.sub(r" object at 0x\w+| \[tensorstore_spec=.*", "", reason)
     raise UserError(f"{name}: cannot be decoded ({reason})") from error

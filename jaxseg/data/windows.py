@@ -4,6 +4,7 @@ import collections
 import itertools
 import json
 import math
+import operator
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -49,6 +50,8 @@ class WindowedImage:
     georeference: Sequence[tuple] = (),
     stamp: Sequence[int] = (),
   ):
+    if 0 in header.shape:
+      raise UserError(f"{name}: {header.shape[0]} x {header.shape[1]} px, it has no pixels")
     self.header, self.notes = header, []
     self.georeference, self.stamp = georeference, [*header.shape, *stamp]
     self._read, self._name, self._fmt, self._palette = read, name, fmt, palette
@@ -122,13 +125,22 @@ def windows_of(array: Any, name: str, fmt: ImageFormat) -> WindowedImage:
   numpy.memmap, zarr.Array, h5py.Dataset and dask.array.Array are such. Floats are in [0, 1], unless
   `fmt` has a value range.
   """
-  shape, dtype = tuple(array.shape), np.dtype(array.dtype)
+  try:
+    shape, dtype = tuple(map(operator.index, array.shape)), np.dtype(array.dtype)
+  except (AttributeError, TypeError) as error:
+    text = f"{name}: {type(array).__name__} has no `shape` and `dtype` of an image"
+    raise UserError(f"{text}: give an array, or the path of a TIFF or Zarr") from error
   if len(shape) not in (2, 3) or dtype.kind not in "buif":
     raise UserError(f"{name}: {dtype} of shape {shape} is no image [H,W] or [H,W,C]")
-  shape = (*shape, 1)[:3]
+  num_axes, shape = len(shape), (*shape, 1)[:3]
 
   def read(rows, cols):
-    pixels = np.asarray(array[rows, cols]).reshape(-1, cols.stop - cols.start, shape[2])
+    pixels = np.asarray(array[rows, cols])
+    wanted = (rows.stop - rows.start, cols.stop - cols.start, *shape[2:num_axes])
+    if pixels.shape != wanted or pixels.dtype.newbyteorder("=") != dtype.newbyteorder("="):
+      found = f"{pixels.dtype}{list(pixels.shape)}"
+      raise UserError(f"{name}: [rows, columns] gives {found} instead of {dtype}{list(wanted)}")
+    pixels = pixels.reshape(*wanted[:2], shape[2])
     return pixels.astype(np.uint8 if dtype.kind == "b" else dtype.newbyteorder("="), copy=False)
 
   return WindowedImage(_header("array", shape, dtype), read, name, fmt)
@@ -243,12 +255,16 @@ def _is_plain(page):
 def _open_zarr(path):
   """(Header, function that reads windows, stamp) of a Zarr array, or the largest of an OME-Zarr."""
   folder, axes = path, ""
-  attributes = _json(path / ".zattrs") or (_json(path / "zarr.json") or {}).get("attributes", {})
-  scales = (attributes.get("ome") or attributes).get("multiscales")
+  try:
+    attributes = _json(path / ".zattrs") or (_json(path / "zarr.json") or {}).get("attributes", {})
+    scales = (attributes.get("ome") or attributes).get("multiscales")
+    if scales:
+      levels, axes = scales[0]["datasets"], scales[0].get("axes", "")
+      axes = "".join(x["name"] if isinstance(x, dict) else x for x in axes) or "tczyx"
+      folder = path / levels[0]["path"]
+  except (AttributeError, IndexError, KeyError, TypeError) as error:
+    raise ValueError("its metadata are damaged") from error
   if scales:
-    levels, axes = scales[0]["datasets"], scales[0].get("axes", "")
-    axes = "".join(x["name"] if isinstance(x, dict) else x for x in axes) or "tczyx"
-    folder = path / levels[0]["path"]
     if path.resolve() not in folder.resolve().parents:
       raise ValueError(f"its largest level is outside of it: {levels[0]['path']}")
   driver = "zarr3" if (folder / "zarr.json").is_file() else "zarr"
