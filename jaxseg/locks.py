@@ -47,7 +47,8 @@ def only_training(workdir: str | pathlib.Path) -> collections.abc.Iterator[None]
   finally:
     if file is not None:
       # Another process that has opened the file looks again whether it is still there.
-      (workdir / NAME).unlink(missing_ok=True)
+      with contextlib.suppress(OSError):  # the work directory may be gone, or read-only by now
+        (workdir / NAME).unlink()
       os.close(file)
     with contextlib.suppress(OSError):  # not empty: training has begun
       for path in new:

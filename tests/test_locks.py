@@ -145,3 +145,14 @@ def test_training_holds_it(tmp_path, photos, monkeypatch):
   for _ in range(2):
     assert error_of(training.train, config, tmp_path) == "stop"
   assert len(messages) == 2 and all("is in use" in message for message in messages)
+
+
+def test_a_work_directory_that_is_replaced_is_unlocked(tmp_path):
+  """What ended the training is what is raised."""
+  workdir = tmp_path / "w"
+  with pytest.raises(ZeroDivisionError), only_training(workdir):
+    workdir.rename(tmp_path / "moved")
+    workdir.write_text("a file")
+    raise ZeroDivisionError
+  with only_training(tmp_path / "moved"):
+    pass
