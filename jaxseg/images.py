@@ -78,7 +78,10 @@ def _single(image, fmt, name, notes):
 def _count_pages(path, fmt):
   """Number of images in a file; raises UserError if there is no such file."""
   if os.path.isdir(path):
-    raise UserError(f"{path} is a folder; pass a list of its files, or use jaxseg.predict_folder")
+    remedy = "pass a list of its files, or use jaxseg.predict_folder"
+    if os.fspath(path).rstrip("/").endswith(".zarr"):
+      remedy = "a network's `stream` reads Zarr, as does jaxseg.predict_folder"
+    raise UserError(f"{path} is a folder; {remedy}")
   if not os.path.exists(path):
     raise UserError(f"no file {path}; correct the path of the image")
   return num_pages(path, fmt.pages)

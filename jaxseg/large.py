@@ -48,6 +48,7 @@ def predict_large(
   overlay_path: pathlib.Path | None = None,
   process: tuple[int, int] = (0, 1),
   agreed: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+  say: Callable[[str], None] = lambda text: None,
   progress: Callable = lambda iterable, **_: iterable,
 ) -> bool:
   """Writes the label map of an image as a tiled, deflated BigTIFF with its palette, or as Zarr.
@@ -64,6 +65,7 @@ def predict_large(
     overlay_path: of a PNG of the subsampled image tinted by class, see `visualize.overlay`.
     process: (number, count) of processes that share the rows; the first writes the file.
     agreed: makes a `with` block that fails in all of them if in one, see `together.agreed`.
+    say: takes a line about the rows that an earlier start has done.
     progress: called like `tqdm`, with the windows, and with rows as the file is written.
   Returns:
     whether a stopped start was continued, in the first process.
@@ -80,6 +82,8 @@ def predict_large(
     with agreed():
       store = stack.enter_context(_Rows(folder))
       share = range(number, len(rows), count)
+      if done := continued and sum(map(store.is_done, range(len(rows)))):
+        say(f"{path}: {done} of {len(rows)} rows of windows were done by an earlier start")
       _predict_rows(predictor, variables, image, store, rows, share, progress)
     if number == 0:
       write = _write_zarr if path.suffix == ZARR else _write_tiff

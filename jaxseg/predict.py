@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxseg import UserError, parallel, spatial
+from jaxseg.data.raster import LARGE
 from jaxseg.data.resize import resize_image
 from jaxseg.losses import class_logits
 from jaxseg.ops import normalize, sampling_matrix
@@ -162,6 +163,10 @@ def make_predictor(
 
   def windows(examples, progress):
     for example in examples:
+      height, width = example["image"].shape[:2]
+      if fit == "crop" and not tile and height * width > LARGE:
+        raise UserError(f"an image of {width:,} x {height:,} px is too large for one window: set "
+                        "`tile`, for example to 1024")  # fmt: skip
       image = example["image"] if fit == "crop" else resize_image(example["image"], size)
       rows, cols = spans(image.shape[:2])
       places = list(itertools.product(example.get("rows", rows), cols))

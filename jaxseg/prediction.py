@@ -126,12 +126,11 @@ def by_windows(
   shown = functools.partial(progress, disable=process[0] > 0)
 
   def write(image, path, picture):
-    continued = predict_large(
+    predict_large(
       predictor, segmenter.variables, image, path, segmenter.info, mark(segmenter),
-      overlay_path=picture, process=process, agreed=agreed, progress=shown,
+      overlay_path=picture, process=process, agreed=agreed, say=tell,
+      progress=shown,
     )  # fmt: skip
-    if continued:
-      tell(f"{path}: went on with the rows that an earlier start had not done")
     return process[0] == 0
 
   return write
@@ -197,7 +196,7 @@ def stopping(outcome: Outcome) -> collections.abc.Iterator[None]:
   try:
     yield
   except (KeyboardInterrupt, SystemExit) as error:
-    tell(f"stopped: {outcome.written:,} label maps are written; start again for the others")
+    tell(f"stopped: {outcome.written:,} label maps are written; start again for the rest")
     if peers.are_several():
       peers.end("stopped", getattr(error, "code", 130))
     raise

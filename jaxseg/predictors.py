@@ -51,8 +51,8 @@ def build_window_predictor(
     found = config[key.split(".")[0]][key.split(".")[1]]
     if found != value:
       raise UserError(
-        f"config.{key} is {found!r}, which needs the whole image in memory: set it to {value!r}, "
-        "or make the image smaller"
+        f"config.{key} is {found!r}, which needs the whole image in memory; "
+        + ("train with crop for windows" if key == "data.fit" else f"set it to {value!r}")
       )
   tile = config.predict.tile or max(WINDOW, 3 * smallest_side(model) // 2)
   with settings.config_errors(tile="predict.tile"):

@@ -135,6 +135,11 @@ def _train(config, workdir):
     cost = models.summary(model, state.variables, info.channels, size, compile=False)
     memory = sum(x.nbytes for x in jax.tree.leaves(state)) / 2**20
     about = build.network_line(config, model, info, cost)
+    if step > num_steps:
+      raise UserError(
+        f"{workdir} has been trained for {step / epoch_steps:g} epochs, so that `train.num_epochs` "
+        f"cannot become {options.num_epochs:g}: give more than these, or leave the key out"
+      )
     run.start(step, num_steps, f"{about}; weights and optimizer state {memory:.3g} MiB")
     state = parallel.replicate(mesh, state)
     key = parallel.replicate(mesh, jax.random.key(config.seed))
@@ -145,8 +150,8 @@ def _train(config, workdir):
       run.save(state, batches.get_state(), scores, result, again=True)
       run.restart_clock()
     if step >= num_steps:
-      tell(f"already complete: {step} of {num_steps} steps; with a larger config.train.num_epochs, "
-           "training goes on")  # fmt: skip
+      tell(f"already complete: {step} of {num_steps} steps; with config.train.num_epochs above "
+           f"{options.num_epochs:g}, training goes on")  # fmt: skip
     elif options.profile_steps and not step < options.profile_steps[0] <= num_steps:
       tell(
         f"note: no profile is written, as config.train.profile_steps={options.profile_steps} does "

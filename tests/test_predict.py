@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import error_of
 
 from jaxseg import UserError, predict
 from jaxseg.models.unet import UNet
@@ -381,3 +382,16 @@ def test_what_cannot_be_is_said_before_anything_runs(valid_unet, options, words)
   assert "\n" not in str(error.value)
   for word in words:
     assert word in str(error.value)
+
+
+def test_an_image_too_large_for_one_window_is_refused(monkeypatch):
+  monkeypatch.setattr(predict, "LARGE", 99)
+  image = np.zeros((10, 10, 3), np.uint8)
+  whole = make_predictor(Pixelwise(), fit="crop", size=64, batch_size=4)
+  assert "10 x 10 px is too large for one window: set `tile`" in error_of(
+    list, whole({}, [{"image": image}])
+  )
+  (_, probs), *_ = make_predictor(Pixelwise(), fit="resize", size=64, batch_size=4)(
+    {}, [{"image": image}]
+  )
+  assert probs.shape[:2] == (10, 10)

@@ -110,7 +110,7 @@ def test_a_signal(folder, tmp_path, capfd, monkeypatch, number):
     jaxseg.predict_folder("run", folder, tmp_path / "out")
   assert number == signal.SIGINT or stop.value.code == 143
   err = capfd.readouterr().err
-  assert err.endswith("stopped: 2 label maps are written; start again for the others\n")
+  assert err.endswith("stopped: 2 label maps are written; start again for the rest\n")
   assert signal.getsignal(signal.SIGTERM) == before
   monkeypatch.setattr(prediction, "load_run", lambda *_: SEGMENTER)
   out, _ = run(folder, capfd)

@@ -17,10 +17,9 @@ import tifffile
 from jaxseg import UserError
 from jaxseg.data.decode import ImageFormat, to_image
 from jaxseg.data.files import TIFF_SUFFIXES, inspect
-from jaxseg.data.raster import Header, Path, Raster, check_size, decoding
+from jaxseg.data.raster import LARGE, Header, Path, Raster, check_size, decoding
 from jaxseg.data.tiff import open_image
 
-LARGE = 1 << 27  # px, beyond which an image is read by windows
 ZARR = ".zarr"  # suffix of a folder
 MAX_PIXELS = 1 << 40
 CACHE = 1 << 28  # bytes of decoded tiles that are kept
