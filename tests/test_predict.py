@@ -389,9 +389,9 @@ def test_an_image_too_large_for_one_window_is_refused(monkeypatch):
   image = np.zeros((10, 10, 3), np.uint8)
   whole = make_predictor(Pixelwise(), fit="crop", size=64, batch_size=4)
   assert "10 x 10 px is too large for one window: set `tile`" in error_of(
-    list, whole({}, [{"image": image}])
+    list, whole(PARAMS, [{"image": image}])
   )
   (_, probs), *_ = make_predictor(Pixelwise(), fit="resize", size=64, batch_size=4)(
-    {}, [{"image": image}]
+    PARAMS, [{"image": image}]
   )
   assert probs.shape[:2] == (10, 10)
