@@ -105,15 +105,20 @@ def test_two_processes_predict_as_one_does(run, images, alone, tmp_path):
   assert files(tmp_path / "out") == alone
 
 
+def wait_for_outputs(output, pattern, count, processes):
+  """Returns when there are so many files; the processes have to be running until then."""
+  deadline = time.monotonic() + 120
+  while len(list(output.glob(pattern))) < count:
+    assert time.monotonic() < deadline and {process.poll() for process in processes} == {None}
+    time.sleep(0.002)
+
+
 @pytest.mark.slow
 def test_two_processes_that_are_killed_go_on(run, images, alone, tmp_path):
   output = tmp_path / "out"
   flags = "--mode=predict", f"--input={images}", f"--output={output}"
   processes = start_two(run, *flags)
-  deadline = time.monotonic() + 120
-  while len(list(output.glob("**/[!.]*.png"))) < 8:  # the legend, and some pairs
-    assert time.monotonic() < deadline and {process.poll() for process in processes} == {None}
-    time.sleep(0.002)
+  wait_for_outputs(output, "**/[!.]*.png", 8, processes)  # the legend, and some pairs
   for process in processes:
     process.kill()
   for process in processes:
@@ -134,10 +139,7 @@ def test_two_processes_that_are_stopped_say_so(run, images, alone, tmp_path):
   output = tmp_path / "out"
   flags = "--mode=predict", f"--input={images}", f"--output={output}"
   processes = start_two(run, *flags)
-  deadline = time.monotonic() + 120
-  while len(list(output.glob("*.png"))) < 2:
-    assert time.monotonic() < deadline and {process.poll() for process in processes} == {None}
-    time.sleep(0.002)
+  wait_for_outputs(output, "*.png", 2, processes)
   for process in processes:
     process.send_signal(signal.SIGINT)
   texts = [process.communicate(timeout=30)[0] for process in processes]
