@@ -199,8 +199,9 @@ def run(arguments: Sequence[str]) -> int:
   parallel.use_compilation_cache()
   if mode != "train":  # in training, it makes SIGTERM a request for a checkpoint
     jax.config.update("jax_enable_preemption_service", False)
-  joining = {key: value for key, value in config.parallel.items() if key != "space"}
-  parallel.start_processes(peers.watch, **joining)
+  names = ("coordinator", "num_processes", "process_id")
+  joining = peers.joining(config.parallel.initialization_timeout)
+  parallel.start_processes(joining, **{name: config.parallel[name] for name in names})
   given = None if file_config is None else config
   if mode == "predict":
     if not INPUT.value or not OUTPUT.value:

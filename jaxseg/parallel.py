@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxseg import UserError
 
 AXIS = "batch"
-STRATEGIES = ("jit", "pmap")
+STRATEGIES, DAY = ("jit", "pmap"), 24 * 3600  # s
 
 
 def process_environment(
@@ -75,11 +76,11 @@ def _arguments(coordinator, num_processes, process_id):
   return dict(zip(names, (coordinator, num_processes, process_id), strict=True))
 
 
-def start_processes(joined: Callable[[], None] = lambda: None, **settings: Any) -> None:
+def start_processes(joining: AbstractContextManager, **settings: Any) -> None:
   """Joins the other processes, if there are any. Call it before anything else touches JAX.
 
   Args:
-    joined: called as soon as the others are joined; finding their devices may take minutes.
+    joining: is around the joining, which waits for a day; finding devices may take minutes more.
     settings: keywords of `process_environment`.
   Raises:
     UserError: the others cannot be joined, or JAX does not find the devices of $JAX_PLATFORMS.
@@ -87,8 +88,8 @@ def start_processes(joined: Callable[[], None] = lambda: None, **settings: Any) 
   arguments = process_environment(os.environ, **settings)
   try:
     if arguments is not None:
-      jax.distributed.initialize(**arguments)
-      joined()
+      with joining:
+        jax.distributed.initialize(**arguments, initialization_timeout=DAY)
   except (RuntimeError, ValueError) as error:
     reason = str(error).splitlines()[0]
     raise UserError(f"could not join the other processes ({arguments}): {reason}") from error

@@ -13,6 +13,7 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import NoReturn
 
 import jax
@@ -23,6 +24,7 @@ from jaxseg.printing import say
 PERIOD = 1.0  # seconds between two looks
 SILENCE = 15.0  # seconds without a pulse, after which a process counts as gone
 DOUBT = 3.0  # the same after an operation over all processes has failed
+NEWS = 10.0  # seconds of waiting for others to join, after which it says so
 GRACE = 4.0  # seconds that the main thread has to fail by itself and to close what it has opened
 PULSE, ENDED, LEFT = "jaxseg/pulse/", "jaxseg/ended/", "jaxseg/left/"
 KILLED = "without a word, so it was killed, or its machine is gone; start all processes again"
@@ -34,8 +36,31 @@ _ended: dict[int, str] = {}  # {process: why}, of the others
 _heard, _doubt, _leaving = threading.Event(), threading.Event(), threading.Lock()
 
 
-def watch() -> None:
-  """Begins to listen to the other processes, if there are any; they have been joined."""
+@contextlib.contextmanager
+def joining(limit: float) -> Iterator[None]:
+  """A block that joins the other processes, and begins to listen to them.
+
+  It says that it waits, and ends this process at the limit, which JAX itself does by SIGABRT. One
+  that was killed before it has joined is unknown to all, so that they wait as for one that is late.
+
+  Args:
+    limit: seconds.
+  """
+  waits = "waiting for the other processes to join"
+  up_to = f"{limit:g} s (parallel.initialization_timeout)"
+  failed = f"error: not all processes have joined within {up_to}; start all of them again"
+  timers = [
+    threading.Timer(min(NEWS, limit / 2), say, [f"{waits}, for up to {up_to}", sys.stderr]),
+    threading.Timer(limit, lambda: (say(failed, sys.stderr), os._exit(1))),
+  ]
+  for timer in timers:
+    timer.daemon = True
+    timer.start()
+  try:
+    yield
+  finally:
+    for timer in timers:
+      timer.cancel()
   if are_several():
     interrupts.before_end(functools.partial(_tell, "interrupted"))
     threading.Thread(target=_watch, name="peers", daemon=True).start()

@@ -13,7 +13,8 @@ from test_multiprocess import start_two
 
 NUM_KILLS, SEED = 10, 14
 NUM_STEPS = test_end_to_end.NUM_STEPS
-VALUES = test_end_to_end.VALUES
+# One that is killed before it has joined is waited for; no start here takes half a minute.
+VALUES = test_end_to_end.VALUES | {"parallel.initialization_timeout": 60}
 
 
 def start(workdir, num_processes):

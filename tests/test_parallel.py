@@ -1,5 +1,6 @@
 """Devices: one = eight under jit = eight under pmap, however VOID falls; and start-up."""
 
+import contextlib
 import functools
 
 import chex
@@ -368,7 +369,7 @@ def test_start_processes_names_what_it_could_not_join(monkeypatch):
   for name, value in TORCHRUN.items():
     monkeypatch.setenv(name, value)
   with pytest.raises(UserError, match=r"host:29500.*: no such host$"):
-    parallel.start_processes()
+    parallel.start_processes(contextlib.nullcontext())
 
 
 @pytest.mark.parametrize(
@@ -384,7 +385,7 @@ def test_platforms_that_are_not_there(monkeypatch, fault, message):
 
   monkeypatch.setattr(jax, "devices", fail)
   with pytest.raises(UserError, match=f"^JAX has no devices: .*{message}"):
-    parallel.start_processes()
+    parallel.start_processes(contextlib.nullcontext())
 
 
 def test_convolutions_are_left_to_eigen(monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import test_multiprocess
 from test_multiprocess import free_port, read_metrics
 
-from jaxseg import UserError, peers
+from jaxseg import UserError, interrupts, peers
 
 pytestmark = pytest.mark.slow
 VALUES = {**test_multiprocess.VALUES, "train.num_epochs": 1000}
@@ -116,6 +116,30 @@ def test_one_that_is_killed_as_soon_as_it_has_joined(tmp_path):
   processes[1].communicate(timeout=60)
   ((status, line),) = ends(processes[:1], peers.SILENCE + peers.GRACE + 10)
   assert status == 1 and line.endswith(f"error: process 1 ended {peers.KILLED}")
+
+
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_one_that_never_joins(tmp_path, waiting):
+  """One that was killed before it has joined cannot tell anybody."""
+  values = {**VALUES, "parallel.initialization_timeout": 4}
+  process = command.start(
+    "unet_cells", tmp_path, values, num_devices=2, MASTER_ADDR="127.0.0.1", WORLD_SIZE="2",
+    MASTER_PORT=str(free_port()), RANK=str(waiting),
+  )  # fmt: skip
+  output, _ = process.communicate(timeout=60)
+  assert process.returncode == 1 and output.splitlines() == [
+    "waiting for the other processes to join, for up to 4 s (parallel.initialization_timeout)",
+    "error: not all processes have joined within 4 s (parallel.initialization_timeout); start all "
+    "of them again",
+  ]
+
+
+def test_control_c_while_it_waits_for_others(tmp_path):
+  processes = start_two(tmp_path)
+  processes[1].kill()
+  time.sleep(peers.NEWS + 5)
+  processes[0].send_signal(signal.SIGINT)
+  assert ends(processes[:1], 10) == [(interrupts.STATUS, "interrupted")]
 
 
 def test_which_errors_may_come_from_the_end_of_another():

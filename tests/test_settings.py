@@ -183,7 +183,8 @@ def test_keys_of_the_users_own():
 def test_how_processes_met_is_not_part_of_a_run():
   config = tiny.make_config(3, parallel__coordinator="a:1", parallel__num_processes=2)
   assert settings.from_run(config.to_dict()).parallel.to_dict() == {
-    "coordinator": "", "num_processes": 0, "process_id": -1, "space": 1
+    "coordinator": "", "num_processes": 0, "process_id": -1, "initialization_timeout": 300,
+    "space": 1,
   }  # fmt: skip
 
 
