@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxseg import UserError, parallel, settings
 from jaxseg.build import build_model, eval_name, open_split
-from jaxseg.checks import all_faults
+from jaxseg.checks import all_faults, check_memory
 from jaxseg.data.datasets import check_source, groups_of
 from jaxseg.data.examine import Example, Finding, examine
 from jaxseg.data.files import few
@@ -137,13 +137,13 @@ def check_data(config: ConfigDict, workdir: str | pathlib.Path) -> list[Finding]
 def _check_data(config, workdir):
   data, findings, splits, groups = config.data, [], {}, []
 
-  def attempt(kind, function, *arguments):
+  def attempt(kind, function, *arguments, severity="error"):
     """function(...), or () after an error, which becomes a finding."""
     try:
       with settings.config_errors():
         return function(*arguments)
     except UserError as error:
-      findings.append(Finding("error", kind, "", str(error)))
+      findings.append(Finding(severity, kind, "", str(error)))
       return ()
 
   held_out, info = eval_name(config), None
@@ -181,6 +181,8 @@ def _check_data(config, workdir):
     print()
   faults = all_faults(config, info, is_new=not has_checkpoint(workdir))
   findings += [Finding("error", REFUSED, "", text) for text in faults]
+  if info and not faults:  # another machine may have more
+    attempt("too little memory on this machine", check_memory, config, info, severity="warning")
   by_role = {role: split.examples for role, split in splits.items()}
   if splits:
     for line in [*class_table(by_role, info.classes), ""]:

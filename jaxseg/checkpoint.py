@@ -161,7 +161,7 @@ def set_aside_damaged(workdir: Path) -> None:
 
 def _all_damaged(workdir, faults, key=""):
   step, fault = max(faults.items())
-  count = f"its checkpoint {step} is" if len(faults) == 1 else f"all {len(faults)} checkpoints are"
+  count = f"its checkpoint {step} is" if len(faults) == 1 else "all checkpoints are"
   remedy = f"correct {key}" if key else "train anew in another --workdir"
   return UserError(
     f"{workdir}: {count} damaged ({step}: {fault}); restore {folder_of(workdir)} from a copy, or "

@@ -1,6 +1,7 @@
 """What training refuses once the data set is known, before minutes of compilation.
 
-`training` stops at the first of these, `check_data` reports all of them.
+`training` stops at the first of these, `check_data` reports all of them; want of memory as a
+warning, since it may run elsewhere.
 """
 
 import functools
@@ -116,8 +117,7 @@ def check_start(config: ConfigDict, info: DatasetInfo) -> None:
 
 
 CHECKS: tuple[Callable[[ConfigDict, DatasetInfo], None], ...] = (
-  check_augmentation, check_crop_classes, check_class_weights, check_network, check_memory,
-  check_optimizer,
+  check_augmentation, check_crop_classes, check_class_weights, check_network, check_optimizer,
 )  # fmt: skip
 
 
@@ -137,12 +137,14 @@ def check_own_keys(config: ConfigDict) -> None:
 
 def check_with_data(config: ConfigDict, info: DatasetInfo) -> None:
   """Raises UserError for the first thing in a config that does not go with its data set."""
-  for check in CHECKS:
+  for check in (*CHECKS, check_memory):
     check(config, info)
 
 
 def all_faults(config: ConfigDict, info: DatasetInfo | None, is_new: bool = True) -> list[str]:
   """Messages of all that training refuses of a config and its data set; nothing is computed.
+
+  Except for want of memory, which depends on the machine.
 
   Args:
     info: None if it is not known.  is_new: whether the run has not begun yet.

@@ -46,6 +46,8 @@ WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run; default: runs/N
 INPUT = flags.DEFINE_string("input", "", "predict: an image, or a folder of images")
 OUTPUT = flags.DEFINE_string("output", "", "predict, export, keys: output folder")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "predict: make again what is there")
+# Modes that use a flag; all use the others.
+USES = {"input": ("predict",), "overwrite": ("predict",), "output": ("predict", "export", "keys")}
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str | None], list[str]]:
@@ -105,10 +107,7 @@ def _config_error(path, error):
     return UserError(f"{first} {rest[-1]}" if rest else first)
   if not line and isinstance(error, OSError):  # ml_collections raises its own for any of them
     if not pathlib.Path(path).is_file():
-      names = {file.stem: file for file in sorted(pathlib.Path("configs").glob("[!_]*.py"))}
-      near = difflib.get_close_matches(pathlib.Path(path).stem, names, n=1)
-      remedy = f"did you mean {names[near[0]]}?" if near else "see configs/"
-      return UserError(f"no config file {path!r}; {remedy}")
+      return UserError(f"no config file {path!r}; {_near_config(pathlib.Path(path).stem)}")
     return UserError(f"config file {path}: {text.rpartition('failure to load: ')[2]}")
   if "no attribute 'get_config'" in str(error):
     return UserError(f"{path} has no get_config(); see configs/")
@@ -116,11 +115,27 @@ def _config_error(path, error):
   # This is how ml_collections reports an unknown key.
   if match := re.search(r'Did you mean "(.*?)" instead of "(.*?)"', str(error)):
     return UserError(f"{where}: unknown config key {match[2]!r}; did you mean {match[1]!r}?")
+  # And a value of another type.
+  if match := re.search(
+    r"Could not override field '(\w+)' .*? original type <class '(\w+)'> .* <class '(\w+)'>", text
+  ):
+    named = {kind.__name__: words for kind, words in schema.TYPE_NAMES.items()}
+    given, wanted = (named.get(kind, f"a {kind}") for kind in match.groups()[1:])
+    return UserError(f"{where}: config key {match[1]!r} is {given}; give it {wanted}")
+  if match := re.match(r"cannot import name '(\w+)' from 'configs'", text):
+    return UserError(f"{where}: configs has no {match[1]!r}; {_near_config(match[1])}")
   if isinstance(origin, SyntaxError):
     text = origin.msg
   if isinstance(origin, SystemExit):
     return UserError(f"{where} ends the program; get_config() has to return a config instead")
   return UserError(f"{where}: {type(origin).__name__}: {text}")
+
+
+def _near_config(stem):
+  """The remedy for a config whose name may be misspelt."""
+  names = {file.stem: file for file in sorted(pathlib.Path("configs").glob("[!_]*.py"))}
+  near = difflib.get_close_matches(stem, names, n=1)
+  return f"did you mean {names[near[0]]}?" if near else "see configs/"
 
 
 def _origin(path, error):
@@ -144,6 +159,13 @@ def config_path(arguments: Sequence[str]) -> str:
     if match := re.match("--?config(=(.*))?$", argument):
       path = match[2] if match[1] else following
   return path
+
+
+def check_flags(mode: str) -> None:
+  """Raises UserError for a flag that this mode does not use."""
+  for flag, modes_ in USES.items():
+    if flags.FLAGS[flag].present and mode not in modes_:
+      raise UserError(f"--{flag} is for --mode={', '.join(modes_)}; leave it out of --mode={mode}")
 
 
 def print_keys(output: str) -> None:
@@ -192,6 +214,7 @@ def run(arguments: Sequence[str]) -> int:
     return 0
   overrides, arguments = split_arguments(arguments)
   file_config, mode = parse(arguments), MODE.value
+  check_flags(mode)
   if mode == "keys":
     print_keys(OUTPUT.value)
     return 0

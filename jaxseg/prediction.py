@@ -161,7 +161,7 @@ def report(outcomes: collections.abc.Sequence[Outcome], output: pathlib.Path) ->
     )
   there = f", {total['skipped']:,} were there" if total["skipped"] else ""
   again = " (--overwrite makes them again)" if there else ""
-  text = f"{total['written']:,} label maps written{there}{again}"
+  text = f"{total['written']:,} label map{'s'[: total['written'] != 1]} written{there}{again}"
   say(f"{text}   label maps: {output}   overlays: {output / OVERLAYS}")
 
 

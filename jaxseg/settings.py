@@ -202,8 +202,9 @@ def check_resumes(workdir: str | pathlib.Path, saved: ConfigDict, config: Config
   place = shlex.quote(f"{workdir}_to_epoch_{now:g}")
   raise UserError(
     f"{workdir}: its learning rate ({train.schedule}) was planned for {before:g} epochs, so that "
-    f"config.train.num_epochs cannot become {now:g}; to train on, start a new run from this one: "
-    f"python -m jaxseg.main --workdir={place} --config.model.init_from={shlex.quote(str(workdir))} "
+    f"config.train.num_epochs cannot become {now:g}; to train {now - before:g} epochs more, start "
+    f"a new run from this one: python -m jaxseg.main --workdir={place} "
+    f"--config.model.init_from={shlex.quote(str(workdir))} "
     f"--config.train.num_epochs={now - before:g}"
   )
 

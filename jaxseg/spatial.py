@@ -31,8 +31,9 @@ def make_mesh(space: int = 1, devices: Sequence[jax.Device] | None = None) -> Me
   if space == 1:
     return Mesh(devices, (AXIS,))
   if own % space:
-    raise UserError(f"`parallel.space` is {space}, but has to divide {own}, the number of devices "
-                    "of a process")  # fmt: skip
+    fitting = [n for n in range(1, own + 1) if own % n == 0]
+    raise UserError(f"`parallel.space` is {space}, but this process has {own} device"
+                    f"{'s'[: own > 1]}: make it {' or '.join(map(str, fitting))}")  # fmt: skip
   return Mesh(devices.reshape(-1, space), (AXIS, SPACE))
 
 

@@ -12,6 +12,7 @@ from tiny import error_of
 from jaxseg import DataWarning, checks, training
 from jaxseg.check_data import check_data
 from jaxseg.data import datasets
+from jaxseg.models import cost
 
 VALID = {"model__padding": "valid"}
 ENCODER = {"model__name": "encoder_unet", "model__encoder": "mobilenet_v2"}
@@ -51,6 +52,17 @@ def test_training_and_check_data_refuse_the_same(
   errors = {f.text for f in check_data(config, tmp_path / "check") if f.severity == "error"}
   assert errors == {message}
   assert "`" not in capsys.readouterr().out
+
+
+def test_want_of_memory_is_a_warning_of_check_data(monkeypatch, tmp_path, capsys):
+  """Data are looked at on a laptop, too, for a training run elsewhere."""
+  monkeypatch.setattr(datasets, "CELLS_SPLITS", {"train": 8, "test": 2})
+  monkeypatch.setattr(cost, "device_bytes", lambda: 100_000)
+  config = tiny.make_config(1, data__name="cells")
+  message = error_of(training.train, config, tmp_path / "train")
+  assert "GiB, but the device has" in message
+  found = {(f.severity, f.text) for f in check_data(config, tmp_path / "check")}
+  assert ("warning", message) in found and "error" not in dict(found)
 
 
 def test_all_faults_are_reported_at_once():

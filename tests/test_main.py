@@ -211,7 +211,7 @@ DEFAULT = "from configs import default\n\ndef get_config():\n  config = default.
   "text, words",
   [
     (DEFAULT + "  config.train.batchsize = 8\n  return config", "'batchsize' 'batch_size'"),
-    (DEFAULT + "  config.train.batch_size = '8'\n  return config", "'batch_size' str int"),
+    (DEFAULT + "  config.train.batch_size = '8'\n  return config", "'batch_size' is text; give it a whole number"),
     ("def get_config():\n  return {}", "returns dict ConfigDict"),
     ("def get_config():\n  return {}['zzz']", "config.py line 2 KeyError zzz"),
     ("import os\ndef get_config():\n  os.nope", "line 3 AttributeError nope"),
@@ -281,6 +281,20 @@ def test_mistakes_on_the_command_line(jaxseg, tmp_path, monkeypatch, arguments, 
   for word in words.split():
     assert word in message, message
   assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+  "flag, mode, modes",
+  [
+    ("--overwrite", "train", "predict"),
+    ("--input=x.png", "evaluate", "predict"),
+    ("--output=x", "summary", "predict, export, keys"),
+  ],
+)
+def test_flags_of_other_modes(jaxseg, flag, mode, modes):
+  message = error_of(jaxseg, "--config=configs/unet_cells.py", f"--mode={mode}", flag)
+  name = flag.partition("=")[0]
+  assert message == f"error: {name} is for --mode={modes}; leave it out of --mode={mode}\n"
 
 
 @pytest.mark.parametrize(

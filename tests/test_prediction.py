@@ -87,7 +87,7 @@ def test_a_full_disk(folder, tmp_path, capfd, monkeypatch):
   message = error_of(jaxseg.predict_folder, "run", folder, tmp_path / "out")
   assert message.startswith(f"{tmp_path}/out/") and "png: No space left on device; " in message
   assert "start again" in message
-  assert capfd.readouterr().out.startswith("1 label maps written ")
+  assert capfd.readouterr().out.startswith("1 label map written ")
   monkeypatch.undo()
   monkeypatch.setattr(prediction, "load_run", lambda *_: SEGMENTER)
   out, _ = run(folder, capfd)
@@ -114,7 +114,7 @@ def test_a_signal(folder, tmp_path, capfd, monkeypatch, number):
   assert signal.getsignal(signal.SIGTERM) == before
   monkeypatch.setattr(prediction, "load_run", lambda *_: SEGMENTER)
   out, _ = run(folder, capfd)
-  assert out.startswith("1 label maps written, 2 were there ")
+  assert out.startswith("1 label map written, 2 were there ")
 
 
 def test_other_networks_and_options_have_other_marks():

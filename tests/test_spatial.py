@@ -126,7 +126,8 @@ def test_what_does_not_go_with_it(key, value, text):
 
 
 def test_devices_that_do_not_divide():
-  assert "`parallel.space` is 3" in error_of(spatial.make_mesh, 3)
+  message = "`parallel.space` is 3, but this process has 8 devices: make it 1 or 2 or 4 or 8"
+  assert error_of(spatial.make_mesh, 3) == message
 
 
 def test_one_device_an_image_has_one_axis():
