@@ -103,7 +103,7 @@ def predict_files(
     large: function of (image read by windows, path of its label map, path of its overlay) that
       writes these, of images that do not fit into memory; None reads them whole, too.
     agreed: see `large.predict_large`, for what comes before `large`.
-    bar: moves by one for each file.  progress: called by `predict`.  say: takes lines.
+    bar: moves by one for each image; its total counts files.  progress: called by `predict`.  say: takes lines.
   Raises:
     OSError: the disk is full or the like.
   """
@@ -114,6 +114,7 @@ def predict_files(
     text = with_keys(str(error)) or type(error).__name__
     text = text if isinstance(error, UserError) else text.splitlines()[0]
     text = text if where in text else f"{where}: {text}"
+    bar.update()
     outcome.reason = outcome.reason or text
     outcome.failed += 1
     if len(outcome.names) < MAX_NAMED:
@@ -125,12 +126,12 @@ def predict_files(
 
   def pages():
     for image in images:
-      bar.update()
       try:
         names = image.outputs(num_pages(image.path, fmt.pages))
       except (UserError, OSError) as error:
         failed(str(image.path), error)
         continue
+      bar.total = bar.total and bar.total + len(names) - 1
       for number, name in enumerate(names):
         where = f"{image.path} page {number + 1}" if len(names) > 1 else str(image.path)
         try:
@@ -145,9 +146,11 @@ def predict_files(
         there = "" if overwrite else find_mark(output / name)
         if there == "none":
           outcome.kept += 1
+          bar.update()
           continue
         if there == mark and (output / OVERLAYS / picture).exists():
           outcome.skipped += 1
+          bar.update()
           continue
         outcome.replaced += there not in ("", mark, "broken")
         page = Page(image.path, number, where, name)
@@ -180,6 +183,7 @@ def predict_files(
             folder.mkdir(parents=True, exist_ok=True)
           image = open_windows(page.file, fmt, page=page.number)
         outcome.written += large(image, output / page.name, picture)
+        bar.update()
       notes.warn(page.where, image.notes)
     except (UserError, MemoryError, jax.errors.JaxRuntimeError) as error:
       if not isinstance(error, UserError) and not faults.describe(error):
@@ -192,6 +196,7 @@ def predict_files(
       write_png(output / OVERLAYS / page.name, Image.fromarray(picture))
       write_png(output / page.name, label_map(labels, info.palette), mark)
       outcome.written += 1
+      bar.update()
     except OSError as error:
       if error.errno in DISK:
         error.filename = error.filename or str(output / page.name)

@@ -72,7 +72,7 @@ def predict_folder(
   if count > 1 and by_windows(segmenter, rows, in_step) and is_one_large(listing, info):
     rows, files, in_step = files, rows, functools.partial(agreed, output)
   outcome, share = Outcome(), len(range(files[0], listing.total, files[1]))
-  with stopping(outcome), progress(total=share, unit="file", disable=number > 0) as bar:
+  with stopping(outcome), progress(total=share, unit="image", disable=number > 0) as bar:
     try:
       predict_files(
         segmenter.predict, listing.share(*files), output, info, outcome, mark=mark(segmenter),

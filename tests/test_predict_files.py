@@ -3,6 +3,7 @@
 import errno
 import os
 import pathlib
+import types
 import zlib
 
 import numpy as np
@@ -105,6 +106,28 @@ def test_pages_become_files(tmp_path):
   for name, page in expected.items():
     labels = np.asarray(Image.open(tmp_path / "out" / f"{name}.png"))
     np.testing.assert_array_equal(labels, page > 500)
+
+
+def test_the_bar_counts_what_is_done(folder, tmp_path):
+  """Not what has been read ahead; pages count one by one."""
+  run(folder / "grey.png", tmp_path / "out")  # is there already
+  grey = Image.new("RGB", (16, 16))
+  grey.save(folder / "stack.tif", save_all=True, append_images=[grey])
+  (folder / "bad.png").touch()
+  bar, seen = types.SimpleNamespace(n=0, total=7), []
+
+  def update():
+    bar.n += 1
+
+  def read_ahead(examples, reduce, progress):
+    for example, labels in predict(list(examples), reduce, progress):
+      seen.append(bar.n)
+      yield example, labels
+
+  bar.update = update
+  outcome, _ = run(folder, tmp_path / "out", predict=read_ahead, bar=bar)
+  assert (outcome.written, outcome.skipped, outcome.failed) == (6, 1, 1)
+  assert seen == [2, 3, 4, 5, 6, 7] and (bar.n, bar.total) == (8, 8)
 
 
 def test_sub_folders(tmp_path):
