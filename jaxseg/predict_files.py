@@ -103,7 +103,8 @@ def predict_files(
     large: function of (image read by windows, path of its label map, path of its overlay) that
       writes these, of images that do not fit into memory; None reads them whole, too.
     agreed: see `large.predict_large`, for what comes before `large`.
-    bar: moves by one for each image; its total counts files.  progress: called by `predict`.  say: takes lines.
+    bar: moves by one for each image; its total begins with the files.
+    progress: called by `predict`.  say: takes lines.
   Raises:
     OSError: the disk is full or the like.
   """
