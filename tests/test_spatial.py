@@ -29,7 +29,7 @@ def make_variables(model):
   return jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})()
 
 
-def make_step(model, mesh):
+def make_step(model, mesh, **options):
   step = make_train_step(
     model,
     optim.make_optimizer("sgd", 0.1),
@@ -37,35 +37,54 @@ def make_step(model, mesh):
     class_weights=jnp.ones(2),
     augmentation=Augmentation(),
     spread=spatial.spread_over(mesh),
+    **options,
   )
   return parallel.distribute_step(step, mesh, "jit")
 
 
-def one_step(model, variables, mesh, batch):
-  state = train_state.create(variables, optim.make_optimizer("sgd", 0.1))
+def one_step(model, variables, mesh, batch, **options):
+  ema = "ema_decay" in options
+  state = train_state.create(variables, optim.make_optimizer("sgd", 0.1), ema=ema)
   state, key = (parallel.replicate(mesh, x) for x in (state, jax.random.key(0)))
-  step = make_step(model, mesh)
+  step = make_step(model, mesh, **options)
   state, metrics = step(state, parallel.put_on_mesh(mesh, batch, "jit"), key)
-  return jax.tree.map(np.asarray, (state.params, state.batch_stats, metrics))
+  return jax.tree.map(np.asarray, (state.params, state.batch_stats, state.ema, metrics))
+
+
+def make_batch(size):
+  rng = np.random.default_rng(0)
+  return {
+    "image": rng.integers(0, 256, (size, 64, 64, 3), np.uint8),
+    "mask": rng.integers(0, 2, (size, 64, 64), np.uint8),
+    "index": np.arange(size, dtype=np.int32),
+  }
+
+
+def check_equal(expected, found):
+  for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+    assert np.abs(a - b).max() <= 1e-5 * max(1.0, np.abs(a).max())
+  assert max(np.abs(x).max() for x in jax.tree.leaves(expected)) > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("space", [2, 4])
+def test_a_step_with_all_options(space):
+  """Dropout falls on the same values, and each part of the batch is normalised by itself."""
+  model = models.build("unet", 2, widths=(4, 8), norm=True, dropout=0.3, remat=True)
+  variables, batch = make_variables(model), make_batch(16 // space)
+  options = {"accumulation_steps": 2, "ema_decay": 0.9}
+  expected = one_step(model, variables, ONE, batch, **options)
+  check_equal(expected, one_step(model, variables, spatial.make_mesh(space), batch, **options))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("space", [2, 8])
 @pytest.mark.parametrize(("name", "options"), NETWORKS, ids=lambda x: str(x)[:40])
 def test_a_step_of_every_network(name, options, space):
-  rng = np.random.default_rng(0)
-  batch = {
-    "image": rng.integers(0, 256, (8 // space, 64, 64, 3), np.uint8),
-    "mask": rng.integers(0, 2, (8 // space, 64, 64), np.uint8),
-    "index": np.arange(8 // space, dtype=np.int32),
-  }
-  model = models.build(name, 2, **options)
+  batch, model = make_batch(8 // space), models.build(name, 2, **options)
   variables = make_variables(model)
   expected = one_step(model, variables, ONE, batch)
-  found = one_step(model, variables, spatial.make_mesh(space), batch)
-  for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
-    assert np.abs(a - b).max() <= 1e-5 * max(1.0, np.abs(a).max())
-  assert max(np.abs(x).max() for x in jax.tree.leaves(expected)) > 0.1
+  check_equal(expected, one_step(model, variables, spatial.make_mesh(space), batch))
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,17 @@ def test_stamp_tells_files_apart(tmp_path):
   assert open_windows(path, ImageFormat(3)).stamp != first
 
 
+@pytest.mark.parametrize("driver", ["zarr", "zarr3"])
+def test_stamp_of_zarr_tells_rewritten_chunks(tmp_path, driver):
+  path = tmp_path / "a.zarr"
+  write_zarr(path, RGB, driver)
+  first = open_windows(path, ImageFormat(3)).stamp
+  assert open_windows(path, ImageFormat(3)).stamp == first
+  array = tensorstore.open({"driver": driver, "kvstore": f"file://{path}/"}, open=True).result()
+  array[0, 0, 0].write(255 - RGB[0, 0, 0]).result()
+  assert open_windows(path, ImageFormat(3)).stamp != first
+
+
 class Lying:
   """An array of RGB's shape and type that gives something else."""
 

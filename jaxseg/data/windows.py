@@ -292,8 +292,9 @@ def _open_zarr(path):
   def read(rows, cols):
     return np.asarray(array[rows, cols].read().result()).astype(header.dtype, copy=False)
 
-  stat = os.stat(folder / ("zarr.json" if driver == "zarr3" else ".zarray"))
-  return header, read, (stat.st_size, stat.st_mtime_ns)
+  stats = [file.stat() for file in folder.rglob("*")]  # of chunks too: they are replaced in place
+  size, newest = sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
+  return header, read, (len(stats), size, newest)
 
 
 def _json(path):
