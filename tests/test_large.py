@@ -1,6 +1,7 @@
 """Label maps of images that do not fit into memory: equal to those of the whole image."""
 
 import contextlib
+import dataclasses
 import threading
 import time
 from concurrent import futures
@@ -87,6 +88,24 @@ def test_tiff_equals_the_whole_image(image, photo, labels, predictor, variables,
   assert sorted(x.name for x in tmp_path.iterdir()) == ["out.tif", "overlay.png", "photo.tif"]
 
 
+def test_floats_of_a_range_equal_the_whole_image(photo, labels, variables, tmp_path):
+  """Values 0.5 + 2 x / 255, black and white at 0.5 and 2.5, are the x of the labels."""
+  values = (0.5 + photo / 255 * 2).astype(np.float32)
+  tifffile.imwrite(tmp_path / "photo.tif", values, photometric="rgb", tile=(64, 64))
+  info = dataclasses.replace(INFO, value_range=(0.5, 2.5), dtype="float32")
+  options = {"fit": "crop", "size": 64, "batch_size": 4, "value_range": info.value_range}
+  image = open_windows(tmp_path / "photo.tif", info.image_format())
+  whole = make_predictor(MODEL, **options)
+  (_, expected), *_ = whole(variables, [{"image": image.whole()}], most_likely)
+  predictor = make_predictor(MODEL, **options, tile=128)
+  picture = tmp_path / "overlay.png"
+  path = tmp_path / "out.tif"
+  large.predict_large(predictor, variables, image, path, info, "m", overlay_path=picture)
+  np.testing.assert_array_equal(tifffile.imread(path), expected)
+  assert np.mean(expected == labels) > 0.999
+  assert np.asarray(Image.open(picture)).std() > 20
+
+
 def test_overlay_of_a_large_image(image, labels, predictor, variables, tmp_path, monkeypatch):
   monkeypatch.setattr(large, "MAX_OVERLAY", 100)
   monkeypatch.setattr(large, "BLOCK", 7)
@@ -147,6 +166,18 @@ def test_goes_on_after_a_stop(mark, is_same, image, labels, predictor, variables
   assert len(second) in (expected * len(cols), (expected + 1) * len(cols))
   np.testing.assert_array_equal(tifffile.imread(path), labels)
   assert [x.name for x in tmp_path.iterdir() if x.name.startswith(".")] == []
+
+
+def test_an_image_that_was_changed_begins_anew(image, photo, predictor, variables, tmp_path):
+  """With the same mark, options and size."""
+  path = tmp_path / "out.tif"
+  with pytest.raises(Stopped):
+    large.predict_large(predictor, variables, image, path, INFO, "m", progress=stops_after(9, []))
+  tifffile.imwrite(tmp_path / "photo.tif", photo[::-1], photometric="rgb", tile=(64, 64))
+  other = open_windows(tmp_path / "photo.tif", INFO.image_format())
+  assert not large.predict_large(predictor, variables, other, path, INFO, "m")
+  large.predict_large(predictor, variables, other, tmp_path / "afresh.tif", INFO, "m")
+  np.testing.assert_array_equal(*map(tifffile.imread, (path, tmp_path / "afresh.tif")))
 
 
 def test_finished_rows_are_all_that_is_left(image, labels, predictor, variables, tmp_path):
