@@ -53,9 +53,10 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
     UserError: bad input, or a loss or an evaluation that is not finite.
   """
   parallel.use_compilation_cache()
-  with settings.config_errors(), faults.of_run(workdir):
+  with settings.config_errors():
     build.check_training(config)
-    with only_training(workdir):
+    # The lock outside: it takes away the folder of a run that has not begun.
+    with only_training(workdir), faults.of_run(workdir):
       return _train(config, workdir)
 
 

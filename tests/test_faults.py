@@ -104,6 +104,14 @@ def test_a_full_disk_and_room_again(tmp_path):
     subprocess.run(["umount", "-l", small], check=True)
 
 
+def test_a_fault_before_the_run_begins_keeps_its_traceback(tmp_path, monkeypatch):
+  """The new work directory is taken away again, which is not why it failed."""
+  monkeypatch.setattr(training, "_train", lambda *_: 1 / 0)
+  with pytest.raises(ZeroDivisionError):
+    training.train(tiny.make_config(1, data__name="cells"), tmp_path / "w")
+  assert not (tmp_path / "w").exists()
+
+
 @pytest.mark.slow
 def test_a_work_directory_that_vanishes(tmp_path):
   process = command.start("unet_cells", tmp_path / "w", VALUES)

@@ -86,7 +86,7 @@ EVERYTHING = {
 def test_all_that_draws_batches_and_changes_them(num_devices, tmp_path, monkeypatch):
   """Two passes over the data and more, with all that is random, from the host and on devices."""
   mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:num_devices]), (parallel.AXIS,))
-  monkeypatch.setattr(spatial, "make_mesh", lambda space: mesh)
+  monkeypatch.setattr(spatial, "make_mesh", lambda *_: mesh)
   for where in (False, True):
     assert train(make_config("jit", 1, where, **EVERYTHING), tmp_path / str(where)) is True
   assert_same_run(tmp_path / "True", tmp_path / "False")

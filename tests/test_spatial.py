@@ -52,7 +52,8 @@ def one_step(model, variables, mesh, batch, **options):
 
 
 def make_batch(size):
-  rng = np.random.default_rng(0)
+  """Of a seed for which no ReLU is at its bend, where the last bit of a weight turns gradients."""
+  rng = np.random.default_rng(1)
   return {
     "image": rng.integers(0, 256, (size, 64, 64, 3), np.uint8),
     "mask": rng.integers(0, 2, (size, 64, 64), np.uint8),
