@@ -68,8 +68,9 @@ def up_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   """Transposed convolution whose kernel is a multiple of the stride.
 
   One matrix product and a change of order. On TPUs and, if nothing overlaps, on GPUs, where that
-  order is another pass over the map, `transposed_conv`; on TPUs one of 2x2 to at most 64 channels
-  makes pairs of pixels, see `convolution.conv_3x3`.
+  order is another pass over the map, `transposed_conv`; on TPUs by `up_conv_to_groups` to pairs of
+  pixels where a kernel of 2x2 has at most 64 channels, see `convolution.conv_3x3`, and to groups of
+  8 px at strides from 16 on, of which XLA makes little.
 
   The output is not cropped: U-Net's 2x2 "up-convolution" at stride 2 exactly doubles the size; the
   2s x 2s kernels of FCN at stride s extend s / 2 px beyond that on each side.
@@ -84,17 +85,20 @@ def up_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   by_blocks = functools.partial(up_conv_by_blocks, stride=stride)
   transposed = functools.partial(transposed_conv, strides=(stride, stride))
   is_narrow = kernel.shape[:2] == (2, 2) and stride == 2 and kernel.shape[3] <= 64
-  forms = {"tpu": up_conv_to_pairs if is_narrow else transposed}
+  group = 2 if is_narrow else 8 if stride >= 16 and stride % 8 == 0 else 1
+  to_groups = functools.partial(up_conv_to_groups, stride=stride, group=group)
+  forms = {"tpu": transposed if group == 1 else to_groups}
   forms |= {"cuda": transposed} if kernel.shape[0] == stride else {}
   return by_platform(by_blocks, **forms)(x, kernel)
 
 
-def up_conv_to_pairs(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """`up_conv` of 2x2, whose two pixels side by side are channels of one."""
-  b, h, w, c = x.shape
-  d = kernel.shape[3]
-  kernel = kernel.transpose(0, 2, 1, 3).reshape(2, 1, c, 2 * d)
-  return transposed_conv(x, kernel, (2, 1)).reshape(b, 2 * h, 2 * w, d)
+def up_conv_to_groups(x: jax.Array, kernel: jax.Array, stride: int, group: int) -> jax.Array:
+  """`up_conv` of which `group` pixels side by side are channels of one; they divide the stride."""
+  k, _, c, d = kernel.shape
+  grouped = kernel.reshape(k, k // group, group, c, d).transpose(0, 1, 3, 2, 4)
+  grouped = grouped.reshape(k, k // group, c, group * d)
+  y = transposed_conv(x, grouped, (stride, stride // group))
+  return y.reshape(*y.shape[:2], -1, d)
 
 
 def up_conv_by_blocks(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:

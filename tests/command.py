@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 
@@ -43,13 +42,7 @@ def start(
     stderr=subprocess.STDOUT,
     text=True,
     start_new_session=start_new_session,
-    preexec_fn=hear_interrupts,
   )
-
-
-def hear_interrupts():
-  """Takes Ctrl-C, which is ignored by what a shell has started in the background."""
-  signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(*processes, status=0, timeout=600):

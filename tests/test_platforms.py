@@ -31,6 +31,7 @@ DILATED = "lhs_dilate = [2, 2]"
     (depthwise.depthwise_conv, [(1, 8, 8, 5), (3, 3, 5)], "feature_group_count = 5", 2),
     (lambda x, k: up_convolution.up_conv(x, k, 2), [(1, 4, 4, 3), (4, 4, 3, 5)], DILATED, 1),
     (lambda x, k: up_convolution.up_conv(x, k, 2), [(1, 4, 4, 3), (2, 2, 3, 5)], "[2, 1]", 1),
+    (lambda x, k: up_convolution.up_conv(x, k, 16), [(1, 4, 4, 3), (32, 32, 3, 5)], "[16, 2]", 1),
     (lambda x, k: up_convolution.up_conv_3x3([x], k), [(1, 4, 4, 3), (3, 3, 3, 5)], DILATED, 1),
     (convolution.conv_3x3, [(1, 8, 8, 64), (3, 3, 64, 64)], "tensor<1x8x4x128xf32>", 4),
     (convolution.conv_1x1, [(1, 8, 8, 64), (64, 2)], "tensor<1x8x4x128xf32>", 4),

@@ -125,7 +125,7 @@ def test_up_conv_3x3_with_a_part_without_gradient():
   assert (products(False), products(True)) == (6, 5)
 
 
-@pytest.mark.parametrize("size, stride", [(2, 2), (4, 2), (16, 8), (9, 3)])
+@pytest.mark.parametrize("size, stride", [(2, 2), (4, 2), (16, 8), (9, 3), (32, 16)])
 def test_transposed_conv_equals_blocks(size, stride):
   """The form of `up_conv` for TPUs: values and gradients, in float64."""
   with jax.enable_x64(True):
@@ -136,8 +136,9 @@ def test_transposed_conv_equals_blocks(size, stride):
     g = normal(2, h, w, 7, seed=2).astype(float)
     ours, theirs = pull_both(transposed, by_blocks, (x, kernel), g)
     chex.assert_trees_all_close(ours, theirs, rtol=1e-12, atol=1e-12)
-    if size == stride == 2:
-      ours, theirs = pull_both(up_convolution.up_conv_to_pairs, by_blocks, (x, kernel), g)
+    for group in [n for n in range(2, stride + 1) if stride % n == 0]:
+      to_groups = functools.partial(up_convolution.up_conv_to_groups, stride=stride, group=group)
+      ours, theirs = pull_both(to_groups, by_blocks, (x, kernel), g)
       chex.assert_trees_all_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 

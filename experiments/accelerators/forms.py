@@ -32,8 +32,21 @@ def make_cases():
   up_2x2 = {
     "up_conv_by_blocks": functools.partial(up_convolution.up_conv_by_blocks, stride=2),
     "transposed_conv": functools.partial(up_convolution.transposed_conv, strides=(2, 2)),
-    "up_conv_to_pairs": up_convolution.up_conv_to_pairs,
+    "up_conv_to_groups": functools.partial(up_convolution.up_conv_to_groups, stride=2, group=2),
   }
+
+  def up_fcn(stride):
+    return {
+      "up_conv_by_blocks": functools.partial(up_convolution.up_conv_by_blocks, stride=stride),
+      "transposed_conv": functools.partial(up_convolution.transposed_conv, strides=(stride,) * 2),
+      **{
+        f"up_conv_to_groups of {group}": functools.partial(
+          up_convolution.up_conv_to_groups, stride=stride, group=group
+        )
+        for group in (2, 4, 8)
+      },
+    }
+
   edges = ((1, 1), (1, 1))
   narrow = {
     "conv_plain": functools.partial(convolution.conv_plain, padding=edges),
@@ -52,6 +65,10 @@ def make_cases():
       (16, 32, 32, 208), (3, 3, 208, 64), {f.__name__: one_part(f) for f in up_3x3}),
     "up-convolution 2x2, 16x64x64x128 -> 64": (
       (16, 64, 64, 128), (2, 2, 128, 64), up_2x2),
+    **{
+      f"up-convolution {2 * s}x{2 * s}, stride {s}, 4x{224 // s}x{224 // s}x21 -> 21": (
+        (4, 224 // s, 224 // s, 21), (2 * s, 2 * s, 21, 21), up_fcn(s)) for s in (8, 16, 32)
+    },
     "convolution 3x3, 4x128x128x64": ((4, 128, 128, 64), (3, 3, 64, 64), narrow),
     "stem 7x7, stride 2, 4x512x512x3 -> 64": ((4, 512, 512, 3), (7, 7, 3, 64), stem),
   }  # fmt: skip
