@@ -79,7 +79,7 @@ def main():
     one = seconds("in", output="one")
     two = seconds("in", "in", output="two", are_joined=True)
     few = seconds("few", output="few"), seconds("few", "few", output="few_by_two", are_joined=True)
-    half = seconds("half0", output="half")
+    half = seconds("half0", output="by_one")
     apart = seconds("half0", "half1", output="apart")
     files = [path.relative_to(folder / "one0") for path in (folder / "one0").rglob("*.png")]
     same = all(filecmp.cmp(folder / "one0" / x, folder / "two" / x, shallow=False) for x in files)
