@@ -291,6 +291,7 @@ def training_faults(config: ConfigDict) -> collections.abc.Iterator[str]:
         "are 0 in config.train.losses; set one of them above 0"
       )
   try:
+    spatial.make_mesh(config.parallel.space)
     parallel.check_batch_size(train.batch_size, train.accumulation_steps, config.parallel.space)
   except UserError as error:
     yield settings.with_keys(str(error))
