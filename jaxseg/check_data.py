@@ -181,8 +181,13 @@ def _check_data(config, workdir):
     print()
   faults = all_faults(config, info, is_new=not has_checkpoint(workdir))
   findings += [Finding("error", REFUSED, "", text) for text in faults]
-  if info and not faults:  # another machine may have more
+  fits = True
+  if info:
+    before = len(findings)
     attempt("too little memory on this machine", check_memory, config, info, severity="warning")
+    fits = len(findings) == before
+    if not fits and findings[-1].text in faults:  # of a network that cannot be built
+      del findings[-1]
   by_role = {role: split.examples for role, split in splits.items()}
   if splits:
     for line in [*class_table(by_role, info.classes), ""]:
@@ -200,7 +205,7 @@ def _check_data(config, workdir):
     findings += find(by_role, info.classes, split.labels, window, has_range)
     findings += find_missing_crop_classes(by_role.get("train", ()), info.classes, data.crop_classes)
     splits = with_black_and_white(splits, data.normalization)
-    if "train" in splits and splits["train"].good and not faults:
+    if "train" in splits and splits["train"].good and not faults and fits:
       windows = attempt(REFUSED, training_windows, config, splits["train"])
   findings = [dataclasses.replace(f, text=with_keys(f.text)) for f in findings]
   findings = list(dict.fromkeys(findings))  # two folds of one split repeat its findings

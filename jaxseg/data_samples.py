@@ -21,6 +21,7 @@ from jaxseg.train_step import augmented
 MAX_SIDE = 1024  # px, of pictures on the sheet
 MAX_WINDOW = 512  # px, of windows on theirs
 NUM_EXAMPLES, NUM_DRAWS = 3, 5  # of the sheet of windows
+MAX_PIXELS = 2**24  # of its windows as the step sees them, unless one example has more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +158,8 @@ def training_windows(config: ConfigDict, split: Split) -> list[tuple[str, np.nda
   options = {"value_range": info.value_range, "clip": info.clip}
   draw = functools.partial(augmented, augmentation=Augmentation(**config.augment), **options)
   draw, found = jax.jit(draw), []
-  chosen = choose(split.counts(good), min(NUM_EXAMPLES, config.eval.num_samples))
+  most = max(1, MAX_PIXELS // (NUM_DRAWS * config.data.image_size**2))
+  chosen = choose(split.counts(good), min(NUM_EXAMPLES, most, config.eval.num_samples))
   for number, i in enumerate(chosen):
     source = Subset(split.source, (good[i],))
     batches = build.build_batches(one, info, source, margin)

@@ -125,7 +125,10 @@ def by_the_way(loss: str) -> Iterator[None]:
 
 
 def quiet_threads() -> None:
-  """Prints no traceback for the system's errors outside the main thread, which hears of them."""
+  """Prints no traceback for what the main thread hears of, too.
+
+  That is the system's errors in other threads, and Ctrl-C in what cannot raise.
+  """
   show, show_ignored = threading.excepthook, sys.unraisablehook
 
   def hook(arguments):
@@ -135,7 +138,9 @@ def quiet_threads() -> None:
   def ignored(arguments):
     # TensorStore says so for each of its writes that nobody waits for after one has failed.
     error = arguments.exc_value
-    if str(error) != "Event loop is closed" and (error is None or describe(error) is None):
+    if isinstance(error, KeyboardInterrupt) or str(error) == "Event loop is closed":
+      return
+    if error is None or describe(error) is None:
       show_ignored(arguments)
 
   threading.excepthook, sys.unraisablehook = hook, ignored

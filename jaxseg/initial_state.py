@@ -55,6 +55,8 @@ def start_from(variables: Any, workdir: str | pathlib.Path) -> Any:
   if not modules["taken"]:
     raise UserError(f"no layer of {workdir} fits this network; correct config.model.init_from")
   names = {what: ", ".join(found) or "nothing" for what, found in modules.items()}
+  if not modules["new"] and not modules["left"]:
+    names["taken"] = f"all {len(modules['taken'])} modules"
   tell(
     f"from {workdir}, step {step}: copied {names['taken']}; new: {names['new']}; "
     f"skipped: {names['left']}"

@@ -194,7 +194,7 @@ def _write_zarr(path, store, image, palette, mark, progress):
   part = path.with_name(f".{path.name}.partial.zarr")
   shutil.rmtree(part, ignore_errors=True)
   array = tensorstore.open(
-    {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{part}/"}},
+    {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{os.path.abspath(part)}/"}},
     create=True,
     dtype=tensorstore.uint8,
     shape=(height, width),

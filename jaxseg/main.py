@@ -6,6 +6,7 @@ if __name__ == "__main__":
   start.prepare()  # before JAX is imported
 
 import difflib
+import functools
 import pathlib
 import re
 import sys
@@ -117,13 +118,19 @@ def _config_error(path, error):
     return UserError(f"{where}: unknown config key {match[2]!r}; did you mean {match[1]!r}?")
   # And a value of another type.
   if match := re.search(
-    r"Could not override field '(\w+)' .*? original type <class '(\w+)'> .* <class '(\w+)'>", text
-  ):
+    r"Could not override field '(\w+)' .* original type <class '([\w.]+)'> .* <class '([\w.]+)'>",
+    str(origin), re.DOTALL,
+  ):  # fmt: skip
     named = {kind.__name__: words for kind, words in schema.TYPE_NAMES.items()}
     given, wanted = (named.get(kind, f"a {kind}") for kind in match.groups()[1:])
-    return UserError(f"{where}: config key {match[1]!r} is {given}; give it {wanted}")
-  if match := re.match(r"cannot import name '(\w+)' from 'configs'", text):
-    return UserError(f"{where}: configs has no {match[1]!r}; {_near_config(match[1])}")
+    keys = [name for name in settings.declared_keys() if name.rpartition(".")[2] == match[1]]
+    name = " or ".join(keys) or match[1]
+    return UserError(f"{where}: config key {name} is {given}; give it {wanted}")
+  if match := re.match(
+    r"cannot import name '(\w+)' from 'configs'|No module named 'configs\.(\w+)'", text
+  ):
+    name = match[1] or match[2]
+    return UserError(f"{where}: configs has no {name!r}; {_near_config(name)}")
   if isinstance(origin, SyntaxError):
     text = origin.msg
   if isinstance(origin, SystemExit):
@@ -223,7 +230,7 @@ def run(arguments: Sequence[str]) -> int:
   if mode != "train":  # in training, it makes SIGTERM a request for a checkpoint
     jax.config.update("jax_enable_preemption_service", False)
   names = ("coordinator", "num_processes", "process_id")
-  joining = peers.joining(config.parallel.initialization_timeout)
+  joining = functools.partial(peers.joining, config.parallel.initialization_timeout)
   parallel.start_processes(joining, **{name: config.parallel[name] for name in names})
   given = None if file_config is None else config
   if mode == "predict":

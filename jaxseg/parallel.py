@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxseg import UserError
 
 AXIS = "batch"
-STRATEGIES, DAY = ("jit", "pmap"), 24 * 3600  # s
+STRATEGIES, HOUR = ("jit", "pmap"), 3600  # s; XLA's own limit of joining
 
 
 def process_environment(
@@ -37,7 +37,7 @@ def process_environment(
     UserError: an incomplete set, naming what is missing.
   """
   if coordinator or num_processes or process_id >= 0:
-    if not coordinator or num_processes < 1 or not 0 <= process_id < num_processes:
+    if not 0 <= process_id < num_processes or not re.fullmatch(r".+:\d+", coordinator):
       raise UserError(
         "config.parallel needs coordinator=HOST:PORT, num_processes >= 1 and "
         f"0 <= process_id < num_processes; got {coordinator!r}, {num_processes}, {process_id}"
@@ -76,11 +76,11 @@ def _arguments(coordinator, num_processes, process_id):
   return dict(zip(names, (coordinator, num_processes, process_id), strict=True))
 
 
-def start_processes(joining: AbstractContextManager, **settings: Any) -> None:
+def start_processes(joining: Callable[[dict], AbstractContextManager], **settings: Any) -> None:
   """Joins the other processes, if there are any. Call it before anything else touches JAX.
 
   Args:
-    joining: is around the joining, which waits for a day; finding devices may take minutes more.
+    joining: of what `process_environment` returns; around the joining, which waits for an hour.
     settings: keywords of `process_environment`.
   Raises:
     UserError: the others cannot be joined, or JAX does not find the devices of $JAX_PLATFORMS.
@@ -88,8 +88,8 @@ def start_processes(joining: AbstractContextManager, **settings: Any) -> None:
   arguments = process_environment(os.environ, **settings)
   try:
     if arguments is not None:
-      with joining:
-        jax.distributed.initialize(**arguments, initialization_timeout=DAY)
+      with joining(arguments):
+        jax.distributed.initialize(**arguments, initialization_timeout=HOUR)
   except (RuntimeError, ValueError) as error:
     reason = str(error).splitlines()[0]
     raise UserError(f"could not join the other processes ({arguments}): {reason}") from error

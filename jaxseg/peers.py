@@ -13,8 +13,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from typing import NoReturn
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
 
 import jax
 
@@ -37,22 +37,33 @@ _heard, _doubt, _leaving = threading.Event(), threading.Event(), threading.Lock(
 
 
 @contextlib.contextmanager
-def joining(limit: float) -> Iterator[None]:
+def joining(limit: float, arguments: Mapping[str, Any]) -> Iterator[None]:
   """A block that joins the other processes, and begins to listen to them.
 
   It says that it waits, and ends this process at the limit, which JAX itself does by SIGABRT. One
   that was killed before it has joined is unknown to all, so that they wait as for one that is late.
 
   Args:
-    limit: seconds.
+    limit: seconds.  arguments: see `parallel.process_environment`.
   """
-  waits = "waiting for the other processes to join"
+  who = "a process of Slurm or of a TPU pod"
+  if arguments:
+    who = "process {process_id} of {num_processes}, with process 0 at {coordinator_address}"
+    who = who.format(**arguments)
   up_to = f"{limit:g} s (parallel.initialization_timeout)"
-  failed = f"error: not all processes have joined within {up_to}; start all of them again"
-  timers = [
-    threading.Timer(min(NEWS, limit / 2), say, [f"{waits}, for up to {up_to}", sys.stderr]),
-    threading.Timer(limit, lambda: (say(failed, sys.stderr), os._exit(1))),
-  ]
+
+  def wait():
+    with contextlib.suppress(OSError):  # nobody reads
+      say(f"waiting for the other processes to join, for up to {up_to}", sys.stderr)
+
+  def give_up():
+    try:
+      say(f"error: not all processes have joined within {up_to}. This is {who}: correct that if it "
+          "is wrong, and start all of them again", sys.stderr)  # fmt: skip
+    finally:
+      os._exit(1)
+
+  timers = [threading.Timer(min(NEWS, limit / 2), wait), threading.Timer(limit, give_up)]
   for timer in timers:
     timer.daemon = True
     timer.start()
@@ -169,7 +180,7 @@ def _tell(text):
     client = _client()
     if text:
       client.key_value_set(f"{ENDED}{me}", text, allow_overwrite=True)
-    client.key_value_set(f"{LEFT}{me}", "")
+    client.key_value_set(f"{LEFT}{me}", "", allow_overwrite=True)  # a second thread may wait, too
     until = time.monotonic() + PERIOD + GRACE + 2
     while me == 0 and time.monotonic() < until:
       left = {_process_of(key) for key, _ in client.key_value_dir_get(LEFT)}

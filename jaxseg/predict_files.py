@@ -28,6 +28,7 @@ from jaxseg.predict import most_likely
 from jaxseg.settings import with_keys
 from jaxseg.visualize import label_map, legend, overlay
 
+MUCH = 16  # times the size of the network's input, beyond which a note says so
 MAX_NAMED = 10  # failed files in the summary
 MAX_SAID = 100  # failed files that get a line, in a process
 MARK = "jaxseg"  # key of the text in a label map that tells which network it is of
@@ -79,6 +80,7 @@ def predict_files(
   *,
   mark: str = "",
   overwrite: bool = False,
+  side: int = 0,
   large: Callable | None = None,
   agreed: Callable = contextlib.nullcontext,
   bar: tqdm.tqdm | None = None,
@@ -100,6 +102,7 @@ def predict_files(
     mark: of the network. Label maps that have it are not made again, nor are files replaced that
       have none: they may be somebody's work. Label maps of another network are replaced.
     overwrite: replaces all.
+    side: px, to which images are resized for the network; 0 if they are not.
     large: function of (image read by windows, path of its label map, path of its overlay) that
       writes these, of images that do not fit into memory; None reads them whole, too.
     agreed: see `large.predict_large`, for what comes before `large`.
@@ -125,6 +128,12 @@ def predict_files(
     if outcome.failed == MAX_SAID:
       say("more failures are counted, but not named")
 
+  def more_pages(count):
+    if bar.total and count:
+      bar.total += count
+      if hasattr(bar, "container"):  # the widget of a notebook
+        bar.container.children[1].max = bar.total
+
   def pages():
     for image in images:
       try:
@@ -132,7 +141,7 @@ def predict_files(
       except (UserError, OSError) as error:
         failed(str(image.path), error)
         continue
-      bar.total = bar.total and bar.total + len(names) - 1
+      more_pages(len(names) - 1)
       for number, name in enumerate(names):
         where = f"{image.path} page {number + 1}" if len(names) > 1 else str(image.path)
         try:
@@ -172,6 +181,9 @@ def predict_files(
       except (UserError, OSError, MemoryError) as error:
         failed(page.where, error)
         continue
+      if side and max(image.shape[:2]) > MUCH * side:
+        found.append(f"is far larger than {side} x {side} px, at which the network sees it: small "
+                     "things vanish; config.data.fit=crop trains one that sees all")  # fmt: skip
       notes.warn(page.where, found)
       waiting.append(page)
       yield {"image": image, "page": page}

@@ -72,11 +72,14 @@ def predict_folder(
   if count > 1 and by_windows(segmenter, rows, in_step) and is_one_large(listing, info):
     rows, files, in_step = files, rows, functools.partial(agreed, output)
   outcome, share = Outcome(), len(range(files[0], listing.total, files[1]))
-  with stopping(outcome), progress(total=share, unit="image", disable=number > 0) as bar:
+  shown = {"total": share, "unit": "image", "disable": number > 0}
+  shown |= {"desc": f"process 0 of {count}"} if count > 1 else {}
+  with stopping(outcome), progress(**shown) as bar:
     try:
       predict_files(
         segmenter.predict, listing.share(*files), output, info, outcome, mark=mark(segmenter),
-        overwrite=overwrite, large=by_windows(segmenter, rows, in_step), agreed=in_step, bar=bar,
+        overwrite=overwrite, side=data.image_size if data.fit == "resize" else 0,
+        large=by_windows(segmenter, rows, in_step), agreed=in_step, bar=bar,
         progress=progress, say=tell if several else lambda text: None,
       )  # fmt: skip
     except UserError as error:
@@ -196,7 +199,8 @@ def stopping(outcome: Outcome) -> collections.abc.Iterator[None]:
   try:
     yield
   except (KeyboardInterrupt, SystemExit) as error:
-    tell(f"stopped: {outcome.written:,} label maps are written; start again for the rest")
+    own = " by this process" if peers.are_several() else ""
+    tell(f"stopped: {outcome.written:,} label maps are written{own}; start again for the rest")
     if peers.are_several():
       peers.end("stopped", getattr(error, "code", 130))
     raise

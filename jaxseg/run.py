@@ -206,6 +206,9 @@ class Run:
       result: its scores if it was evaluated.  again: replaces the checkpoint of the same step.
     """
     if self._manager is not None:
+      if not (self._workdir / "config.json").exists():  # Orbax would make the folder again
+        raise UserError(f"{self._workdir} was removed meanwhile, with its checkpoints; the same "
+                        "command begins anew")  # fmt: skip
       if again:
         self._manager.delete(int(state.step))
       metrics = result and {k: x for k, x in result.items() if not isinstance(x, list)}

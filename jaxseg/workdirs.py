@@ -59,7 +59,8 @@ def check_config(
   if differing:
     name, more = differing[0], ""
     if len(differing) > 1:
-      more = f" (and {', '.join(differing[1:4])}{' ...' if len(differing) > 4 else ''} differ, too)"
+      verb = "differ" if differing[2:] else "differs"
+      more = f" (and {', '.join(differing[1:4])}{' ...' if len(differing) > 4 else ''} {verb}, too)"
     what = "network was trained with" if network else "run was started with"
     raise UserError(
       f"{workdir}: its {what} config.{name}={saved.get(name)!r}, not {current.get(name)!r}{more}; "

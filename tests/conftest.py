@@ -5,12 +5,14 @@ import pathlib
 import shutil
 import signal
 import tempfile
+import threading
 
 import command
 import pytest
 
 # What a shell starts in the background ignores Ctrl-C, as do the programs that it starts.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+if threading.current_thread() is threading.main_thread():
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 NUM_DEVICES = 8
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["KERAS_BACKEND"] = "jax"

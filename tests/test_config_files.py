@@ -35,8 +35,11 @@ def command(monkeypatch, capsys):
   [
     (HEAD + "  config.train.batch_size = 1 // 0\n  return config\n", 5, "ZeroDivisionError"),
     (HEAD + "  config.seed = int('many')\n", 5, "ValueError: invalid literal for int()"),
-    (HEAD + "  config.seed = 'many'\n", 5, "config key 'seed' is text; give it a whole number"),
-    (HEAD + "  config.model.widths = 8\n", 5, "'widths' is a whole number; give it a tuple"),
+    (HEAD + "  config.seed = 'many'\n", 5, "key seed or data.seed is text; give it a whole"),
+    (HEAD + "  config.seed = 'a\\nb'\n", 5, "key seed or data.seed is text; give it a whole"),
+    ("import configs.unet_cell\n", 1, "configs has no 'unet_cell'; did you mean "),
+    (HEAD + "  config.train.batch_size = '8'\n", 5, "train.batch_size or eval.batch_size is text"),
+    (HEAD + "  config.model.widths = 8\n", 5, "model.widths is a whole number; give it a tuple"),
     ("from configs import unet_cell\n", 1, "configs has no 'unet_cell'; did you mean "),
     (HEAD + "  config.train.batch_sizes = 3\n", 5, "unknown config key 'batch_sizes'; did"),
     (HEAD + "  raise ValueError('\\x1b[2J\\nmore')\n", 5, "ValueError: \\x1b[2J\n"),

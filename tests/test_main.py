@@ -211,7 +211,7 @@ DEFAULT = "from configs import default\n\ndef get_config():\n  config = default.
   "text, words",
   [
     (DEFAULT + "  config.train.batchsize = 8\n  return config", "'batchsize' 'batch_size'"),
-    (DEFAULT + "  config.train.batch_size = '8'\n  return config", "'batch_size' text whole"),
+    (DEFAULT + "  config.train.batch_size = '8'\n  return config", "batch_size text whole"),
     ("def get_config():\n  return {}", "returns dict ConfigDict"),
     ("def get_config():\n  return {}['zzz']", "config.py line 2 KeyError zzz"),
     ("import os\ndef get_config():\n  os.nope", "line 3 AttributeError nope"),

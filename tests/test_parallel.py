@@ -350,6 +350,7 @@ def test_process_environment(environ, settings, expected):
     ({"WORLD_SIZE": "two"}, {}, "WORLD_SIZE is 'two'"),
     ({}, {"coordinator": "h:1"}, "num_processes.*'h:1', 0, -1"),
     ({}, {"num_processes": 2}, "coordinator=HOST:PORT"),
+    ({}, {"coordinator": "h", "num_processes": 2, "process_id": 0}, "coordinator=HOST:PORT"),
     ({}, {"process_id": 0}, "coordinator=HOST:PORT"),
     ({}, {"coordinator": "h:1", "num_processes": 2}, "process_id"),
     ({}, {"coordinator": "h:1", "num_processes": 2, "process_id": 2}, "process_id"),
@@ -369,7 +370,7 @@ def test_start_processes_names_what_it_could_not_join(monkeypatch):
   for name, value in TORCHRUN.items():
     monkeypatch.setenv(name, value)
   with pytest.raises(UserError, match=r"host:29500.*: no such host$"):
-    parallel.start_processes(contextlib.nullcontext())
+    parallel.start_processes(contextlib.nullcontext)
 
 
 @pytest.mark.parametrize(
@@ -385,7 +386,7 @@ def test_platforms_that_are_not_there(monkeypatch, fault, message):
 
   monkeypatch.setattr(jax, "devices", fail)
   with pytest.raises(UserError, match=f"^JAX has no devices: .*{message}"):
-    parallel.start_processes(contextlib.nullcontext())
+    parallel.start_processes(contextlib.nullcontext)
 
 
 def test_convolutions_are_left_to_eigen(monkeypatch):

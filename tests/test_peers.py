@@ -121,17 +121,26 @@ def test_one_that_is_killed_as_soon_as_it_has_joined(tmp_path):
 @pytest.mark.parametrize("waiting", [0, 1])
 def test_one_that_never_joins(tmp_path, waiting):
   """One that was killed before it has joined cannot tell anybody."""
-  values = {**VALUES, "parallel.initialization_timeout": 4}
+  values, port = {**VALUES, "parallel.initialization_timeout": 4}, free_port()
   process = command.start(
     "unet_cells", tmp_path, values, num_devices=2, MASTER_ADDR="127.0.0.1", WORLD_SIZE="2",
-    MASTER_PORT=str(free_port()), RANK=str(waiting),
+    MASTER_PORT=str(port), RANK=str(waiting),
   )  # fmt: skip
   output, _ = process.communicate(timeout=60)
   assert process.returncode == 1 and output.splitlines() == [
     "waiting for the other processes to join, for up to 4 s (parallel.initialization_timeout)",
-    "error: not all processes have joined within 4 s (parallel.initialization_timeout); start all "
-    "of them again",
+    "error: not all processes have joined within 4 s (parallel.initialization_timeout). This is "
+    f"process {waiting} of 2, with process 0 at 127.0.0.1:{port}: correct that if it is wrong, and "
+    "start all of them again",
   ]
+
+
+def test_the_limit_holds_where_nobody_reads(tmp_path):
+  values = {**VALUES, "parallel.initialization_timeout": 4}
+  environ = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+  process = command.start("unet_cells", tmp_path, values, RANK="0", **environ)
+  process.stdout.close()
+  assert process.wait(60) == 1
 
 
 def test_control_c_while_it_waits_for_others(tmp_path):

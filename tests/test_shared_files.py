@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import signal
 import time
 
@@ -135,17 +136,24 @@ def test_two_processes_that_are_killed_go_on(run, images, alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_that_are_stopped_say_so(run, images, alone, tmp_path):
+@pytest.mark.parametrize("stopped", [(0, 1), (0,), (1,)], ids=str)
+def test_two_processes_that_are_stopped_say_so(run, images, alone, tmp_path, stopped):
   output = tmp_path / "out"
   flags = "--mode=predict", f"--input={images}", f"--output={output}"
   processes = start_two(run, *flags)
   wait_for_outputs(output, "*.png", 2, processes)
-  for process in processes:
-    process.send_signal(signal.SIGINT)
+  for number in stopped:
+    processes[number].send_signal(signal.SIGINT)
   texts = [process.communicate(timeout=30)[0] for process in processes]
-  assert [process.returncode for process in processes] == [130, 130], texts
-  for text in texts:
-    assert text.count("stopped: ") == 1 and "Traceback" not in text
+  statuses = [130 if number in stopped else 1 for number in (0, 1)]
+  assert [process.returncode for process in processes] == statuses, texts
+  for number, text in enumerate(texts):
+    assert "Traceback" not in text and "stack trace" not in text
+    if number in stopped:
+      assert text.count("stopped: ") == 1 and "label maps are written by this process" in text
+    else:
+      last = text.splitlines()[-1]  # by whom of the threads of that process comes first
+      assert re.fullmatch(f"error: process {stopped[0]} ended: (stopped|interrupted)", last), text
   command.start(None, run, {}, *flags).communicate(timeout=300)
   assert files(output) == alone
 

@@ -182,9 +182,21 @@ def test_stamp_of_zarr_tells_rewritten_chunks(tmp_path, driver):
   write_zarr(path, RGB, driver)
   first = open_windows(path, ImageFormat(3)).stamp
   assert open_windows(path, ImageFormat(3)).stamp == first
-  array = tensorstore.open({"driver": driver, "kvstore": f"file://{path}/"}, open=True).result()
-  array[0, 0, 0].write(255 - RGB[0, 0, 0]).result()
+  (path / ".DS_Store").touch()
+  (path / "link").symlink_to(tmp_path / "nowhere")
+  assert open_windows(path, ImageFormat(3)).stamp == first
+  chunk = max((file for file in path.rglob("*") if file.is_file()), key=lambda x: x.stat().st_size)
+  stat = chunk.stat()
+  chunk.write_bytes(chunk.read_bytes())  # of the same size, and older than the others
+  os.utime(chunk, ns=(stat.st_atime_ns, stat.st_mtime_ns - 10**9))
   assert open_windows(path, ImageFormat(3)).stamp != first
+
+
+def test_zarr_by_a_path_that_goes_up(tmp_path, monkeypatch):
+  write_zarr(tmp_path / "a.zarr", RGB, "zarr3")
+  (tmp_path / "below").mkdir()
+  monkeypatch.chdir(tmp_path / "below")
+  np.testing.assert_array_equal(open_windows("../a.zarr", ImageFormat(3)).whole(), RGB)
 
 
 class Lying:

@@ -36,7 +36,7 @@ def test_network_keys_fix_both():
 def test_message_names_the_other_keys():
   other = {**VALUES, "seed": 1, "model.widths": [4, 9]}
   message = error_of(workdirs.check_config, "a", VALUES, other, SCOPES)
-  assert "config.seed=0, not 1 (and model.widths differ, too)" in message
+  assert "config.seed=0, not 1 (and model.widths differs, too)" in message
 
 
 def test_saved_config(tmp_path):

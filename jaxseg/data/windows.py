@@ -1,12 +1,14 @@
 """Images that are read window by window, because they do not fit into memory: TIFF and Zarr."""
 
 import collections
+import contextlib
 import itertools
 import json
 import math
 import operator
 import os
 import pathlib
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -92,8 +94,8 @@ def open_windows(path: Path, fmt: ImageFormat, *, page: int = 0) -> WindowedImag
     raise UserError(f"no file {name}; correct the path of the image")
   with decoding(name):
     if pathlib.Path(path).is_dir():
-      header, read, stamp = _open_zarr(pathlib.Path(path))
-      return WindowedImage(header, read, name, fmt, stamp=stamp)
+      header, read, folder = _open_zarr(pathlib.Path(path))
+      return WindowedImage(header, read, name, fmt, stamp=[_digest(folder)])
     try:
       tif, header, pages, palette = open_image(path, fmt.pages, page)
     except tifffile.TiffFileError as error:
@@ -252,7 +254,7 @@ def _is_plain(page):
 
 
 def _open_zarr(path):
-  """(Header, function that reads windows, stamp) of a Zarr array, or the largest of an OME-Zarr."""
+  """(Header, function that reads windows, folder) of a Zarr array, or the largest of OME-Zarr."""
   folder, axes = path, ""
   try:
     attributes = _json(path / ".zattrs") or (_json(path / "zarr.json") or {}).get("attributes", {})
@@ -267,7 +269,7 @@ def _open_zarr(path):
     if path.resolve() not in folder.resolve().parents:
       raise ValueError(f"its largest level is outside of it: {levels[0]['path']}")
   driver = "zarr3" if (folder / "zarr.json").is_file() else "zarr"
-  store = {"driver": driver, "kvstore": {"driver": "file", "path": f"{folder}/"}}
+  store = {"driver": driver, "kvstore": {"driver": "file", "path": f"{os.path.abspath(folder)}/"}}
   context = tensorstore.Context({"cache_pool": {"total_bytes_limit": CACHE}})
   array = tensorstore.open(store, read=True, open=True, context=context).result()
   chunk = math.prod(array.chunk_layout.read_chunk.shape) * array.dtype.numpy_dtype.itemsize
@@ -292,9 +294,22 @@ def _open_zarr(path):
   def read(rows, cols):
     return np.asarray(array[rows, cols].read().result()).astype(header.dtype, copy=False)
 
-  stats = [file.stat() for file in folder.rglob("*")]  # of chunks too: they are replaced in place
-  size, newest = sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
-  return header, read, (len(stats), size, newest)
+  return header, read, folder
+
+
+def _digest(folder):
+  """A number that is another one if a chunk is; from names, sizes and times, without reading."""
+  found, folders = [], [os.fspath(folder)]
+  while folders:
+    with os.scandir(folders.pop()) as entries:
+      for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+          folders.append(entry.path)
+        elif entry.name[0] != "." or entry.name.startswith(".z"):  # .zarray, but not .DS_Store
+          with contextlib.suppress(OSError):  # a link to nowhere, which is no chunk
+            stat = entry.stat()
+            found.append(f"{entry.path} {stat.st_size} {stat.st_mtime_ns}")
+  return zlib.crc32(os.fsencode("\n".join(sorted(found))))
 
 
 def _json(path):
