@@ -206,9 +206,7 @@ class Run:
       result: its scores if it was evaluated.  again: replaces the checkpoint of the same step.
     """
     if self._manager is not None:
-      if not (self._workdir / "config.json").exists():  # Orbax would make the folder again
-        raise UserError(f"{self._workdir} was removed meanwhile, with its checkpoints; the same "
-                        "command begins anew")  # fmt: skip
+      (self._workdir / "config.json").stat()  # an error if somebody removed it; Orbax makes it anew
       if again:
         self._manager.delete(int(state.step))
       metrics = result and {k: x for k, x in result.items() if not isinstance(x, list)}
@@ -262,12 +260,7 @@ def tell(text: str) -> None:
 
 
 def report(
-  workdir: str | pathlib.Path,
-  split: str,
-  step: int,
-  info: DatasetInfo,
-  result: dict,
-  samples: list,
+  workdir: str | pathlib.Path, split: str, step: int, info: DatasetInfo, result: dict, samples: list
 ) -> pathlib.Path | None:
   """Writes evaluation.json and, if there are samples, their sheet and the confusion matrix.
 

@@ -176,6 +176,13 @@ def test_the_first_line_and_the_config(tmp_path, capsys):
   assert json.loads((tmp_path / "config.json").read_text())["model"]["widths"] == [4, 8]
 
 
+def test_a_work_directory_that_was_removed_is_not_made_again(tmp_path):
+  with pytest.raises(FileNotFoundError, match="config.json"), open_log(tmp_path, 0, 20) as run:
+    (tmp_path / "config.json").unlink()
+    run.save(None, None, [], None)
+  assert not list((tmp_path / "checkpoints").iterdir())
+
+
 def test_other_processes_touch_nothing(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(parallel, "is_main", lambda: False)
   with open_log(tmp_path / "run", 0, 20) as run:
