@@ -219,5 +219,5 @@ def test_a_damaged_row_of_the_second_process(run, large, tmp_path):
   processes = start_two(run, *flags)
   texts = [process.communicate(timeout=120)[0] for process in processes]
   assert [process.returncode for process in processes] == [0, 0], texts
-  assert "\n1 label maps written " in texts[0]  # not one for each process
+  assert "\n1 label map written " in texts[0]  # not one for each process
   assert {x.name for x in (tmp_path / "out").iterdir()} == {"a.tif", "overlays"}
