@@ -152,6 +152,8 @@ def keys():
   model.norm = key(True, "batch normalisation in unet", scope="network")
   model.separable = key(True, "deeplab: depthwise separable convolutions in ASPP and decoder",
                         scope="network")
+  model.variant = key("paper", "deeplab, dilated_fcn: as in the papers, or as torchvision has them",
+                      choices=models.VARIANTS, scope="network")
   model.dropout = key(0.0, "dropout rate: unet's two coarsest levels; after fc1, fc2; after ASPP",
                       low=0, high=0.99)
   model.up = key("transposed", "upsampling: transposed convolution, or resize (and convolution)",

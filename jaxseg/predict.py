@@ -137,7 +137,8 @@ def make_predictor(
     raise UserError(f"unknown `tta` {tta!r}; choose from {', '.join(TTA)}")
   layout = {}
   if fit == "crop":
-    layout = {"multiple": INPUT_STEP, "side": window_side(tile, model) if tile else 0}
+    multiple = 1 if getattr(model, "exact", False) else INPUT_STEP
+    layout = {"multiple": multiple, "side": window_side(tile, model) if tile else 0}
   num_pixels = batch_size * model.input_size(size + 2 * model.margin) ** 2
   mesh = spatial.make_mesh(space, jax.local_devices())
   whole, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (parallel.AXIS,)))

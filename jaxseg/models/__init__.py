@@ -53,6 +53,7 @@ UPS = ("transposed", "resize")
 STEM_STRIDES = (1, 2)
 PADDINGS = ("same", "valid")
 HEADS = ("softmax", "sigmoid")
+VARIANTS = ("paper", "torchvision")
 FCN_PAD = 99  # and one more by the first convolution: the 100 px of the paper
 
 
@@ -212,10 +213,12 @@ def build_deeplab(
   num_classes: int,
   *,
   decoder: bool,
+  aspp: bool = True,
   encoder: str | nn.Module = "mobilenet_v2",
   output_stride: int = 16,
   widths: Sequence[int] = (),
   separable: bool = True,
+  variant: str = "paper",
   freeze_encoder: bool = False,
   freeze_norm: bool = False,
   dropout: float = 0.0,
@@ -224,16 +227,28 @@ def build_deeplab(
   remat: bool = False,
   axis_name: str | None = None,
 ) -> DeepLab:
-  """DeepLabv3 and v3+ (Chen et al. 2017, 2018); see `DeepLab` for the options, and `build`.
+  """DeepLabv3 and v3+ (Chen et al. 2017, 2018), and the FCN on a dilated encoder without ASPP.
+
+  See `DeepLab` for the options, and `build`. `variant` "torchvision" is as the networks published
+  there: a 3x3 convolution before that of the logits, and images are not enlarged to the stride.
 
   Raises:
     UserError: an unknown value, or an encoder without that output stride.
   """
+  _look_up(VARIANTS, variant, "variant")
+  if variant == "torchvision" and up != "resize":
+    raise UserError(f"`variant` torchvision needs `up` 'resize', not {up!r}")
   _look_up(OUTPUT_STRIDES, output_stride, "output_stride")
   common = _common(widths, dropout, up, precision, remat, axis_name)
   encoder = _encoder(encoder, common, {"output_stride": output_stride}, "deeplab")
   frozen = {"freeze_encoder": freeze_encoder, "freeze_norm": freeze_norm}
-  return DeepLab(num_classes, encoder, decoder=decoder, separable=separable, **frozen, **common)
+  if not aspp:
+    common = {"widths": (512, 48), **common}
+  if variant == "torchvision":
+    common |= {"head_conv": True, "exact": True, "epsilon": 1e-5}
+  return DeepLab(
+    num_classes, encoder, decoder=decoder, aspp=aspp, separable=separable, **frozen, **common
+  )
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -242,6 +257,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
   "fcn32s": functools.partial(build_fcn, final_stride=32),
   "fcn16s": functools.partial(build_fcn, final_stride=16),
   "fcn8s": functools.partial(build_fcn, final_stride=8),
+  "dilated_fcn": functools.partial(build_deeplab, decoder=False, aspp=False),
   "deeplabv3": functools.partial(build_deeplab, decoder=False),
   "deeplabv3plus": functools.partial(build_deeplab, decoder=True),
 }

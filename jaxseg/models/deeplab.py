@@ -36,26 +36,25 @@ class ConvNormRelu(nn.Module):
   size: int = 3
   rate: int = 1
   separable: bool = False
+  epsilon: float = 1e-3
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, *parts: jax.Array, train: bool) -> jax.Array:
-    def norm_relu(x, name):
-      (x,) = BatchNorm(train, self.axis_name, dtype=self.dtype, name=name)(x)
-      return nn.relu(x)
+    def norm(name):
+      return BatchNorm(train, self.axis_name, epsilon=self.epsilon, dtype=self.dtype, name=name)
 
     common = {"use_bias": False, "dtype": self.dtype}
     if self.size == 1:
       x = Conv1x1(self.features, name="conv", **common)(*parts)
     elif self.separable:
       conv = DepthwiseConv(dilation=self.rate, dtype=self.dtype, name="depthwise")
-      norm = BatchNorm(train, self.axis_name, dtype=self.dtype, name="depthwise_norm")
-      parts = [nn.relu(part) for part in norm(*conv(*parts))]
+      parts = [nn.relu(part) for part in norm("depthwise_norm")(*conv(*parts))]
       x = Conv1x1(self.features, name="pointwise", **common)(*parts)
     else:
       x = Conv3x3(self.features, dilation=self.rate, name="conv", **common)(*parts)
-    return norm_relu(x, "norm")
+    return nn.relu(norm("norm")(x)[0])
 
 
 class ASPP(nn.Module):
@@ -68,12 +67,13 @@ class ASPP(nn.Module):
   features: int
   rates: Sequence[int]
   separable: bool = False
+  epsilon: float = 1e-3
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    common = {"axis_name": self.axis_name, "dtype": self.dtype}
+    common = {"epsilon": self.epsilon, "axis_name": self.axis_name, "dtype": self.dtype}
     mean = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32).astype(x.dtype)
     mean = ConvNormRelu(self.features, 1, name="image", **common)(mean, train=train)
     branches = [
@@ -89,10 +89,13 @@ class ASPP(nn.Module):
 
 
 class DeepLab(nn.Module):
-  """DeepLabv3+, or DeepLabv3 without `decoder`.
+  """DeepLabv3+; DeepLabv3 without `decoder`; without `aspp`, too, a dilated FCN.
 
   f32[B,H,W,3] in [0, 1] -> f32[B,H,W,num_classes] logits, for any H and W: the image is mirrored
   up to a multiple of the encoder's stride and the logits are cut back.
+
+  With `exact`, nothing is mirrored: the map has ceil(H / stride) rows, and the logits of these are
+  enlarged to H, as torchvision's networks do. An encoder whose padding is symmetric takes any size.
 
   Attributes:
     encoder: see `interface.Encoder`; with an `output_stride`, which may change between training and
@@ -101,6 +104,9 @@ class DeepLab(nn.Module):
     widths: channels of ASPP and decoder, and of the reduced low-level stage.
     separable: atrous separable convolutions in ASPP and decoder.
     decoder: merge the stage of stride 4 (2018), or enlarge the logits of ASPP at once (2017).
+    aspp: pool at several rates.
+    head_conv: a further 3x3 convolution before that of the logits, as in torchvision's networks.
+    epsilon: of the normalisation behind the encoder.
     up: "resize", bilinear, as published; "transposed", learned, of the logits to the image.
     dropout: rate behind ASPP.
     remat: keep only the inputs of ASPP and decoder for the gradient, see `layers.block`.
@@ -113,6 +119,10 @@ class DeepLab(nn.Module):
   widths: Sequence[int] = (256, 48)
   separable: bool = True
   decoder: bool = True
+  aspp: bool = True
+  head_conv: bool = False
+  exact: bool = False
+  epsilon: float = 1e-3
   up: str = "resize"
   dropout: float = 0.0
   remat: bool = False
@@ -130,11 +140,11 @@ class DeepLab(nn.Module):
   def context(self) -> int:
     # Atrous convolutions look 18 * 16 px to each side at any output stride, the decoder's two and
     # the enlargements less than 64 px. The image pooling sees each window for itself.
-    radius = self.encoder.receptive_radius + 16 * RATES[-1] + 64
+    radius = self.encoder.receptive_radius + 16 * RATES[-1] * self.aspp + 64
     return radius + -radius % self.stride
 
   def input_size(self, size: int) -> int:
-    return size + -size % self.stride
+    return size if self.exact else size + -size % self.stride
 
   def at_output_stride(self, output_stride: int) -> "DeepLab":
     """The network with the same parameters whose encoder has another output stride."""
@@ -143,12 +153,13 @@ class DeepLab(nn.Module):
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:
     h, w = image.shape[1:3]
-    image = ops.pad_to_multiple(image, self.stride)
+    if not self.exact:
+      image = ops.pad_to_multiple(image, self.stride)
     stages = encoder_stages(self, image, train=train)
     if len(self.widths) != 2:
       raise UserError(f"`widths` is {self.widths}, but deeplab has two: of ASPP and the low level")
     width, low_width = self.widths
-    common = {"axis_name": self.axis_name, "dtype": self.dtype}
+    common = {"epsilon": self.epsilon, "axis_name": self.axis_name, "dtype": self.dtype}
     rates = [rate * 16 // self.encoder.output_stride for rate in RATES]
 
     def aspp(x):
@@ -161,12 +172,23 @@ class DeepLab(nn.Module):
       conv = ConvNormRelu(width, 3, 1, self.separable, name=f"decoder{i}", **common)
       return conv(*parts, train=train)
 
-    x = block(self, aspp, stages[self.encoder.stages[-1]])
-    x = Dropout(self.dropout)(x, keys if train else None)
+    def head_conv(x):
+      return ConvNormRelu(width, 3, name="head_conv", **common)(x, train=train)
+
+    def dropout(x):
+      return Dropout(self.dropout)(x, keys if train else None)
+
+    x = stages[self.encoder.stages[-1]]
+    if self.aspp:
+      x = dropout(block(self, aspp, x))
     if self.decoder:
       low = block(self, low_level, stages[self.encoder.stages[1]])
       x = block(self, decoder, 1, ops.resize(x, low.shape[1:3]), low)
       x = block(self, decoder, 2, x)
+    if self.head_conv:
+      x = block(self, head_conv, x)
+    if not self.aspp:
+      x = dropout(x)
     init = nn.initializers.normal(0.01)
     x = Conv1x1(self.num_classes, kernel_init=init, dtype=self.dtype, name="head")(x)
     factor = image.shape[1] // x.shape[1]

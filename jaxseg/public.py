@@ -1,0 +1,136 @@
+"""Trained networks that others have published, by name or from a file.
+
+torchvision (BSD licence): DeepLabv3 and FCN on ResNets, trained on the images of COCO that show
+the classes of VOC 2012.
+"""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxseg import UserError, models, settings
+from jaxseg.build import build_model
+from jaxseg.data.decode import DatasetInfo
+from jaxseg.data.label_spaces import LABEL_SPACES
+from jaxseg.models import pretrained
+from jaxseg.models.pretrained import Download
+
+TORCHVISION = {"model.variant": "torchvision", "model.output_stride": 8, "model.separable": False}
+TORCHVISION |= {"model.up": "resize", "data.fit": "crop", "model.dropout": 0.1}
+URL = "https://download.pytorch.org/models/{}_coco-{}.pth"
+# Our modules by the parts of their names; "" ends a part.
+DEEPLAB_HEAD = {
+  "classifier_0_convs_0_0": "aspp/pixel/conv",
+  "classifier_0_convs_0_1": "aspp/pixel/norm",
+  **{f"classifier_0_convs_{i + 1}_0": f"aspp/atrous{i}/conv" for i in range(3)},
+  **{f"classifier_0_convs_{i + 1}_1": f"aspp/atrous{i}/norm" for i in range(3)},
+  "classifier_0_convs_4_1": "aspp/image/conv",
+  "classifier_0_convs_4_2": "aspp/image/norm",
+  "classifier_0_project_0": "aspp/project/conv",
+  "classifier_0_project_1": "aspp/project/norm",
+  "classifier_1": "head_conv/conv",
+  "classifier_2": "head_conv/norm",
+  "classifier_4": "head",
+}
+FCN_HEAD = {
+  "classifier_0": "head_conv/conv",
+  "classifier_1": "head_conv/norm",
+  "classifier_4": "head",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+  """A published network.
+
+  Attributes:
+    download: its weight file.
+    values: {config key: value} that build it.
+    layers: {layer of the file: path of ours}; those of the encoder begin with "backbone_".
+    unused: how layers begin that only its training needed.
+  """
+
+  download: Download
+  values: Mapping[str, Any]
+  layers: Mapping[str, str]
+  unused: str = "aux_classifier_"
+
+
+def _torchvision(name, encoder, digits):
+  is_fcn = name == "fcn"
+  values = {"model.name": "dilated_fcn" if is_fcn else "deeplabv3", "model.encoder": encoder}
+  download = Download(URL.format(f"{name}_{encoder}", digits), f"sha256:{digits}")
+  return Published(download, TORCHVISION | values, FCN_HEAD if is_fcn else DEEPLAB_HEAD)
+
+
+PUBLISHED = {
+  "torchvision:deeplabv3_resnet50": _torchvision("deeplabv3", "resnet50", "cd0a2569"),
+  "torchvision:deeplabv3_resnet101": _torchvision("deeplabv3", "resnet101", "586e9e4e"),
+  "torchvision:fcn_resnet50": _torchvision("fcn", "resnet50", "1167a1af"),
+  "torchvision:fcn_resnet101": _torchvision("fcn", "resnet101", "7ecb50ca"),
+}
+
+
+def read_published(name: str, path: str = "") -> tuple[Any, DatasetInfo, Any]:
+  """A published network.
+
+  Args:
+    name: key of PUBLISHED.
+    path: of a weight file of that network; "" takes the published one, downloaded once.
+  Returns:
+    (config, DatasetInfo, variables), numpy arrays
+  Raises:
+    UserError: an unknown name, no network, or a file of another network.
+  """
+  if name not in PUBLISHED:
+    raise UserError(f"{name} is no published network; choose from {', '.join(PUBLISHED)}")
+  published = PUBLISHED[name]
+  config = settings.override(settings.from_run({}), dict(published.values))
+  voc = LABEL_SPACES["voc"]
+  info = DatasetInfo(voc.classes, voc.palette, 3)
+  variables = models.abstract_variables(build_model(config, info), info.channels)
+  path = path or pretrained.fetch(published.download)
+  pretrained.check_published(path, published.download)
+  tensors = pretrained.read_weights(path)
+  kernel = tensors.get(project := "classifier_0_project_0/kernel")
+  if kernel is not None and kernel.ndim == 4:  # ours has the image pooling first, the file last
+    tensors[project] = np.roll(kernel, kernel.shape[2] // 5, axis=2)
+  return config, info, _assigned(variables, tensors, published, path)
+
+
+def _assigned(variables, tensors, published, path):
+  """The variables of a network from the tensors of its file."""
+  flat = {}  # as `assign_weights` takes them: {collection: {layer: {weight: array}}}
+  places = {path: layer for layer, path in published.layers.items()}
+  for collection, tree in variables.items():
+    flat[collection] = {}
+    for place, weights in _layers(tree):
+      layer = places.get(place, "backbone_" + place.removeprefix("encoder/"))
+      flat[collection][layer] = weights
+  leave = {key.split("/")[0] for key in tensors if key.startswith(published.unused)}
+  found = pretrained.assign_weights(flat, tensors, leave=leave, source=path)
+  result = {}
+  for collection, layers in found.items():
+    result[collection] = {}
+    for layer, weights in layers.items():
+      place = published.layers.get(layer, "encoder/" + layer.removeprefix("backbone_"))
+      *parents, last = place.split("/")
+      tree = result[collection]
+      for parent in parents:
+        tree = tree.setdefault(parent, {})
+      tree[last] = weights
+  return result
+
+
+def _layers(tree, prefix=""):
+  """(path, {weight: array}) of the modules of a tree that have weights of their own."""
+  for name, value in tree.items():
+    place = f"{prefix}{name}"
+    if all(not isinstance(x, Mapping) for x in value.values()):
+      yield place, value
+    else:
+      yield from _layers(value, f"{place}/")
