@@ -5,12 +5,14 @@ the classes of VOC 2012.
 """
 
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxseg import UserError, models, settings
 from jaxseg.build import build_model
@@ -75,31 +77,55 @@ PUBLISHED = {
 }
 
 
-def read_published(name: str, path: str = "") -> tuple[Any, DatasetInfo, Any]:
+def is_published(source: str | os.PathLike) -> bool:
+  """Whether `read_published` is to read this: a name with a colon, or a weight file."""
+  path = pathlib.Path(source)
+  is_name = re.fullmatch(r"[a-z]+:\w+", os.fspath(source)) and not path.exists()
+  return bool(is_name) or path.suffix in pretrained.READERS
+
+
+def read_published(source: str | os.PathLike) -> tuple[ConfigDict, DatasetInfo, Any]:
   """A published network.
 
   Args:
-    name: key of PUBLISHED.
-    path: of a weight file of that network; "" takes the published one, downloaded once.
+    source: key of PUBLISHED, whose weight file is downloaded once; or the path of a weight file of
+      one of these networks.
   Returns:
-    (config, DatasetInfo, variables), numpy arrays
+    (config, DatasetInfo, variables of numpy arrays)
   Raises:
-    UserError: an unknown name, no network, or a file of another network.
+    UserError: an unknown name, no network connection, or a file of something else.
   """
-  if name not in PUBLISHED:
-    raise UserError(f"{name} is no published network; choose from {', '.join(PUBLISHED)}")
-  published = PUBLISHED[name]
+  if os.fspath(source) in PUBLISHED:
+    published = PUBLISHED[source]
+    path = pretrained.fetch(published.download)
+    tensors = pretrained.read_weights(path)
+  elif pathlib.Path(source).suffix in pretrained.READERS:
+    path = source
+    tensors = pretrained.read_weights(path)
+    published = PUBLISHED[_recognise(tensors, path)]
+    pretrained.check_published(path, published.download)
+  else:
+    raise UserError(f"{source} is no published network; choose from {', '.join(PUBLISHED)}")
   config = settings.override(settings.from_run({}), dict(published.values))
   voc = LABEL_SPACES["voc"]
   info = DatasetInfo(voc.classes, voc.palette, 3)
   variables = models.abstract_variables(build_model(config, info), info.channels)
-  path = path or pretrained.fetch(published.download)
-  pretrained.check_published(path, published.download)
-  tensors = pretrained.read_weights(path)
   kernel = tensors.get(project := "classifier_0_project_0/kernel")
   if kernel is not None and kernel.ndim == 4:  # ours has the image pooling first, the file last
     tensors[project] = np.roll(kernel, kernel.shape[2] // 5, axis=2)
   return config, info, _assigned(variables, tensors, published, path)
+
+
+def _recognise(tensors, path):
+  """The name of the published network that a file's layers are of."""
+  layers = {key.split("/")[0] for key in tensors}
+  if "backbone_layer4_2_conv3" not in layers or "classifier_4" not in layers:
+    raise UserError(
+      f"{path} is of none of the networks {', '.join(PUBLISHED)}; weights of an encoder alone are "
+      "for config.model.pretrained"
+    )
+  head = "deeplabv3" if "classifier_0_convs_0_0" in layers else "fcn"
+  return f"torchvision:{head}_resnet{101 if 'backbone_layer3_22_conv1' in layers else 50}"
 
 
 def _assigned(variables, tensors, published, path):

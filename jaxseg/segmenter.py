@@ -19,6 +19,7 @@ from jaxseg import (
   models,
   parallel,
   predictors,
+  public,
   settings,
   workdirs,
 )
@@ -166,7 +167,8 @@ def load(
 
   Args:
     path: a work directory (its best checkpoint), a folder of one checkpoint
-      ("runs/pets/checkpoints/120"), or an exported file ("model.stablehlo", no options).
+      ("runs/pets/checkpoints/120"), an exported file ("model.stablehlo", no options), a published
+      network ("torchvision:deeplabv3_resnet50", see `public.PUBLISHED`), or its weight file.
     tta: test-time augmentation: "none", "flip" or "dihedral".
     tile: largest side that the network sees at once, px; 0 for whole images.
     scales: sizes of the image to average over, such as (0.75, 1.0, 1.25).
@@ -230,7 +232,7 @@ def load_run(
     predict = predictors.build_predictor(config, model, info)
     variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), target)
     if parallel.is_main():
-      variables = fit(arrays.pop(), target, f"checkpoint {step} of {workdir}")
+      variables = fit(arrays.pop(), target, f"checkpoint {step} of {workdir}" if step else workdir)
     variables = jax.device_put(parallel.from_main(variables), parallel.on_local_devices())
   return Segmenter(
     info,
@@ -243,11 +245,15 @@ def load_run(
 
 
 def _find(path, arrays):
-  """(work directory, step, {"config", "info"}) of the checkpoint that a path means.
+  """(place, step, {"config", "info"}) of the checkpoint or published network that a path means.
 
   Args:
     arrays: a list, to which its variables are added.
   """
+  if public.is_published(path):
+    config, info, variables = public.read_published(path)
+    arrays.append(variables)
+    return str(path), None, {"config": config.to_dict(), "info": dataclasses.asdict(info)}
   path = pathlib.Path(path)
   if path.name.isdecimal() and path.parent.name == "checkpoints":
     workdir, step = path.parents[1], int(path.name)
