@@ -17,6 +17,7 @@ Train, score and use semantic segmentation networks.
   jaxseg --config=configs/unet_cells.py     train, or resume; into runs/unet_cells
   jaxseg --mode=evaluate --workdir=DIR      score the best checkpoint of a run
   jaxseg --mode=predict --workdir=DIR --input=FILE|DIR --output=DIR
+  jaxseg --mode=predict --model=torchvision:deeplabv3_resnet50 --input=FILE|DIR --output=DIR
   jaxseg --mode=export --workdir=DIR        write a file that runs without jaxseg
   jaxseg --mode=summary --workdir=DIR       parameters, operations and memory of the network
   jaxseg --mode=check_data --config=FILE    read all data and report what is wrong with them
@@ -25,6 +26,7 @@ Train, score and use semantic segmentation networks.
   --config=FILE         a file of configs/, or yours; a run knows its own
   --config.KEY=VALUE    another value for a single key, as often as needed
   --workdir=DIR         folder of the run; default: runs/NAME_OF_CONFIG
+  --model=NAME|FILE     predict, export: a published network, or a file of its weights
   --overwrite           predict: also what is in the output folder already
   --help, --version
 
