@@ -49,7 +49,8 @@ INPUT = flags.DEFINE_string("input", "", "predict: an image, or a folder of imag
 OUTPUT = flags.DEFINE_string("output", "", "predict, export, keys: output folder")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "predict: make again what is there")
 # Modes that use a flag; all use the others.
-USES = {"model": ("predict", "export"), "input": ("predict",), "overwrite": ("predict",), "output": ("predict", "export", "keys")}
+USES = {"input": ("predict",), "overwrite": ("predict",), "model": ("predict", "export")}
+USES |= {"output": ("predict", "export", "keys")}
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str | None], list[str]]:

@@ -97,7 +97,7 @@ def read_published(source: str | os.PathLike) -> tuple[ConfigDict, DatasetInfo, 
   """
   if os.fspath(source) in PUBLISHED:
     published = PUBLISHED[source]
-    path = pretrained.fetch(published.download)
+    path = pretrained.fetch(published.download, remedy="give its path in place of the name")
     tensors = pretrained.read_weights(path)
   elif pathlib.Path(source).suffix in pretrained.READERS:
     path = source

@@ -247,8 +247,7 @@ def load_run(
 def _find(path, arrays):
   """(place, step, {"config", "info"}) of the checkpoint or published network that a path means.
 
-  Args:
-    arrays: a list, to which its variables are added.
+  Its variables are added to the list `arrays`.
   """
   if public.is_published(path):
     config, info, variables = public.read_published(path)

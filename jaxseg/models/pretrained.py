@@ -55,9 +55,15 @@ def check_published(path: str | os.PathLike, download: Download) -> None:
     )
 
 
-def fetch(download: Download, cache_dir: str | os.PathLike | None = None) -> str:
+def fetch(
+  download: Download,
+  cache_dir: str | os.PathLike | None = None,
+  remedy: str = "give the path of a weight file as `pretrained`",
+) -> str:
   """Path of a downloaded file, from the user's cache after the first time.
 
+  Args:
+    remedy: another one, in the error, than to put the file there.
   Raises:
     UserError: no network, or the file is not the one that was published.
   """
@@ -79,7 +85,7 @@ def fetch(download: Download, cache_dir: str | os.PathLike | None = None) -> str
   except (OSError, ValueError) as error:  # requests' errors are OSErrors; ValueError is the hash
     raise UserError(
       f"could not download {download.url} ({type(error).__name__}: no network, or a changed file): "
-      f"copy it to {folder}, or give the path of a weight file as `pretrained`"
+      f"copy it to {folder}, or {remedy}"
     ) from error
 
 

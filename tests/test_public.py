@@ -1,0 +1,111 @@
+"""Published networks: torchvision's logits from torchvision's files, and what is no such file."""
+
+import jax
+import numpy as np
+import pytest
+import weight_files
+from fixtures import make_torchvision_networks
+from fixtures.make_torch_encoders import make_image, some
+from PIL import Image
+from test_main import error_of, jaxseg  # noqa: F401
+
+import jaxseg as library
+from jaxseg import UserError, build, public
+from jaxseg.models import pretrained
+
+FAST = {"xla_backend_optimization_level": 0}  # which would take longer than the network
+
+
+@pytest.fixture(scope="module", params=make_torchvision_networks.NAMES)
+def file_and_logits(request, tmp_path_factory):
+  """A file as `torch.save` writes it, with the auxiliary head, and logits of `make_image`."""
+  state, logits = make_torchvision_networks.read(request.param)
+  assert any(name.startswith("aux_classifier.") for name in state)
+  path = tmp_path_factory.mktemp("public") / "weights.pth"
+  weight_files.write_pth(path, state)
+  yield path, logits
+  path.unlink()  # 0.2 GB
+
+
+def test_logits_are_those_of_torchvision(file_and_logits):
+  path, expected = file_and_logits
+  config, info, variables = public.read_published(path)
+  model = build.build_model(config, info)
+  apply = jax.jit(lambda v, x: model.apply(v, x, train=False), compiler_options=FAST)
+  logits = np.asarray(apply(variables, make_image()))
+  assert logits.shape == (1, 65, 97, 21) and expected.std() > 1
+  np.testing.assert_allclose(some(logits), expected, rtol=0, atol=1e-4)
+
+
+def test_a_photo_in_one_command(jaxseg, file_and_logits, tmp_path):  # noqa: F811
+  """The same labels from Python and from the command, of the odd size that the photo has."""
+  path, _ = file_and_logits
+  pixels = np.round(255 * make_image()[0]).astype(np.uint8)
+  (tmp_path / "in").mkdir()
+  Image.fromarray(pixels).save(tmp_path / "in" / "photo.png")
+  flags = "--mode=predict", f"--input={tmp_path}/in", f"--output={tmp_path}/out"
+  status, out, err = jaxseg(*flags, f"--model={path}")
+  assert status == 0 and out.startswith("1 label map written"), err
+  labels = np.asarray(Image.open(tmp_path / "out" / "photo.png"))
+  segmenter = library.load(path)
+  np.testing.assert_array_equal(labels, segmenter(pixels))
+  np.testing.assert_array_equal(labels, segmenter.probs(pixels).argmax(-1))
+  assert segmenter.classes[15] == "person" and len(np.unique(labels)) > 2
+
+
+@pytest.mark.parametrize(
+  "source, words",
+  [
+    ("torchvision:deeplabv3_resnet5", "no published network; choose from torchvision:deeplabv3_r"),
+    ("nowhere.pth", "no weight file nowhere.pth"),
+  ],
+)
+def test_what_is_no_published_network(source, words):
+  with pytest.raises(UserError, match=words):
+    library.load(source)
+
+
+def test_weights_of_something_else(tmp_path):
+  weight_files.write_pth(tmp_path / "a.pth", {"fc.weight": np.zeros((2, 3), np.float32)})
+  with pytest.raises(UserError, match="of none of the networks torchvision:deeplabv3_resnet50,"):
+    library.load(tmp_path / "a.pth")
+
+
+def test_a_changed_file_of_the_published_name(tmp_path):
+  """What its name says of its content is not so."""
+  state, _ = make_torchvision_networks.read("fcn_resnet50")
+  path = tmp_path / "fcn_resnet50_coco-1167a1af.pth"
+  weight_files.write_pth(path, state)
+  with pytest.raises(UserError, match="is damaged: it is not the file at https://download.pytorc"):
+    library.load(path)
+
+
+def test_without_network(monkeypatch, tmp_path):
+  def fail(*_, **__):
+    raise OSError("no network")
+
+  pooch = pytest.importorskip("pooch")
+  monkeypatch.setattr(pooch, "retrieve", fail)
+  monkeypatch.setattr(pooch, "os_cache", lambda _: tmp_path)
+  with pytest.raises(UserError, match=f"copy it to {tmp_path}, or give its path in place of the"):
+    library.load("torchvision:fcn_resnet101")
+
+
+@pytest.mark.parametrize(
+  "flags, words",
+  [
+    (["--mode=evaluate"], "--model is for --mode=predict, export; leave it out of --mode=eval"),
+    (["--mode=predict", "--workdir=x"], "--model is in place of --config and --workdir: leave"),
+    (["--mode=export"], "--output is missing: where --mode=export writes"),
+  ],
+)
+def test_flags_that_do_not_go_with_it(jaxseg, flags, words):  # noqa: F811
+  assert words in error_of(jaxseg, "--model=torchvision:fcn_resnet50", *flags)
+
+
+def test_names_tell_the_hash():
+  for name, network in public.PUBLISHED.items():
+    digits = network.download.hash.removeprefix("sha256:")
+    assert network.download.url.endswith(f"{name.partition(':')[2]}_coco-{digits}.pth")
+  assert not public.is_published("runs/unet_cells")
+  assert pretrained.READERS.keys() >= {".pth", ".safetensors"}
