@@ -15,19 +15,17 @@ from jaxseg import (
   UserError,
   build,
   checkpoint,
-  export,
   models,
   parallel,
   predictors,
   public,
   settings,
-  workdirs,
 )
 from jaxseg.checkpoint_files import fit
 from jaxseg.data.decode import DatasetInfo, check_format, check_palette, to_picture
 from jaxseg.data.encoded import Notes, read_as_trained
-from jaxseg.data.resize import convert
 from jaxseg.data.windows import open_windows, windows_of
+from jaxseg.exported import read_exported
 from jaxseg.images import to_images
 from jaxseg.platforms import usual_rules
 from jaxseg.predict import most_likely
@@ -196,7 +194,7 @@ def load(
   if pathlib.Path(path).suffix == ".stablehlo":
     if given:
       raise UserError(f"{path}: an exported file takes no options; load the work directory instead")
-    return _load_exported(pathlib.Path(path))
+    return Segmenter(*read_exported(pathlib.Path(path)))
   return load_run(path, given)
 
 
@@ -273,52 +271,3 @@ def _with_pictures(info, data):
     palette=data.palette or info.palette,
     display_bands=data.display_bands or info.display_bands,
   )
-
-
-def _read_description(path):
-  """(DatasetInfo, its classes.json) of an exported file."""
-  place, remedy = path.with_name("classes.json"), "export the run again"
-  about = workdirs.read_json(place, remedy)
-  if about is None:
-    raise UserError(f"{place} is missing: keep it next to {path.name}")
-  try:
-    palette, stored = tuple(map(tuple, about["palette"])), about["input"]
-    fmt = stored.get("image_format") or {  # version 0.1 had 8-bit input only
-      "channels": stored["shape"][-1],
-      "value_range": tuple(stored["stored_as_black_and_white"]),
-      "dtype": "uint8",
-    }
-    return DatasetInfo(tuple(about["classes"]), palette, **fmt), about
-  except (AttributeError, IndexError, KeyError, TypeError) as error:
-    raise UserError(f"{place} is damaged ({error!r}): {remedy}") from error
-
-
-def _load_exported(path):
-  """A Segmenter that runs an exported file; see `export`."""
-  parallel.use_compilation_cache()
-  if not path.is_file():
-    raise UserError(f"no file {path}: correct the path, or export the run first")
-  info, about = _read_description(path)
-  notes = Notes(is_trained=True)
-  try:
-    call = export.load_stablehlo(path.read_bytes())
-  except Exception as error:  # of any kind, for damaged files
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
-    text = f"{path} is damaged, or of another JAX ({reason}): export the run again"
-    raise UserError(text) from error
-
-  def predict(examples, reduce=None, progress=None):
-    for example in examples:
-      image = example["image"]
-      if np.dtype(info.dtype).itemsize < image.dtype.itemsize:
-        notes.warn(path.name, [f"{image.dtype} images are rounded to {info.dtype}, which it takes"])
-      if "image_format" not in about["input"]:
-        image = to_picture(image, info)
-      elif image.dtype != info.dtype:
-        image = convert(image, info.dtype, is_full_range=not info.value_range)
-      output = np.asarray(call(image[None]))[0]
-      if output.ndim == 2 and reduce is not most_likely:
-        raise UserError(f"{path} gives labels only: export it with config.export.output=probs")
-      yield example, reduce(output) if reduce and output.ndim == 3 else output
-
-  return Segmenter(info, predict, about.get("step"), notes=notes)

@@ -61,7 +61,7 @@ RANKS = {
   "jaxseg.data.changes": 8,
   "jaxseg.data.stored": 9,
   **dict.fromkeys(("jaxseg.build", "jaxseg.data_findings", "jaxseg.thumbnails"), 9),
-  "jaxseg.public": 9.5,
+  **dict.fromkeys(("jaxseg.public", "jaxseg.exported"), 9.5),
   **dict.fromkeys(("jaxseg.segmenter", "jaxseg.data_page"), 10),
   **dict.fromkeys(("jaxseg.checks", "jaxseg.data_samples"), 10),
   **dict.fromkeys(("jaxseg.modes", "jaxseg.check_data", "jaxseg.prediction"), 11),
