@@ -43,6 +43,8 @@ __all__ += ["abstract_variables", "at_output_stride", "load_encoder", "take_matc
 ENCODERS: dict[str, Callable[..., nn.Module]] = {
   "mobilenet_v2": MobileNetV2,
   "vgg16": VGG16,
+  "resnet18": functools.partial(ResNet, 18),
+  "resnet34": functools.partial(ResNet, 34),
   "resnet50": functools.partial(ResNet, 50),
   "resnet101": functools.partial(ResNet, 101),
   "xception65": Xception65,

@@ -1,7 +1,7 @@
-"""ResNet-50 and 101 (He et al. 2016) as encoders; layers are named as in torchvision.
+"""ResNet-18, 34, 50 and 101 (He et al. 2016) as encoders; layers are named as in torchvision.
 
-Of "layer3.0.conv1" the dots become underscores. Bottleneck blocks stride in their 3x3 convolution
-(v1.5), not in the first 1x1 as in the paper: so the public weights were trained.
+Of "layer3.0.conv1" the dots become underscores. Bottleneck blocks (50, 101) stride in their 3x3
+convolution (v1.5), not in the first 1x1 as in the paper: so the public weights were trained.
 """
 
 from typing import Any
@@ -21,13 +21,17 @@ from jaxseg.models.layers import (
 )
 from jaxseg.models.pretrained import Download
 
-NUM_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # of layer1 to layer4, table 1 of the paper
-WIDTHS = (64, 128, 256, 512)  # of the 3x3 convolutions; outputs have four times as many channels
+# Of layer1 to layer4, table 1 of the paper.
+NUM_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+# Of the 3x3 convolutions; outputs of bottleneck blocks have four times as many channels.
+WIDTHS = (64, 128, 256, 512)
 # Of ImageNet's red, green and blue.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # torchvision's first weights (IMAGENET1K_V1); a file's name begins its SHA-256.
 IMAGENET = {
+  18: Download("https://download.pytorch.org/models/resnet18-f37072fd.pth", "sha256:f37072fd"),
+  34: Download("https://download.pytorch.org/models/resnet34-b627a593.pth", "sha256:b627a593"),
   50: Download("https://download.pytorch.org/models/resnet50-0676ba61.pth", "sha256:0676ba61"),
   101: Download("https://download.pytorch.org/models/resnet101-63fe2227.pth", "sha256:63fe2227"),
 }
@@ -40,7 +44,7 @@ class ResNet(nn.Module):
   value each way from the first on, for any size, because all padding is symmetric.
 
   Attributes:
-    depth: 50 or 101.
+    depth: 18 or 34 of basic blocks, two 3x3 convolutions each; 50 or 101 of bottleneck blocks.
     output_stride: 8, 16 or 32, the largest; see `layers.place_strides`.
     remat: keep only the outputs of the blocks for the gradient, see `layers.block`.
   """
@@ -52,7 +56,7 @@ class ResNet(nn.Module):
   dtype: Any = jnp.float32
 
   # From fine to coarse: strides 2, 4, 8, 16, 32 (at most output_stride) with 64, 256, 512, 1024,
-  # 2048 channels.
+  # 2048 channels; of basic blocks 64, 64, 128, 256, 512.
   stages = ("stem", "layer1", "layer2", "layer3", "layer4")
   classifier = ()  # fully connected layers that a network may have as convolutions
   unused_layers = ("fc",)
@@ -65,10 +69,13 @@ class ResNet(nn.Module):
   def receptive_radius(self) -> int:
     """px: the sum of (k - 1) / 2 times the stride over all layers."""
     # The first 3x3 convolution of layer2, 3 and 4 still sees the stride before it.
-    first, *rest = (
-      stride * num for num, stride in zip(NUM_BLOCKS[self.depth], (4, 8, 16, 32), strict=True)
-    )
-    return 3 + 2 + first + sum(rest) - (4 + 8 + 16)
+    blocks = zip(NUM_BLOCKS[self.depth], (4, 8, 16, 32), strict=True)
+    convs = 2 if self.is_basic else 1
+    return 3 + 2 + convs * sum(num * stride for num, stride in blocks) - (4 + 8 + 16)
+
+  @property
+  def is_basic(self) -> bool:
+    return self.depth < 50
 
   @property
   def imagenet(self) -> Download:
@@ -108,6 +115,15 @@ class ResNet(nn.Module):
         x = norm(x, f"{name}_downsample_1")
       return nn.relu(x + y)
 
+    def basic(x, width, stride, dilation, _, second_dilation, name):
+      y = nn.relu(norm(conv(x, width, 3, stride, dilation, f"{name}_conv1"), f"{name}_bn1"))
+      y = conv(y, width, 3, 1, second_dilation, f"{name}_conv2")
+      y = norm(y, f"{name}_bn2", scale_init=nn.initializers.zeros)
+      if name.endswith("_0") and width > WIDTHS[0]:
+        x = conv(x, width, 1, stride, 1, f"{name}_downsample_0")
+        x = norm(x, f"{name}_downsample_1")
+      return nn.relu(x + y)
+
     mean, std = (jnp.array(repeat_rgb(x, image.shape[-1])) for x in (MEAN, STD))
     x = ((image - mean) / std).astype(self.dtype)
 
@@ -117,12 +133,14 @@ class ResNet(nn.Module):
     x = block(self, stem, x)
     stages = {"stem": x}
     x = block(self, ops.max_pool_3x3, x)
+    kind, convs = (basic, 2) if self.is_basic else (bottleneck, 1)  # of 3x3 in a block
     strides = [2, 2]  # conv1 and the pooling
     for i, num in enumerate(NUM_BLOCKS[self.depth]):
-      strides += [2 if i else 1] + [1] * (num - 1)
+      strides += [2 if i else 1] + [1] * (convs * num - 1)
     placed = iter(place_strides(strides, self.output_stride)[2:])
     for i, (num, width) in enumerate(zip(NUM_BLOCKS[self.depth], WIDTHS, strict=True), start=1):
       for j in range(num):
-        x = block(self, bottleneck, x, width, *next(placed), f"layer{i}_{j}")
+        numbers = [number for _ in range(convs) for number in next(placed)]
+        x = block(self, kind, x, width, *numbers, f"layer{i}_{j}")
       stages[f"layer{i}"] = x
     return stages
