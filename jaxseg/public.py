@@ -21,10 +21,10 @@ from jaxseg.data.label_spaces import LABEL_SPACES
 from jaxseg.models import pretrained
 from jaxseg.models.pretrained import Download
 
-TORCHVISION = {"model.variant": "torchvision", "model.output_stride": 8, "model.separable": False}
-TORCHVISION |= {"model.up": "resize", "data.fit": "crop", "model.dropout": 0.1}
+TORCHVISION = {"model.variant": "torchvision", "model.output_stride": 8, "model.up": "resize",
+               "data.fit": "crop"}  # fmt: skip
 URL = "https://download.pytorch.org/models/{}_coco-{}.pth"
-# Our modules by the parts of their names; "" ends a part.
+# {layer of the file: path of our module}
 DEEPLAB_HEAD = {
   "classifier_0_convs_0_0": "aspp/pixel/conv",
   "classifier_0_convs_0_1": "aspp/pixel/norm",
@@ -64,9 +64,12 @@ class Published:
 
 def _torchvision(name, encoder, digits):
   is_fcn = name == "fcn"
-  values = {"model.name": "dilated_fcn" if is_fcn else "deeplabv3", "model.encoder": encoder}
+  own = {"model.name": "deeplabv3", "model.separable": False, "model.dropout": 0.5}
+  if is_fcn:
+    own = {"model.name": "dilated_fcn", "model.dropout": 0.1}
   download = Download(URL.format(f"{name}_{encoder}", digits), f"sha256:{digits}")
-  return Published(download, TORCHVISION | values, FCN_HEAD if is_fcn else DEEPLAB_HEAD)
+  values = {**TORCHVISION, **own, "model.encoder": encoder}
+  return Published(download, values, FCN_HEAD if is_fcn else DEEPLAB_HEAD)
 
 
 PUBLISHED = {

@@ -22,13 +22,15 @@ ROWS = {
   **{name: (FCN, {"encoder": "vgg16", "widths": (3, 4)}) for name in ("fcn32s", "fcn16s", "fcn8s")},
   **{
     name: (DeepLab, {"encoder": "mobilenet_v2", "widths": (4, 3)})
-    for name in ("deeplabv3", "deeplabv3plus")
+    for name in ("dilated_fcn", "deeplabv3", "deeplabv3plus")
   },
 }
 # (class, up-blocks, fields that the name stands for)
 ENCODER_ROWS = {
   "mobilenet_v2": (MobileNetV2, 4, {}),
   "vgg16": (VGG16, 4, {}),
+  "resnet18": (ResNet, 4, {"depth": 18}),
+  "resnet34": (ResNet, 4, {"depth": 34}),
   "resnet50": (ResNet, 4, {"depth": 50}),
   "resnet101": (ResNet, 4, {"depth": 101}),
   "xception65": (Xception65, 4, {}),
@@ -91,7 +93,9 @@ def test_options_reach_the_model(name):
   assert (model.dtype, model.axis_name, model.remat) == (jnp.bfloat16, "devices", True)
   assert model.widths == ROWS[name][1]["widths"]
   # Without widths, those of the class.
-  assert build(name, widths=()).widths == ROWS[name][0].widths
+  assert build(name, widths=()).widths == (
+    (512, 48) if name == "dilated_fcn" else ROWS[name][0].widths
+  )
   if name == "unet":
     assert not model.norm and build(name).norm
     assert (model.stem_stride, build(name, stem_stride=2).stem_stride) == (1, 2)
@@ -154,8 +158,9 @@ def test_options_and_their_defaults(name):
       UNet: {"stem_stride", "padding", "norm"},
       EncoderUNet: encoder,
       FCN: encoder | {"padding"},
-      DeepLab: encoder | {"output_stride", "separable"},
+      DeepLab: encoder | {"output_stride", "variant"},
     }[ROWS[name][0]]
+    | ({"separable"} if "deeplab" in name else set())
   )
   model = models.build(name, 3)
   assert model == models.build(name, 3, **options)

@@ -259,7 +259,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
   "fcn32s": functools.partial(build_fcn, final_stride=32),
   "fcn16s": functools.partial(build_fcn, final_stride=16),
   "fcn8s": functools.partial(build_fcn, final_stride=8),
-  "dilated_fcn": functools.partial(build_deeplab, decoder=False, aspp=False),
+  "dilated_fcn": functools.partial(build_deeplab, decoder=False, aspp=False, separable=False),
   "deeplabv3": functools.partial(build_deeplab, decoder=False),
   "deeplabv3plus": functools.partial(build_deeplab, decoder=True),
 }
