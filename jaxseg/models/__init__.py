@@ -215,7 +215,7 @@ def build_deeplab(
   num_classes: int,
   *,
   decoder: bool,
-  aspp: bool = True,
+  aspp: bool,
   encoder: str | nn.Module = "mobilenet_v2",
   output_stride: int = 16,
   widths: Sequence[int] = (),
@@ -260,8 +260,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
   "fcn16s": functools.partial(build_fcn, final_stride=16),
   "fcn8s": functools.partial(build_fcn, final_stride=8),
   "dilated_fcn": functools.partial(build_deeplab, decoder=False, aspp=False, separable=False),
-  "deeplabv3": functools.partial(build_deeplab, decoder=False),
-  "deeplabv3plus": functools.partial(build_deeplab, decoder=True),
+  "deeplabv3": functools.partial(build_deeplab, decoder=False, aspp=True),
+  "deeplabv3plus": functools.partial(build_deeplab, decoder=True, aspp=True),
 }
 
 

@@ -75,6 +75,7 @@ class ResNet(nn.Module):
 
   @property
   def is_basic(self) -> bool:
+    """Whether its blocks are basic, not bottlenecks."""
     return self.depth < 50
 
   @property
