@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from jaxseg import UserError, models, settings
@@ -133,33 +134,18 @@ def _recognise(tensors, path):
 
 def _assigned(variables, tensors, published, path):
   """The variables of a network from the tensors of its file."""
+  names, places = {place: layer for layer, place in published.layers.items()}, {}
   flat = {}  # as `assign_weights` takes them: {collection: {layer: {weight: array}}}
-  places = {path: layer for layer, path in published.layers.items()}
-  for collection, tree in variables.items():
-    flat[collection] = {}
-    for place, weights in _layers(tree):
-      layer = places.get(place, "backbone_" + place.removeprefix("encoder/"))
-      flat[collection][layer] = weights
+  for (collection, *parts, weight), x in flatten_dict(variables).items():
+    place = "/".join(parts)
+    layer = names.get(place, "backbone_" + place.removeprefix("encoder/"))
+    places[layer] = parts
+    flat.setdefault(collection, {}).setdefault(layer, {})[weight] = x
   leave = {key.split("/")[0] for key in tensors if key.startswith(published.unused)}
   found = pretrained.assign_weights(flat, tensors, leave=leave, source=path)
-  result = {}
-  for collection, layers in found.items():
-    result[collection] = {}
-    for layer, weights in layers.items():
-      place = published.layers.get(layer, "encoder/" + layer.removeprefix("backbone_"))
-      *parents, last = place.split("/")
-      tree = result[collection]
-      for parent in parents:
-        tree = tree.setdefault(parent, {})
-      tree[last] = weights
-  return result
-
-
-def _layers(tree, prefix=""):
-  """(path, {weight: array}) of the modules of a tree that have weights of their own."""
-  for name, value in tree.items():
-    place = f"{prefix}{name}"
-    if all(not isinstance(x, Mapping) for x in value.values()):
-      yield place, value
-    else:
-      yield from _layers(value, f"{place}/")
+  return unflatten_dict({
+    (collection, *places[layer], weight): x
+    for collection, layers in found.items()
+    for layer, weights in layers.items()
+    for weight, x in weights.items()
+  })  # fmt: skip
