@@ -44,12 +44,12 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 MODE = flags.DEFINE_enum("mode", "train", MODES, "what to do; keys: list all config keys")
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run; default: runs/NAME_OF_CONFIG")
-MODEL = flags.DEFINE_string("model", "", "predict, export: a published network, or its file")
+MODEL = flags.DEFINE_string("model", "", "predict: a published network, or its file")
 INPUT = flags.DEFINE_string("input", "", "predict: an image, or a folder of images")
 OUTPUT = flags.DEFINE_string("output", "", "predict, export, keys: output folder")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "predict: make again what is there")
 # Modes that use a flag; all use the others.
-USES = {"input": ("predict",), "overwrite": ("predict",), "model": ("predict", "export")}
+USES = {"input": ("predict",), "overwrite": ("predict",), "model": ("predict",)}
 USES |= {"output": ("predict", "export", "keys")}
 
 
@@ -197,16 +197,14 @@ def configure(
   if MODEL.value:
     if file_config is not None or WORKDIR.value:
       raise UserError("--model is in place of --config and --workdir: leave these out")
-    if not OUTPUT.value:
-      raise UserError(f"--output is missing: where --mode={MODE.value} writes")
     config = settings.from_run({})
     return MODEL.value, config, settings.parse_overrides(config, overrides)
   if file_config is None and not WORKDIR.value:
     config_example, run_example = "--config=configs/unet_cells.py", "--workdir=runs/unet_cells"
     if MODE.value in ("evaluate", "predict", "export"):
-      or_model = " (or --model)" if MODE.value in USES["model"] else ""
+      or_model = ", or --model" if MODE.value in USES["model"] else ""
       raise UserError(
-        f"--workdir{or_model} is missing; give that of a trained run, as in {run_example}"
+        f"--workdir is missing; give that of a trained run, as in {run_example}{or_model}"
       )
     or_run = f", or {run_example}" if MODE.value in ("check_data", "summary") else ""
     raise UserError(f"--config is missing; give it, as in {config_example}{or_run}")

@@ -26,7 +26,7 @@ Train, score and use semantic segmentation networks.
   --config=FILE         a file of configs/, or yours; a run knows its own
   --config.KEY=VALUE    another value for a single key, as often as needed
   --workdir=DIR         folder of the run; default: runs/NAME_OF_CONFIG
-  --model=NAME|FILE     predict, export: a published network, or a file of its weights
+  --model=NAME|FILE     predict: a published network, or a file of its weights
   --overwrite           predict: also what is in the output folder already
   --help, --version
 

@@ -94,9 +94,9 @@ def test_without_network(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
   "flags, words",
   [
-    (["--mode=evaluate"], "--model is for --mode=predict, export; leave it out of --mode=eval"),
+    (["--mode=evaluate"], "--model is for --mode=predict; leave it out of --mode=evaluate"),
     (["--mode=predict", "--workdir=x"], "--model is in place of --config and --workdir: leave"),
-    (["--mode=export"], "--output is missing: where --mode=export writes"),
+    (["--mode=predict"], "--mode=predict needs --input=FILE|DIR and --output=DIR"),
   ],
 )
 def test_flags_that_do_not_go_with_it(jaxseg, flags, words):  # noqa: F811
