@@ -113,10 +113,8 @@ PUBLIC = {
 }
 
 
-@pytest.mark.parametrize(
-  "name",
-  [pytest.param(n, marks=[] if n.endswith("ade20k") else [pytest.mark.slow]) for n in PUBLIC],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLIC)
 def test_public_data_sets_pass_the_check(name, tmp_path, data_dir, capsys):
   """As they are: only the place of the data is set."""
   config = load(name)[1]

@@ -122,6 +122,7 @@ def test_more_steps_a_call_change_nothing(run):
   assert_same_run(run("jit", 2, False), run("jit", 3))
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_bit_for_bit(run, tmp_path, monkeypatch, capsys):
   """A call that runs is not cut short: of two steps, after the one that ends with step 2."""
   stop_after(monkeypatch, 2)

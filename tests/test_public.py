@@ -37,6 +37,7 @@ def test_logits_are_those_of_torchvision(file_and_logits):
   np.testing.assert_allclose(some(logits), expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_photo_in_one_command(jaxseg, file_and_logits, tmp_path):  # noqa: F811
   """The same labels from Python and from the command, of the odd size that the photo has."""
   path, _ = file_and_logits

@@ -330,6 +330,7 @@ def get_config():
 """
 
 
+@pytest.mark.slow
 def test_the_command_with_a_data_set_of_ones_own(tmp_path):
   """Its class is in a config file, which no import finds; its error is one line."""
   (tmp_path / "own.py").write_text(CONFIG)

@@ -52,6 +52,7 @@ def test_equals_timm(variables, state_and_stages):
     np.testing.assert_allclose(values, expected, rtol=0, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_output_stride(variables):
   """With the same weights, 8 subsampled is 32: at any size, up to the edges."""
   image = np.random.default_rng(1).random((1, 37, 64, 3), np.float32)
