@@ -112,7 +112,7 @@ def test_one_artefact_for_all_sizes_and_batches(fit, padding, tta):
   [
     ("unet", {"stem_stride": 2}),
     ("unet", {"up": "resize"}),
-    ("encoder_unet", NARROW),
+    pytest.param("encoder_unet", NARROW, marks=pytest.mark.slow),
     ("encoder_unet", {**NARROW, "encoder": "vgg16", "up": "resize"}),
     ("fcn8s", {"encoder": "vgg16", "padding": "valid"}),
     ("fcn16s", {"encoder": "vgg16", "up": "resize"}),

@@ -103,7 +103,8 @@ def test_what_follows_the_network_is_evaluated_from_the_host(tmp_path, capsys):
   assert "evaluation data on" not in said and len(lines(tmp_path, "test")) == 2
 
 
-@pytest.mark.parametrize("strategy", ["jit", pytest.param("pmap", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["jit", "pmap"])
 def test_several_steps_a_call(strategy, run):
   """A loop is compiled in another way than a step, which changes the rounding."""
   one, three = run(strategy), run(strategy, 3)

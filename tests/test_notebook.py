@@ -199,6 +199,7 @@ def test_quickstart_without_pets(kernel, monkeypatch):
   assert "--mode=check_data" in text_of(train.outputs) and not predict.outputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prepared", [False, True])
 def test_quickstart_goes_on_without_usable_pets(kernel, monkeypatch, tmp_path, prepared):
   monkeypatch.delenv("JAXSEG_TEST_DATA", raising=False)

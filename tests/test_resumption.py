@@ -227,6 +227,7 @@ def test_a_finished_run_goes_on_for_more_epochs(straight, tmp_path, capsys):
   assert json.loads((tmp_path / "config.json").read_text()) == saved
 
 
+@pytest.mark.slow
 def test_free_keys_may_change_on_the_way(tmp_path, monkeypatch):
   stop_after(monkeypatch, 2)
   assert train(tiny.make_config(5), tmp_path) is False

@@ -155,6 +155,7 @@ def test_the_loss_falls(tmp_path):
   assert result["loss"] < 0.6 * losses[0] and result["pixel_accuracy"] > 0.9
 
 
+@pytest.mark.slow
 def test_a_sum_of_losses(tmp_path):
   config = tiny.make_config(
     30, train__log_every_steps=10, train__losses__dice=1.0, train__losses__cross_entropy=0.5

@@ -136,7 +136,7 @@ def test_transposed_conv_equals_blocks(size, stride):
     g = normal(2, h, w, 7, seed=2).astype(float)
     ours, theirs = pull_both(transposed, by_blocks, (x, kernel), g)
     chex.assert_trees_all_close(ours, theirs, rtol=1e-12, atol=1e-12)
-    for group in [n for n in range(2, stride + 1) if stride % n == 0]:
+    for group in [n for n in range(2, min(stride, 8) + 1) if stride % n == 0]:
       to_groups = functools.partial(up_convolution.up_conv_to_groups, stride=stride, group=group)
       ours, theirs = pull_both(to_groups, by_blocks, (x, kernel), g)
       chex.assert_trees_all_close(ours, theirs, rtol=1e-12, atol=1e-12)

@@ -214,7 +214,9 @@ def test_output_of_a_user_s_network_is_checked():
 # Images of other than three channels
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "vgg16", "resnet50"])
+@pytest.mark.parametrize(
+  "name", ["mobilenet_v2", "vgg16", pytest.param("resnet50", marks=pytest.mark.slow)]
+)
 def test_a_pretrained_encoder_sees_repeated_channels_as_rgb(name):
   """Red, green, blue, red, green, blue is RGB; so is grey, three times. (timm's rule)"""
   encoder = models.ENCODERS[name]()

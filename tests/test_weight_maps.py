@@ -93,7 +93,7 @@ def test_relabelling_changes_nothing():
   )
 
 
-@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [10, pytest.param(1, marks=pytest.mark.slow)])
 def test_isbi_slices(data_dir, every):
   border_weight = jax.jit(weight_maps.border_weight)
   files = sorted((data_dir / "isbi2012" / "train" / "masks").iterdir())

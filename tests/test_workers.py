@@ -65,6 +65,7 @@ def test_batches_are_those_of_threads_and_go_on_anywhere():
   assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_errors_and_notes_of_workers(tmp_path):
   """A damaged file is named as by threads; what is not used of files is said once, not by each."""
   mask, clear = encode(np.zeros((48, 64), np.uint8)), np.full((48, 64, 1), 7, np.uint8)
@@ -92,6 +93,7 @@ def test_errors_and_notes_of_workers(tmp_path):
   assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed():
   batches = train_batches(photos(), num_workers=2, **OPTIONS)
   next(batches)
@@ -203,6 +205,7 @@ for _ in range(3):
 """
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard(tmp_path):
   """Workers do not run the program again, nor take devices; nobody closes them but its end."""
   (tmp_path / "script.py").write_text(SCRIPT)
@@ -227,6 +230,7 @@ next(batches)
 """
 
 
+@pytest.mark.slow
 def test_a_program_that_ends_after_its_first_batch():
   """The first one of the other worker lies in shared memory and is freed, too."""
   environ = {**os.environ, "PYTHONPATH": str(command.ROOT)}
