@@ -263,7 +263,7 @@ def keys():
   several.process_id = key(-1, "several processes: the number of this one", low=-1, high=10**6,
                            scope="free")
   several.initialization_timeout = key(300, "several processes: seconds to wait for all to join",
-                                       above=0, high=parallel.HOUR - 60, scope="free")
+                                       above=0, high=3540, scope="free")
   several.space = key(1, "devices that share the height of each image (spatial sharding)",
                       above=0, high=4096, scope="free")
   return flatten_keys(config)

@@ -181,13 +181,11 @@ def _check_data(config, workdir):
     print()
   faults = all_faults(config, info, is_new=not has_checkpoint(workdir))
   findings += [Finding("error", REFUSED, "", text) for text in faults]
-  fits = True
-  if info:
-    before = len(findings)
-    attempt("too little memory on this machine", check_memory, config, info, severity="warning")
-    fits = len(findings) == before
-    if not fits and findings[-1].text in faults:  # of a network that cannot be built
-      del findings[-1]
+  fits = not info or None is attempt(
+    "too little memory on this machine", check_memory, config, info, severity="warning"
+  )
+  # A network that cannot be built is one of the faults.
+  findings = [f for f in findings if f.severity == "error" or f.text not in faults]
   by_role = {role: split.examples for role, split in splits.items()}
   if splits:
     for line in [*class_table(by_role, info.classes), ""]:

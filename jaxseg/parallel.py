@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxseg import UserError
 
 AXIS = "batch"
-STRATEGIES, HOUR = ("jit", "pmap"), 3600  # s; XLA's own limit of joining
+STRATEGIES = ("jit", "pmap")
 
 
 def process_environment(
@@ -80,7 +80,7 @@ def start_processes(joining: Callable[[dict], AbstractContextManager], **setting
   """Joins the other processes, if there are any. Call it before anything else touches JAX.
 
   Args:
-    joining: of what `process_environment` returns; around the joining, which waits for an hour.
+    joining: of what `process_environment` returns; around the joining, which waits an hour, as XLA.
     settings: keywords of `process_environment`.
   Raises:
     UserError: the others cannot be joined, or JAX does not find the devices of $JAX_PLATFORMS.
@@ -89,7 +89,7 @@ def start_processes(joining: Callable[[dict], AbstractContextManager], **setting
   try:
     if arguments is not None:
       with joining(arguments):
-        jax.distributed.initialize(**arguments, initialization_timeout=HOUR)
+        jax.distributed.initialize(**arguments, initialization_timeout=3600)
   except (RuntimeError, ValueError) as error:
     reason = str(error).splitlines()[0]
     raise UserError(f"could not join the other processes ({arguments}): {reason}") from error

@@ -245,7 +245,7 @@ def build_deeplab(
   encoder = _encoder(encoder, common, {"output_stride": output_stride}, "deeplab")
   frozen = {"freeze_encoder": freeze_encoder, "freeze_norm": freeze_norm}
   if not aspp:
-    common = {"widths": (512, 48), **common}
+    common = {"widths": (512, 48), **common}  # the latter is of the decoder, which it has not
   if variant == "torchvision":
     common |= {"head_conv": True, "exact": True, "epsilon": 1e-5}
   return DeepLab(
