@@ -29,6 +29,7 @@ from jaxseg import (
   parallel,
   peers,
   prediction,
+  public,
   schema,
   settings,
   workdirs,
@@ -197,6 +198,7 @@ def configure(
   if MODEL.value:
     if file_config is not None or WORKDIR.value:
       raise UserError("--model is in place of --config and --workdir: leave these out")
+    public.check_source(MODEL.value)
     config = settings.from_run({})
     return MODEL.value, config, settings.parse_overrides(config, overrides)
   if file_config is None and not WORKDIR.value:

@@ -7,7 +7,6 @@ the classes of VOC 2012.
 import dataclasses
 import os
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,11 +80,25 @@ PUBLISHED = {
 }
 
 
+SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")  # of weight files of PyTorch
+
+
 def is_published(source: str | os.PathLike) -> bool:
   """Whether `read_published` is to read this: a name with a colon, or a weight file."""
   path = pathlib.Path(source)
-  is_name = re.fullmatch(r"[a-z]+:\w+", os.fspath(source)) and not path.exists()
-  return bool(is_name) or path.suffix in pretrained.READERS
+  return (":" in os.fspath(source) and not path.exists()) or path.suffix in SUFFIXES
+
+
+def check_source(source: str | os.PathLike) -> None:
+  """Raises UserError for what is neither the name of a published network nor a weight file."""
+  if os.fspath(source) in PUBLISHED or pathlib.Path(source).suffix in SUFFIXES:
+    if os.fspath(source) not in PUBLISHED and not pathlib.Path(source).is_file():
+      raise UserError(f"no weight file {source}; correct the path")
+    return
+  raise UserError(
+    f"{source} is no published network and no file in {', '.join(SUFFIXES)}; choose from "
+    f"{', '.join(PUBLISHED)}"
+  )
 
 
 def read_published(source: str | os.PathLike) -> tuple[ConfigDict, DatasetInfo, Any]:
@@ -99,17 +112,16 @@ def read_published(source: str | os.PathLike) -> tuple[ConfigDict, DatasetInfo, 
   Raises:
     UserError: an unknown name, no network connection, or a file of something else.
   """
+  check_source(source)
   if os.fspath(source) in PUBLISHED:
     published = PUBLISHED[source]
     path = pretrained.fetch(published.download, remedy="give its path in place of the name")
     tensors = pretrained.read_weights(path)
-  elif pathlib.Path(source).suffix in pretrained.READERS:
+  else:
     path = source
     tensors = pretrained.read_weights(path)
     published = PUBLISHED[_recognise(tensors, path)]
     pretrained.check_published(path, published.download)
-  else:
-    raise UserError(f"{source} is no published network; choose from {', '.join(PUBLISHED)}")
   config = settings.override(settings.from_run({}), dict(published.values))
   voc = LABEL_SPACES["voc"]
   info = DatasetInfo(voc.classes, voc.palette, 3)

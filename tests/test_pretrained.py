@@ -294,12 +294,14 @@ def test_default_folder_is_the_users_cache(server, tmp_path, monkeypatch):
   assert (tmp_path / "home" / "jaxseg" / "weights.h5").read_bytes() == b"weights"
 
 
-def test_damaged_cache_is_replaced(server, tmp_path):
+def test_damaged_cache_is_replaced(server, tmp_path, capsys):
   cache = tmp_path / "cache"
   download = publish(server, tmp_path, b"weights")
   fetch(download, cache)
   (cache / "weights.h5").write_bytes(b"we")
+  capsys.readouterr()
   assert open(fetch(download, cache), "rb").read() == b"weights"
+  assert capsys.readouterr().err.startswith(f"{cache / 'weights.h5'} was damaged, or not the file")
 
 
 def test_wrong_hash(server, tmp_path):

@@ -57,7 +57,8 @@ def test_a_photo_in_one_command(jaxseg, file_and_logits, tmp_path):  # noqa: F81
 @pytest.mark.parametrize(
   "source, words",
   [
-    ("torchvision:deeplabv3_resnet5", "no published network; choose from torchvision:deeplabv3_r"),
+    ("torchvision:deeplabv3_resnet5", "no published network and no file in .*; choose from torchv"),
+    ("Torchvision:fcn-resnet50", "no published network and no file in .*; choose from torchv"),
     ("nowhere.pth", "no weight file nowhere.pth"),
   ],
 )
@@ -95,6 +96,8 @@ def test_without_network(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
   "flags, words",
   [
+    (["--mode=predict", "--model=fcn_resnet50"], "fcn_resnet50 is no published network"),
+    (["--mode=predict", "--model=UP.PTH"], "choose from torchvision:deeplabv3_resnet50, "),
     (["--mode=evaluate"], "--model is for --mode=predict; leave it out of --mode=evaluate"),
     (["--mode=predict", "--workdir=x"], "--model is in place of --config and --workdir: leave"),
     (["--mode=predict"], "--mode=predict needs --input=FILE|DIR and --output=DIR"),

@@ -74,7 +74,9 @@ def fetch(
   path = folder / file_name
   try:
     if not path.is_file() or not has_hash(path, download):
-      path.unlink(missing_ok=True)
+      if path.is_file():
+        path.unlink()
+        say(f"{path} was damaged, or not the file that is published: deleted", sys.stderr)
       say(f"downloading {download.url} to {folder}", sys.stderr)
       pooch.get_logger().setLevel("WARNING")  # it says to pass it a hash, but knows whole ones only
       pooch.retrieve(download.url, None, file_name, folder, progressbar=True)
