@@ -222,6 +222,10 @@ def keys():
   evaluation.instances = key(False, "V_rand, V_info and warping error of connected components",
                              scope="free")
   evaluation.boundary_f1 = key(False, "boundary F1 score; slow for large images", scope="free")
+  evaluation.surface_distances = key(False, "HD95 and normalised surface distance (NSD); slow",
+                                     scope="free")
+  evaluation.surface_tolerance = key(2.0, "distance that NSD accepts, px", low=0, high=65536,
+                                     scope="free")
 
   config.predict = use = Group()  # in evaluation as well
   use.output_stride = key(0, "output stride of deeplab's encoder in use; 0 = as trained",
@@ -230,6 +234,8 @@ def keys():
                  high=2**20, scope="free")
   use.scales = key((1.0,), "test-time augmentation: sizes to average over, fit crop", above=0,
                    high=100, item=float, most=64, scope="free")
+  use.temperature = key(0.0, "of the probabilities; 0 = as --mode=calibrate found, or 1", low=0,
+                        high=100, scope="free")
   use.tta = key("none", "test-time augmentation: average over flip (2) or dihedral (8) views",
                 choices=predict.TTA, scope="free", was="predict.symmetries")
 

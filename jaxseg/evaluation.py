@@ -1,5 +1,6 @@
 """Scores of a network on a whole split, at the native size of every mask."""
 
+import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -7,17 +8,22 @@ from typing import Any
 import numpy as np
 
 from jaxseg import VOID, UserError
+from jaxseg.calibration import bins_of, calibration_error
 from jaxseg.data.datasets import connected_components
+from jaxseg.extremes import Extremes
 from jaxseg.instance_metrics import instance_scores
 from jaxseg.metrics import bootstrap_intervals, boundary_f1, class_pixels, confusion_matrix, scores
 from jaxseg.parallel import rows_of_processes, sum_over_processes
+from jaxseg.per_image import PerImage
 from jaxseg.predict import most_likely
 from jaxseg.printing import printable
-from jaxseg.tally import Tally
-from jaxseg.together import agreed
+from jaxseg.surface_distances import surface_scores
+from jaxseg.tally import NUM_BINS, Tally
+from jaxseg.together import agreed, json_from_all
 
 INSTANCE_SCORES = ("v_rand", "v_info", "warping_error")
 CLASS_SCORES = ("iou", "dice", "accuracy")
+LISTS = ("confusion", "reliability")  # of the result, not for the eye
 BOUNDARY_TOLERANCE = 0.0075  # of the image's diagonal, as in the SegNet paper
 
 
@@ -28,8 +34,10 @@ def score(
   *,
   instances: bool = False,
   boundaries: bool = False,
+  surface_tolerance: float | None = None,
   sample_at: Collection[int] = (),
-) -> tuple[dict[str, Any], list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+  extremes: Extremes | None = None,
+) -> tuple[dict[str, Any], list[tuple[np.ndarray, np.ndarray, np.ndarray]], PerImage]:
   """Runs every example once and scores the predictions.
 
   Args:
@@ -40,13 +48,16 @@ def score(
     instances: adds the means over images of INSTANCE_SCORES, see `instance_metrics`; the true
       instances are the example's, if it has any, or the connected components of its mask.
     boundaries: adds the mean over images of "boundary_f1", see `metrics`.
+    surface_tolerance: px; adds the means over images of "hd95", "nsd", see `surface_distances`.
     sample_at: positions of the examples to return with their predictions.
+    extremes: is given every image.
   Returns:
-    ({"loss", "pixel_accuracy", "mean_accuracy", "miou", "fw_iou": float, CLASS_SCORES: {class:
-    float or None}, NAME_interval: [low, high] of each score that is one number, from two images
-    on, "num_images": int, "confusion": C lists of C int}, the same in all processes; the loss
-    is the mean cross-entropy per pixel; [(image u8[H,W,D], mask u8[H,W], prediction u8[H,W])] of
-    this process)
+    ({"loss", "pixel_accuracy", "mean_accuracy", "miou", "fw_iou", "ece": float, CLASS_SCORES:
+    {class: float or None}, NAME_interval: [low, high] of each score that is one number, and
+    "iou_interval": {class: [low, high] or None}, from two images on, "num_images": int,
+    "confusion": C lists of C int, "reliability": see `Tally.bins`}, the same in all processes; the
+    loss is the mean cross-entropy per pixel; [(image u8[H,W,D], mask u8[H,W], prediction u8[H,W])]
+    of this process; PerImage of all processes)
   Raises:
     UserError: a probability that is not finite, no pixel with a label, or a label of a mask that is
       no class; in all processes, as is one that `examples` raises.
@@ -54,27 +65,33 @@ def score(
   names = ["loss"]  # scores that are means over pixels or images
   names += INSTANCE_SCORES if instances else ()
   names += ("boundary_f1",) if boundaries else ()
+  names += () if surface_tolerance is None else ("hd95", "nsd")
   confusion = np.zeros((len(classes), len(classes)), np.int64)
-  rows, samples = [], []  # a row holds an image's sums and their divisors
+  rows, samples, images = [], [], []  # a row holds what is summed over images
   with agreed():
     for i, (example, found) in enumerate(predict(checked(examples, len(classes)))):
       mask = example["mask"]
       if not isinstance(found, Tally):
         found = tally_probs(mask, found)
-      counts = found.counts
-      confusion += counts
-      labels = found.labels() if instances or boundaries or i in sample_at else None
+      confusion += found.counts
+      pixels = class_pixels(found.counts)
+      labels = found.labels() if len(names) > 1 or i in sample_at else None
       values = score_instances(example, labels) if instances else []
       if boundaries:
         values.append(boundary_f1(mask, labels, BOUNDARY_TOLERANCE * math.hypot(*mask.shape)))
-      parts = [found.loss, *np.nan_to_num(values)]
-      wholes = [counts.sum(), *np.isfinite(values)]
-      rows.append(np.concatenate([parts, wholes, *class_pixels(counts)]))
+      if surface_tolerance is not None:
+        values += surface_scores(mask, labels, surface_tolerance)
+      rows.append(np.concatenate([[found.loss], values, *pixels, found.bins.ravel()]))
+      images.append(str(example.get("name", i)))
+      if extremes:
+        extremes.add(scores(*pixels)["miou"], example, found)
       if i in sample_at:
         samples.append((example["image"], mask, labels))
-  cuts = np.cumsum([len(names)] * 2 + [len(classes)] * 3)
+  cuts = np.cumsum([len(names), 3 * len(classes), 3 * NUM_BINS])
   rows = np.array(rows, np.float64).reshape(-1, cuts[-1])
   rows, confusion = rows_of_processes(rows), sum_over_processes(confusion)
+  dealt = itertools.zip_longest(*json_from_all(images))  # round robin
+  images = [name for part in dealt for name in part if name is not None]
   num_bad = np.isnan(rows[:, 0]).sum()
   if num_bad:
     raise UserError(
@@ -85,18 +102,33 @@ def score(
     raise UserError(
       f"no pixel of the {len(rows)} images has a label; correct `eval_split` or the masks"
     )
+  values, pixels, bins, _ = np.split(rows, cuts, axis=-1)
+  pixels = pixels.reshape(-1, 3, len(classes)).astype(np.int64)
+  own = dict(zip(names, values.T, strict=True))
+  with np.errstate(invalid="ignore"):  # 0 / 0
+    own["loss"] = own["loss"] / pixels[:, 1].sum(-1)
+  table = PerImage(images, tuple(classes), pixels, own)
 
-  def scores_of(sums):
-    parts, wholes, *pixels = np.split(sums, cuts[:-1], axis=-1)
-    with np.errstate(invalid="ignore"):  # 0 / 0
-      means = dict(zip(names, np.moveaxis(parts / wholes, -1, 0), strict=True))
-    return means | scores(*pixels)
+  def scores_of(total):
+    sums, bins = np.split(total, [-3 * NUM_BINS], axis=-1)
+    ece = calibration_error(bins.reshape(*bins.shape[:-1], NUM_BINS, 3))
+    return table.totals(sums) | {"ece": ece}
 
-  result = {name: readable(value, classes) for name, value in scores_of(rows.sum(0)).items()}
-  numbers = [name for name in result if name not in CLASS_SCORES]
-  intervals = bootstrap_intervals(rows, lambda sums: {n: scores_of(sums)[n] for n in numbers})
-  result |= {f"{name}_interval": interval for name, interval in intervals.items()}
-  return {**result, "num_images": len(rows), "confusion": confusion.tolist()}, samples
+  def with_class_iou(total):
+    found = scores_of(total)
+    iou = zip(classes, np.moveaxis(found["iou"], -1, 0), strict=True)
+    iou = {("iou", name): values for name, values in iou}
+    return {name: x for name, x in found.items() if name not in CLASS_SCORES} | iou
+
+  sums = np.concatenate([table.sums(), bins], axis=-1)
+  result = {name: readable(value, classes) for name, value in scores_of(sums.sum(0)).items()}
+  intervals = bootstrap_intervals(sums, with_class_iou)
+  result |= {f"{name}_interval": x for name, x in intervals.items() if isinstance(name, str)}
+  if intervals:
+    result["iou_interval"] = {name: intervals.get(("iou", name)) for name in classes}
+  bins = bins.sum(0).reshape(NUM_BINS, 3).tolist()
+  result |= {"num_images": len(rows), "confusion": confusion.tolist(), "reliability": bins}
+  return result, samples, table
 
 
 def checked(examples: Iterable[Mapping[str, Any]], num_classes: int) -> Iterator[Mapping]:
@@ -111,9 +143,16 @@ def checked(examples: Iterable[Mapping[str, Any]], num_classes: int) -> Iterator
 
 def tally_probs(mask: np.ndarray, probs: np.ndarray) -> Tally:
   """The Tally of one image.  u8[H,W], f32[H,W,C]"""
-  labels = most_likely(probs)
+  labels, valid = most_likely(probs), mask != VOID
   counts = confusion_matrix(mask, labels, probs.shape[-1])
-  return Tally(counts, cross_entropy_sum(mask, probs), lambda: labels)
+  bins = bins_of(probs[valid], mask[valid], NUM_BINS)
+  return Tally(
+    counts,
+    cross_entropy_sum(mask, probs),
+    bins,
+    labels=lambda: labels,
+    confidence=lambda: np.round(255 * np.nan_to_num(probs.max(-1))).astype(np.uint8),
+  )
 
 
 def cross_entropy_sum(mask: np.ndarray, probs: np.ndarray) -> float:

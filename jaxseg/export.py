@@ -18,7 +18,7 @@ from jaxseg.data.decode import DatasetInfo
 from jaxseg.losses import class_logits
 from jaxseg.ops import mirror, normalize
 from jaxseg.platforms import plain_forms
-from jaxseg.predict import INPUT_STEP, TTA, enlarged_probs, mean_log_probs
+from jaxseg.predict import INPUT_STEP, TTA, enlarged_probs, mean_log_probs, tempered
 
 OUTPUTS = ("labels", "probs")
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -86,13 +86,14 @@ def whole_image(
   tta: str,
   output: str,
   info: DatasetInfo,
+  temperature: float = 1.0,
 ) -> Callable[[jax.Array], jax.Array]:
   """Builds the function that is exported: what `predict.make_predictor` does, without tiles.
 
   It takes sizes from its argument alone, which may be symbolic (`jax.export.symbolic_shape`).
 
   Args:
-    model, fit, size, tta: as in `make_predictor`.
+    model, fit, size, tta, temperature: as in `make_predictor`.
     variables: {"params": ..., "batch_stats": ...}, constants of the function.
     output: "labels" or "probs".  info: of the training data.
   Returns:
@@ -122,7 +123,7 @@ def whole_image(
       x = resize(x, size, info.dtype)
     x = normalize(x, full_range(info), info.clip and info.value_range)
     x = x[:, read(x.shape[1])][:, :, read(x.shape[2])]
-    log_probs = mean_log_probs(network, x, TTA[tta])
+    log_probs = tempered(mean_log_probs(network, x, TTA[tta]), temperature)
     if fit == "crop":
       log_probs = log_probs[:, :h, :w]
       probs = jnp.exp(log_probs)

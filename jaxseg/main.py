@@ -5,12 +5,10 @@ from jaxseg import start
 if __name__ == "__main__":
   start.prepare()  # before JAX is imported
 
-import difflib
 import functools
 import pathlib
 import re
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,6 +21,7 @@ import jaxseg
 from jaxseg import (
   DataWarning,
   UserError,
+  calibrate,
   door,
   faults,
   modes,
@@ -30,28 +29,32 @@ from jaxseg import (
   peers,
   prediction,
   public,
+  reports,
   schema,
   settings,
   workdirs,
 )
 from jaxseg.check_data import check_data
+from jaxseg.config_errors import config_error
 from jaxseg.printing import say
 from jaxseg.training import train
 
-MODES = ("train", "evaluate", "predict", "export", "check_data", "summary", "keys")
+MODES = (
+  "train", "evaluate", "report", "calibrate", "predict", "export", "check_data", "summary", "keys"
+)  # fmt: skip
 # The library reads the file; its --config.KEY=VALUE flags, taken from sys.argv, are ours to parse.
 CONFIG = config_flags.DEFINE_config_file(
   "config", help_string="a file of configs/; not needed for an existing run", sys_argv=["jaxseg"]
 )
 MODE = flags.DEFINE_enum("mode", "train", MODES, "what to do; keys: list all config keys")
-WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run; default: runs/NAME_OF_CONFIG")
+WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run; report: A,B; default: runs/CONFIG")
 MODEL = flags.DEFINE_string("model", "", "predict: a published network, or its file")
 INPUT = flags.DEFINE_string("input", "", "predict: an image, or a folder of images")
-OUTPUT = flags.DEFINE_string("output", "", "predict, export, keys: output folder")
+OUTPUT = flags.DEFINE_string("output", "", "predict, export, report, keys: output folder")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "predict: make again what is there")
 # Modes that use a flag; all use the others.
 USES = {"input": ("predict",), "overwrite": ("predict",), "model": ("predict",)}
-USES |= {"output": ("predict", "export", "keys")}
+USES |= {"output": ("predict", "export", "report", "keys")}
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str | None], list[str]]:
@@ -90,7 +93,7 @@ def parse(arguments: Sequence[str]) -> ConfigDict | None:
     config = CONFIG.value
     getattr(config, "lock", None)  # raises the OSError if there is no such file
   except (Exception, GeneratorExit, SystemExit) as error:  # a config file is a program
-    raise _config_error(config_path(arguments), error) from error
+    raise config_error(config_path(arguments), error) from error
   if len(rest) > 1:
     raise UserError(f"{rest[1]!r} is not a flag; flags are --NAME=VALUE, --help lists them")
   path = config_path(arguments)
@@ -99,67 +102,6 @@ def parse(arguments: Sequence[str]) -> ConfigDict | None:
   if not isinstance(config, ConfigDict):
     raise UserError(f"{path}: get_config() returns {type(config).__name__}, not a ConfigDict")
   return config.lock()
-
-
-def _config_error(path, error):
-  """The UserError for an exception while flags were parsed and a config file was read."""
-  origin, line = _origin(path, error)
-  text = next(iter(str(origin).splitlines()), "")
-  if not line and isinstance(error, flags.Error):
-    # For an exception in the config file, the text is its traceback; the last line names the error.
-    first, *rest = str(error).splitlines()
-    return UserError(f"{first} {rest[-1]}" if rest else first)
-  if not line and isinstance(error, OSError):  # ml_collections raises its own for any of them
-    if not pathlib.Path(path).is_file():
-      return UserError(f"no config file {path!r}; {_near_config(pathlib.Path(path).stem)}")
-    return UserError(f"config file {path}: {text.rpartition('failure to load: ')[2]}")
-  if "no attribute 'get_config'" in str(error):
-    return UserError(f"{path} has no get_config(); see configs/")
-  where = f"config file {path}, line {line}" if line else f"config file {path}"
-  # This is how ml_collections reports an unknown key.
-  if match := re.search(r'Did you mean "(.*?)" instead of "(.*?)"', str(error)):
-    return UserError(f"{where}: unknown config key {match[2]!r}; did you mean {match[1]!r}?")
-  # And a value of another type.
-  if match := re.search(
-    r"Could not override field '(\w+)' .* original type <class '([\w.]+)'> .* <class '([\w.]+)'>",
-    str(origin), re.DOTALL,
-  ):  # fmt: skip
-    named = {kind.__name__: words for kind, words in schema.TYPE_NAMES.items()}
-    given, wanted = (named.get(kind, f"a {kind}") for kind in match.groups()[1:])
-    keys = [name for name in settings.declared_keys() if name.rpartition(".")[2] == match[1]]
-    name = " or ".join(keys) or match[1]
-    return UserError(f"{where}: config key {name} is {given}; give it {wanted}")
-  if match := re.match(
-    r"cannot import name '(\w+)' from 'configs'|No module named 'configs\.(\w+)'", text
-  ):
-    name = match[1] or match[2]
-    return UserError(f"{where}: configs has no {name!r}; {_near_config(name)}")
-  if isinstance(origin, SyntaxError):
-    text = origin.msg
-  if isinstance(origin, SystemExit):
-    return UserError(f"{where} ends the program; get_config() has to return a config instead")
-  return UserError(f"{where}: {type(origin).__name__}: {text}")
-
-
-def _near_config(stem):
-  """The remedy for a config whose name may be misspelt."""
-  names = {file.stem: file for file in sorted(pathlib.Path("configs").glob("[!_]*.py"))}
-  near = difflib.get_close_matches(stem, names, n=1)
-  return f"did you mean {names[near[0]]}?" if near else "see configs/"
-
-
-def _origin(path, error):
-  """(exception, line) of what went wrong in a config file; the line is 0 if it was not there."""
-  chain = [error]
-  while (error := chain[-1].__cause__ or chain[-1].__context__) and error not in chain:
-    chain.append(error)
-  for error in reversed(chain if path else []):  # the first to be raised is the last
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.endswith(path)]
-    if frames:
-      return error, frames[-1].lineno
-    if isinstance(error, SyntaxError) and str(error.filename).endswith(path):
-      return error, error.lineno or 0
-  return chain[0], 0
 
 
 def config_path(arguments: Sequence[str]) -> str:
@@ -188,6 +130,13 @@ def print_keys(output: str) -> None:
   (pathlib.Path(output) / "config.md").write_text(schema.keys_page(keys))
 
 
+def work_directories() -> list[str]:
+  """What --workdir names; for --mode=report that may be several, with commas between."""
+  text = WORKDIR.value
+  is_one = MODE.value != "report" or pathlib.Path(text).exists()
+  return [text] if is_one else text.split(",")
+
+
 def configure(
   arguments: Sequence[str], file_config: ConfigDict | None, overrides: Mapping[str, str | None]
 ) -> tuple[str | pathlib.Path, ConfigDict, dict[str, Any]]:
@@ -201,9 +150,11 @@ def configure(
     public.check_source(MODEL.value)
     config = settings.from_run({})
     return MODEL.value, config, settings.parse_overrides(config, overrides)
+  if file_config is not None and MODE.value == "report":
+    raise UserError("--mode=report takes configs from the runs: leave out --config")
   if file_config is None and not WORKDIR.value:
     config_example, run_example = "--config=configs/unet_cells.py", "--workdir=runs/unet_cells"
-    if MODE.value in ("evaluate", "predict", "export"):
+    if MODE.value in ("evaluate", "calibrate", "report", "predict", "export"):
       or_model = ", or --model" if MODE.value in USES["model"] else ""
       raise UserError(
         f"--workdir is missing; give that of a trained run, as in {run_example}{or_model}"
@@ -211,7 +162,7 @@ def configure(
     or_run = f", or {run_example}" if MODE.value in ("check_data", "summary") else ""
     raise UserError(f"--config is missing; give it, as in {config_example}{or_run}")
   name = pathlib.Path(config_path(arguments)).stem or "run"
-  workdir = pathlib.Path(WORKDIR.value or f"runs/{name}")
+  workdir = pathlib.Path(work_directories()[0] or f"runs/{name}")
   config = settings.read_run(workdir) if file_config is None else file_config
   donor = overrides.get("model.init_from")
   if config is None and donor and MODE.value == "train":  # a new run like that one
@@ -253,8 +204,13 @@ def run(arguments: Sequence[str]) -> int:
       raise UserError("--mode=predict needs --input=FILE|DIR and --output=DIR")
     options = {"config": given, "overwrite": OVERWRITE.value}
     prediction.predict_folder(workdir, INPUT.value, OUTPUT.value, values, **options)
+  elif mode == "report":
+    say(reports.report(work_directories(), values, OUTPUT.value))
   elif mode == "evaluate":
     modes.print_scores(modes.evaluate(workdir, values, config=given))
+  elif mode == "calibrate":
+    for line in calibrate.describe(calibrate.calibrate(workdir, values, config=given)):
+      say(line)
   elif mode == "export":
     modes.export_run(workdir, OUTPUT.value or workdir / "export", values, config=given)
   elif mode == "summary":

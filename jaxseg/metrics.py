@@ -86,7 +86,7 @@ def boundary_f1(mask: np.ndarray, prediction: np.ndarray, tolerance: float) -> f
     float; NaN if no class is left
   """
   prediction = np.where(mask == VOID, VOID, prediction)
-  true_edge, predicted_edge = _changes(mask), _changes(prediction)
+  true_edge, predicted_edge = boundaries(mask), boundaries(prediction)
   found = []
   for label in np.unique(mask[mask != VOID]):
     truth, predicted = true_edge & (mask == label), predicted_edge & (prediction == label)
@@ -100,8 +100,8 @@ def boundary_f1(mask: np.ndarray, prediction: np.ndarray, tolerance: float) -> f
   return sum(found) / len(found) if found else math.nan
 
 
-def _changes(labels):
-  """bool[H,W]: pixels with a 4-neighbour of another class; VOID has no class."""
+def boundaries(labels: np.ndarray) -> np.ndarray:
+  """Pixels with a 4-neighbour of another class; VOID has no class.  u8[H,W] -> bool[H,W]"""
   changes = np.zeros(labels.shape, bool)
   for here, there in (np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1]):
     one, other = labels[here], labels[there]

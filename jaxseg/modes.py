@@ -1,6 +1,7 @@
 """The modes of a trained network: evaluate, export and summary; see `prediction` for predict."""
 
 import collections.abc
+import functools
 import json
 import pathlib
 import sys
@@ -17,6 +18,7 @@ from jaxseg import (
   models,
   parallel,
   predictors,
+  results,
   settings,
   workdirs,
 )
@@ -24,10 +26,11 @@ from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo, to_picture
 from jaxseg.data.encoded import read_as_trained
 from jaxseg.data.input_pipeline import eval_examples
-from jaxseg.evaluation import score, score_table
+from jaxseg.evaluation import LISTS, score, score_table
+from jaxseg.extremes import Extremes, draw_panels, ends
 from jaxseg.platforms import usual_rules
 from jaxseg.printing import say
-from jaxseg.run import report
+from jaxseg.report import Evaluation
 from jaxseg.segmenter import load_run
 from jaxseg.tally import for_scores
 from jaxseg.together import agreed
@@ -38,20 +41,25 @@ def evaluate_split(
   source: collections.abc.Sequence,
   info: DatasetInfo,
   config: ConfigDict,
-) -> tuple[dict, list]:
-  """Scores and sample predictions on this process' share of a source; see `evaluation.score`."""
+) -> Evaluation:
+  """Evaluates this process' share of a source; see `evaluation.score`."""
   process = number, count = parallel.this_process()
   share = len(range(number, len(source), count))
   wanted = min(config.eval.num_samples, share)
-  result, samples = score(
+  extremes = Extremes(functools.partial(draw_panels, info=info))
+  result, samples, images = score(
     predict,
     eval_examples(source, process=process, num_threads=config.data.num_threads),
     info.classes,
     instances=config.eval.instances,
     boundaries=config.eval.boundary_f1,
+    surface_tolerance=config.eval.surface_tolerance if config.eval.surface_distances else None,
     sample_at={i * share // wanted for i in range(wanted)},
+    extremes=extremes,
   )
-  return result, [(to_picture(image, info), *labels) for image, *labels in samples]
+  samples = [(to_picture(image, info), *labels) for image, *labels in samples]
+  shown = extremes.of_all({i for part in ends(images.of_images()["miou"]) for i in part})
+  return Evaluation(result, images, samples, shown)
 
 
 @usual_rules()
@@ -89,18 +97,21 @@ def evaluate(
     with read_as_trained(info.channels, info.value_range):
       predict = predictors.build_predictor(config, segmenter.model, info)
       predict = for_scores(predict, segmenter.variables)
-      result, samples = evaluate_split(predict, source, info, config)
+      evaluation = evaluate_split(predict, source, info, config)
   split = build.eval_name(config)
   if parallel.is_main():
+    step, overrides = segmenter.step, settings.changed(config, settings.read_run(workdir))
+    line = results.about(split, step, evaluation.result["num_images"], config, overrides)
     with faults.by_the_way("the scores are not in the work directory"):
-      report(workdir, split, segmenter.step, info, result, samples)
-  return {"split": split, "step": segmenter.step, **result}
+      results.write(workdir, split, step, info, evaluation, overrides)
+      results.write_page(workdir, line, info, evaluation, config)
+  return {"split": split, "step": segmenter.step, **evaluation.result}
 
 
 def print_scores(result: dict) -> None:
   """The scores as JSON on standard output, and as a table on standard error."""
   if parallel.is_main():
-    print(json.dumps({k: v for k, v in result.items() if k != "confusion"}, indent=2))
+    print(json.dumps({k: v for k, v in result.items() if k not in LISTS}, indent=2))
     table = score_table({k: v for k, v in result.items() if k not in ("split", "step")})
     for line in (f"split {result['split']}, step {result['step']}", "", *table.split("\n")):
       say(line, sys.stderr)
@@ -141,6 +152,7 @@ def export_run(
       tta=config.predict.tta,
       output=options.output,
       info=info,
+      temperature=config.predict.temperature or 1.0,
     )
   workdirs.make_folder(output, "--output")
   about = export.describe(info, options.output, options.onnx_size)

@@ -109,6 +109,7 @@ def make_predictor(
   value_range: Sequence = (),
   clip: bool = True,
   space: int = 1,
+  temperature: float = 1.0,
 ) -> Predictor:
   """Builds `predict(variables, examples, reduce=None, progress=no_progress)`.
 
@@ -130,6 +131,7 @@ def make_predictor(
     tta: key of TTA; probabilities are averaged over these views of the image.
     value_range, clip: of the images, see `ops.normalize`.
     space: devices that share a window, see `spatial`.
+    temperature: see `tempered`.
   Raises:
     UserError: a tile that is too small, or unknown tta.
   """
@@ -154,6 +156,7 @@ def make_predictor(
       return class_logits(model.apply(variables, spread(image), train=False))
 
     log_probs = mean_log_probs(network, normalize(image, value_range, clip), TTA[tta])
+    log_probs = tempered(log_probs, temperature)
     return jnp.exp(log_probs) if fit == "crop" else log_probs
 
   def limit(rows, cols):
@@ -271,6 +274,16 @@ def mean_log_probs(
 
   total = jnp.concatenate([views(transpose) for transpose in transposes])
   return jax.nn.logsumexp(total, axis=0) - np.log(len(total))
+
+
+def tempered(log_probs: jax.Array, temperature: float) -> jax.Array:
+  """Log-probabilities at another temperature (Guo et al. 2017, section 4.2); labels stay.
+
+  softmax(log p / T) is softmax(logits / T) where p = softmax(logits).  f32[...,C] -> f32[...,C]
+  """
+  if temperature == 1.0:
+    return log_probs
+  return jax.nn.log_softmax(log_probs / temperature)
 
 
 @functools.partial(jax.jit, static_argnames="sides")

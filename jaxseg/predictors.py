@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from jaxseg import UserError, models, settings
 from jaxseg.data.decode import DatasetInfo, to_picture
 from jaxseg.predict import Predictor, make_predictor
-from jaxseg.refine import with_crf, with_scales
+from jaxseg.refine import with_crf, with_scales, with_temperature
 from jaxseg.tiles import smallest_side
 
 WINDOW = 1024  # px, side of the windows of large images, if the network's context allows it
@@ -27,10 +27,17 @@ def model_in_use(config: ConfigDict, model: nn.Module) -> nn.Module:
 def build_predictor(
   config: ConfigDict, model: nn.Module, info: DatasetInfo
 ) -> collections.abc.Callable:
-  """See `predict.make_predictor`, `refine.with_scales` and `refine.with_crf`."""
-  predict = _predictor(config, model_in_use(config, model), info, config.predict.tile)
+  """See `predict.make_predictor`, `refine.with_scales` and `refine.with_crf`.
+
+  The temperature comes last, so that it does not change labels.
+  """
+  network, temperature = model_in_use(config, model), config.predict.temperature or 1.0
+  alone = tuple(config.predict.scales) == (1.0,) and not config.crf.num_iterations
+  first, last = (temperature, 1.0) if alone else (1.0, temperature)
+  predict = _predictor(config, network, info, config.predict.tile, first)
   predict = with_scales(predict, fit=config.data.fit, scales=config.predict.scales)
-  return with_crf(predict, to_picture=functools.partial(to_picture, info=info), **config.crf)
+  picture = functools.partial(to_picture, info=info)
+  return with_temperature(with_crf(predict, to_picture=picture, **config.crf), last)
 
 
 def build_window_predictor(
@@ -59,7 +66,7 @@ def build_window_predictor(
     return _predictor(config, model, info, tile)
 
 
-def _predictor(config, model, info, tile):
+def _predictor(config, model, info, tile, temperature=1.0):
   return make_predictor(
     model,
     fit=config.data.fit,
@@ -70,4 +77,5 @@ def _predictor(config, model, info, tile):
     value_range=info.value_range,
     clip=info.clip,
     space=config.parallel.space,
+    temperature=temperature,
   )

@@ -1,4 +1,4 @@
-"""What may follow a prediction: the average over scales of the image, and a dense CRF."""
+"""What may follow a prediction: the average over scales, a dense CRF, another temperature."""
 
 import collections
 import itertools
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from jaxseg import UserError
+from jaxseg.calibration import at_temperature
 from jaxseg.crf import dense_crf
 from jaxseg.ops import resizing_matrix
 from jaxseg.predict import no_progress
@@ -72,6 +73,20 @@ def resample(x: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return np.asarray(x, np.float32)
   rows, cols = (np.asarray(resizing_matrix(*n)) for n in zip(shape, x.shape, strict=False))
   return np.einsum("ih,hwc,jw->ijc", rows, np.asarray(x, np.float32), cols, optimize=True)
+
+
+def with_temperature(predict: Callable, temperature: float) -> Callable:
+  """Another temperature of the probabilities of `predict`, see `predict.tempered`."""
+  if temperature == 1.0:
+    return predict
+
+  def tempered(variables, examples, reduce=None, progress=no_progress):
+    for example, probs in predict(variables, examples, progress=progress):
+      log_probs = np.log(np.maximum(probs, np.finfo(np.float32).tiny))
+      probs = np.exp(at_temperature(log_probs, temperature)).astype(np.float32)
+      yield example, reduce(probs) if reduce else probs
+
+  return tempered
 
 
 def with_crf(

@@ -19,12 +19,22 @@ from ml_collections import ConfigDict
 from PIL import Image
 from tqdm import tqdm
 
-from jaxseg import UserError, checkpoint, interrupts, notebook, parallel, workdirs
+from jaxseg import (
+  UserError,
+  checkpoint,
+  interrupts,
+  notebook,
+  parallel,
+  results,
+  settings,
+  workdirs,
+)
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.events import open_events
 from jaxseg.printing import printable
+from jaxseg.report import Evaluation
 from jaxseg.train_state import TrainState
-from jaxseg.visualize import curves, plot_confusion, prediction_sheet
+from jaxseg.visualize import curves
 
 BLANK = 5  # batches without a label; more than chance gives
 
@@ -188,14 +198,15 @@ class Run:
     update = name in self._places
     notebook.show(path, self._places.setdefault(name, uuid.uuid4().hex), update=update)
 
-  def report(self, line: dict, split: str, result: dict, samples: list) -> None:
-    """Writes an evaluation: evaluation.json, a line of metrics, sheet and confusion matrix."""
+  def report(self, line: dict, split: str, evaluation: Evaluation) -> None:
+    """Writes an evaluation: a line of metrics, and the files of `results`."""
     if self._manager is None:
       return
-    sheet = report(self._workdir, split, line["step"], self._info, result, samples)
-    # Curves need neither intervals nor the confusion matrix.
-    numbers = {name: x for name, x in result.items() if not isinstance(x, list)}
-    self.write({**line, "split": split, **numbers}, sheet)
+    step, info, config = line["step"], self._info, settings.from_run(self._config)
+    sheet = results.write(self._workdir, split, step, info, evaluation)
+    self.write({**line, "split": split, **results.numbers(evaluation.result)}, sheet)
+    about = results.about(split, step, evaluation.result["num_images"], config, {})
+    results.write_page(self._workdir, about, info, evaluation, config)
 
   def save(
     self, state: TrainState, data: Any, scores: list, result: dict | None, *, again: bool = False
@@ -209,7 +220,7 @@ class Run:
       (self._workdir / "config.json").stat()  # an error if somebody removed it; Orbax makes it anew
       if again:
         self._manager.delete(int(state.step))
-      metrics = result and {k: x for k, x in result.items() if not isinstance(x, list)}
+      metrics = result and results.numbers(result)
       progress = {"data": data, "scores": scores, "examples": self._examples}
       checkpoint.save(self._manager, state, progress, self._meta, metrics)
 
@@ -257,26 +268,6 @@ def tell(text: str) -> None:
   """Prints a line above the progress bar, in process 0 only."""
   if parallel.is_main():
     tqdm.write(printable(text), file=sys.stderr)
-
-
-def report(
-  workdir: str | pathlib.Path, split: str, step: int, info: DatasetInfo, result: dict, samples: list
-) -> pathlib.Path | None:
-  """Writes evaluation.json and, if there are samples, their sheet and the confusion matrix.
-
-  Returns:
-    the path of the sheet, or None.
-  """
-  workdir = pathlib.Path(workdir)
-  workdirs.write_json(workdir / "evaluation.json", {"split": split, "step": step, **result})
-  if not samples:
-    return None
-  plots = workdir / "plots"
-  sheet = plots / f"predictions_{step:06d}.png"
-  title = f"step {step}: mean IoU {result['miou']:.3f}, {split}"
-  prediction_sheet(sheet, samples, info.classes, info.palette, title)
-  plot_confusion(plots / "confusion.png", result["confusion"], info.classes, title)
-  return sheet
 
 
 @contextlib.contextmanager

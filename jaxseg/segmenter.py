@@ -31,6 +31,7 @@ from jaxseg.platforms import usual_rules
 from jaxseg.predict import most_likely
 from jaxseg.unused_keys import warn_of_unused
 from jaxseg.visualize import overlay
+from jaxseg.workdirs import read_temperature
 
 Array = np.ndarray
 
@@ -221,6 +222,8 @@ def load_run(
     with settings.own_entries(config is None):
       config = settings.override(config or saved, overrides)
       settings.check(config)
+    if not config.predict.temperature and (found := meta.get("temperature")):
+      config = settings.override(config, {"predict.temperature": found})
     warn_of_unused(config)
     settings.check_same(workdir, saved, config, network=True)
     info = _with_pictures(DatasetInfo(**meta["info"]), config.data)
@@ -259,7 +262,8 @@ def _find(path, arrays):
     workdir = path
     step, found = checkpoint.load_best(workdir)
   arrays.append(found["variables"])
-  return str(workdir), step, {**found["meta"], "config": settings.read_saved(workdir)}
+  saved = {"config": settings.read_saved(workdir), "temperature": read_temperature(workdir, step)}
+  return str(workdir), step, {**found["meta"], **saved}
 
 
 def _with_pictures(info, data):

@@ -111,6 +111,16 @@ def config_values(config: ConfigDict) -> dict[str, Any]:
   return flat
 
 
+def changed(config: ConfigDict, base: ConfigDict | None = None) -> dict[str, Any]:
+  """{key: value} of a config that differ from those of another, or from the defaults."""
+  before = schema.flatten((base or from_run({})).to_dict())
+  return {
+    name: value
+    for name, value in schema.flatten(config.to_dict()).items()
+    if name not in before or before[name] != value
+  }
+
+
 @contextlib.contextmanager
 def own_entries(is_saved: bool) -> collections.abc.Iterator[None]:
   """Extends the error about a name that is in no table: how to add an entry of one's own.

@@ -16,6 +16,8 @@ Train, score and use semantic segmentation networks.
 
   jaxseg --config=configs/unet_cells.py     train, or resume; into runs/unet_cells
   jaxseg --mode=evaluate --workdir=DIR      score the best checkpoint of a run
+  jaxseg --mode=report --workdir=A,B        compare runs: a page of what got better or worse
+  jaxseg --mode=calibrate --workdir=DIR     fit the temperature of the probabilities
   jaxseg --mode=predict --workdir=DIR --input=FILE|DIR --output=DIR
   jaxseg --mode=predict --model=torchvision:deeplabv3_resnet50 --input=FILE|DIR --output=DIR
   jaxseg --mode=export --workdir=DIR        write a file that runs without jaxseg

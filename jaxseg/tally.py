@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ from jax import lax
 
 from jaxseg import VOID, parallel
 from jaxseg.predict import Part, Predictor, Window, enlarged_probs, no_progress
+
+NUM_BINS = 15  # of confidence, as in Guo et al. (2017)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,30 +59,66 @@ class Tally:
   Attributes:
     counts: i64[C,C], pixels by true and predicted label, as of `metrics.confusion_matrix`.
     loss: cross-entropy summed over the pixels with a label; NaN if a probability is not finite.
+    bins: f64[NUM_BINS,3], the pixels with a label by the probability of their predicted class, in
+      bins of equal width from 0 to 1: their number, how many are right, sum of the probabilities.
     labels: gets the predicted labels, u8[H,W], from where they are.
+    confidence: gets the probability of the predicted class in steps of 1/255, u8[H,W].
   """
 
   counts: np.ndarray
   loss: float
+  bins: np.ndarray
   labels: Callable[[], np.ndarray]
+  confidence: Callable[[], np.ndarray]
 
 
-def tally(probs: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+class Found(NamedTuple):
+  """A Tally on the device: counts i32[C,C]; of each line, loss f32[h] and bins f32[h,NUM_BINS,3];
+  labels and confidence u8[h,w]."""
+
+  counts: jax.Array
+  loss: jax.Array
+  bins: jax.Array
+  labels: jax.Array
+  confidence: jax.Array
+
+
+def tally(probs: jax.Array, mask: jax.Array) -> Found:
   """Scores a prediction on the device.
 
   Args:
     probs: f32[h,w,C].  mask: u8[h,w], labels 0..C-1 or VOID, which does not count.
   Returns:
-    (counts i32[C,C], rows are the truth; cross-entropy f32[h] summed over each line, NaN in a line
-    where a probability is not finite; labels u8[h,w])
+    Found; the loss is NaN in a line where a probability is not finite.
   """
-  labels = jnp.argmax(probs, axis=-1).astype(jnp.uint8)
+  labels, top = jnp.argmax(probs, axis=-1).astype(jnp.uint8), probs.max(axis=-1)
   counts, chosen = lax.platform_dependent(
     probs, mask, labels, cpu=count_by_scatter, default=count_by_product
   )
-  loss = jnp.where(mask != VOID, -jnp.log(jnp.maximum(chosen, 1e-30)), 0.0).sum(axis=-1)
+  valid = mask != VOID
+  bins = lax.platform_dependent(
+    jnp.where(valid, jnp.clip((NUM_BINS * top).astype(jnp.int32), 0, NUM_BINS - 1), NUM_BINS),
+    jnp.stack([jnp.ones_like(top), (mask == labels).astype(jnp.float32), top], axis=-1),
+    cpu=bin_by_scatter,
+    default=bin_by_product,
+  )
+  loss = jnp.where(valid, -jnp.log(jnp.maximum(chosen, 1e-30)), 0.0).sum(axis=-1)
   is_finite = jnp.isfinite(probs.sum(axis=(1, 2)))  # probabilities are not negative
-  return counts, jnp.where(is_finite, loss, jnp.nan), labels
+  confidence = jnp.round(255 * top).astype(jnp.uint8)
+  return Found(counts, jnp.where(is_finite, loss, jnp.nan), bins, labels, confidence)
+
+
+def bin_by_scatter(numbers: jax.Array, values: jax.Array) -> jax.Array:
+  """Sums of values f32[h,w,K] by i32[h,w], 0..NUM_BINS, in each line; the last bin is left out."""
+  lines = jnp.arange(len(numbers))[:, None]
+  empty = jnp.zeros((len(numbers), NUM_BINS + 1, values.shape[-1]), values.dtype)
+  return empty.at[lines, numbers].add(values)[:, :-1]
+
+
+def bin_by_product(numbers: jax.Array, values: jax.Array) -> jax.Array:
+  """The same by a matrix product for each line."""
+  one_hot = (numbers[..., None] == jnp.arange(NUM_BINS)).astype(values.dtype)
+  return jnp.einsum("hwi,hwk->hik", one_hot, values, precision=lax.Precision.HIGHEST)
 
 
 def count_by_scatter(
@@ -112,7 +150,7 @@ tally_windows = jax.jit(jax.vmap(tally))
 @jax.jit
 def tally_part(
   log_probs: jax.Array, labels: jax.Array, row: int, shape: Sequence[int], origin: Sequence[int]
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> Found:
   """`tally` of a part of an image.
 
   Args:
@@ -162,7 +200,7 @@ def tallies(
     before = batch and (batch, found)
 
 
-def count(batch: Batch, outputs: jax.Array) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
+def count(batch: Batch, outputs: jax.Array) -> list[Found]:
   """`tally` for each of `Batch.masks`, on its device.  outputs: of `Predictor.forward`"""
   shards = {shard.device: shard.data for shard in outputs.addressable_shards}
   return [
@@ -173,30 +211,34 @@ def count(batch: Batch, outputs: jax.Array) -> list[tuple[jax.Array, jax.Array, 
   ]
 
 
-def merged(batch: Batch, found: Sequence[tuple], pieces: list) -> Iterator[tuple[dict, Tally]]:
+def merged(
+  batch: Batch, found: Sequence[Found], pieces: list
+) -> Iterator[tuple[dict, Tally]]:
   """The tallies of the images that end in a batch.
 
   Args:
     found: of `count`.  pieces: of an image that began in a batch before; updated.
   """
-  numbers = jax.device_get([part[:2] for part in found])
+  numbers = jax.device_get([part[:3] for part in found])
   for window, places in zip(batch.windows, batch.places, strict=True):
     for i, row, part in places:
-      counts, loss = numbers[i]
-      pieces.append((counts[row], loss[row], (found[i][2], row, part)))
+      pieces.append((*(x[row] for x in numbers[i]), (found[i], row, part)))
     if window.is_last:
-      counts, losses, labels = zip(*pieces, strict=True)
+      counts, losses, bins, parts = zip(*pieces, strict=True)
       pieces.clear()
+      counts = np.sum(counts, axis=0, dtype=np.int64)
       loss = float(np.concatenate(losses).sum(dtype=np.float64))
-      labels = functools.partial(joined_labels, window.example["mask"].shape, labels)
-      yield window.example, Tally(np.sum(counts, axis=0, dtype=np.int64), loss, labels)
+      bins = np.concatenate(bins).sum(axis=0, dtype=np.float64)
+      join = functools.partial(joined, window.example["mask"].shape, parts)
+      maps = [functools.partial(join, name) for name in ("labels", "confidence")]
+      yield window.example, Tally(counts, loss, bins, *maps)
 
 
-def joined_labels(shape: Sequence[int], pieces: Iterable[tuple]) -> np.ndarray:
-  """u8[H,W] from [(u8[n,h,w], row of it, Part)]."""
+def joined(shape: Sequence[int], pieces: Iterable[tuple], name: str) -> np.ndarray:
+  """u8[H,W], one of the maps of Found, from [(Found of some windows, row of it, Part)]."""
   result = np.empty(shape, np.uint8)
-  for labels, row, part in pieces:
-    result[part.keep] = np.asarray(labels)[row][part.crop]
+  for found, row, part in pieces:
+    result[part.keep] = np.asarray(getattr(found, name))[row][part.crop]
   return result
 
 
@@ -207,9 +249,13 @@ def for_scores(predict: Callable, variables: Any, keep: Callable = iter) -> Call
     predict: a Predictor, or what follows one, such as a CRF.
     keep: function from batches to batches; see `data.stored.Kept`.
   Returns:
-    function of examples that generates (example, Tally), or (example, f32[H,W,C] probabilities) if
-    something follows the Predictor
+    function of examples, and of another `keep`, that generates (example, Tally), or (example,
+    f32[H,W,C] probabilities) if something follows the Predictor
   """
-  if isinstance(predict, Predictor):
-    return lambda examples: tallies(predict, variables, keep(prepare(predict, examples)))
-  return functools.partial(predict, variables)
+
+  def run(examples, keep=keep):
+    if isinstance(predict, Predictor):
+      return tallies(predict, variables, keep(prepare(predict, examples)))
+    return predict(variables, examples)
+
+  return run

@@ -8,9 +8,9 @@ from PIL import Image, ImageDraw
 from jaxseg import VOID
 from jaxseg.data.decode import DatasetInfo, to_picture
 from jaxseg.data.examine import UNKNOWN, Parts
+from jaxseg.html_page import SIDE, as_rgb, scaled
 from jaxseg.visualize import overlay
 
-SIDE = 320  # px of a picture
 ZOOM = 24  # px around a box, enlarged
 UNKNOWN_COLOUR = (255, 0, 255)
 
@@ -56,22 +56,6 @@ def pictures(
     )
     box = left - x, top - y, right - x, bottom - y
     yield "The first speck, enlarged", _boxed(np.asarray(around), [box], part.shape)
-
-
-def as_rgb(picture: np.ndarray) -> np.ndarray:
-  """u8[H,W,1 or 3] -> u8[H,W,3]"""
-  return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
-
-
-def scaled(picture: np.ndarray, nearest: bool = False) -> np.ndarray:
-  """A picture u8[H,W,3] at a side of SIDE px; tiny ones are enlarged by a whole factor."""
-  height, width = picture.shape[:2]
-  factor = SIDE / max(height, width)
-  factor = min(factor, max(1, round(factor / 2)))
-  size = max(1, round(width * factor)), max(1, round(height * factor))
-  is_nearest = nearest or factor > 1
-  method = Image.Resampling.NEAREST if is_nearest else Image.Resampling.BOX
-  return np.asarray(Image.fromarray(picture).resize(size, method))
 
 
 def _boxed(picture, boxes, shape):

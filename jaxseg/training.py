@@ -125,13 +125,13 @@ def _train(config, workdir):
       try:
         predictor = for_scores(predict, state.variables, keep)
         with run.saying("evaluating"):
-          result, samples = evaluate_split(predictor, eval_source, info, config)
+          evaluation = evaluate_split(predictor, eval_source, info, config)
       except UserError as error:
         text = f"evaluation at step {line['step']}: {error}"
         raise UserError(text).with_traceback(error.__traceback__) from error.__cause__
-      scores.append(result["miou"])
-      run.report(line, build.eval_name(config), result, samples)
-      return result
+      scores.append(evaluation.result["miou"])
+      run.report(line, build.eval_name(config), evaluation)
+      return evaluation.result
 
     cost = models.summary(model, state.variables, info.channels, size, compile=False)
     memory = sum(x.nbytes for x in jax.tree.leaves(state)) / 2**20

@@ -189,7 +189,12 @@ def _sheet(path, rows, columns, classes, palette, title, names=()):
 
 
 def curves(path: Path, metrics: Sequence[dict]) -> Figure:
-  """Draws the loss, and pixel accuracy with mean IoU, over epochs; parts of a loss are dashed.
+  """Writes the figure of `draw_curves`."""
+  return _save(draw_curves(metrics), path)
+
+
+def draw_curves(metrics: Sequence[dict]) -> Figure:
+  """The loss, and pixel accuracy with mean IoU, over epochs; parts of a loss are dashed.
 
   Args:
     metrics: lines of metrics.jsonl.
@@ -223,13 +228,20 @@ def curves(path: Path, metrics: Sequence[dict]) -> Figure:
     axis.grid(alpha=0.3, which="both")
     if axis.lines:
       axis.legend()
-  return _save(figure, path)
+  return figure
 
 
 def plot_confusion(
   path: Path, counts: np.ndarray | Sequence[Sequence[int]], classes: Sequence[str], title: str
 ) -> Figure:
-  """Draws the confusion matrix in percent of the true pixels, that is, of each row.
+  """Writes the figure of `draw_confusion`."""
+  return _save(draw_confusion(counts, classes, title), path)
+
+
+def draw_confusion(
+  counts: np.ndarray | Sequence[Sequence[int]], classes: Sequence[str], title: str = ""
+) -> Figure:
+  """The confusion matrix in percent of the true pixels, that is, of each row.
 
   Args:
     counts: int[C,C]; rows are the truth, columns the prediction.
@@ -257,8 +269,9 @@ def plot_confusion(
       axis.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
   else:
     figure.colorbar(picture, shrink=0.5)
-  figure.suptitle(_drawn(title))
-  return _save(figure, path)
+  if title:
+    figure.suptitle(_drawn(title))
+  return figure
 
 
 def _occurring(classes, palette, maps):

@@ -103,6 +103,23 @@ def read_json(path: str | pathlib.Path, remedy: str) -> Any:
   return value
 
 
+def read_temperature(workdir: str | pathlib.Path, step: int) -> float | None:
+  """The temperature that --mode=calibrate found for the checkpoint of a step; None without one.
+
+  Raises:
+    UserError: calibration.json is damaged.
+  """
+  path = pathlib.Path(workdir) / "calibration.json"
+  remedy = "delete it, and calibrate again"
+  found = read_json(path, remedy)
+  if found is None or found.get("step") != step:
+    return None
+  temperature = found.get("temperature")
+  if not isinstance(temperature, float) or not 0 < temperature <= 100:
+    raise UserError(f"{path} is damaged (temperature {temperature!r}): {remedy}")
+  return temperature
+
+
 def append_metrics(workdir: str | pathlib.Path, line: collections.abc.Mapping[str, Any]) -> None:
   """Adds one object to metrics.jsonl."""
   with open(pathlib.Path(workdir) / "metrics.jsonl", "a") as file:

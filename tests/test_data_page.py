@@ -12,7 +12,7 @@ from flawed import MASK, NOISE, all_masks, image, make_config, mask, nearly_twic
 from flawed import root as root
 from PIL import Image
 
-from jaxseg import data_page
+from jaxseg import data_page, html_page
 from jaxseg.check_data import check_data
 
 VOID_TAGS = {"meta", "img", "br", "hr", "link", "input"}
@@ -177,7 +177,7 @@ def test_pictures_are_limited(root, page, monkeypatch):
   assert len(found.of("img")) == 6 and "Pictures: 3 of 5 files." in found.text
   monkeypatch.setattr(data_page, "MAX_FIGURES", 2)
   assert len(page().of("img")) == 4
-  monkeypatch.setattr(data_page, "MAX_BYTES", 10)
+  monkeypatch.setattr(html_page, "MAX_BYTES", 10)
   found = page()
   assert not found.of("img") and "train0.png" in found.text
   monkeypatch.setattr(data_page, "MAX_LISTED", 4)

@@ -34,10 +34,12 @@ def predict(examples):
 
 
 def twin(examples, num_classes):
-  """Pixel by pixel: (pixel accuracy; IoU, Dice, accuracy of each class or None; loss; pairs)."""
+  """Pixel by pixel: (pixel accuracy; IoU, Dice, accuracy of each class or None; loss; pairs; for
+  each of 15 bins of the highest probability: pixels, right ones, sum of these probabilities)."""
   hits, truths, guesses = ([0] * num_classes for _ in range(3))
   pairs = [[0] * num_classes for _ in range(num_classes)]
   loss = num_pixels = 0
+  bins = [[0, 0, 0.0] for _ in range(15)]
   for example in examples:
     for row in range(example["mask"].shape[0]):
       for col in range(example["mask"].shape[1]):
@@ -52,27 +54,32 @@ def twin(examples, num_classes):
         pairs[label][guess] += 1
         loss -= math.log(probs[label])
         num_pixels += 1
+        one = next(x for x, edge in zip(bins, range(1, 16), strict=True) if max(probs) < edge / 15)
+        one[0], one[1], one[2] = one[0] + 1, one[1] + (label == guess), one[2] + max(probs)
   unions = [truths[c] + guesses[c] - hits[c] for c in range(num_classes)]
   iou = [hits[c] / unions[c] if unions[c] else None for c in range(num_classes)]
   dice = [2 * hits[c] / (truths[c] + guesses[c]) if unions[c] else None for c in range(num_classes)]
   accuracy = [hits[c] / truths[c] if truths[c] else None for c in range(num_classes)]
-  return sum(hits) / num_pixels, (iou, dice, accuracy), loss / num_pixels, pairs
+  return sum(hits) / num_pixels, (iou, dice, accuracy), loss / num_pixels, pairs, bins
 
 
-NUMBERS = ("loss", "pixel_accuracy", "mean_accuracy", "miou", "fw_iou")
-INTERVALS = {f"{name}_interval" for name in NUMBERS}
+NUMBERS = ("loss", "pixel_accuracy", "mean_accuracy", "miou", "fw_iou", "ece")
+INTERVALS = {f"{name}_interval" for name in (*NUMBERS, "iou")}
 
 
 @pytest.mark.parametrize("num_labels", [3, 2])
 def test_scores_equal_the_twin(num_labels):
   examples = make_data(num_labels)
-  result, samples = score(predict, iter(examples), CLASSES)
-  pixel_accuracy, class_scores, loss, pairs = twin(examples, 3)
+  result, samples, _ = score(predict, iter(examples), CLASSES)
+  pixel_accuracy, class_scores, loss, pairs, bins = twin(examples, 3)
   assert set(result) == {
-    *(*NUMBERS, *INTERVALS, "iou", "dice", "accuracy", "num_images", "confusion")
+    *NUMBERS, *INTERVALS, "iou", "dice", "accuracy", "num_images", "confusion", "reliability"
   }
   assert result["num_images"] == len(SHAPES)
   assert result["confusion"] == pairs
+  np.testing.assert_allclose(result["reliability"], bins, rtol=1e-6)
+  gaps = [abs(right - probs) for _, right, probs in bins]
+  assert result["ece"] == pytest.approx(sum(gaps) / sum(n for n, _, _ in bins), rel=1e-6)
   assert result["pixel_accuracy"] == pytest.approx(pixel_accuracy, abs=1e-12)
   for part, values in zip(("iou", "dice", "accuracy"), class_scores, strict=True):
     assert list(result[part]) == list(CLASSES)
@@ -85,14 +92,17 @@ def test_scores_equal_the_twin(num_labels):
   assert result["loss"] == pytest.approx(loss, abs=1e-5)
   for name in NUMBERS:
     low, high = result[f"{name}_interval"]
-    assert low < result[name] < high
+    assert low < high and (low < result[name] < high or name == "ece")  # which is biased upwards
+  for name, value in result["iou"].items():
+    interval = result["iou_interval"][name]
+    assert interval is None if value is None else interval[0] < value < interval[1]
   assert samples == []
   json.dumps(result, allow_nan=False)
 
 
 def test_what_is_predicted_on_void_does_not_matter():
   examples = make_data()
-  expected, _ = score(predict, examples, CLASSES)
+  expected, *_ = score(predict, examples, CLASSES)
   for example in examples:
     example["probs"][example["mask"] == VOID] = (1e-9, 0, 1)
   assert score(predict, examples, CLASSES)[0] == expected
@@ -103,13 +113,16 @@ def test_pixels_count_the_same_in_small_and_large_images():
   (whole,) = make_data()[4:]
   one, two = (score(predict, x, CLASSES)[0] for x in ([whole], [whole, whole]))
   assert not INTERVALS & set(one)  # nothing is known about how images differ
-  assert {name: x for name, x in two.items() if name in INTERVALS} == {
-    f"{name}_interval": pytest.approx([one[name]] * 2) for name in NUMBERS
+  assert {name: two[name] for name in INTERVALS} == {
+    **{f"{name}_interval": pytest.approx([one[name]] * 2) for name in NUMBERS},
+    "iou_interval": {name: pytest.approx([x] * 2) for name, x in one["iou"].items()},
   }
   parts = [{k: v[:, cut] for k, v in whole.items()} for cut in (np.s_[:3], np.s_[3:])]
-  two, _ = score(predict, parts, CLASSES)
+  two, *_ = score(predict, parts, CLASSES)
   assert (one.pop("num_images"), two.pop("num_images")) == (1, 2)
-  assert one.pop("loss") == pytest.approx(two.pop("loss"), abs=1e-6)
+  for name in ("loss", "ece"):
+    assert one.pop(name) == pytest.approx(two.pop(name), abs=1e-6)
+  np.testing.assert_allclose(one.pop("reliability"), two.pop("reliability"), rtol=1e-12)
   assert one == {name: x for name, x in two.items() if name not in INTERVALS}
 
 
@@ -117,22 +130,25 @@ def test_perfect_and_certain_but_wrong():
   mask = np.array([[0, 1, 2, VOID]], np.uint8)
   right = np.eye(3, dtype=np.float32)[np.array([[0, 1, 2, 0]])]
   example = {"image": mask[..., None], "mask": mask, "probs": right}
-  result, _ = score(predict, [example], CLASSES)
+  result, *_ = score(predict, [example], CLASSES)
   assert result == {
     **dict.fromkeys(("pixel_accuracy", "mean_accuracy", "miou", "fw_iou"), 1.0),
     **{score: dict.fromkeys(CLASSES, 1.0) for score in ("iou", "dice", "accuracy")},
     "loss": 0.0,
+    "ece": 0.0,
     "num_images": 1,
     "confusion": np.eye(3).tolist(),
+    "reliability": [[0, 0, 0]] * 14 + [[3, 3, 3]],
   }
-  result, _ = score(predict, [{**example, "probs": np.roll(right, 1, axis=-1)}], CLASSES)
+  result, *_ = score(predict, [{**example, "probs": np.roll(right, 1, axis=-1)}], CLASSES)
   assert result["miou"] == result["pixel_accuracy"] == 0
+  assert result["ece"] == 1
   assert 50 < result["loss"] < 100  # a probability of 0 costs much, but not infinitely
 
 
 def test_samples_are_those_asked_for():
   examples = make_data()
-  _, samples = score(predict, examples, CLASSES, sample_at={1, 4})
+  _, samples, _ = score(predict, examples, CLASSES, sample_at={1, 4})
   assert len(samples) == 2
   for i, (image, mask, labels) in zip((1, 4), samples, strict=True):
     np.testing.assert_array_equal(image, examples[i]["image"])
@@ -184,7 +200,7 @@ NO_CELL = cells("..... .....", "..... .#...")  # v_rand and v_info are NaN; the 
   ],
 )
 def test_instance_scores_are_means_over_images(examples, expected):
-  result, _ = score(predict, examples, CELLS, instances=True)
+  result, *_ = score(predict, examples, CELLS, instances=True)
   got = [result[name] for name in evaluation.INSTANCE_SCORES]
   assert list(evaluation.INSTANCE_SCORES) == ["v_rand", "v_info", "warping_error"]
   for value, truth in zip(got, expected, strict=True):
@@ -207,7 +223,7 @@ def test_boundary_f1_is_a_mean_over_images():
   small, large = moved((100, 20)), moved((120, 70))
   even = {**small, "mask": step((100, 20), 20), "probs": small["probs"][:, :1].repeat(20, axis=1)}
   for examples, expected in ([small], 0), ([large, small, large], 2 / 3), ([even, large], 1):
-    result, _ = score(predict, examples, CLASSES, boundaries=True)
+    result, *_ = score(predict, examples, CLASSES, boundaries=True)
     assert result["boundary_f1"] == pytest.approx(expected)
   assert score(predict, [even], CLASSES, boundaries=True)[0]["boundary_f1"] is None
 
@@ -220,7 +236,10 @@ def test_boundary_f1_is_a_mean_over_images():
 def test_two_processes_are_one(monkeypatch, examples, classes, more):
   """Each has every other example; what they send to each other is put together."""
   run = functools.partial(score, predict, classes=classes, instances=more, boundaries=more)
-  (expected, _), sent = run(examples), {"rows": [], "sums": []}
+  examples = [{**example, "name": f"image {i}"} for i, example in enumerate(examples)]
+  (expected, _, table), sent = run(examples), {"rows": [], "sums": [], "names": []}
+  assert table.names == [f"image {i}" for i in range(len(examples))]
+  monkeypatch.setattr(evaluation, "json_from_all", lambda x: sent["names"].append(x) or [x])
   monkeypatch.setattr(evaluation, "rows_of_processes", lambda x: sent["rows"].append(x) or x)
   monkeypatch.setattr(evaluation, "sum_over_processes", lambda x: sent["sums"].append(x) or x)
   for number in (0, 1):
@@ -228,13 +247,37 @@ def test_two_processes_are_one(monkeypatch, examples, classes, more):
   rows = [sent["rows"][i % 2][i // 2] for i in range(len(examples))]
   monkeypatch.setattr(evaluation, "rows_of_processes", lambda x: np.array(rows))
   monkeypatch.setattr(evaluation, "sum_over_processes", lambda x: sum(sent["sums"]))
+  names = sent["names"].copy()
+  monkeypatch.setattr(evaluation, "json_from_all", lambda _: names)
   for share in examples[:1], []:  # the second process may have none
-    assert run(share)[0] == expected
+    result, _, found = run(share)
+    assert result == expected and found.names == table.names
+    np.testing.assert_array_equal(found.pixels, table.pixels)
+
+
+def test_table_of_images_has_the_scores_of_each_alone():
+  examples = make_data()
+  examples[2]["mask"][:] = VOID  # an image without a label has no score
+  _, _, table = score(predict, examples, CLASSES, boundaries=True, surface_tolerance=1.0)
+  found, iou = table.of_images(), table.iou()
+  assert list(found) == [
+    "pixels", "pixel_accuracy", "miou", "loss", "boundary_f1", "hd95", "nsd"
+  ]  # fmt: skip
+  for i, example in enumerate(examples):
+    if i == 2:
+      assert found.pop("pixels")[i] == 0
+      assert np.isnan([x[i] for x in (*found.values(), *iou.T)]).all()
+      continue
+    options = {"boundaries": True, "surface_tolerance": 1.0}
+    alone, *_ = score(predict, [example], CLASSES, **options)
+    for name in ("pixel_accuracy", "miou", "loss", "boundary_f1", "hd95", "nsd"):
+      assert found[name][i] == pytest.approx(alone[name], rel=1e-12)
+    np.testing.assert_allclose(iou[i], list(alone["iou"].values()), rtol=1e-12)
 
 
 def test_table():
   examples = make_data(2)
-  result, _ = score(predict, examples, CLASSES, boundaries=True)
+  result, *_ = score(predict, examples, CLASSES, boundaries=True)
   head, *lines = score_table(result).splitlines()
   assert head.split() == ["class", "IoU", "Dice", "accuracy", "pixels"]
   assert len({len(line) for line in (head, *lines[:3])}) == 1  # aligned

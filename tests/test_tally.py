@@ -13,7 +13,16 @@ from jaxseg.evaluation import score
 from jaxseg.models.unet import UNet
 from jaxseg.predict import make_predictor
 from jaxseg.refine import with_crf
-from jaxseg.tally import Tally, count_by_product, count_by_scatter, for_scores, tally
+from jaxseg.tally import (
+  NUM_BINS,
+  Tally,
+  bin_by_product,
+  bin_by_scatter,
+  count_by_product,
+  count_by_scatter,
+  for_scores,
+  tally,
+)
 
 CLASSES = ("sky", "road", "car")
 SIZES = ((33, 57), (40, 40), (33, 57), (64, 20), (1, 5), (10, 70), (130, 64), (64, 64), (64, 64))
@@ -36,17 +45,21 @@ def make_examples(sizes, seed=0):
 
 
 def by_pixel(probs, mask):
-  """One pixel after the other: (counts, loss of each line, labels)."""
+  """One pixel after the other: (counts, loss of each line, its bins, labels, confidence)."""
   num_classes = probs.shape[-1]
   counts = np.zeros((num_classes, num_classes), int)
   loss, labels = np.zeros(len(mask)), np.zeros(mask.shape, int)
+  bins, confidence = np.zeros((len(mask), 15, 3)), np.zeros(mask.shape, int)
   for row, col in np.ndindex(*mask.shape):
     values = probs[row, col].tolist()
     labels[row, col] = values.index(max(values))
     if mask[row, col] != 255:
       counts[mask[row, col], labels[row, col]] += 1
       loss[row] -= np.log(values[mask[row, col]])
-  return counts, loss, labels
+      right = mask[row, col] == labels[row, col]
+      bins[row, int(np.float32(15) * np.float32(max(values)))] += 1, right, max(values)
+    confidence[row, col] = round(255 * max(values))
+  return counts, loss, bins, labels, confidence
 
 
 @pytest.mark.parametrize("num_classes", [2, 5])
@@ -56,18 +69,36 @@ def test_one_image(num_classes):
   probs[0, :3] = 1 / num_classes  # the first of equals
   mask = rng.integers(0, num_classes, (7, 9), dtype=np.uint8)
   mask[2], mask[3, 4] = VOID, VOID
-  counts, loss, labels = jax.jit(tally)(probs, mask)
-  expected = by_pixel(probs, mask)
-  assert (counts.dtype, labels.dtype) == (np.int32, np.uint8)
-  np.testing.assert_array_equal(counts, expected[0])
-  np.testing.assert_allclose(loss, expected[1], atol=1e-5)
-  np.testing.assert_array_equal(labels, expected[2])
+  found, expected = jax.jit(tally)(probs, mask), by_pixel(probs, mask)
+  assert (found.counts.dtype, found.labels.dtype) == (np.int32, np.uint8)
+  assert found.confidence.dtype == np.uint8
+  np.testing.assert_array_equal(found.counts, expected[0])
+  np.testing.assert_allclose(found.loss, expected[1], atol=1e-5)
+  np.testing.assert_allclose(found.bins, expected[2], rtol=1e-6)
+  np.testing.assert_array_equal(found.labels, expected[3])
+  np.testing.assert_array_equal(found.confidence, expected[4])
+  labels = found.labels
   for function in (count_by_scatter, count_by_product):
     counts, chosen = jax.jit(function)(probs, mask, labels)
     np.testing.assert_array_equal(counts, expected[0])
     valid = mask != VOID
     truth = probs[valid][np.arange(valid.sum()), mask[valid]]
     np.testing.assert_array_equal(np.asarray(chosen)[valid], truth)
+
+
+def test_both_forms_of_bins():
+  """Certain pixels are in the last bin, and a line's sums are its own."""
+  rng = np.random.default_rng(0)
+  numbers, values = rng.integers(0, NUM_BINS + 1, (5, 40)), rng.random((5, 40, 3), np.float32)
+  expected = np.zeros((5, NUM_BINS + 1, 3))
+  for row, col in np.ndindex(numbers.shape):
+    expected[row, numbers[row, col]] += values[row, col]
+  for function in (bin_by_scatter, bin_by_product):
+    found = jax.jit(function)(numbers, values)
+    np.testing.assert_allclose(found, expected[:, :NUM_BINS], rtol=1e-6)
+  certain = tally(np.array([[[1.0, 0.0], [0.0, 1.0]]], np.float32), np.array([[0, 0]], np.uint8))
+  assert certain.bins.shape == (1, NUM_BINS, 3) and certain.bins[0, -1].tolist() == [2, 1, 2]
+  assert certain.bins.sum() == 5
 
 
 def test_with_64_bits():
@@ -122,14 +153,17 @@ def test_scores_are_those_of_the_probabilities(unet, case, num_devices, monkeypa
   for (_, found), (_, probs) in zip(ours, predictor(variables, examples), strict=True):
     assert isinstance(found, Tally)
     np.testing.assert_array_equal(found.labels(), probs.argmax(-1))
+    confidence = np.round(255 * probs.max(-1))
+    np.testing.assert_allclose(found.confidence().astype(float), confidence, atol=1)  # rounding
   results = [
     score(run, examples, CLASSES, **options)
     for run in (for_scores(predictor, variables), functools.partial(predictor, variables))
   ]
-  (result, samples), (expected, expected_samples) = results
+  (result, samples, _), (expected, expected_samples, _) = results
   jax.tree.map(np.testing.assert_array_equal, samples, expected_samples)
-  for name in ("loss", "loss_interval"):
+  for name in ("loss", "loss_interval", "ece", "ece_interval"):
     assert result.pop(name) == pytest.approx(expected.pop(name), rel=1e-6)
+  np.testing.assert_allclose(result.pop("reliability"), expected.pop("reliability"), rtol=1e-6)
   assert result == expected
 
 
@@ -155,7 +189,7 @@ def test_labels_stay_on_the_devices_until_they_are_asked_for(unet, monkeypatch):
   model, variables = unet
   predictor = make_predictor(model, fit="crop", size=32, batch_size=3)
   score(for_scores(predictor, variables), make_examples(SIZES[:2]), CLASSES)
-  monkeypatch.setattr("jaxseg.tally.joined_labels", lambda *_: 1 / 0)
+  monkeypatch.setattr("jaxseg.tally.joined", lambda *_: 1 / 0)
   score(for_scores(predictor, variables), make_examples(SIZES[:2]), CLASSES)
   with pytest.raises(ZeroDivisionError):
     score(for_scores(predictor, variables), make_examples(SIZES[:2]), CLASSES, sample_at={1})
@@ -193,7 +227,7 @@ def test_an_evaluation_that_ends_early_keeps_nothing(few):
   said = []
   run = functools.partial(for_scores, predictor, keep=stored.Kept(said.append))
   next(run(variables)(examples))
-  expected, _ = score(for_scores(predictor, variables), examples, CLASSES)
+  expected, *_ = score(for_scores(predictor, variables), examples, CLASSES)
   assert not said and score(run(variables), examples, CLASSES)[0] == expected
 
 
@@ -206,7 +240,7 @@ def test_batches_that_do_not_fit(few, what, monkeypatch):
   monkeypatch.setattr(stored, "free_bytes", lambda: sizes)
   said = []
   run = for_scores(predictor, variables, stored.Kept(said.append))
-  expected, _ = score(for_scores(predictor, variables), examples, CLASSES)
+  expected, *_ = score(for_scores(predictor, variables), examples, CLASSES)
   for _ in range(2):
     assert score(run, examples, CLASSES)[0] == expected
     assert len(said) == 1 and said[0].startswith("config.data.on_device: the first 9 images of the")

@@ -1,0 +1,108 @@
+"""--mode=calibrate: the temperature at which probabilities are right as often as they say."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxseg import VOID, UserError, build, parallel, predictors, settings, workdirs
+from jaxseg.calibration import at_temperature, bins_of, calibration_error, fit_temperature
+from jaxseg.data.encoded import read_as_trained
+from jaxseg.data.input_pipeline import eval_examples
+from jaxseg.notebook import progress
+from jaxseg.platforms import usual_rules
+from jaxseg.segmenter import load_run
+from jaxseg.tally import NUM_BINS
+
+MAX_PIXELS = 4096  # of an image
+
+
+@usual_rules()
+def calibrate(
+  workdir: str | pathlib.Path,
+  overrides: Mapping[str, Any] | None = None,
+  *,
+  config: ConfigDict | None = None,
+) -> dict[str, Any]:
+  """Fits the temperature of the best checkpoint on the evaluation split (Guo et al. 2017).
+
+  It is the one of least cross-entropy on up to MAX_PIXELS labelled pixels of each image, drawn at
+  random. calibration.json holds it, and whatever reads that checkpoint uses it: probabilities
+  change, labels do not. With several processes, the first one does it all.
+
+  Args:
+    workdir, overrides, config: see `modes.evaluate`.
+  Returns:
+    {"temperature", "split", "step", "num_images", "num_pixels", "before", "after": {"loss",
+    "ece"}}; "after" is measured on images that its temperature was not fitted on: two halves, each
+    with the temperature of the other. Without "after" for a single image.
+  Raises:
+    UserError: see `modes.evaluate`.
+  """
+  overrides = {**(overrides or {}), "predict.temperature": 1.0}
+  segmenter = load_run(workdir, overrides, config)
+  config = segmenter.config
+  found = parallel.on_main(_fit, config, segmenter)
+  found |= {"split": build.eval_name(config), "step": segmenter.step}
+  if parallel.is_main():
+    workdirs.write_json(pathlib.Path(workdir) / "calibration.json", found)
+  return found
+
+
+def _fit(config, segmenter):
+  info, rng = segmenter.info, np.random.default_rng(0)
+  images, labels = [], []
+  with settings.config_errors(), read_as_trained(info.channels, info.value_range):
+    _, source = build.open_split(config, "eval", value_range=info.value_range)
+    predict = predictors.build_predictor(config, segmenter.model, info)
+    examples = eval_examples(source, num_threads=config.data.num_threads)
+    predictions = predict(segmenter.variables, examples)
+    for example, probs in progress(predictions, total=len(source), desc="predicting", leave=False):
+      chosen = np.flatnonzero(example["mask"] != VOID)
+      if len(chosen) > MAX_PIXELS:
+        chosen = rng.choice(chosen, MAX_PIXELS, replace=False)
+      if len(chosen):
+        probs = probs.reshape(-1, probs.shape[-1])[chosen]
+        images.append(np.log(np.maximum(probs, np.finfo(np.float32).tiny)))
+        labels.append(example["mask"].ravel()[chosen])
+    if not images:
+      raise UserError("no pixel of the images has a label; correct `eval_split` or the masks")
+  halves = [
+    (np.concatenate(images[i::2]), np.concatenate(labels[i::2])) for i in range(min(2, len(images)))
+  ]
+  everything = tuple(np.concatenate(parts) for parts in zip(*halves, strict=True))
+  result = {
+    "temperature": fit_temperature(*everything),
+    "num_images": len(images),
+    "num_pixels": len(everything[1]),
+    "before": scores(*everything),
+  }
+  if len(halves) == 2:
+    crossed = zip(halves, reversed(halves), strict=True)
+    fitted = [at_temperature(x, fit_temperature(*other)) for (x, _), other in crossed]
+    result["after"] = scores(np.concatenate(fitted), everything[1])
+  return result
+
+
+def scores(log_probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+  """{"loss": mean cross-entropy, "ece"} of some pixels.  f32[N,C], [N]"""
+  loss = -log_probs[np.arange(len(labels)), labels].mean(dtype=np.float64)
+  ece = calibration_error(bins_of(np.exp(log_probs), labels, NUM_BINS))
+  return {"loss": float(loss), "ece": float(ece)}
+
+
+def describe(found: Mapping[str, Any]) -> list[str]:
+  """The result of `calibrate` in lines."""
+  lines = [
+    f"temperature {found['temperature']:.4f}, fitted on {found['num_pixels']:,} pixels of "
+    f"{found['num_images']:,} images of {found['split']}, step {found['step']}"
+  ]
+  for name in ("before", "after"):
+    if name in found:
+      loss, ece = found[name]["loss"], found[name]["ece"]
+      lines.append(f"{name:6} cross-entropy {loss:.4f}, calibration error (ECE) {ece:.4f}")
+  if "after" in found:
+    lines[-1] += " (on images that were not used for their temperature)"
+  return lines

@@ -1,0 +1,304 @@
+"""What differs between evaluations of several runs on the same images: one page of HTML."""
+
+import collections
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
+from jaxseg import UserError
+from jaxseg.data.decode import DatasetInfo
+from jaxseg.html_page import Budget, class_name, drawing, escape, ink
+from jaxseg.metrics import bootstrap_intervals
+from jaxseg.per_image import PerImage
+from jaxseg.report import MAX_ROWS, number, panels, table, title_of, write_sections
+from jaxseg.schema import flatten
+
+NUM_CHANGED = 6  # images in pictures, of those that got better and of those that got worse
+LOWER_IS_BETTER = ("loss", "warping_error", "hd95")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run's latest evaluation.
+
+  Attributes:
+    name: to show.  about: see `results.about`.
+    result: of evaluation.json.  images: of per_image.csv.  info: of the network.
+    config: of the evaluation.
+  """
+
+  name: str
+  about: str
+  result: Mapping[str, Any]
+  images: PerImage
+  info: DatasetInfo
+  config: ConfigDict
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+  """A second run against a first one, on the images that both have.
+
+  Attributes:
+    first, second: their tables, with the same images in the same order.
+    rows: (of the first, of the second), numbers of these images in the tables of the runs.
+    scores: {name, or ("iou", class): (first, second, difference, [low, high] or None)}; intervals
+      are 95% bootstrap intervals of the difference, of images drawn for both at once.
+    notes: what makes them less comparable.
+  """
+
+  first: PerImage
+  second: PerImage
+  rows: tuple[list[int], list[int]]
+  scores: Mapping[Any, tuple]
+  notes: Sequence[str]
+
+  def gains(self) -> np.ndarray:
+    """Mean IoU of each image, second minus first; NaN where one has none.  f64[N]"""
+    first, second = (x.of_images()["miou"] for x in (self.first, self.second))
+    return second - first
+
+
+def compare(first: Run, second: Run) -> Difference:
+  """Raises UserError if the runs have other classes, or no image in common."""
+  if tuple(first.images.classes) != tuple(second.images.classes):
+    raise UserError(
+      f"{first.name} and {second.name} have other classes ({', '.join(first.images.classes)}; "
+      f"{', '.join(second.images.classes)}): compare runs of the same classes"
+    )
+  keys = [_occurrences(run.images.names) for run in (first, second)]
+  places = {key: i for i, key in enumerate(keys[1])}
+  pairs = [(i, places[key]) for i, key in enumerate(keys[0]) if key in places]
+  if not pairs:
+    raise UserError(
+      f"{first.name} and {second.name} were evaluated on no image of the same name: evaluate both "
+      "on the same split"
+    )
+  rows = tuple(map(list, zip(*pairs, strict=True)))
+  one, two = (_taken(run.images, part) for run, part in zip((first, second), rows, strict=True))
+  notes = [
+    f"{alone:,} images are in {run.name} alone and left out here."
+    for run in (first, second)
+    if (alone := len(run.images.names) - len(pairs))
+  ]
+  if changed := int((one.pixels[:, 1] != two.pixels[:, 1]).any(axis=-1).sum()):
+    notes.append(
+      f"The truth of {changed:,} of these images is not the same in both runs: their scores do not "
+      "compare."
+    )
+  shared = [name for name in one.scores if name in two.scores]
+  one, two = (
+    dataclasses.replace(x, scores={name: x.scores[name] for name in shared}) for x in (one, two)
+  )
+  return Difference(one, two, rows, _differences(one, two), notes)
+
+
+def _occurrences(names):
+  """[(name, how often it came before)]"""
+  seen = collections.Counter()
+  keys = []
+  for name in names:
+    keys.append((name, seen[name]))
+    seen[name] += 1
+  return keys
+
+
+def _taken(images, rows):
+  scores = {name: x[rows] for name, x in images.scores.items()}
+  names = [images.names[i] for i in rows]
+  return dataclasses.replace(images, names=names, pixels=images.pixels[rows], scores=scores)
+
+
+def _differences(first, second):
+  """`Difference.scores`."""
+
+  def both(sums):
+    return [_flat(x, part) for x, part in zip((first, second), np.split(sums, 2, -1), strict=True)]
+
+  def gains(sums):
+    one, two = both(sums)
+    return {name: two[name] - one[name] for name in one}
+
+  sums = np.concatenate([first.sums(), second.sums()], axis=-1)
+  intervals, (one, two) = bootstrap_intervals(sums, gains), both(sums.sum(0))
+  return {name: (one[name], two[name], two[name] - one[name], intervals.get(name)) for name in one}
+
+
+def _flat(images, sums):
+  found = images.totals(sums)
+  iou = np.moveaxis(found["iou"], -1, 0)
+  named = {("iou", name): x for name, x in zip(images.classes, iou, strict=True)}
+  single = {name: x for name, x in found.items() if name not in ("iou", "dice", "accuracy")}
+  return single | named
+
+
+def verdict(name: str, interval: Sequence[float] | None) -> str:
+  """ "better" or "worse" if the whole interval of a difference is on one side of 0, else ""."""
+  if interval is None or interval[0] <= 0 <= interval[1]:
+    return ""
+  return "better" if (interval[0] > 0) != (name in LOWER_IS_BETTER) else "worse"
+
+
+def changed_most(gains: np.ndarray) -> tuple[list[int], list[int]]:
+  """Numbers of the images that gained most, the most first, and of those that lost most."""
+  order = [int(i) for i in np.argsort(gains, kind="stable") if np.isfinite(gains[i])]
+  lost = [i for i in order[:NUM_CHANGED] if gains[i] < 0]
+  return [i for i in order[: -NUM_CHANGED - 1 : -1] if gains[i] > 0], lost
+
+
+def write_comparison(
+  path: str | os.PathLike,
+  runs: Sequence[Run],
+  differences: Sequence[Difference],
+  shown: Sequence[Mapping[int, Mapping[str, bytes]]],
+  notes: Sequence[str] = (),
+) -> None:
+  """Writes the page.
+
+  Args:
+    runs: the first is what the others are compared with.
+    differences: of `compare`, one for each of the others.
+    shown: for each of these, {image of `changed_most`: {panel: JPEG file}}.
+    notes: lines about the pictures.
+  """
+  first, *others = runs
+  title = " against ".join([", ".join(run.name for run in others), first.name])
+  sections = {"Runs": _runs(runs)}
+  budget = Budget()
+  for run, difference, pictures in zip(others, differences, shown, strict=True):
+    at = f" of {run.name}" if len(others) > 1 else ""
+    better, worse = changed_most(difference.gains())
+    sections |= {
+      f"Scores{at}": _scores(first, run, difference),
+      f"Classes{at}": _classes(first, run, difference),
+      f"Images{at}": _images(first, run, difference),
+      f"Better images{at}": _pictures(better, difference, pictures, budget),
+      f"Worse images{at}": _pictures(worse, difference, pictures, budget),
+    }
+  sections["Configs"] = _configs(runs)
+  about = [f"{run.name}: {run.about}." for run in runs]
+  write_sections(path, title, [*about, *notes], sections)
+
+
+def _runs(runs):
+  names = [name for name in ("miou", "pixel_accuracy", "ece") if name in runs[0].result]
+  rows = []
+  for run in runs:
+    cells = [escape(run.name), f"{run.result['num_images']:,}"]
+    for name in names:
+      interval = run.result.get(f"{name}_interval")
+      sure = f" ({' to '.join(number(name, x) for x in interval)})" if interval else ""
+      cells.append(f"{number(name, run.result.get(name))}{sure}")
+    rows.append(cells)
+  yield from table(["run", "images", *map(title_of, names)], rows, "Runs")
+
+
+def _scores(first, run, difference):
+  for note in difference.notes:
+    yield f'<p class="warning"><span class="tag">Note:</span> {escape(note)}</p>'
+  names = [name for name in difference.scores if isinstance(name, str)]
+  yield f"<p>On {len(difference.first.names):,} images that both have.</p>"
+  rows = ([escape(title_of(n)), *_cells(n, difference.scores[n])] for n in names)
+  yield from table(_heads("score", first, run), rows, "Differences of scores")
+  yield (
+    '<p class="dim">Images are drawn for both runs at once (paired bootstrap). Better and worse '
+    "are said where the whole interval is on one side of 0; of many classes, one in twenty is so "
+    "by chance.</p>"
+  )
+
+
+def _heads(what, first, run):
+  return [what, first.name, run.name, "difference", "95% interval", "verdict"]
+
+
+def _cells(name, values):
+  kind = name if isinstance(name, str) else name[0]
+  one, two, gain, interval = values
+  texts = [number(kind, float(one)), number(kind, float(two)), _signed(gain)]
+  word = verdict(kind, interval)
+  between = f"{_signed(interval[0])} to {_signed(interval[1])}" if interval else "-"
+  return [*texts, between, f'<span class="{word}">{word}</span>' if word else "-"]
+
+
+def _signed(x):
+  return "-" if x != x else f"{x:+.4f}"
+
+
+def _classes(first, run, difference):
+  colors = dict(zip(first.info.classes, first.info.palette, strict=True))
+  rows = (
+    [class_name(name, colors[name]), *_cells(("iou", name), difference.scores["iou", name])]
+    for name in difference.first.classes
+  )
+  yield from table(_heads("class: IoU", first, run), rows, "Differences of classes")
+
+
+def _images(first, run, difference):
+  gains = difference.gains()
+  better, worse = int((gains > 0).sum()), int((gains < 0).sum())
+  yield (
+    f"<p>Mean IoU of the image: {better:,} better, {worse:,} worse, "
+    f"{int((gains == 0).sum()):,} the same.</p>"
+  )
+  with ink():
+    label = f"Gain in mean IoU of each image, {first.name} to {run.name}"
+    yield drawing(draw_gains(gains[np.isfinite(gains)]), label)
+  one, two = (x.of_images()["miou"] for x in (difference.first, difference.second))
+  order = np.argsort(-np.abs(np.nan_to_num(gains)), kind="stable")[:MAX_ROWS]
+  if len(order) < len(gains):
+    yield f"<p>The {len(order):,} that changed most, of {len(gains):,}.</p>"
+  rows = (
+    [
+      escape(difference.first.names[i]), number("miou", one[i]), number("miou", two[i]),
+      _signed(gains[i]),
+    ]
+    for i in order
+  )  # fmt: skip
+  heads = ["image: mean IoU", first.name, run.name, "difference"]
+  yield from table(heads, rows, "Differences of images")
+
+
+def draw_gains(gains: np.ndarray) -> Figure:
+  """Bars of the differences of images, sorted.  f64[N]"""
+  figure = Figure(figsize=(8, 2.6), layout="constrained")
+  axis = figure.subplots()
+  gains = np.sort(gains)
+  x = np.arange(len(gains))
+  for some, color in ((gains < 0, "#d62728"), (gains >= 0, "#2ca02c")):
+    axis.bar(x[some], gains[some], width=1.0, color=color)
+  axis.axhline(0, color="gray", linewidth=0.8)
+  axis.set(xlabel="images, sorted", ylabel="gain in mean IoU", xticks=[])
+  axis.grid(alpha=0.3, axis="y")
+  return figure
+
+
+def _pictures(numbers, difference, shown, budget):
+  images, gains = difference.first, difference.gains()
+  before, after = (x.of_images()["miou"] for x in (difference.first, difference.second))
+  for i in numbers:
+    if i in shown:
+      caption = f"mean IoU {before[i]:.3f} to {after[i]:.3f} ({_signed(gains[i])})"
+      yield panels(shown[i], images.names[i], caption, budget)
+
+
+def _configs(runs):
+  configs = [flatten(run.config.to_dict()) for run in runs]
+  keys = [
+    key
+    for key in dict.fromkeys(key for config in configs for key in config)
+    if len({repr(config.get(key)) for config in configs}) > 1
+  ]
+  if not keys:
+    yield "<p>All have the same config.</p>"
+    return
+  rows = (
+    [f"<code>{escape(x)}</code>" for x in (key, *(config.get(key, "-") for config in configs))]
+    for key in keys
+  )
+  heads = ["key", *(run.name for run in runs)]
+  yield from table(heads, rows, "Keys that differ", num_texts=len(heads))

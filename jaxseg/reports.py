@@ -1,0 +1,168 @@
+"""--mode=report: the page of a run's latest evaluation, or of what differs between several."""
+
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxseg import (
+  UserError,
+  build,
+  checkpoint,
+  per_image,
+  predictors,
+  results,
+  settings,
+  workdirs,
+)
+from jaxseg.comparison import Run, changed_most, compare, write_comparison
+from jaxseg.data.decode import DatasetInfo
+from jaxseg.data.encoded import read_as_trained
+from jaxseg.evaluation import tally_probs
+from jaxseg.extremes import draw_panels, ends
+from jaxseg.platforms import usual_rules
+from jaxseg.report import Evaluation
+from jaxseg.segmenter import load_run
+from jaxseg.tally import Tally, for_scores
+
+Place = str | pathlib.Path
+
+
+@usual_rules()
+def report(
+  places: Sequence[Place],
+  overrides: Mapping[str, Any] | None = None,
+  output: Place = "",
+) -> pathlib.Path:
+  """Writes a page about the latest evaluation of a run, or about what differs between several.
+
+  Nothing is evaluated again: scores are those of evaluation.json and per_image.csv. Pictures are
+  predicted anew, if the checkpoint and the data are there; if not, the page says so.
+
+  Args:
+    places: work directories; the first is what the others are compared with.
+    overrides: keys that differ from the runs' configs, such as {"data.data_dir": FOLDER}.
+    output: folder of the page; "" is plots/ of the first run.
+  Returns:
+    path of the page, report.html or comparison.html
+  Raises:
+    UserError: a run that was not evaluated, or that does not compare with the first.
+  """
+  overrides = dict(overrides or {})
+  first, *others = runs = [read_evaluation(place) for place in places]
+  folder = pathlib.Path(output or pathlib.Path(places[0]) / "plots")
+  if not others:
+    worst, best = ends(first.images.of_images()["miou"])
+    panels, notes = _panels(places[0], first, [*worst, *best], overrides)
+    evaluation = Evaluation(first.result, first.images, shown=panels)
+    workdirs.make_folder(folder, "--output")
+    return results.write_page(
+      places[0], first.about, first.info, evaluation, first.config, folder, notes
+    )
+  differences = [compare(first, run) for run in others]
+  workdirs.make_folder(folder, "--output")
+  shown, notes = [], []
+  for place, run, difference in zip(places[1:], others, differences, strict=True):
+    pictures, problems = _pairs(places[0], first, place, run, difference, overrides)
+    shown.append(pictures)
+    notes += problems
+  path = folder / "comparison.html"
+  write_comparison(path, runs, differences, shown, list(dict.fromkeys(notes)))
+  return path
+
+
+def read_evaluation(place: Place) -> Run:
+  """The latest evaluation of a work directory.
+
+  Raises:
+    UserError: there is none, it is damaged, or of a version without per_image.csv.
+  """
+  place = pathlib.Path(place)
+  remedy = f"evaluate again: --mode=evaluate --workdir={place}"
+  step, meta = checkpoint.best_checkpoint(place, "--workdir")
+  path = place / "evaluation.json"
+  result = workdirs.read_json(path, remedy)
+  if result is None:
+    raise UserError(f"{place} has no evaluation.json; {remedy}")
+  info = DatasetInfo(**meta["info"])
+  images = per_image.read(place / "per_image.csv", info.classes, remedy)
+  if images is None:
+    raise UserError(f"{place} has no per_image.csv; {remedy}")
+  try:
+    hits = np.diagonal(np.array(result["confusion"], np.int64))
+    if hits.tolist() != images.pixels[:, 0].sum(0).tolist():
+      raise UserError(f"{path} and per_image.csv are of different evaluations; {remedy}")
+    overrides = result.get("overrides", {})
+    config = settings.override(settings.read_run(place), overrides)
+    about = results.about(
+      result["split"], result["step"], result["num_images"], config, overrides
+    )
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(f"{path} is damaged ({error!r}); {remedy}") from error
+  name = place.absolute().name
+  return Run(name, about, result, images, info, config)
+
+
+def predict_rows(
+  place: Place, run: Run, rows: Sequence[int], overrides: Mapping[str, Any]
+) -> Iterator[tuple[Mapping[str, Any], np.ndarray, np.ndarray]]:
+  """Predicts images of an evaluation again: (example, labels u8[H,W], confidence u8[H,W]).
+
+  Args:
+    place: work directory.  rows: numbers of the images.  overrides: see `report`.
+  Raises:
+    UserError: the checkpoint or the data are not there any more, or are others.
+  """
+  step = run.result["step"]
+  path = pathlib.Path(place) / "checkpoints" / str(step)
+  if not path.is_dir():
+    raise UserError(f"checkpoint {step} of {place} is not kept any more")
+  segmenter = load_run(path, {**run.result.get("overrides", {}), **overrides})
+  config, info = segmenter.config, segmenter.info
+  with settings.config_errors(), read_as_trained(info.channels, info.value_range):
+    _, source = build.open_split(config, "eval", value_range=info.value_range)
+    if len(source) != len(run.images.names):
+      raise UserError(f"{place} was evaluated on {len(run.images.names)} images, not {len(source)}")
+    predictor = predictors.build_predictor(config, segmenter.model, info)
+    examples = [source[i] for i in rows]
+    if [example["name"] for example in examples] != [run.images.names[i] for i in rows]:
+      raise UserError(f"{place} was evaluated on images of other names")
+    for example, found in for_scores(predictor, segmenter.variables)(examples):
+      found = found if isinstance(found, Tally) else tally_probs(example["mask"], found)
+      yield example, found.labels(), found.confidence()
+
+
+def _panels(place, run, rows, overrides):
+  """({row: {panel: JPEG file}}, [why there are none])"""
+  try:
+    found = predict_rows(place, run, rows, overrides)
+    return {row: draw_panels(*parts, run.info) for row, parts in zip(rows, found, strict=True)}, []
+  except UserError as error:
+    return {}, [f"No pictures: {settings.with_keys(str(error))}"]
+
+
+def _pairs(place, first, other_place, other, difference, overrides):
+  """The same of the images that changed most, by their numbers in the difference."""
+  numbers = [i for part in changed_most(difference.gains()) for i in part]
+  both, notes = [], []
+  for where, run, rows in zip(
+    (place, other_place), (first, other), difference.rows, strict=True
+  ):
+    panels, problems = _panels(where, run, [rows[i] for i in numbers], overrides)
+    both.append(panels)
+    notes += problems
+  if notes:
+    return {}, notes
+  found = {}
+  for i in numbers:
+    one, two = (panels[rows[i]] for panels, rows in zip(both, difference.rows, strict=True))
+    found[i] = {
+      "input": one["input"],
+      "truth": one["truth"],
+      first.name: one["prediction"],
+      other.name: two["prediction"],
+      f"errors, {first.name}": one["errors"],
+      f"errors, {other.name}": two["errors"],
+    }
+  return found, notes

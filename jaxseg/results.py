@@ -1,0 +1,87 @@
+"""The files of an evaluation in a work directory."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxseg import per_image, settings, workdirs
+from jaxseg.data.decode import DatasetInfo
+from jaxseg.report import Evaluation, write_report
+from jaxseg.visualize import plot_confusion, prediction_sheet
+
+
+def numbers(result: Mapping[str, Any]) -> dict[str, Any]:
+  """Of a result, what curves show: neither intervals nor lists."""
+  return {
+    name: value
+    for name, value in result.items()
+    if not isinstance(value, list) and not name.endswith("_interval")
+  }
+
+
+def write(
+  workdir: str | pathlib.Path,
+  split: str,
+  step: int,
+  info: DatasetInfo,
+  evaluation: Evaluation,
+  overrides: Mapping[str, Any] | None = None,
+) -> pathlib.Path | None:
+  """Writes evaluation.json, per_image.csv and, if there are samples, their sheet and the confusion
+  matrix.
+
+  Args:
+    overrides: {config key: value} that differ from those of the run.
+  Returns:
+    the path of the sheet, or None.
+  """
+  workdir, result = pathlib.Path(workdir), evaluation.result
+  head = {"split": split, "step": step, **({"overrides": overrides} if overrides else {})}
+  workdirs.write_json(workdir / "evaluation.json", {**head, **result})
+  per_image.write(workdir / "per_image.csv", evaluation.images)
+  if not evaluation.samples:
+    return None
+  plots = workdir / "plots"
+  sheet = plots / f"predictions_{step:06d}.png"
+  title = f"step {step}: mean IoU {result['miou']:.3f}, {split}"
+  prediction_sheet(sheet, evaluation.samples, info.classes, info.palette, title)
+  plot_confusion(plots / "confusion.png", result["confusion"], info.classes, title)
+  return sheet
+
+
+def about(
+  split: str, step: int, num_images: int, config: ConfigDict, overrides: Mapping[str, Any]
+) -> str:
+  """What was evaluated, in a line.  config: of the evaluation; overrides: see `write`."""
+  model = config.model
+  on = f" on {model.encoder}" if model.encoder else ""
+  given = "".join(f", {name}={value!r}" for name, value in overrides.items())
+  return (
+    f"{model.name}{on} after step {step:,}, evaluated on {num_images:,} images of "
+    f"{config.data.name} {split}{given}"
+  )
+
+
+def write_page(
+  workdir: str | pathlib.Path,
+  line: str,
+  info: DatasetInfo,
+  evaluation: Evaluation,
+  config: ConfigDict,
+  folder: str | pathlib.Path | None = None,
+  notes: Sequence[str] = (),
+) -> pathlib.Path:
+  """Writes report.html; returns its path.
+
+  Args:
+    line: of `about`.  config: of the evaluation.
+    folder: for the page; None is plots/ of the work directory.  notes: further lines.
+  """
+  workdir = pathlib.Path(workdir)
+  path = pathlib.Path(folder or workdir / "plots") / "report.html"
+  metrics, recipe = workdirs.read_metrics(workdir), settings.changed(config)
+  title = workdir.absolute().name
+  write_report(path, title, [line, *notes], evaluation, info, metrics, recipe)
+  return path
