@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   from jaxseg import models
+  from jaxseg.calibrate import calibrate
   from jaxseg.modes import evaluate
   from jaxseg.prediction import predict_folder
+  from jaxseg.reports import report
   from jaxseg.segmenter import Segmenter, load
   from jaxseg.training import train
 
 __version__ = "0.2.0"
-__all__ = ["DataWarning", "Segmenter", "UserError", "VOID", "evaluate", "load", "models",
-           "predict_folder", "train"]  # fmt: skip
+__all__ = ["DataWarning", "Segmenter", "UserError", "VOID", "calibrate", "evaluate", "load",
+           "models", "predict_folder", "report", "train"]  # fmt: skip
 
 VOID = 255  # the label of every pixel that loss and metrics ignore (the ignore index)
 
@@ -38,7 +40,9 @@ class DataWarning(UserWarning):
 _MODULES = {
   "Segmenter": "segmenter",
   "load": "segmenter",
+  "calibrate": "calibrate",
   "evaluate": "modes",
+  "report": "reports",
   "predict_folder": "prediction",
   "train": "training",
 }

@@ -74,7 +74,7 @@ def _fit(config, segmenter):
   ]
   everything = tuple(np.concatenate(parts) for parts in zip(*halves, strict=True))
   result = {
-    "temperature": fit_temperature(*everything),
+    "temperature": round(fit_temperature(*everything), 4),
     "num_images": len(images),
     "num_pixels": len(everything[1]),
     "before": scores(*everything),

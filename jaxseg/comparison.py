@@ -15,7 +15,7 @@ from jaxseg.data.decode import DatasetInfo
 from jaxseg.html_page import Budget, class_name, drawing, escape, ink
 from jaxseg.metrics import bootstrap_intervals
 from jaxseg.per_image import PerImage
-from jaxseg.report import MAX_ROWS, number, panels, table, title_of, write_sections
+from jaxseg.report import MAX_ROWS, legend, number, panels, table, title_of, write_sections
 from jaxseg.schema import flatten
 
 NUM_CHANGED = 6  # images in pictures, of those that got better and of those that got worse
@@ -169,16 +169,16 @@ def write_comparison(
   first, *others = runs
   title = " against ".join([", ".join(run.name for run in others), first.name])
   sections = {"Runs": _runs(runs)}
-  budget = Budget()
+  budget, colors = Budget(), dict(zip(first.info.classes, first.info.palette, strict=True))
   for run, difference, pictures in zip(others, differences, shown, strict=True):
     at = f" of {run.name}" if len(others) > 1 else ""
     better, worse = changed_most(difference.gains())
     sections |= {
       f"Scores{at}": _scores(first, run, difference),
-      f"Classes{at}": _classes(first, run, difference),
+      f"Classes{at}": _classes(first, run, difference, colors),
       f"Images{at}": _images(first, run, difference),
-      f"Better images{at}": _pictures(better, difference, pictures, budget),
-      f"Worse images{at}": _pictures(worse, difference, pictures, budget),
+      f"Better images{at}": _pictures(better, difference, pictures, colors, budget),
+      f"Worse images{at}": _pictures(worse, difference, pictures, colors, budget),
     }
   sections["Configs"] = _configs(runs)
   about = [f"{run.name}: {run.about}." for run in runs]
@@ -229,8 +229,7 @@ def _signed(x):
   return "-" if x != x else f"{x:+.4f}"
 
 
-def _classes(first, run, difference):
-  colors = dict(zip(first.info.classes, first.info.palette, strict=True))
+def _classes(first, run, difference, colors):
   rows = (
     [class_name(name, colors[name]), *_cells(("iou", name), difference.scores["iou", name])]
     for name in difference.first.classes
@@ -245,9 +244,10 @@ def _images(first, run, difference):
     f"<p>Mean IoU of the image: {better:,} better, {worse:,} worse, "
     f"{int((gains == 0).sum()):,} the same.</p>"
   )
-  with ink():
-    label = f"Gain in mean IoU of each image, {first.name} to {run.name}"
-    yield drawing(draw_gains(gains[np.isfinite(gains)]), label)
+  if better or worse:
+    with ink():
+      label = f"Gain in mean IoU of each image, {first.name} to {run.name}"
+      yield drawing(draw_gains(gains[np.isfinite(gains)]), label)
   one, two = (x.of_images()["miou"] for x in (difference.first, difference.second))
   order = np.argsort(-np.abs(np.nan_to_num(gains)), kind="stable")[:MAX_ROWS]
   if len(order) < len(gains):
@@ -277,13 +277,15 @@ def draw_gains(gains: np.ndarray) -> Figure:
   return figure
 
 
-def _pictures(numbers, difference, shown, budget):
+def _pictures(numbers, difference, shown, colors, budget):
+  numbers = [i for i in numbers if i in shown]
+  if numbers:
+    yield legend(difference.first, numbers, colors)
   images, gains = difference.first, difference.gains()
   before, after = (x.of_images()["miou"] for x in (difference.first, difference.second))
   for i in numbers:
-    if i in shown:
-      caption = f"mean IoU {before[i]:.3f} to {after[i]:.3f} ({_signed(gains[i])})"
-      yield panels(shown[i], images.names[i], caption, budget)
+    caption = f"mean IoU {before[i]:.3f} to {after[i]:.3f} ({_signed(gains[i])})"
+    yield panels(shown[i], images.names[i], caption, budget)
 
 
 def _configs(runs):

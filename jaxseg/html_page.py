@@ -65,8 +65,9 @@ ul { padding-left: 1.2rem; margin: .4rem 0; } summary { cursor: pointer; }
 .drawing { overflow-x: auto; } .drawing svg { max-width: 100%; height: auto;
   min-width: var(--least); }
 .panels { display: grid; gap: .3rem; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }
-.panels span { font-size: .8rem; color: var(--dim); } .panels img { width: 100%; height: auto;
-  display: block; } .wide figure { margin: 1rem 0; }
+.panels span { font-size: .8rem; color: var(--dim); } figure:has(.panels) { margin: 1rem 0; }
+.panels img { display: block; width: 100%; height: auto; max-height: 15rem; object-fit: contain;
+  object-position: left; }
 th button { all: unset; cursor: pointer; } th button:focus-visible {
   outline: 3px solid var(--bar); } th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }

@@ -40,7 +40,7 @@ from jaxseg.printing import say
 from jaxseg.training import train
 
 MODES = (
-  "train", "evaluate", "report", "calibrate", "predict", "export", "check_data", "summary", "keys"
+  "train", "evaluate", "predict", "export", "report", "calibrate", "check_data", "summary", "keys"
 )  # fmt: skip
 # The library reads the file; its --config.KEY=VALUE flags, taken from sys.argv, are ours to parse.
 CONFIG = config_flags.DEFINE_config_file(
@@ -205,7 +205,7 @@ def run(arguments: Sequence[str]) -> int:
     options = {"config": given, "overwrite": OVERWRITE.value}
     prediction.predict_folder(workdir, INPUT.value, OUTPUT.value, values, **options)
   elif mode == "report":
-    say(reports.report(work_directories(), values, OUTPUT.value))
+    say(f"report: {reports.report(work_directories(), values, OUTPUT.value)}")
   elif mode == "evaluate":
     modes.print_scores(modes.evaluate(workdir, values, config=given))
   elif mode == "calibrate":

@@ -100,7 +100,8 @@ def evaluate(
       evaluation = evaluate_split(predict, source, info, config)
   split = build.eval_name(config)
   if parallel.is_main():
-    step, overrides = segmenter.step, settings.changed(config, settings.read_run(workdir))
+    step, changed = segmenter.step, settings.changed(config, settings.read_run(workdir))
+    overrides = {k: x for k, x in changed.items() if k.startswith(("data.", "predict.", "crf."))}
     line = results.about(split, step, evaluation.result["num_images"], config, overrides)
     with faults.by_the_way("the scores are not in the work directory"):
       results.write(workdir, split, step, info, evaluation, overrides)

@@ -34,8 +34,9 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const up = head.getAttribute("aria-sort") !== "ascending", sign = up ? 1 : -1;
       const value = row => row.cells[i].textContent.trim();
       const order = (a, b) => {
-        const [x, y] = [value(a), value(b)], [p, q] = [parseFloat(x), parseFloat(y)];
+        const [x, y] = [value(a), value(b)];
         if (head.dataset.kind === "text") return sign * x.localeCompare(y, "en", {numeric: true});
+        const [p, q] = [x, y].map(text => parseFloat(text.replaceAll(",", "")));
         if (isNaN(p) || isNaN(q)) return isNaN(p) - isNaN(q);
         return sign * (p - q);
       };
@@ -238,13 +239,16 @@ def _pictures(shown, images, colors, budget):
     '<p class="dim">By mean IoU of the image. Errors are red; white pixels have no label. '
     "Confidence goes from black, a guess among all classes, to white, certain.</p>"
   )
-  present = images.pixels[list(shown)].any(axis=(0, 1))
-  names = [name for name, is_there in zip(images.classes, present, strict=True) if is_there]
-  yield '<p class="legend">' + " ".join(class_name(n, colors[n]) for n in names) + "</p>"
-  yield '<div class="wide">'
+  yield legend(images, list(shown), colors)
   for i, files in shown.items():
     yield panels(files, images.names[i], _caption(i, images), budget)
-  yield "</div>"
+
+
+def legend(images: PerImage, rows: Sequence[int], colors: Mapping[str, Sequence[int]]) -> str:
+  """<p> with the classes in truth or prediction of some images."""
+  present = images.pixels[list(rows)].any(axis=(0, 1))
+  names = [name for name, is_there in zip(images.classes, present, strict=True) if is_there]
+  return '<p class="legend">' + " ".join(class_name(name, colors[name]) for name in names) + "</p>"
 
 
 def panels(files: Mapping[str, bytes], name: str, caption: str, budget: Budget) -> str:

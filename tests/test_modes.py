@@ -19,14 +19,16 @@ from jaxseg import (
   modes,
   optim,
   prediction,
+  results,
   train_state,
   workdirs,
 )
 from jaxseg.crf import dense_crf
 from jaxseg.data import datasets
 from jaxseg.evaluation import score_table
+from jaxseg.per_image import PerImage
 from jaxseg.predict import make_predictor
-from jaxseg.run import report
+from jaxseg.report import Evaluation
 from jaxseg.segmenter import load_run
 from jaxseg.training import train
 
@@ -76,7 +78,8 @@ def test_evaluate_reproduces_the_scores_of_training(trained, best, capsys):
   assert (result["step"], result["split"]) == (best["step"], "test")
   assert_same_scores(result, best)
   out, err = capsys.readouterr()
-  assert json.loads(out) == {k: v for k, v in result.items() if k != "confusion"}
+  shown = {k: v for k, v in result.items() if k not in ("confusion", "reliability", "overrides")}
+  assert json.loads(out) == shown and "overrides" not in result
   assert f"split test, step {best['step']}\n\n{score_table(result)}" in err
   sheet = workdir / "plots" / f"predictions_{best['step']:06d}.png"
   assert Image.open(sheet).size[0] == 750
@@ -186,7 +189,8 @@ def certain(examples):
 def test_samples_are_spread_over_the_split(wanted, positions):
   _, source = tiny.load_photos("test", "", 32, 0)
   config = tiny.make_config(1, eval__num_samples=wanted, eval__boundary_f1=True)
-  result, samples = modes.evaluate_split(certain, source, tiny.INFO, config)
+  evaluation = modes.evaluate_split(certain, source, tiny.INFO, config)
+  result, samples = evaluation.result, evaluation.samples
   assert result["num_images"] == 9 and result["boundary_f1"] == 0  # no boundary is predicted
   masks = np.concatenate([source[i]["mask"].ravel() for i in range(9)])
   assert result["pixel_accuracy"] == pytest.approx((masks == 0).sum() / (masks != VOID).sum())
@@ -197,15 +201,17 @@ def test_samples_are_spread_over_the_split(wanted, positions):
     assert labels.max() == 0
 
 
-def test_report(tmp_path):
+def test_results(tmp_path):
   result = {"miou": 0.5, "iou": {"sky": 0.5}, "confusion": [[3, 0, 1], [0, 2, 0], [0, 0, 0]]}
-  assert report(tmp_path, "test", 7, tiny.INFO, result, []) is None
+  images = PerImage([], tiny.INFO.classes, np.zeros((0, 3, 3), np.int64), {"loss": np.zeros(0)})
+  place = tmp_path, "test", 7, tiny.INFO
+  assert results.write(*place, Evaluation(result, images)) is None
   written = json.loads((tmp_path / "evaluation.json").read_text())
   assert written == {"split": "test", "step": 7, **result}
   assert not (tmp_path / "plots").exists()
   mask = np.zeros((9, 9), np.uint8)
   sample = (np.zeros((9, 9, 3), np.uint8), mask, mask)
-  sheet = report(tmp_path, "test", 7, tiny.INFO, result, [sample])
+  sheet = results.write(*place, Evaluation(result, images, [sample]))
   assert sheet == tmp_path / "plots" / "predictions_000007.png" and sheet.is_file()
   assert (tmp_path / "plots" / "confusion.png").is_file()
 
