@@ -13,7 +13,7 @@ from jaxseg.data.decode import DatasetInfo
 from jaxseg.extremes import ends
 from jaxseg.html_page import Budget, class_name, drawing, escape, ink
 from jaxseg.per_image import PerImage
-from jaxseg.visualize import draw_confusion, draw_curves
+from jaxseg.visualize import draw_confusion
 
 MAX_ROWS = 1000  # of the table of images
 NAMES = {
@@ -71,14 +71,14 @@ def write_report(
   about: Sequence[str],
   evaluation: Evaluation,
   info: DatasetInfo,
-  metrics: Sequence[dict] = (),
+  curves: Figure | None = None,
   recipe: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes the page.
 
   Args:
     title, about: what was evaluated: a headline and lines below it.
-    metrics: lines of metrics.jsonl.  recipe: {config key: value} of what is not the default.
+    curves: of training, drawn in `ink`.  recipe: {config key: value} of what is not the default.
   """
   result, images = evaluation.result, evaluation.images
   worst, best = ends(images.of_images()["miou"])
@@ -87,7 +87,7 @@ def write_report(
   sections = {
     "Scores": _scores(result),
     "Classes": _classes(result, colors),
-    "Curves": _curves(metrics),
+    "Curves": [drawing(curves, "Loss and scores over the epochs of training")] if curves else (),
     "Confusion": _confusion(result, info),
     "Calibration": _calibration(result),
     "Worst images": _pictures({i: shown[i] for i in worst if i in shown}, images, colors, budget),
@@ -184,12 +184,6 @@ def _classes(result, colors):
     )
   heads = ("class", "IoU", "95% interval", "Dice", "accuracy", "share of pixels")
   yield from table(heads, rows, "Scores of classes")
-
-
-def _curves(metrics):
-  if metrics:
-    with ink():
-      yield drawing(draw_curves(metrics), "Loss and scores over the epochs of training")
 
 
 def _confusion(result, info):

@@ -4,12 +4,14 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from jaxseg import per_image, settings, workdirs
 from jaxseg.data.decode import DatasetInfo
+from jaxseg.html_page import ink
 from jaxseg.report import Evaluation, write_report
-from jaxseg.visualize import plot_confusion, prediction_sheet
+from jaxseg.visualize import draw_curves, plot_confusion, prediction_sheet
 
 
 def numbers(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,16 +74,20 @@ def write_page(
   config: ConfigDict,
   folder: str | pathlib.Path | None = None,
   notes: Sequence[str] = (),
+  drawn: Figure | None = None,
 ) -> pathlib.Path:
   """Writes report.html; returns its path.
 
   Args:
     line: of `about`.  config: of the evaluation.
     folder: for the page; None is plots/ of the work directory.  notes: further lines.
+    drawn: the curves, if they have been drawn.
   """
   workdir = pathlib.Path(workdir)
   path = pathlib.Path(folder or workdir / "plots") / "report.html"
-  metrics, recipe = workdirs.read_metrics(workdir), settings.changed(config)
-  title = workdir.absolute().name
-  write_report(path, title, [line, *notes], evaluation, info, metrics, recipe)
+  if drawn is None and (metrics := workdirs.read_metrics(workdir)):
+    with ink():
+      drawn = draw_curves(metrics)
+  title, recipe = workdir.absolute().name, settings.changed(config)
+  write_report(path, title, [line, *notes], evaluation, info, drawn, recipe)
   return path

@@ -31,6 +31,7 @@ from jaxseg import (
 )
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.events import open_events
+from jaxseg.html_page import ink
 from jaxseg.printing import printable
 from jaxseg.report import Evaluation
 from jaxseg.train_state import TrainState
@@ -62,7 +63,7 @@ class Run:
     self._meta = {"config": self._config, "info": dataclasses.asdict(info)}
     self._info = info
     self._stack = contextlib.ExitStack()
-    self._manager = self._events = self._bar = None
+    self._manager = self._events = self._bar = self._curves = None
     self._unread, self._recent, self._start = collections.deque(), [], time.time()
     self._blank = 0  # batches without a label
     self._places = {}  # {name of a picture: display_id of its place in a notebook}
@@ -186,7 +187,8 @@ class Run:
     self._events.flush()
     if "miou" in line:
       path = self._workdir / "plots" / "curves.png"
-      curves(path, workdirs.read_metrics(self._workdir))
+      with ink():
+        self._curves = curves(path, workdirs.read_metrics(self._workdir))
       scores = f"mean IoU {line['miou']:.4f}, pixel accuracy {line['pixel_accuracy']:.4f}"
       tell(f"step {step} ({split}): {scores}, loss {line['loss']:.4f}")
       self._show("curves", path)
@@ -206,7 +208,7 @@ class Run:
     sheet = results.write(self._workdir, split, step, info, evaluation)
     self.write({**line, "split": split, **results.numbers(evaluation.result)}, sheet)
     about = results.about(split, step, evaluation.result["num_images"], config, {})
-    results.write_page(self._workdir, about, info, evaluation, config)
+    results.write_page(self._workdir, about, info, evaluation, config, drawn=self._curves)
 
   def save(
     self, state: TrainState, data: Any, scores: list, result: dict | None, *, again: bool = False

@@ -311,4 +311,5 @@ def _legend(figure, classes, palette):
 def _save(figure, path):
   pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path, dpi=100)
+  figure.set_layout_engine("none")  # it is laid out, should it be drawn again
   return figure

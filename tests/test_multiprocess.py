@@ -91,7 +91,10 @@ def check(workdir, alone):
     # A pixel on the fence may fall to the other side: ten of 65536; fewer are on boundaries.
     tolerance = 5e-3 if "boundary" in name else 2e-4
     np.testing.assert_allclose(scores[name], others[name], atol=tolerance)
-  plots = {"curves.png", "confusion.png", f"predictions_{NUM_STEPS:06d}.png"}
+  tables = [(w / "per_image.csv").read_text().splitlines() for w in (workdir, alone)]
+  names = [[line.split(",")[0] for line in table] for table in tables]
+  assert names[0] == names[1] == ["image", *(f"cells test {i}" for i in range(64))]
+  plots = {"curves.png", "confusion.png", "report.html", f"predictions_{NUM_STEPS:06d}.png"}
   assert plots <= {path.name for path in (workdir / "plots").iterdir()}
 
 
