@@ -13,9 +13,10 @@ from jaxseg.data.decode import DatasetInfo
 from jaxseg.extremes import ends
 from jaxseg.html_page import Budget, class_name, drawing, escape, ink
 from jaxseg.per_image import PerImage
-from jaxseg.visualize import draw_confusion
+from jaxseg.visualize import MAX_NUMBERED, draw_confusion
 
 MAX_ROWS = 1000  # of the table of images
+MAX_CONFUSIONS = 40
 NAMES = {
   "miou": "mean IoU", "fw_iou": "frequency-weighted IoU", "ece": "calibration error (ECE)",
   "v_rand": "V_rand", "v_info": "V_info", "boundary_f1": "boundary F1", "hd95": "HD95, px",
@@ -187,8 +188,26 @@ def _classes(result, colors):
 
 
 def _confusion(result, info):
+  if len(info.classes) > MAX_NUMBERED:
+    yield from _largest_confusions(np.array(result["confusion"]), info.classes)
+    return
   with ink():
     yield drawing(draw_confusion(result["confusion"], info.classes), "Confusion matrix")
+
+
+def _largest_confusions(counts, classes):
+  """The cells beside the diagonal that hold most pixels."""
+  wrong = counts - np.diag(np.diag(counts))
+  order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSIONS]
+  cells = [np.unravel_index(i, wrong.shape) for i in order]
+  rows = (
+    [escape(classes[i]), escape(classes[j]), f"{n:,}", f"{n / counts[i].sum():.1%}"]
+    for i, j in cells
+    if (n := wrong[i, j])
+  )
+  yield f"<p>The {MAX_CONFUSIONS} largest; plots/confusion.png has all.</p>"
+  heads = ("truth", "prediction", "pixels", "share of the true pixels")
+  yield from table(heads, rows, "Largest confusions", num_texts=2)
 
 
 def _calibration(result):

@@ -106,6 +106,15 @@ def test_many_images(tmp_path, monkeypatch):
   assert rows == 5 and "Curves" not in text and "Recipe" not in text
 
 
+def test_confusions_of_many_classes_are_a_table(tmp_path, monkeypatch):
+  monkeypatch.setattr(report, "MAX_NUMBERED", 1)
+  evaluation = make_evaluation()
+  evaluation.result["confusion"][:] = [[90, 10], [0, 50]]
+  write_report(tmp_path / "x.html", "run", [], evaluation, INFO)
+  found = Reader((tmp_path / "x.html").read_text())
+  assert "skysky" not in found.text and "sky<b>road</b>1010.0%" in found.text.replace("\n", "")
+
+
 @pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
 def test_heads_sort_in_a_browser(tmp_path, monkeypatch):
   """By number, by text, down on the second click, and by the keyboard; NaN stays last."""
