@@ -96,6 +96,26 @@ def test_without_an_environment_the_remedy_is_said(tmp_path):
   assert "./launch.sh" in done.stderr and "PYTHON=" in done.stderr
 
 
+def test_on_a_tpu(tmp_path, monkeypatch, capsys):
+  """PyTorch is left out; the table has what was measured."""
+  run = load(tmp_path)
+  row = {"by": "jaxseg", "program": "net", "precision": "bfloat16", "batch": 8, "device": "TPU v5e",
+         "images_per_second": 1234.5, "share_of_matmul": 0.25}  # fmt: skip
+  (tmp_path / "steps.py").write_text(f"print({json.dumps(row)!r})")
+  run.SECTIONS = {"net": ("steps.py", [], 30), "torch-net": ("peer.py", [], 30)}
+  assert list(results(run, monkeypatch, tmp_path / "out", "--tpu")) == ["net"]
+  capsys.readouterr()
+  results(run, monkeypatch, tmp_path / "out", "--table")
+  assert capsys.readouterr().out.splitlines()[2:] == [
+    "| net | bfloat16 | 8 | 1234 | 25% | - | TPU v5e |"
+  ]
+  script = FOLDER.parent / "tpu" / "run.sh"
+  environ = {**os.environ, "PYTHON": "echo"}
+  done = subprocess.run(["bash", script, "--quick"], capture_output=True, text=True, env=environ)
+  out = f"--out={script.parent}/results"
+  assert done.stdout.split() == ["experiments/gpu/run.py", "--tpu", out, "--quick"]
+
+
 def test_ratios(tmp_path):
   key = {"program": "x", "precision": "bfloat16", "batch": 8}
   ours = {"by": "jaxseg", **key, "images_per_second": 300.0, "tflop_per_image": 0.5}

@@ -1,6 +1,6 @@
 """The same networks in PyTorch: torch.compile, channels_last, AMP or TF32; forward, backward, step.
 
-python experiments/gpu/peer.py paper_unet|mobilenet_unet|deeplab_resnet [--quick]
+python experiments/gpu/peer.py NETWORK [--quick]        of CASES
 """
 
 import argparse
@@ -15,6 +15,8 @@ CASES = {
   "paper_unet": (None, None, (1, 8, 16), 572, 2, 1),
   "mobilenet_unet": ("Unet", "mobilenet_v2", (64,), 128, 3, 3),
   "deeplab_resnet": ("DeepLabV3Plus", "resnet50", (16,), 512, 21, 3),
+  "deeplab_mobilenet": ("DeepLabV3Plus", "mobilenet_v2", (16,), 256, 21, 3),
+  "padded_unet": (None, None, (64,), 128, 3, 3),
 }
 
 
@@ -27,7 +29,7 @@ def build(name, quick):
   spec.loader.exec_module(networks)
   if network is None:
     widths = (4, 8) if quick else (64, 128, 256, 512, 1024)
-    return networks.UNet(widths, classes, channels, valid=True)
+    return networks.UNet(widths, classes, channels, valid=name == "paper_unet")
   return networks.build(network, encoder, classes)
 
 

@@ -1,4 +1,4 @@
-"""What is measured on a GPU, as config keys that experiments/accelerators/compile.py takes, too."""
+"""What is measured on a GPU or TPU, as config keys; experiments/accelerators compiles it, too."""
 
 NO_AUGMENTATION = {"augment.flip": False, "augment.scale": (1.0, 1.0), "augment.brightness": 0.0}
 # name of experiments/accelerators/programs.py: (batches, config keys, those of --quick)
@@ -6,6 +6,9 @@ TRAINED = {
   "paper_unet": ((1, 8, 16), NO_AUGMENTATION, {"model.widths": (4, 8), "data.image_size": 44}),
   "mobilenet_unet": ((64,), NO_AUGMENTATION, {"model.widths": (8, 8, 8, 8), "data.image_size": 32}),
   "deeplab_resnet": ((16,), NO_AUGMENTATION, {"data.image_size": 32}),
+  "deeplab_mobilenet": ((16,), NO_AUGMENTATION, {"data.image_size": 32}),
+  "padded_unet": ((64,), NO_AUGMENTATION, {"model.widths": (4, 8), "data.image_size": 32}),
+  "fcn8s_vgg": ((16,), NO_AUGMENTATION, {"model.widths": (8, 8), "data.image_size": 32}),
   # The whole step: elastic deformation, border weights, dropout.
   "unet_isbi": ((1, 8), {}, {"model.widths": (4, 8), "data.image_size": 44}),
 }

@@ -1,7 +1,8 @@
-"""Measures on one GPU, a section at a time; results stay whatever happens to the next section.
+"""Measures on one GPU or TPU, a section at a time; results stay whatever happens to the next one.
 
-python experiments/gpu/run.py [--out=DIR] [--torch=PYTHON] [--only=NAME ...] [--quick]
+python experiments/gpu/run.py [--out=DIR] [--torch=PYTHON] [--only=NAME ...] [--quick] [--tpu]
 python experiments/gpu/run.py --compile=cuda:h100     compiles instead, where there is no GPU
+python experiments/gpu/run.py --table [--out=DIR]     prints DIR/results.json as rows of Markdown
 
 Each section has a process and a time limit of its own. DIR/results.json is written after each, and
 keeps what it has of other sections. NAME is a section (paper_unet-bfloat16) or the first part of
@@ -32,11 +33,25 @@ SECTIONS = {
   "unet_isbi": ("sections.py", ["train", "unet_isbi", "bfloat16"], 90),
   "border_weight": ("sections.py", ["border_weight"], 40),
   "crf": ("sections.py", ["crf"], 60),
+  "training": ("sections.py", ["training"], 120),
+  "input": ("sections.py", ["input"], 40),
   "on_device": ("sections.py", ["on_device"], 90),
+  "deeplab_mobilenet-bfloat16": ("sections.py", ["train", "deeplab_mobilenet", "bfloat16"], 90),
+  "padded_unet-bfloat16": ("sections.py", ["train", "padded_unet", "bfloat16"], 60),
+  "fcn8s_vgg-bfloat16": ("sections.py", ["train", "fcn8s_vgg", "bfloat16"], 90),
+  "torch-deeplab_mobilenet": ("peer.py", ["deeplab_mobilenet"], 120),
+  "torch-padded_unet": ("peer.py", ["padded_unet"], 60),
   "paper_unet-float32": ("sections.py", ["train", "paper_unet", "float32"], 120),
   "deeplab_resnet-float32": ("sections.py", ["train", "deeplab_resnet", "float32"], 90),
   "mobilenet_unet-float32": ("sections.py", ["train", "mobilenet_unet", "float32"], 90),
+  "deeplab_mobilenet-float32": ("sections.py", ["train", "deeplab_mobilenet", "float32"], 90),
+  "padded_unet-float32": ("sections.py", ["train", "padded_unet", "float32"], 60),
+  "fcn8s_vgg-float32": ("sections.py", ["train", "fcn8s_vgg", "float32"], 90),
 }
+# One chip of several, for each process.
+ONE_CHIP = {
+  "TPU_VISIBLE_CHIPS": "0", "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"
+}  # fmt: skip
 
 
 def section(name, out, *, python, quick, limit):
@@ -48,7 +63,7 @@ def section(name, out, *, python, quick, limit):
   with log.open("w") as stdout, errors.open("w") as stderr:
     try:
       gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]  # one of several
-      environ = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu, "PYTHONPATH": str(ROOT)}
+      environ = {**os.environ, **ONE_CHIP, "CUDA_VISIBLE_DEVICES": gpu, "PYTHONPATH": str(ROOT)}
       environ["PYTHONUNBUFFERED"] = "1"
       done = subprocess.run(command, stdout=stdout, stderr=stderr, timeout=limit, env=environ)
     except subprocess.TimeoutExpired:
@@ -77,6 +92,19 @@ def add_ratios(results):
           row["share_of_matmul"] = row["tflop_per_image"] * rate / peak
         if other := theirs.get((row["program"], row["precision"], row["batch"])):
           row["times_torch"] = rate / other
+
+
+def print_table(results):
+  """Rows of Markdown of the trained networks."""
+  heads = ("network", "precision", "batch", "images/s", "of the matmul peak", "times PyTorch", "on")
+  print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
+  for found in results.values():
+    for row in found["rows"]:
+      if row.get("by") == "jaxseg" and "images_per_second" in row:
+        share, times = (row.get(name) for name in ("share_of_matmul", "times_torch"))
+        cells = [row["program"], row["precision"], row["batch"], f"{row['images_per_second']:.4g}"]
+        cells += [f"{share:.0%}" if share else "-", f"{times:.2f}" if times else "-", row["device"]]
+        print(f"| {' | '.join(map(str, cells))} |")
 
 
 def choose(names, parser):
@@ -126,12 +154,19 @@ def main():
   parser.add_argument("--quick", action="store_true", help="narrow networks; runs on a CPU, too")
   text = "s, of each section; default: its own, 40 to 150 s"
   parser.add_argument("--limit", type=float, metavar="SECONDS", help=text)
+  parser.add_argument("--tpu", action="store_true", help="leaves PyTorch out")
+  parser.add_argument("--table", action="store_true", help="prints what was measured")
   parser.add_argument("--compile", default="", metavar="TARGET")
   args = parser.parse_args()
   if args.compile:
     compile_all(args.compile)
   names, path = choose(args.only, parser), args.out / "results.json"
+  if args.table:
+    print_table(json.loads(path.read_text()) if path.exists() else {})
+    return
   results = earlier_results(path, args.quick, parser)
+  if args.tpu:
+    names = [name for name in names if SECTIONS[name][0] != "peer.py"]
   args.out.mkdir(parents=True, exist_ok=True)
   end = time.time() + TOTAL
   for name in names:

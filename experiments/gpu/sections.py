@@ -1,14 +1,18 @@
 """One section of run.py in this process: prints a line of JSON for each figure.
 
-python experiments/gpu/sections.py matmul|border_weight|crf|on_device [--quick]
+python experiments/gpu/sections.py matmul|border_weight|crf|input|on_device|training [--quick]
 python experiments/gpu/sections.py train NETWORK PRECISION [--quick]
 """
 
 import argparse
+import contextlib
 import json
+import os
 import pathlib
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 
 sys.path.extend(
@@ -21,9 +25,11 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 import programs
+from PIL import Image
 from programs_of_gpu import CRF_CLASSES, CRF_SHAPE, TRAINED
 
-from jaxseg import build, models, parallel, spatial, train_state, weight_maps
+from configs import default
+from jaxseg import build, models, parallel, settings, spatial, train_state, weight_maps
 from jaxseg.crf import dense_crf
 
 
@@ -123,6 +129,46 @@ def crf(quick):
   yield {"crf": "exact", "height": h, "width": w, "classes": CRF_CLASSES, "seconds": taken}
 
 
+def read_jpegs(quick):
+  """Images/s that the host reads: JPEG of 500 x 375 px and PNG masks, cut to windows of 256 px."""
+  count, batch = (8, 4) if quick else (128, 16)
+  rng = np.random.default_rng(0)
+  with tempfile.TemporaryDirectory() as folder:
+    for kind in ("images", "masks"):
+      (pathlib.Path(folder) / "train" / kind).mkdir(parents=True)
+    for i in range(count):
+      noise = Image.fromarray(rng.integers(0, 256, (47, 63, 3), np.uint8))
+      place = pathlib.Path(folder) / "train"
+      noise.resize((500, 375), Image.Resampling.BICUBIC).save(place / "images" / f"{i}.jpg")
+      mask = rng.integers(0, 3, (15, 20), np.uint8).repeat(25, 0).repeat(25, 1)
+      Image.fromarray(mask).save(place / "masks" / f"{i}.png")
+    values = {"data.name": "folder", "data.data_dir": folder, "data.classes": ("a", "b", "c"),
+              "data.fit": "crop", "data.image_size": 256, "data.cache_mb": 0,
+              "data.num_threads": os.cpu_count(), "train.batch_size": batch}  # fmt: skip
+    config = settings.override(default.get_config(), values)
+    info, source = build.open_split(config, "train")
+    batches = build.build_batches(config, info, source, 0, None, False)
+    with contextlib.closing(batches):
+      next(batches)
+      began, rounds = time.perf_counter(), 4 * count // batch
+      for _ in range(rounds):
+        next(batches)
+      rate = rounds * batch / (time.perf_counter() - began)
+  yield {"input": "JPEG 500 x 375", "threads": os.cpu_count(), "images_read_per_second": rate}
+
+
+def training(quick):
+  """Seconds and score of `./launch.sh`'s training, with start-up and compilation."""
+  narrow = ["--config.model.widths=4,8", "--config.train.num_epochs=0.1"] if quick else []
+  with tempfile.TemporaryDirectory() as folder:
+    command = [sys.executable, "-m", "jaxseg.main", "--config=configs/unet_cells.py"]
+    began = time.perf_counter()
+    subprocess.run([*command, f"--workdir={folder}/run", *narrow], check=True)
+    taken = time.perf_counter() - began
+    scores = json.loads((pathlib.Path(folder) / "run" / "evaluation.json").read_text())
+  yield {"training": "unet_cells", "seconds": taken, "miou": scores["miou"]}
+
+
 def on_device(quick):
   """Steps/s with batches from the host and from data on the device, generated cells."""
   narrow = {"model.widths": (4, 8), "data.image_size": 32} if quick else {}
@@ -138,9 +184,12 @@ def main():
   parser.add_argument("--quick", action="store_true")
   args = parser.parse_args()
   name, *options = args.section
-  sections = (matmul, train, border_weight, crf, on_device)
-  for row in {section.__name__: section for section in sections}[name](args.quick, *options):
-    print(json.dumps({"device": jax.devices()[0].device_kind, **row}), flush=True)
+  functions = (matmul, train, border_weight, crf, on_device, training)
+  sections = {function.__name__: function for function in functions} | {"input": read_jpegs}
+  for row in sections[name](args.quick, *options):
+    # The device belongs to one process: not to this one where another one trains.
+    device = "-" if name == "training" else jax.devices()[0].device_kind
+    print(json.dumps({"device": device, **row}), flush=True)
 
 
 if __name__ == "__main__":
