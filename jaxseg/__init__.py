@@ -2,7 +2,7 @@
 
     import jaxseg
 
-    seg = jaxseg.load("runs/unet_cells")      # a work directory, a checkpoint or a .stablehlo file
+    seg = jaxseg.load("runs/unet_cells")      # a work directory, a packed network, "hf:OWNER/NAME"
     labels = seg("photo.png")                 # u8[H,W]
     picture = seg.overlay("photo.png")        # u8[H,W,3]
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
   from jaxseg import models
   from jaxseg.calibrate import calibrate
   from jaxseg.modes import evaluate
+  from jaxseg.packing import pack
   from jaxseg.prediction import predict_folder
   from jaxseg.reports import report
   from jaxseg.segmenter import Segmenter, load
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = ["DataWarning", "Segmenter", "UserError", "VOID", "calibrate", "evaluate", "load",
-           "models", "predict_folder", "report", "train"]  # fmt: skip
+           "models", "pack", "predict_folder", "report", "train"]  # fmt: skip
 
 VOID = 255  # the label of every pixel that loss and metrics ignore (the ignore index)
 
@@ -43,6 +44,7 @@ _MODULES = {
   "calibrate": "calibrate",
   "evaluate": "modes",
   "report": "reports",
+  "pack": "packing",
   "predict_folder": "prediction",
   "train": "training",
 }

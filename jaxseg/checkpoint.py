@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from jaxseg import UserError
+from jaxseg import UserError, packed
 from jaxseg.checkpoint_files import (
   ARRAYS,
   CHECKSUMS,
@@ -176,13 +176,16 @@ def load_best(
 ) -> tuple[int, dict[str, Any]]:
   """The checkpoint with the highest score, or the latest if none was scored.
 
-  Of those that are not damaged: if one had to be left out, it says so.
+  Of those that are not damaged: if one had to be left out, it says so. A packed network has one.
 
   Returns:
     (step, {part: its value}), see `checkpoint_files.read`
   Raises:
     UserError: there is none; the remedy names `key`.
   """
+  workdir = packed.find(workdir)
+  if packed.is_packed(workdir):
+    return packed.read(workdir, *parts)
   scores, faults = {}, {}
   for step in list_steps(workdir):
     try:

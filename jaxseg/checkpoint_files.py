@@ -86,24 +86,26 @@ def is_sound(workdir: Path, step: int) -> bool:
   return False
 
 
-def fit(found: Any, target: Any, where: str) -> Any:
+def fit(
+  found: Any, target: Any, where: str, remedy: str = "use another --workdir"
+) -> Any:
   """Arrays in the structure of `target`.
 
   Args:
     found: nested dicts of arrays.  target: of arrays or their shapes.
-    where: they come from, in errors.
+    where: they come from, and what to do then, in errors.
   Raises:
     UserError: a name or a shape differs, as after a change in the code of a network.
   """
   arrays, wanted = _named(found), _named(target)
   for name in sorted(arrays.keys() ^ wanted.keys()):
     fault = "has no" if name in wanted else "has a surplus"
-    raise UserError(f"{where} {fault} {name}: it is of another network; use another --workdir")
+    raise UserError(f"{where} {fault} {name}: it is of another network; {remedy}")
   for name, x in wanted.items():
     if arrays[name].shape != x.shape:
       raise UserError(
-        f"{where}: {name} is {arrays[name].shape}, not {x.shape}: it is of another network; use "
-        "another --workdir"
+        f"{where}: {name} is {arrays[name].shape}, not {x.shape}: it is of another network; "
+        f"{remedy}"
       )
   return jax.tree_util.tree_map_with_path(
     lambda path, x: arrays[_name(path)].astype(x.dtype, copy=False), target

@@ -25,6 +25,8 @@ from jaxseg import (
   door,
   faults,
   modes,
+  packed,
+  packing,
   parallel,
   peers,
   prediction,
@@ -39,9 +41,8 @@ from jaxseg.config_errors import config_error
 from jaxseg.printing import say
 from jaxseg.training import train
 
-MODES = (
-  "train", "evaluate", "predict", "export", "report", "calibrate", "check_data", "summary", "keys"
-)  # fmt: skip
+MODES = ("train", "evaluate", "predict", "export", "pack", "report", "calibrate", "check_data",
+         "summary", "keys")  # fmt: skip
 # The library reads the file; its --config.KEY=VALUE flags, taken from sys.argv, are ours to parse.
 CONFIG = config_flags.DEFINE_config_file(
   "config", help_string="a file of configs/; not needed for an existing run", sys_argv=["jaxseg"]
@@ -50,11 +51,15 @@ MODE = flags.DEFINE_enum("mode", "train", MODES, "what to do; keys: list all con
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run; report: A,B; default: runs/CONFIG")
 MODEL = flags.DEFINE_string("model", "", "predict: a published network, or its file")
 INPUT = flags.DEFINE_string("input", "", "predict: an image, or a folder of images")
-OUTPUT = flags.DEFINE_string("output", "", "predict, export, report, keys: output folder")
+OUTPUT = flags.DEFINE_string("output", "", "predict, export, pack, report, keys: output folder")
+PICTURE = flags.DEFINE_bool("picture", False, "pack: with the sheet of predictions")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "predict: make again what is there")
 # Modes that use a flag; all use the others.
 USES = {"input": ("predict",), "overwrite": ("predict",), "model": ("predict",)}
-USES |= {"output": ("predict", "export", "report", "keys")}
+USES |= {"output": ("predict", "export", "pack", "report", "keys"), "picture": ("pack",)}
+# What to do instead in modes that write into the work directory, if that is a packed network.
+WRITES = {"calibrate": "calibrate the run, then pack it", "report": "give runs as --workdir"}
+WRITES |= {"check_data": "give --config, and another --workdir", "export": "give --output=DIR"}
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str | None], list[str]]:
@@ -86,7 +91,7 @@ def parse(arguments: Sequence[str]) -> ConfigDict | None:
   """
   # A config may import files beside it.
   folder = str(pathlib.Path(config_path(arguments)).absolute().parent)
-  if folder not in sys.path:
+  if config_path(arguments) and folder not in sys.path:
     sys.path.append(folder)
   try:
     rest = flags.FLAGS(arguments)
@@ -147,14 +152,16 @@ def configure(
   if MODEL.value:
     if file_config is not None or WORKDIR.value:
       raise UserError("--model is in place of --config and --workdir: leave these out")
-    public.check_source(MODEL.value)
-    config = settings.from_run({})
-    return MODEL.value, config, settings.parse_overrides(config, overrides)
+    if not packed.is_packed(MODEL.value):
+      public.check_source(MODEL.value)
+      config = settings.from_run({})
+      return MODEL.value, config, settings.parse_overrides(config, overrides)
   if file_config is not None and MODE.value == "report":
     raise UserError("--mode=report takes configs from the runs: leave out --config")
-  if file_config is None and not WORKDIR.value:
+  place = packed.find(MODEL.value or work_directories()[0])
+  if file_config is None and not place:
     config_example, run_example = "--config=configs/unet_cells.py", "--workdir=runs/unet_cells"
-    if MODE.value in ("evaluate", "calibrate", "report", "predict", "export"):
+    if MODE.value in ("evaluate", "calibrate", "report", "predict", "export", "pack"):
       or_model = ", or --model" if MODE.value in USES["model"] else ""
       raise UserError(
         f"--workdir is missing; give that of a trained run, as in {run_example}{or_model}"
@@ -162,7 +169,10 @@ def configure(
     or_run = f", or {run_example}" if MODE.value in ("check_data", "summary") else ""
     raise UserError(f"--config is missing; give it, as in {config_example}{or_run}")
   name = pathlib.Path(config_path(arguments)).stem or "run"
-  workdir = pathlib.Path(work_directories()[0] or f"runs/{name}")
+  workdir = pathlib.Path(place or f"runs/{name}")
+  if MODE.value in WRITES and not (MODE.value == "export" and OUTPUT.value):
+    for path in (workdir, *work_directories()[1:]):
+      packed.check_is_none(path, WRITES[MODE.value])
   config = settings.read_run(workdir) if file_config is None else file_config
   donor = overrides.get("model.init_from")
   if config is None and donor and MODE.value == "train":  # a new run like that one
@@ -213,6 +223,11 @@ def run(arguments: Sequence[str]) -> int:
       say(line)
   elif mode == "export":
     modes.export_run(workdir, OUTPUT.value or workdir / "export", values, config=given)
+  elif mode == "pack":
+    if values or not OUTPUT.value:
+      fault = f"takes a run as it is: leave out --config.{min(values)}" if values else ""
+      raise UserError(f"--mode=pack {fault or 'needs --output=DIR'}")
+    packing.pack(workdir, OUTPUT.value, picture=PICTURE.value)
   elif mode == "summary":
     for line in modes.summarize(config).split("\n"):
       say(line)

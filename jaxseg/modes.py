@@ -16,6 +16,7 @@ from jaxseg import (
   export,
   faults,
   models,
+  packed,
   parallel,
   predictors,
   results,
@@ -28,6 +29,7 @@ from jaxseg.data.encoded import read_as_trained
 from jaxseg.data.input_pipeline import eval_examples
 from jaxseg.evaluation import LISTS, score, score_table
 from jaxseg.extremes import Extremes, draw_panels, ends
+from jaxseg.notebook import warn
 from jaxseg.platforms import usual_rules
 from jaxseg.printing import say
 from jaxseg.report import Evaluation
@@ -71,8 +73,8 @@ def evaluate(
 ) -> dict:
   """Scores the best checkpoint of a run on the evaluation split of its config.
 
-  Writes evaluation.json, a sheet of predictions and the confusion matrix into the work directory;
-  if that cannot be written, a DataWarning says so.
+  Writes evaluation.json, a sheet of predictions and the confusion matrix into the work directory,
+  unless it is a packed network; if that cannot be written, a DataWarning says so.
 
   Args:
     workdir: of the run.
@@ -99,7 +101,9 @@ def evaluate(
       predict = for_scores(predict, segmenter.variables)
       evaluation = evaluate_split(predict, source, info, config)
   split = build.eval_name(config)
-  if parallel.is_main():
+  if packed.is_packed(workdir):
+    warn(f"{workdir} is packed and stays as it is: its evaluation.json does not have these scores")
+  elif parallel.is_main():
     step, changed = segmenter.step, settings.changed(config, settings.read_run(workdir))
     overrides = {k: x for k, x in changed.items() if k.startswith(("data.", "predict.", "crf."))}
     line = results.about(split, step, evaluation.result["num_images"], config, overrides)

@@ -16,6 +16,7 @@ from jaxseg import (
   build,
   checkpoint,
   models,
+  packed,
   parallel,
   predictors,
   public,
@@ -166,8 +167,9 @@ def load(
 
   Args:
     path: a work directory (its best checkpoint), a folder of one checkpoint
-      ("runs/pets/checkpoints/120"), an exported file ("model.stablehlo", no options), a published
-      network ("torchvision:deeplabv3_resnet50", see `public.PUBLISHED`), or its weight file.
+      ("runs/pets/checkpoints/120"), a packed network (a folder, or "hf:OWNER/NAME" on the Hugging
+      Face Hub), an exported file ("model.stablehlo", no options), a published network
+      ("torchvision:deeplabv3_resnet50", see `public.PUBLISHED`), or its weight file.
     tta: test-time augmentation: "none", "flip" or "dihedral".
     tile: largest side that the network sees at once, px; 0 for whole images.
     scales: sizes of the image to average over, such as (0.75, 1.0, 1.25).
@@ -231,9 +233,10 @@ def load_run(
     model = build.build_model(settings.override(config, {"train.remat": False}), info)
     target = models.abstract_variables(model, info.channels)
     predict = predictors.build_predictor(config, model, info)
-    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), target)
     if parallel.is_main():
-      variables = fit(arrays.pop(), target, f"checkpoint {step} of {workdir}" if step else workdir)
+      variables = fit(arrays.pop(), target, *packed.origin(workdir, step))
+    else:
+      variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), target)
     variables = jax.device_put(parallel.from_main(variables), parallel.on_local_devices())
   return Segmenter(
     info,
@@ -250,7 +253,8 @@ def _find(path, arrays):
 
   Its variables are added to the list `arrays`.
   """
-  if public.is_published(path):
+  path = packed.find(path)
+  if not packed.is_packed(path) and public.is_published(path):
     config, info, variables = public.read_published(path)
     arrays.append(variables)
     return str(path), None, {"config": config.to_dict(), "info": dataclasses.asdict(info)}

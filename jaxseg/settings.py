@@ -14,12 +14,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxseg import UserError, checkpoint, schema, workdirs
+from jaxseg import UserError, checkpoint, packed, schema, workdirs
 from jaxseg.notebook import warn
 
 # Their choices are tables that a user's config file may extend.
 OPEN_KEYS = ("data.name", "model.name", "model.encoder", "augment.extra")
 # Groups that take no keys of the user's own: all of their keys are keywords of one function.
+FOLDER = ("classes", "channels")  # what a folder of images has to be told
 CLOSED_GROUPS = ("augment", "predict", "crf", "export", "parallel")
 
 
@@ -172,11 +173,17 @@ def read_run(workdir: str | pathlib.Path) -> ConfigDict | None:
 def read_saved(workdir: str | pathlib.Path) -> dict | None:
   """The nested dict of a run's config.json; of its best checkpoint, if that is gone or damaged.
 
+  Or that of a packed network, flat. Data sets and augmentations that are not known here become
+  "folder" and none: predictions do not need them.
+
   Returns:
     None if there is neither.
   Raises:
     UserError: it is damaged, and there is no checkpoint.
   """
+  workdir = packed.find(workdir)
+  if packed.is_packed(workdir):
+    return _read_packed(workdir)
   saved, is_damaged = None, False
   try:
     saved = workdirs.saved_config(workdir)
@@ -190,6 +197,22 @@ def read_saved(workdir: str | pathlib.Path) -> dict | None:
     if is_damaged:
       warn(f"{workdir}/config.json is damaged: the config of checkpoint {step} is used")
   return saved
+
+
+def _read_packed(folder):
+  about = packed.read_config(folder)
+  keys, values = declared_keys(), schema.flatten(about["config"])
+  known = {*keys, *(declared.was for declared in keys.values())}
+  loss = "train.losses."  # of one's own, or a newer one: as in runs, only training needs it
+  packed.check_keys(folder, [x for x in values if x not in known and not x.startswith(loss)])
+  others = {
+    "augment.extra": {"augment.extra": ()},
+    "data.name": {"data.name": "folder", **{f"data.{x}": about["info"][x] for x in FOLDER}},
+  }
+  for name, change in others.items():
+    if name in values and keys[name].wrong(values[name]):
+      values |= change
+  return values
 
 
 def check_resumes(workdir: str | pathlib.Path, saved: ConfigDict, config: ConfigDict) -> None:

@@ -21,6 +21,7 @@ Train, score and use semantic segmentation networks.
   jaxseg --mode=predict --workdir=DIR --input=FILE|DIR --output=DIR
   jaxseg --mode=predict --model=torchvision:deeplabv3_resnet50 --input=FILE|DIR --output=DIR
   jaxseg --mode=export --workdir=DIR        write a file that runs without jaxseg
+  jaxseg --mode=pack --workdir=DIR --output=DIR     one folder to share, with a model card
   jaxseg --mode=summary --workdir=DIR       parameters, operations and memory of the network
   jaxseg --mode=check_data --config=FILE    read all data and report what is wrong with them
   jaxseg --mode=keys                        list all config keys
@@ -29,6 +30,8 @@ Train, score and use semantic segmentation networks.
   --config.KEY=VALUE    another value for a single key, as often as needed
   --workdir=DIR         folder of the run; default: runs/NAME_OF_CONFIG
   --model=NAME|FILE     predict: a published network, or a file of its weights
+  --workdir or --model=DIR|hf:OWNER/NAME    a packed network, here or on the Hugging Face Hub
+  --picture             pack: with the sheet of predictions, which shows images of the data
   --overwrite           predict: also what is in the output folder already
   --help, --version
 

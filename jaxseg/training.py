@@ -19,6 +19,7 @@ from jaxseg import (
   faults,
   models,
   on_device,
+  packed,
   parallel,
   predictors,
   settings,
@@ -55,6 +56,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
   parallel.use_compilation_cache()
   with settings.config_errors():
     build.check_training(config)
+    packed.check_is_none(workdir, f"train in another --workdir, with `init_from`={workdir}")
     # The lock outside: it takes away the folder of a run that has not begun.
     with only_training(workdir), faults.of_run(workdir):
       return _train(config, workdir)

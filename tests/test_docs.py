@@ -19,7 +19,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 REPORTS = sorted((ROOT / "experiments").glob("*/README.md"))
 CONFIGS = sorted((ROOT / "configs").glob("[!_]*.py"))
 GROUPS = "data|augment|model|train|eval|predict|crf|export|parallel"
-NO_KEYS = {"model.apply", "model.onnx", "model.stablehlo"}  # that look like one
+NO_KEYS = {"model.apply", "model.onnx", "model.safetensors", "model.stablehlo"}  # look like one
 
 
 def relative(path):

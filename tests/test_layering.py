@@ -37,6 +37,8 @@ RANKS = {
   **dict.fromkeys(("jaxseg.data.masks", "jaxseg.data.windows"), 4),
   **dict.fromkeys(("jaxseg.models.torch_files", "jaxseg.models.cost"), 0),
   "jaxseg.models.keras_files": 0,
+  **{"jaxseg.models.safetensors_files": -0.5, "jaxseg.hub": 0, "jaxseg.packed": 1},
+  **{"jaxseg.model_card": 9, "jaxseg.packing": 11},
   **dict.fromkeys(("jaxseg.models.layers", "jaxseg.models.pretrained"), 1),
   "jaxseg.models.batch_norm": 1,
   "jaxseg.predict": 4,
@@ -81,7 +83,7 @@ LIGHT = {"jax", "flax", "optax", "chex", "numpy"}
 EXTRA = {
   "jaxseg.models.pretrained": {"pooch"},
   "jaxseg.models.keras_files": {"h5py"},
-  "jaxseg.models.torch_files": {"safetensors"},
+  "jaxseg.models.safetensors_files": {"safetensors"},
   "jaxseg.crf": {"scipy"},  # which JAX itself needs
 }
 HEAVY = ("h5py", "pooch", "safetensors", "grain", "tensorflow_datasets", "ml_collections", "orbax",

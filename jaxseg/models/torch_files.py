@@ -7,7 +7,6 @@ refuses the rest.
 """
 
 import dataclasses
-import json
 import math
 import os
 import pickletools
@@ -17,6 +16,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxseg import UserError
+from jaxseg.models.safetensors_files import damaged, read_tensors
 
 DTYPES = {
   "DoubleStorage": "<f8",
@@ -33,44 +33,7 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
   Raises:
     UserError: damaged, or another kind of file.
   """
-  import safetensors.numpy  # here: networks work without it
-
-  try:
-    _check_header(path)
-    tensors = safetensors.numpy.load_file(path)
-  except UserError:
-    raise
-  except (
-    *(safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError),
-    *(AttributeError, RecursionError),
-  ) as error:
-    raise _damaged(path, error) from error
-  return to_keras(tensors, path)
-
-
-def _check_header(path):
-  """Raises UserError for types that NumPy does not have, and ValueError for names that repeat.
-
-  All else, such as sizes and places, safetensors checks before it reads a tensor.
-  """
-  with open(path, "rb") as file:
-    num_bytes = int.from_bytes(file.read(8), "little")
-    if num_bytes > os.path.getsize(path):
-      raise ValueError("its header is longer than the file")
-    header = json.loads(file.read(num_bytes), object_pairs_hook=_unique)
-  for name, tensor in header.items():
-    if name != "__metadata__" and str(tensor["dtype"]).startswith(("F8", "F6", "F4")):
-      raise UserError(
-        f"{path}: {name[:80]} is of type {tensor['dtype'][:20]}, which is not read: convert it to "
-        "float16 or float32"
-      )
-
-
-def _unique(pairs):
-  """A dict of pairs; ValueError if a name occurs twice, of which readers would drop one."""
-  if len(found := dict(pairs)) < len(pairs):
-    raise ValueError("a name occurs twice in its header")
-  return found
+  return to_keras(read_tensors(path), path)
 
 
 def read_pth(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -96,12 +59,7 @@ def read_pth(path: str | os.PathLike) -> dict[str, np.ndarray]:
     *(zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, OverflowError),
     *(AttributeError, IndexError, KeyError, TypeError, ValueError),
   ) as error:
-    raise _damaged(path, error) from error
-
-
-def _damaged(path, error):
-  reason = next(iter(str(error).splitlines()), "")[:100] or type(error).__name__
-  return UserError(f"{path}: damaged, or not a file of PyTorch weights ({reason})")
+    raise damaged(path, error) from error
 
 
 def to_keras(tensors: Mapping[str, np.ndarray], source: str | os.PathLike) -> dict[str, np.ndarray]:
