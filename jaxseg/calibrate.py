@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import VOID, UserError, build, parallel, predictors, settings, workdirs
+from jaxseg import VOID, UserError, build, packed, parallel, predictors, settings, workdirs
 from jaxseg.calibration import at_temperature, bins_of, calibration_error, fit_temperature
 from jaxseg.data.encoded import read_as_trained
 from jaxseg.data.input_pipeline import eval_examples
@@ -41,6 +41,7 @@ def calibrate(
   Raises:
     UserError: see `modes.evaluate`.
   """
+  packed.check_is_none(workdir, "calibrate the run, then pack it")
   overrides = {**(overrides or {}), "predict.temperature": 1.0}
   segmenter = load_run(workdir, overrides, config)
   config = segmenter.config

@@ -58,8 +58,8 @@ OVERWRITE = flags.DEFINE_bool("overwrite", False, "predict: make again what is t
 USES = {"input": ("predict",), "overwrite": ("predict",), "model": ("predict",)}
 USES |= {"output": ("predict", "export", "pack", "report", "keys"), "picture": ("pack",)}
 # What to do instead in modes that write into the work directory, if that is a packed network.
-WRITES = {"calibrate": "calibrate the run, then pack it", "report": "give runs as --workdir"}
-WRITES |= {"check_data": "give --config, and another --workdir", "export": "give --output=DIR"}
+WRITES = {"check_data": "give --config, and another --workdir", "export": "give --output=DIR"}
+WRITES |= {"report": "give runs as --workdir"}
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str | None], list[str]]:
