@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   from jaxseg import models
-  from jaxseg.calibrate import calibrate
   from jaxseg.modes import evaluate
   from jaxseg.packing import pack
   from jaxseg.prediction import predict_folder
   from jaxseg.reports import report
   from jaxseg.segmenter import Segmenter, load
+  from jaxseg.temperature import calibrate
   from jaxseg.training import train
 
 __version__ = "0.2.0"
@@ -41,7 +41,7 @@ class DataWarning(UserWarning):
 _MODULES = {
   "Segmenter": "segmenter",
   "load": "segmenter",
-  "calibrate": "calibrate",
+  "calibrate": "temperature",
   "evaluate": "modes",
   "report": "reports",
   "pack": "packing",

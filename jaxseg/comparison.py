@@ -15,7 +15,7 @@ from jaxseg.data.decode import DatasetInfo
 from jaxseg.html_page import Budget, class_name, drawing, escape, ink
 from jaxseg.metrics import bootstrap_intervals
 from jaxseg.per_image import PerImage
-from jaxseg.report import MAX_ROWS, legend, number, panels, table, title_of, write_sections
+from jaxseg.report_page import MAX_ROWS, legend, number, panels, table, title_of, write_sections
 from jaxseg.schema import flatten
 
 NUM_CHANGED = 6  # images in pictures, of those that got better and of those that got worse

@@ -21,7 +21,6 @@ import jaxseg
 from jaxseg import (
   DataWarning,
   UserError,
-  calibrate,
   door,
   faults,
   modes,
@@ -34,6 +33,7 @@ from jaxseg import (
   reports,
   schema,
   settings,
+  temperature,
   workdirs,
 )
 from jaxseg.check_data import check_data
@@ -219,7 +219,7 @@ def run(arguments: Sequence[str]) -> int:
   elif mode == "evaluate":
     modes.print_scores(modes.evaluate(workdir, values, config=given))
   elif mode == "calibrate":
-    for line in calibrate.describe(calibrate.calibrate(workdir, values, config=given)):
+    for line in temperature.describe(temperature.calibrate(workdir, values, config=given)):
       say(line)
   elif mode == "export":
     modes.export_run(workdir, OUTPUT.value or workdir / "export", values, config=given)

@@ -32,7 +32,7 @@ from jaxseg.extremes import Extremes, draw_panels, ends
 from jaxseg.notebook import warn
 from jaxseg.platforms import usual_rules
 from jaxseg.printing import say
-from jaxseg.report import Evaluation
+from jaxseg.report_page import Evaluation
 from jaxseg.segmenter import load_run
 from jaxseg.tally import for_scores
 from jaxseg.together import agreed

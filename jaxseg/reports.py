@@ -22,7 +22,7 @@ from jaxseg.data.encoded import read_as_trained
 from jaxseg.evaluation import tally_probs
 from jaxseg.extremes import draw_panels, ends
 from jaxseg.platforms import usual_rules
-from jaxseg.report import Evaluation
+from jaxseg.report_page import Evaluation
 from jaxseg.segmenter import load_run
 from jaxseg.tally import Tally, for_scores
 

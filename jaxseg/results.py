@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from jaxseg import per_image, settings, workdirs
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.html_page import ink
-from jaxseg.report import Evaluation, write_report
+from jaxseg.report_page import Evaluation, write_report
 from jaxseg.visualize import draw_curves, plot_confusion, prediction_sheet
 
 

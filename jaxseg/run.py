@@ -33,7 +33,7 @@ from jaxseg.data.decode import DatasetInfo
 from jaxseg.events import open_events
 from jaxseg.html_page import ink
 from jaxseg.printing import printable
-from jaxseg.report import Evaluation
+from jaxseg.report_page import Evaluation
 from jaxseg.train_state import TrainState
 from jaxseg.visualize import curves
 

@@ -100,3 +100,9 @@ def test_module(file):
       if bare or node.returns is None:
         faults.append(f"{place}: no type of {', '.join([*bare, *['result'] * (not node.returns)])}")
   assert not faults
+
+
+def test_no_module_hides_a_function_of_the_package():
+  """A module jaxseg/x.py becomes jaxseg.x once it is imported."""
+  modules = {path.stem for path in pathlib.Path(jaxseg.__file__).parent.glob("*.py")}
+  assert modules & set(jaxseg.__all__) <= {"models"}

@@ -29,7 +29,7 @@ RANKS = {
   **{"jaxseg.interrupts": -1, "jaxseg.peers": 0, "jaxseg.faults": 2, "jaxseg.door": 3},
   "jaxseg.events": 1,
   **dict.fromkeys(("jaxseg.html_page", "jaxseg.per_image", "jaxseg.surface_distances"), 1),
-  **{"jaxseg.calibration": 0, "jaxseg.extremes": 4, "jaxseg.report": 5, "jaxseg.results": 6},
+  **{"jaxseg.calibration": 0, "jaxseg.extremes": 4, "jaxseg.report_page": 5, "jaxseg.results": 6},
   "jaxseg.comparison": 6,
   "jaxseg.data.pets": 2,
   "jaxseg.data.files": 2,
@@ -71,7 +71,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.segmenter", "jaxseg.data_page"), 10),
   **dict.fromkeys(("jaxseg.checks", "jaxseg.data_samples"), 10),
   **dict.fromkeys(("jaxseg.modes", "jaxseg.check_data", "jaxseg.prediction"), 11),
-  **dict.fromkeys(("jaxseg.calibrate", "jaxseg.reports"), 11),
+  **dict.fromkeys(("jaxseg.temperature", "jaxseg.reports"), 11),
   "jaxseg.training": 12,
   "jaxseg.main": 13,
 }

@@ -28,7 +28,7 @@ from jaxseg.data import datasets
 from jaxseg.evaluation import score_table
 from jaxseg.per_image import PerImage
 from jaxseg.predict import make_predictor
-from jaxseg.report import Evaluation
+from jaxseg.report_page import Evaluation
 from jaxseg.segmenter import load_run
 from jaxseg.training import train
 

@@ -15,10 +15,10 @@ from PIL import Image
 from test_data_page import EVIL, Reader
 from tiny import error_of
 
-from jaxseg import VOID, calibrate, checkpoint, extremes, modes, per_image, report, reports
+from jaxseg import VOID, checkpoint, extremes, modes, per_image, report_page, reports, temperature
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.per_image import PerImage
-from jaxseg.report import Evaluation, write_report
+from jaxseg.report_page import Evaluation, write_report
 from jaxseg.segmenter import load
 from jaxseg.tally import NUM_BINS
 from jaxseg.training import train
@@ -98,7 +98,7 @@ def test_what_it_says(page):
 
 
 def test_many_images(tmp_path, monkeypatch):
-  monkeypatch.setattr(report, "MAX_ROWS", 5)
+  monkeypatch.setattr(report_page, "MAX_ROWS", 5)
   write_report(tmp_path / "x.html", "run", [], make_evaluation(), INFO)
   text = (tmp_path / "x.html").read_text()
   assert "The 5 worst of 20 images." in text
@@ -107,7 +107,7 @@ def test_many_images(tmp_path, monkeypatch):
 
 
 def test_confusions_of_many_classes_are_a_table(tmp_path, monkeypatch):
-  monkeypatch.setattr(report, "MAX_NUMBERED", 1)
+  monkeypatch.setattr(report_page, "MAX_NUMBERED", 1)
   evaluation = make_evaluation()
   evaluation.result["confusion"][:] = [[90, 10], [0, 50]]
   write_report(tmp_path / "x.html", "run", [], evaluation, INFO)
@@ -128,10 +128,11 @@ def test_heads_sort_in_a_browser(tmp_path, monkeypatch):
     done.push([document.querySelector("[aria-sort]").getAttribute("aria-sort")]);
     document.title = JSON.stringify(done);
   """
-  monkeypatch.setattr(report, "SCRIPT", report.SCRIPT + clicks)
+  monkeypatch.setattr(report_page, "SCRIPT", report_page.SCRIPT + clicks)
   rows = [["b10", "2.5"], ["b9", "-"], ["a", "1,000"], ["c", "-0.5"]]
   path = tmp_path / "x.html"
-  report.write_sections(path, "x", [], {"A": report.table(["name", "number"], rows, "label")})
+  lines = report_page.table(["name", "number"], rows, "label")
+  report_page.write_sections(path, "x", [], {"A": lines})
   options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
   command = [CHROMIUM, *options, "--dump-dom", f"file://{path}"]
   out = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
@@ -275,15 +276,15 @@ def test_calibrate(runs):
   """Probabilities change, labels do not; another checkpoint does not take the temperature."""
   picture = tiny.load_photos("test", "", 32, 0)[1][0]["image"]
   before = load(runs[1])
-  found = calibrate.calibrate(runs[1])
+  found = temperature.calibrate(runs[1])
   assert json.loads((runs[1] / "calibration.json").read_text()) == found
   assert (found["step"], found["split"], found["num_images"]) == (3, "test", 9)
   assert found["temperature"] not in (0.05, 1.0, 20.0)
   assert found["before"]["loss"] > found["after"]["loss"] - 0.05
-  after, temperature = load(runs[1]), found["temperature"]
-  assert after.config.predict.temperature == temperature
+  after, fitted = load(runs[1]), found["temperature"]
+  assert after.config.predict.temperature == fitted
   np.testing.assert_array_equal(before(picture), after(picture))
-  expected = before.probs(picture) ** (1 / temperature)
+  expected = before.probs(picture) ** (1 / fitted)
   expected /= expected.sum(-1, keepdims=True)
   np.testing.assert_allclose(after.probs(picture), expected, atol=1e-5)
   crf = load(runs[1], crf={"num_iterations": 1})
@@ -293,7 +294,7 @@ def test_calibrate(runs):
   result = modes.evaluate(runs[1])
   assert result["loss"] < found["before"]["loss"] + 1e-3
   about = json.loads((runs[1] / "evaluation.json").read_text())["overrides"]
-  assert about == {"predict.temperature": temperature}
+  assert about == {"predict.temperature": fitted}
   changed = {**found, "step": 2}
   (runs[1] / "calibration.json").write_text(json.dumps(changed))
   assert load(runs[1]).config.predict.temperature == 0
@@ -302,8 +303,8 @@ def test_calibrate(runs):
 
 
 def test_calibrate_again_begins_at_one(runs):
-  first = calibrate.calibrate(runs[1])
-  assert calibrate.calibrate(runs[1]) == first
-  lines = calibrate.describe(first)
+  first = temperature.calibrate(runs[1])
+  assert temperature.calibrate(runs[1]) == first
+  lines = temperature.describe(first)
   assert lines[0].startswith(f"temperature {first['temperature']:.4f}, fitted on ")
   assert checkpoint.best_checkpoint(runs[1])[0] == first["step"]
