@@ -205,6 +205,8 @@ def keys():
                        choices=parallel.STRATEGIES, scope="free")
   train.steps_per_call = key(1, "most steps that the devices run without the host, in one program",
                              low=1, high=10**6, scope="free")
+  train.num_seeds = key(1, "runs that train in one program, with seed, seed + 1, ...", above=0,
+                        high=1000)
   train.eval_every_epochs = key(5.0, "epochs between evaluations; there is one at the end, too",
                                 above=0, high=1e9, scope="free")
   train.checkpoint_every_epochs = key(5.0, "epochs between further checkpoints", above=0, high=1e9,

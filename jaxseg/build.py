@@ -11,7 +11,17 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from jaxseg import UserError, losses, models, optim, parallel, settings, spatial
+from jaxseg import (
+  UserError,
+  losses,
+  models,
+  optim,
+  parallel,
+  seed_axis,
+  seeds,
+  settings,
+  spatial,
+)
 from jaxseg.augment import Augmentation
 from jaxseg.data import datasets, splits
 from jaxseg.data.decode import DatasetInfo
@@ -257,6 +267,7 @@ def training_faults(config: ConfigDict) -> collections.abc.Iterator[str]:
   data, train, size = config.data, config.train, config.data.image_size
   if data.fold and not data.num_folds:
     yield f"config.data.fold is {data.fold}, but config.data.num_folds is 0; set both, or none"
+  yield from seeds.faults(config)
   unset = ("", settings.declared_keys()["data.eval_split"].default)
   if data.num_folds and data.eval_split not in unset:
     text = f"`eval_split`={data.eval_split!r} is not used: folds are; set `num_folds`=0"
@@ -292,6 +303,9 @@ def training_faults(config: ConfigDict) -> collections.abc.Iterator[str]:
       )
   try:
     spatial.make_mesh(config.parallel.space)
-    parallel.check_batch_size(train.batch_size, train.accumulation_steps, config.parallel.space)
+    groups = seed_axis.num_groups(train.num_seeds)
+    spatial.check_batch_size(
+      train.batch_size, train.accumulation_steps, config.parallel.space, groups
+    )
   except UserError as error:
     yield settings.with_keys(str(error))

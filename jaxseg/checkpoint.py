@@ -147,16 +147,34 @@ def set_aside_damaged(workdir: Path) -> None:
   if faults and len(faults) == len(steps):
     raise _all_damaged(workdir, faults)
   for step, fault in faults.items():
-    place = pathlib.Path(workdir) / "damaged_checkpoints" / str(step)
-    place.parent.mkdir(exist_ok=True)
-    while place.exists():
-      place = place.with_name(f"{place.name}_")
-    folder_of(workdir, step).rename(place)
+    place = _set_aside(workdir, step, "damaged_checkpoints")
     latest = max(steps - faults.keys())
     warn(
       f"checkpoint {step} of {workdir} is damaged ({fault}): it is now in {place}, and the run "
       f"resumes from checkpoint {latest}"
     )
+
+
+def set_aside_later(workdir: Path, step: int) -> list[int]:
+  """Moves checkpoints of later steps to workdir/later_checkpoints, and says so; returns the steps.
+
+  They are from before a kill that came while seeds that train together saved one after the other.
+  """
+  later = [other for other in list_steps(workdir) if other > step]
+  for other in later:
+    place = _set_aside(workdir, other, "later_checkpoints")
+    warn(f"{workdir}: other seeds have no checkpoint {other}: it is now in {place}, and all resume "
+         f"from checkpoint {step}")  # fmt: skip
+  return later
+
+
+def _set_aside(workdir, step, name):
+  place = pathlib.Path(workdir) / name / str(step)
+  place.parent.mkdir(exist_ok=True)
+  while place.exists():
+    place = place.with_name(f"{place.name}_")
+  folder_of(workdir, step).rename(place)
+  return place
 
 
 def _all_damaged(workdir, faults, key=""):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 from ml_collections import ConfigDict
 
-from jaxseg import UserError, build, checkpoint, models, predictors, settings
+from jaxseg import UserError, build, checkpoint, models, predictors, seed_axis, settings
 from jaxseg.augment import Augmentation, check_channels
 from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo
@@ -61,7 +61,8 @@ def check_memory(config: ConfigDict, info: DatasetInfo) -> None:
   It is only looked at for steps of so many pixels that they might: counting takes seconds.
   """
   train, size, device = config.train, config.data.image_size, cost.device_bytes()
-  num = max(1, train.batch_size // train.accumulation_steps // jax.device_count())
+  devices = jax.device_count() // seed_axis.num_groups(train.num_seeds)  # of a seed
+  num = max(1, train.batch_size // train.accumulation_steps // devices)
   if num * size**2 * SUSPECT < device or not device:
     return
   jitted = settings.override(config, {"train.parallel": "jit"})

@@ -12,7 +12,7 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from jaxseg import DataWarning, UserError, checkpoint_files, parallel
 
@@ -79,8 +79,14 @@ def describe(error: BaseException, where: str | pathlib.Path = "") -> str | None
 
 
 @contextlib.contextmanager
-def of_run(workdir: str | pathlib.Path) -> Iterator[None]:
-  """Turns the system's errors in a training run into a UserError that says what is safe."""
+def of_run(
+  workdir: str | pathlib.Path, folders: Sequence[str | pathlib.Path] = ()
+) -> Iterator[None]:
+  """Turns the system's errors in a training run into a UserError that says what is safe.
+
+  Args:
+    folders: with the checkpoints, if that is not the work directory; it resumes from one of all.
+  """
   try:
     yield
   except UserError:
@@ -92,17 +98,17 @@ def of_run(workdir: str | pathlib.Path) -> Iterator[None]:
     if text is None:
       raise
     if parallel.is_main():
-      text += f"; {_what_is_safe(workdir)}"
+      text += f"; {_what_is_safe(workdir, folders or [workdir])}"
     raise UserError(text) from error
 
 
-def _what_is_safe(workdir):
+def _what_is_safe(workdir, folders):
   if not workdir.is_dir():
     return "the work directory is gone, with its checkpoints; the same command begins anew"
   with contextlib.suppress(OSError, UserError):  # it may not be readable any more
-    steps = checkpoint_files.list_steps(workdir)
-    for step in reversed(steps):
-      if checkpoint_files.is_sound(workdir, step):
+    steps = set.intersection(*(set(checkpoint_files.list_steps(folder)) for folder in folders))
+    for step in sorted(steps, reverse=True):
+      if all(checkpoint_files.is_sound(folder, step) for folder in folders):
         return f"checkpoint {step} is safe, from which the same command then resumes"
     if steps:
       return "no checkpoint is sound; restore one from a copy, or use another --workdir"

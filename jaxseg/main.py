@@ -32,6 +32,7 @@ from jaxseg import (
   public,
   reports,
   schema,
+  seed_scores,
   settings,
   temperature,
   workdirs,
@@ -236,6 +237,10 @@ def run(arguments: Sequence[str]) -> int:
   elif not train(config, workdir):
     print("stopped after a checkpoint; re-running the command resumes", file=sys.stderr)
     return 143
+  elif config.train.num_seeds > 1:
+    for line in seed_scores.table(seed_scores.read(workdir)).split("\n"):
+      say(line)
+    say(f"scores: {workdir}/seeds.json   runs: {workdir}/seed_{config.seed}/ ...")
   elif parallel.is_main():
     say(f"scores: {workdir}/evaluation.json   plots: {workdir}/plots/")
   return 0

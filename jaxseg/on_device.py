@@ -127,11 +127,12 @@ def stack_batches(batches: Sequence[Mapping[str, Any]], length: int) -> dict[str
   """Batches {name: [b,...]} for one call of at most `length` steps.
 
   Returns:
-    {name: [b,length,...]}, where the last batch fills the rest, with an `index` of -1; for a length
-    of 1, the batch.
+    {name: [b,length,...]}, or [S,b,length,...] of batches with an axis for seeds, where the last
+    batch fills the rest, with an `index` of -1; for a length of 1, the batch.
   """
   if length == 1:
     return dict(batches[0])
   filler = {**batches[-1], "index": np.full_like(batches[-1]["index"], -1)}
   batches = [*batches, *[filler] * (length - len(batches))]
-  return {name: np.stack([batch[name] for batch in batches], axis=1) for name in batches[0]}
+  axis = batches[0]["index"].ndim
+  return {name: np.stack([batch[name] for batch in batches], axis) for name in batches[0]}

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxseg import UserError
 
 AXIS = "batch"
+SEED = "seed"  # the axis before it if several seeds train at once, see `seed_axis`
 STRATEGIES = ("jit", "pmap")
 
 
@@ -148,16 +149,10 @@ def put_on_local_devices(tree: Any) -> Any:
   return jax.device_put(jax.tree.map(lambda x: x if stays(x) else np.asarray(x), tree), whole)
 
 
-def check_batch_size(batch_size: int, accumulation_steps: int = 1, space: int = 1) -> None:
-  """Raises UserError unless a batch divides into devices, `space` to an image, and accumulation."""
-  unit = -(-jax.device_count() // space) * accumulation_steps
-  if batch_size % unit:
-    shared = f", {space} to an image" if space > 1 else ""
-    parts = f" times {accumulation_steps} accumulation steps" if accumulation_steps > 1 else ""
-    raise UserError(
-      f"`train.batch_size` is {batch_size}, but has to be a multiple of {unit} "
-      f"({jax.device_count()} devices{shared}{parts})"
-    )
+def _shardings(mesh):
+  """(of a state, of batches); with an axis for seeds, this is the first of both."""
+  first = (SEED,) if SEED in mesh.axis_names else ()
+  return tuple(NamedSharding(mesh, PartitionSpec(*axes)) for axes in (first, (*first, AXIS)))
 
 
 def put_on_mesh(mesh: Mesh, batch: Any, strategy: str) -> Any:
@@ -168,13 +163,13 @@ def put_on_mesh(mesh: Mesh, batch: Any, strategy: str) -> Any:
   if strategy == "pmap":
     split = lambda x: x.reshape(jax.local_device_count(), -1, *x.shape[1:])  # noqa: E731
     return jax.tree.map(split, batch)
-  sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+  _, sharding = _shardings(mesh)
   return jax.tree.map(functools.partial(jax.make_array_from_process_local_data, sharding), batch)
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
   """Puts the same host values on all devices of the mesh."""
-  sharding = NamedSharding(mesh, PartitionSpec())
+  sharding, _ = _shardings(mesh)
 
   def put(x):
     if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
@@ -243,7 +238,7 @@ def distribute_step(step: Callable, mesh: Mesh, strategy: str, remat: bool = Fal
     step(state, batch, key), taking what `replicate` and `put_on_mesh` return.
   """
   if strategy == "jit":
-    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
+    whole, split = _shardings(mesh)
     return jax.jit(
       step,
       in_shardings=(whole, split, whole),

@@ -6,9 +6,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import signal
 import sys
-import threading
 import time
 import uuid
 from typing import Any, Self
@@ -19,16 +17,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from tqdm import tqdm
 
-from jaxseg import (
-  UserError,
-  checkpoint,
-  interrupts,
-  notebook,
-  parallel,
-  results,
-  settings,
-  workdirs,
-)
+from jaxseg import UserError, checkpoint, notebook, parallel, results, settings, workdirs
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.events import open_events
 from jaxseg.html_page import ink
@@ -47,6 +36,10 @@ class Run:
 
   Args:
     examples: {"train", "eval": see `changes.digest`}, which checkpoints keep.
+    name: what its lines begin with, if others train beside it, see `seeds.Runs`: "seed 1: ".
+
+  Attributes:
+    latest: (loss, images per second) of the last step whose metrics were read; None before.
   """
 
   def __init__(
@@ -55,11 +48,10 @@ class Run:
     config: ConfigDict,
     info: DatasetInfo,
     examples: collections.abc.Mapping[str, dict] | None = None,
+    name: str = "",
   ):
-    self._examples = dict(examples or {})
-    self._workdir, self._config = pathlib.Path(workdir), config.to_dict()
-    if folder := config.data.data_dir:  # for modes that start in another directory
-      self._config["data"]["data_dir"] = os.path.abspath(os.path.expanduser(folder))
+    self._examples, self.name, self.latest = dict(examples or {}), name, None
+    self._workdir, self._own, self._config = pathlib.Path(workdir), config, saved_form(config)
     self._meta = {"config": self._config, "info": dataclasses.asdict(info)}
     self._info = info
     self._stack = contextlib.ExitStack()
@@ -79,18 +71,19 @@ class Run:
     return self._stack.__exit__(*error)
 
   def restore(
-    self, state: TrainState, first: collections.abc.Callable[[], TrainState], data: Any
+    self, begin: collections.abc.Callable[[ConfigDict], tuple], data: Any
   ) -> tuple[TrainState, dict]:
     """The state and progress of the latest checkpoint, or those of a new run.
 
     Args:
-      state: of the right structure.  first: makes the state of a new run.
+      begin: function of the config to (TrainState of the right structure, function without
+        arguments that makes that of a new run).
       data: JSON-able position in the data of a new run.
     Returns:
       (TrainState of numpy arrays, {"data": position, "scores": [mean IoU of each evaluation],
       "evaluated": whether the checkpoint was, "examples": of the checkpoint, if it has them})
     """
-    progress = None
+    progress, (state, first) = None, begin(self._own)
     if self._manager is not None:
       new = {"data": data, "scores": []}
       found = checkpoint.restore(self._workdir, state)
@@ -99,14 +92,25 @@ class Run:
     progress = parallel.json_from_main(progress)
     return parallel.from_main(state), progress
 
+  def set_aside_after(self, step: int) -> None:
+    """Moves checkpoints of later steps out of the way, see `checkpoint.set_aside_later`."""
+    if checkpoint.set_aside_later(self._workdir, step):
+      self._manager.reload()
+
   def start(self, step: int, num_steps: int, about: str) -> None:
-    """Starts logging; drops what a killed run logged after `step`.  about: first line to print."""
+    """Starts logging; drops what a killed run logged after `step`.
+
+    Args:
+      about: first line to print; without one, there is no progress bar either.
+    """
     if self._manager is None:
       return
     workdirs.write_json(self._workdir / "config.json", self._config)
     workdirs.forget_metrics_after(self._workdir, step)
     self._events = open_events(self._workdir, purge_step=step + 1)
     self._stack.callback(self._events.close)
+    if not about:
+      return
     self._bar = notebook.progress(initial=step, total=num_steps, unit="step")
     self._stack.callback(self._bar.close)
     tell(about)
@@ -136,7 +140,9 @@ class Run:
     if not self._recent:
       return
     speed = batch_size * len(self._recent) / (time.time() - self._start)
-    self.advance(step, self._recent[-1]["loss"], speed)
+    self.latest = self._recent[-1]["loss"], speed
+    if not self.name:
+      self.advance(step, *self.latest)
     if line:
       means = {k: float(np.mean([x[k] for x in self._recent])) for k in self._recent[0]}
       self.write({**line, "split": "train", **means, "images_per_second": speed})
@@ -190,7 +196,7 @@ class Run:
       with ink():
         self._curves = curves(path, workdirs.read_metrics(self._workdir))
       scores = f"mean IoU {line['miou']:.4f}, pixel accuracy {line['pixel_accuracy']:.4f}"
-      tell(f"step {step} ({split}): {scores}, loss {line['loss']:.4f}")
+      tell(f"{self.name}step {step} ({split}): {scores}, loss {line['loss']:.4f}")
       self._show("curves", path)
       if sheet:
         self._show("predictions", sheet)
@@ -209,6 +215,15 @@ class Run:
     self.write({**line, "split": split, **results.numbers(evaluation.result)}, sheet)
     about = results.about(split, step, evaluation.result["num_images"], config, {})
     results.write_page(self._workdir, about, info, evaluation, config, drawn=self._curves)
+
+  def each(self, function: collections.abc.Callable, state: TrainState, *rest: Any) -> Any:
+    """function(self, state, *rest), for each of several runs."""
+    return function(self, state, *rest)
+
+  def wait(self) -> None:
+    """Waits until the last checkpoint is complete."""
+    if self._manager is not None:
+      self._manager.wait_until_finished()
 
   def save(
     self, state: TrainState, data: Any, scores: list, result: dict | None, *, again: bool = False
@@ -249,21 +264,29 @@ class Run:
 
   def _checked(self, step, metrics):
     if not np.isfinite([metrics["loss"], metrics["grad_norm"]]).all():
-      if self._manager:
-        self._manager.wait_until_finished()
+      self.wait()
       kept = self._manager and self._manager.latest_step()
       raise UserError(
-        f"loss {metrics['loss']}, gradient norm {metrics['grad_norm']} at step {step}: stopped; "
+        f"{self.name}loss {metrics['loss']}, gradient norm {metrics['grad_norm']} at step {step}: "
+        + "stopped; "
         + ("there is no checkpoint yet" if kept is None else f"the last good checkpoint is {kept}")
         + "; lower config.train.learning_rate or check the data"
       )
     self._blank += not metrics["num_pixels"]
     if self._blank == BLANK and not metrics["num_pixels"]:
       tell(
-        f"note: {BLANK} batches had no pixel with a label, the last at step {step}, and taught "
-        "nothing: look at the masks with --mode=check_data (said once)"
+        f"{self.name}note: {BLANK} batches had no pixel with a label, the last at step {step}, and "
+        "taught nothing: look at the masks with --mode=check_data (said once)"
       )
     return metrics
+
+
+def saved_form(config: ConfigDict) -> dict:
+  """What config.json holds, for modes that start in another directory."""
+  saved = config.to_dict()
+  if folder := config.data.data_dir:
+    saved["data"]["data_dir"] = os.path.abspath(os.path.expanduser(folder))
+  return saved
 
 
 def tell(text: str) -> None:
@@ -272,38 +295,4 @@ def tell(text: str) -> None:
     tqdm.write(printable(text), file=sys.stderr)
 
 
-@contextlib.contextmanager
-def stop_signals() -> collections.abc.Iterator[collections.abc.Callable[[int], bool]]:
-  """Gives `stop_requested(call) -> bool`: whether to save and stop, the same in all processes.
-
-  Calls count up by one. SIGTERM or Ctrl-C requests it; a second Ctrl-C stops at once.
-  """
-  is_main_thread = threading.current_thread() is threading.main_thread()  # others may not
-  if jax.process_count() > 1:
-    from jax.experimental import multihost_utils
-
-    # jax.distributed listens for SIGTERM itself and lets all processes agree on a call.
-    numbers = (signal.SIGINT,) if is_main_thread else ()
-    with _handled(numbers, lambda number: os.kill(os.getpid(), signal.SIGTERM)):
-      yield multihost_utils.reached_preemption_sync_point
-    return
-  received, numbers = [], (signal.SIGTERM, signal.SIGINT) if is_main_thread else ()
-  with _handled(numbers, received.append):
-    yield lambda call: bool(received)
-
-
-@contextlib.contextmanager
-def _handled(numbers, handle):
-  """Calls `handle(number)` for the first of each of these signals; for others, what was before."""
-
-  def note(number, _):
-    handle(number)
-    signal.signal(number, previous[number])
-
-  previous = {number: signal.signal(number, note) for number in numbers}
-  try:
-    with interrupts.saving():
-      yield
-  finally:
-    for number, handler in previous.items():
-      signal.signal(number, handler)
+from jaxseg import UserError, checkpoint, notebook, parallel, results, settings, workdirs

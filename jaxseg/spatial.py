@@ -37,6 +37,25 @@ def make_mesh(space: int = 1, devices: Sequence[jax.Device] | None = None) -> Me
   return Mesh(devices.reshape(-1, space), (AXIS, SPACE))
 
 
+def check_batch_size(
+  batch_size: int, accumulation_steps: int = 1, space: int = 1, groups: int = 1
+) -> None:
+  """Raises UserError unless a batch divides into devices and accumulation.
+
+  Args:
+    space: devices that share an image.  groups: of devices, each with batches of its own.
+  """
+  unit = -(-jax.device_count() // (space * groups)) * accumulation_steps
+  if batch_size % unit:
+    shared = f", {space} to an image" if space > 1 else ""
+    shared += f", in {groups} groups for different seeds" if groups > 1 else ""
+    parts = f" times {accumulation_steps} accumulation steps" if accumulation_steps > 1 else ""
+    raise UserError(
+      f"`train.batch_size` is {batch_size}, but has to be a multiple of {unit} "
+      f"({jax.device_count()} devices{shared}{parts})"
+    )
+
+
 def spread_over(mesh: Mesh) -> Callable[[Any], Any]:
   """A function of arrays [B,H,...] that splits their batch and height over the mesh, under `jit`.
 

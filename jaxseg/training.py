@@ -6,15 +6,16 @@ import dataclasses
 import functools
 import itertools
 import pathlib
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseg import (
   UserError,
   build,
-  checkpoint,
   checks,
   faults,
   models,
@@ -22,24 +23,25 @@ from jaxseg import (
   packed,
   parallel,
   predictors,
+  seed_axis,
+  seed_scores,
+  seeds,
   settings,
   spatial,
-  workdirs,
 )
 from jaxseg.data import changes, datasets
 from jaxseg.data.decode import DatasetInfo
-from jaxseg.data.input_pipeline import Cached, with_fast_jpeg
-from jaxseg.data.normalization import measure
+from jaxseg.data.input_pipeline import Cached, fitted_source, with_fast_jpeg
 from jaxseg.data.stored import Kept, Stored, store
+from jaxseg.first_pass import class_counts, measured_range, share
 from jaxseg.initial_state import new_state, pretrained_state
 from jaxseg.locks import only_training
 from jaxseg.modes import evaluate_split
-from jaxseg.notebook import progress
 from jaxseg.platforms import usual_rules
 from jaxseg.predict import Predictor
-from jaxseg.run import Run, stop_signals, tell
+from jaxseg.run import Run, tell
+from jaxseg.stop_requests import stop_signals
 from jaxseg.tally import for_scores
-from jaxseg.weight_maps import count_classes
 
 
 @usual_rules()
@@ -57,8 +59,12 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
   with settings.config_errors():
     build.check_training(config)
     packed.check_is_none(workdir, f"train in another --workdir, with `init_from`={workdir}")
-    # The lock outside: it takes away the folder of a run that has not begun.
-    with only_training(workdir), faults.of_run(workdir):
+    folders = [folder for _, folder in seeds.members(config, workdir)]
+    # The locks outside: they take away the folder of a run that has not begun.
+    with contextlib.ExitStack() as stack:
+      for folder in dict.fromkeys((workdir, *folders)):
+        stack.enter_context(only_training(folder))
+      stack.enter_context(faults.of_run(workdir, folders))
       return _train(config, workdir)
 
 
@@ -66,12 +72,11 @@ def _train(config, workdir):
   # All input is checked first, before minutes of compilation.
   options, size = config.train, config.data.image_size
   # What failed before its first checkpoint binds nobody: its config may have been the reason.
-  saved = settings.read_run(workdir) if workdirs.has_checkpoint(workdir) else None
-  if saved is not None:
-    settings.check_resumes(workdir, saved, config)
-  else:
+  reuse = seeds.check_resumes(config, workdir)
+  if not reuse:
     checks.check_own_keys(config)
-  value_range = measured_range(config, workdir, reuse=saved is not None)
+  configs, (folder, *others) = zip(*seeds.members(config, workdir), strict=True)
+  value_range = measured_range(config, folder, reuse=reuse)
   info, source = build.open_split(config, "train", value_range=value_range)
   checks.check_with_data(config, info)
   eval_info, eval_source = build.open_split(config, "eval", value_range=value_range)
@@ -85,12 +90,13 @@ def _train(config, workdir):
   epoch_steps = len(source) / options.batch_size
   num_steps = max(1, round(options.num_epochs * epoch_steps))
   optimizer, learning_rate = build.build_optimizer(config, num_steps, epoch_steps)
-  counts = class_counts(config, info, source, workdir, reuse=saved is not None)
+  counts = class_counts(config, info, source, folder, reuse=reuse)
+  share(folder, others)
   weights = build.class_weights(config, info.classes, counts)
-  mesh = spatial.make_mesh(config.parallel.space)
+  mesh = seed_axis.make_mesh(len(configs)) if others else spatial.make_mesh(config.parallel.space)
   stored = store_on_devices(config, source, model.margin, mesh)
   kept = stored.examples if stored else source
-  batches = build.build_batches(config, info, kept, model.margin, counts, bool(stored))
+  batches = open_batches(configs, info, kept, model.margin, counts, bool(stored))
   profiled = np.add(options.profile_steps, (0, 1)) if options.profile_steps else ()
   epochs = options.eval_every_epochs, options.checkpoint_every_epochs
   eval_period, save_period = (max(1, round(n * epoch_steps)) for n in epochs)
@@ -114,28 +120,34 @@ def _train(config, workdir):
     tell("config.data.on_device: a CRF or several scales follow the network, so that images of the "
          "evaluation come from the host")  # fmt: skip
 
-  run, closing = Run(workdir, config, info, examples), contextlib.closing(batches)
+  run = (seeds.Runs if others else Run)(workdir, config, info, examples)
+  closing = contextlib.closing(batches)
   with run, closing, stop_signals() as stop_requested:
-    state = new_state(config, model, info, optimizer)
-    first = functools.partial(pretrained_state, config, model, state, optimizer, info.channels)
-    state, so_far = run.restore(state, first, batches.get_state())
+
+    def begin(config):
+      state = new_state(config, model, info, optimizer)
+      return state, lambda: pretrained_state(config, model, state, optimizer, info.channels)
+
+    state, so_far = run.restore(begin, batches.get_state())
     batches.set_state(so_far["data"])
     tell_changes(so_far.get("examples", {}), examples)
-    scores, step, stop, calls = so_far["scores"], int(state.step), False, 0
+    scores, step, stop, calls = so_far["scores"], int(np.max(state.step)), False, 0
 
-    def evaluate(state, line):
+    def evaluate(one, state, line):
+      """Scores one of the runs."""
       try:
         predictor = for_scores(predict, state.variables, keep)
-        with run.saying("evaluating"):
+        with run.saying(f"{one.name}evaluating"):
           evaluation = evaluate_split(predictor, eval_source, info, config)
       except UserError as error:
-        text = f"evaluation at step {line['step']}: {error}"
+        text = f"{one.name}evaluation at step {line['step']}: {error}"
         raise UserError(text).with_traceback(error.__traceback__) from error.__cause__
       scores.append(evaluation.result["miou"])
-      run.report(line, build.eval_name(config), evaluation)
+      one.report(line, build.eval_name(config), evaluation)
       return evaluation.result
 
-    cost = models.summary(model, state.variables, info.channels, size, compile=False)
+    variables = models.abstract_variables(model, info.channels)
+    cost = models.summary(model, variables, info.channels, size, compile=False)
     memory = sum(x.nbytes for x in jax.tree.leaves(state)) / 2**20
     about = build.network_line(config, model, info, cost)
     if step > num_steps:
@@ -145,11 +157,12 @@ def _train(config, workdir):
       )
     run.start(step, num_steps, f"{about}; weights and optimizer state {memory:.3g} MiB")
     state = parallel.replicate(mesh, state)
-    key = parallel.replicate(mesh, jax.random.key(config.seed))
+    keys = [jax.random.key(one.seed) for one in configs]
+    key = parallel.replicate(mesh, jnp.stack(keys) if others else keys[0])
 
     if step and is_due(step, eval_period) and not so_far["evaluated"]:
       # The run was stopped at this step, without time for its evaluation.
-      result = evaluate(state, {"step": step, "epoch": step / epoch_steps})
+      result = run.each(evaluate, state, {"step": step, "epoch": step / epoch_steps})
       run.save(state, batches.get_state(), scores, result, again=True)
       run.restart_clock()
     if step >= num_steps:
@@ -177,7 +190,7 @@ def _train(config, workdir):
       line = {"step": step, "epoch": step / epoch_steps}
       rate = {"learning_rate": float(learning_rate(step - 1))} if logging else {}
       run.record(step, metrics, line | rate if logging else None, options.batch_size, num)
-      result = evaluate(state, line) if evaluating else None
+      result = run.each(evaluate, state, line) if evaluating else None
       if saving:
         run.save(state, batches.get_state(), scores, result)
       if logging:
@@ -186,7 +199,37 @@ def _train(config, workdir):
         break
     if is_stalled(scores, options.patience):
       tell(f"early stopping at step {step}: no better mean IoU in {options.patience} evaluations")
+  if others and not stop:
+    seed_scores.write(workdir, {one.seed: path for one, path in seeds.members(config, workdir)})
   return not stop
+
+
+def open_batches(
+  configs: collections.abc.Sequence[ConfigDict],
+  info: DatasetInfo,
+  source: collections.abc.Sequence,
+  margin: int,
+  *rest: Any,
+) -> collections.abc.Iterator:
+  """The batches of one seed or several, whose threads share what they have decoded.
+
+  Args:
+    configs: of each seed.  info, source, margin, rest: see `build.build_batches`.
+  """
+  if not configs[1:]:
+    return build.build_batches(configs[0], info, source, margin, *rest)
+  data = configs[0].data
+  source = fitted_source(
+    source,
+    size=data.image_size,
+    fit=data.fit,
+    margin=margin,
+    instances=build.needs_instances(configs[0]),
+    max_bytes=(data.cache_mb << 20) // max(1, len(configs) * data.num_workers),
+  )
+  return seeds.Batches(
+    [build.build_batches(one, info, source, margin, *rest) for one in configs]
+  )
 
 
 def tell_changes(
@@ -245,75 +288,10 @@ def with_less_host(
   """A step that takes its batches out of stored data, and `num_steps` of these as one."""
   if stored:
     step = on_device.from_stored(step, mesh, config.data.image_size, stored.is_split)
-  return on_device.repeated(step) if num_steps > 1 else step
+  step = on_device.repeated(step) if num_steps > 1 else step
+  return seed_axis.over_seeds(step, mesh) if parallel.SEED in mesh.axis_names else step
 
 
 def is_stalled(scores: collections.abc.Sequence[float], patience: int) -> bool:
   """Whether the best of the scores is more than `patience` > 0 evaluations old."""
   return len(scores) > patience > 0 and len(scores) - int(np.argmax(scores)) > patience
-
-
-def measured_range(
-  config: ConfigDict, workdir: str | pathlib.Path, *, reuse: bool
-) -> tuple[tuple[float, float], ...]:
-  """The value_range that config.data.normalization measures on the training split; else ().
-
-  It is measured once, when a run begins; checkpoints hold it, and normalization.json shows it.
-
-  Args:
-    reuse: the run has begun before.
-  """
-  mode = config.data.normalization
-  if mode == "range":
-    return ()
-
-  def find():
-    if reuse:
-      return checkpoint.best_checkpoint(workdir)[1]["info"]["value_range"]
-    _, source = build.open_split(config, "train")
-    value_range = measure(source, mode, progress)
-    stored = {"normalization": mode, "value_range": value_range}
-    workdirs.write_json(pathlib.Path(workdir) / "normalization.json", stored)
-    return value_range
-
-  return tuple(tuple(pair) for pair in parallel.on_main(find))
-
-
-def class_counts(
-  config: ConfigDict,
-  info: DatasetInfo,
-  source: collections.abc.Sequence,
-  workdir: str | pathlib.Path,
-  *,
-  reuse: bool,
-) -> dict | None:
-  """Where each class occurs, if the config balances classes; see `weight_maps.count_classes`.
-
-  This is counted once and stored in the work directory, in class_counts.json.
-
-  Args:
-    reuse: what is stored there is of this run: it has begun before.
-  """
-  if not (config.train.class_balance or config.data.class_balanced):
-    return None
-
-  def count():
-    path = pathlib.Path(workdir) / "class_counts.json"
-    remedy, now = "delete it, and it is made anew", changes.digest(source)
-    counts = workdirs.read_json(path, remedy) if reuse else None
-    if counts is not None and counts.get("pixels", {}).keys() != set(info.classes):
-      raise UserError(f"{path} does not name the classes {', '.join(info.classes)}: {remedy}")
-    if counts and (text := changes.difference(counts, now)):
-      tell(
-        f"note: {path} is of a training split that has changed since ({text}): it is made anew, "
-        "and class weights and sampling by classes follow it"
-      )
-      counts = None
-    if counts is None:
-      masks = (example["mask"] for example in source)
-      masks = progress(masks, desc="pixels of each class", total=len(source), leave=False)
-      counts = {**count_classes(masks, info.classes), "names": now["names"]}
-      workdirs.write_json(path, counts)
-    return counts
-
-  return parallel.on_main(count)

@@ -50,6 +50,8 @@ RANKS = {
   **dict.fromkeys(("jaxseg.data.encoded", "jaxseg.tally"), 5),
   "jaxseg.run": 7,
   **dict.fromkeys(("jaxseg.train_step", "jaxseg.on_device", "jaxseg.spatial"), 2),
+  **{"jaxseg.stop_requests": 0, "jaxseg.seed_axis": 2, "jaxseg.seed_scores": 2},
+  **{"jaxseg.seeds": 8, "jaxseg.first_pass": 10},
   **dict.fromkeys(("jaxseg.models.interface", "jaxseg.models.variables"), 2),
   **dict.fromkeys(("jaxseg.export", "jaxseg.images", "jaxseg.refine"), 6),
   "jaxseg.models": 3,
@@ -77,7 +79,7 @@ RANKS = {
 }
 CORE_NAMES = ("ops", "losses", "metrics", "augment", "weight_maps", "optim", "train_state",
               "train_step", "parallel", "models", "crf", "depthwise", "photometric", "convolution",
-              "up_convolution", "platforms", "on_device")  # fmt: skip
+              "up_convolution", "platforms", "on_device", "seed_axis")  # fmt: skip
 LIGHT = {"jax", "flax", "optax", "chex", "numpy"}
 # Imported when they are needed.
 EXTRA = {

@@ -9,7 +9,7 @@ from encoders import tiff
 from PIL import Image
 
 from configs import default
-from jaxseg import build, modes, training
+from jaxseg import build, first_pass, modes, training
 from jaxseg.data import normalization
 from jaxseg.data.datasets import Subset
 from jaxseg.data.decode import ImageFormat
@@ -111,7 +111,7 @@ def test_it_is_measured_once_and_kept(config, tmp_path):
   before = modes.evaluate(run)
   for file in (data / "train" / "images").iterdir():
     tifffile.imwrite(file, np.full((32, 32), 5, np.int16))
-  assert training.measured_range(config, run, reuse=True) == (tuple(stored["value_range"][0]),)
+  assert first_pass.measured_range(config, run, reuse=True) == (tuple(stored["value_range"][0]),)
   after = modes.evaluate(run)
   assert after["loss"] == before["loss"]
   info, source = build.open_split(config, "eval", value_range=((1.0, 2.0),))

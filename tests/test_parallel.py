@@ -238,13 +238,13 @@ def test_replicate_keeps_values_types_and_keys():
 
 
 def test_batch_size_has_to_fit_the_devices():
-  parallel.check_batch_size(16)
-  parallel.check_batch_size(32, accumulation_steps=2)
-  parallel.check_batch_size(4, accumulation_steps=2, space=4)
+  spatial.check_batch_size(16)
+  spatial.check_batch_size(32, accumulation_steps=2)
+  spatial.check_batch_size(4, accumulation_steps=2, space=4)
   with pytest.raises(UserError, match=r"batch_size` is 12, .* 8 \(8 devices\)$"):
-    parallel.check_batch_size(12)
+    spatial.check_batch_size(12)
   with pytest.raises(UserError, match=r" is 24, .* 16 \(8 devices times 2 accumulation steps\)$"):
-    parallel.check_batch_size(24, accumulation_steps=2)
+    spatial.check_batch_size(24, accumulation_steps=2)
 
 
 def test_one_process_keeps_what_it_has():

@@ -13,7 +13,7 @@ from command import checkpoints, read_json, read_lines
 from tiny import error_of
 
 import jaxseg
-from jaxseg import DataWarning, build, checkpoint, initial_state, models, training
+from jaxseg import DataWarning, build, checkpoint, first_pass, initial_state, models, training
 from jaxseg.data import datasets
 from jaxseg.run import Run
 from jaxseg.training import train
@@ -98,7 +98,7 @@ def test_a_run_with_sampling_by_classes_goes_on_bit_for_bit(tmp_path, monkeypatc
   everywhere = list(range(20))  # see tiny.make_photo
   assert counts["examples"] == {"sky": everywhere, "road": everywhere, "nowhere": []}
   with monkeypatch.context() as patch:
-    patch.setattr(training, "count_classes", None)  # is not called again
+    patch.setattr(first_pass, "count_classes", None)  # is not called again
     assert train(config, tmp_path / "stopped") is True
   straight, stopped = (tmp_path / name for name in ("straight", "stopped"))
   assert_same_bits(saved_state(stopped, 4), saved_state(straight, 4))

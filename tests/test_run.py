@@ -13,7 +13,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 import jaxseg.run
-from jaxseg import parallel, workdirs
+from jaxseg import parallel, stop_requests, workdirs
 from jaxseg.run import Run
 
 
@@ -239,7 +239,7 @@ def test_stop_requests_of_a_thread():
   found = []
 
   def work():
-    with jaxseg.run.stop_signals() as stop_requested:
+    with stop_requests.stop_signals() as stop_requested:
       found.append(stop_requested(3))
 
   thread = threading.Thread(target=work)

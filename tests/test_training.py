@@ -10,7 +10,18 @@ import tiny
 from command import checkpoints, read_json, read_lines
 from tiny import error_of
 
-from jaxseg import VOID, UserError, build, checkpoint, models, optim, parallel, training, workdirs
+from jaxseg import (
+  VOID,
+  UserError,
+  build,
+  checkpoint,
+  first_pass,
+  models,
+  optim,
+  parallel,
+  training,
+  workdirs,
+)
 from jaxseg.data import datasets
 from jaxseg.data.labels import LabelMap
 from jaxseg.training import train
@@ -130,7 +141,8 @@ def test_colours_of_images_that_are_not_rgb(tmp_path):
 
 
 def test_balanced_drawing_needs_a_class(tmp_path, monkeypatch):
-  monkeypatch.setattr(training, "count_classes", lambda *_: {"examples": {"sky": [], "road": []}})
+  counts = {"examples": {"sky": [], "road": []}}
+  monkeypatch.setattr(first_pass, "count_classes", lambda *_: counts)
   config = tiny.make_config(3, data__class_balanced=0.5)
   message = error_of(train, config, tmp_path / "run")
   assert "config.data.class_balanced is 0.5, but no training mask has a class" in message
@@ -275,7 +287,7 @@ def test_class_weights(tmp_path):
   def get(given, balance, reuse=False):
     config = tiny.make_config(1, train__class_weights=given, train__class_balance=balance)
     examples = [None, None] if reuse else source
-    counts = training.class_counts(config, info, examples, tmp_path, reuse=reuse)
+    counts = first_pass.class_counts(config, info, examples, tmp_path, reuse=reuse)
     return build.class_weights(config, info.classes, counts)
 
   assert get((), "").dtype == jnp.float32

@@ -195,6 +195,18 @@ def fit_example(
   return resize_example(example, size) if fit == "resize" else example
 
 
+def fitted_source(
+  source: Sequence, *, size: int, fit: str, margin: int, instances: bool, max_bytes: int
+) -> Cached:
+  """`fit_example` of each example, kept in memory; several `train_batches` may share it.
+
+  Args:
+    size, fit, margin, instances: as there.  max_bytes: of memory.
+  """
+  function = functools.partial(fit_example, size=size - 2 * margin, fit=fit, instances=instances)
+  return Cached(Mapped(source, function), max_bytes)
+
+
 def with_fast_jpeg(source: Sequence, size: int) -> Sequence:
   """A source that decodes JPEGs of more than twice this size to it; its masks stay as they are.
 
@@ -235,7 +247,7 @@ def train_batches(
   of processes sees the same examples with the same draws.
 
   Args:
-    source: as `datasets.load` returns it.
+    source: as `datasets.load` or `fitted_source` returns it.
     size: height and width of the canvas.
     fit: "resize" squeezes every image into it; "crop" takes a random window at native resolution.
     batch_size: total over all processes.
@@ -268,9 +280,10 @@ def train_batches(
       return {"number": example["number"], "starts": np.array(starts, np.int32)}
     return window_example(example, [start - margin for start in starts], size)
 
-  if not positions:
-    fitted = functools.partial(fit_example, size=inner, fit=fit, instances=instances)
-    source = Cached(Mapped(source, fitted), (cache_mb << 20) // max(1, num_workers))
+  if not positions and not isinstance(source, Cached):
+    max_bytes = (cache_mb << 20) // max(1, num_workers)
+    options = {"size": size, "fit": fit, "margin": margin, "instances": instances}
+    source = fitted_source(source, **options, max_bytes=max_bytes)
   data = grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
   if sampling.class_balanced:
     data = data.map_with_index(functools.partial(draw_example, seed=seed, sampling=sampling))

@@ -1,0 +1,89 @@
+"""What a run measures on its training split, once, when it begins."""
+
+import collections.abc
+import json
+import pathlib
+
+from ml_collections import ConfigDict
+
+from jaxseg import UserError, build, checkpoint, parallel, workdirs
+from jaxseg.data import changes
+from jaxseg.data.decode import DatasetInfo
+from jaxseg.data.normalization import measure
+from jaxseg.notebook import progress
+from jaxseg.run import tell
+from jaxseg.weight_maps import count_classes
+
+
+def measured_range(
+  config: ConfigDict, workdir: str | pathlib.Path, *, reuse: bool
+) -> tuple[tuple[float, float], ...]:
+  """The value_range that config.data.normalization measures on the training split; else ().
+
+  It is measured once, when a run begins; checkpoints hold it, and normalization.json shows it.
+
+  Args:
+    reuse: the run has begun before.
+  """
+  mode = config.data.normalization
+  if mode == "range":
+    return ()
+
+  def find():
+    if reuse:
+      return checkpoint.best_checkpoint(workdir)[1]["info"]["value_range"]
+    _, source = build.open_split(config, "train")
+    value_range = measure(source, mode, progress)
+    stored = {"normalization": mode, "value_range": value_range}
+    workdirs.write_json(pathlib.Path(workdir) / "normalization.json", stored)
+    return value_range
+
+  return tuple(tuple(pair) for pair in parallel.on_main(find))
+
+
+def share(workdir: str | pathlib.Path, others: collections.abc.Iterable) -> None:
+  """Gives other runs on the same data, by their work directories, what this run has measured."""
+  for name in ("class_counts.json", "normalization.json"):
+    path = pathlib.Path(workdir) / name
+    for other in others if path.exists() else ():
+      workdirs.write_json(pathlib.Path(other) / name, json.loads(path.read_text()))
+
+
+def class_counts(
+  config: ConfigDict,
+  info: DatasetInfo,
+  source: collections.abc.Sequence,
+  workdir: str | pathlib.Path,
+  *,
+  reuse: bool,
+) -> dict | None:
+  """Where each class occurs, if the config balances classes; see `weight_maps.count_classes`.
+
+  This is counted once and stored in the work directory, in class_counts.json.
+
+  Args:
+    reuse: what is stored there is of this run: it has begun before.
+  """
+  if not (config.train.class_balance or config.data.class_balanced):
+    return None
+
+  def count():
+    path = pathlib.Path(workdir) / "class_counts.json"
+    remedy, now = "delete it, and it is made anew", changes.digest(source)
+    counts = workdirs.read_json(path, remedy) if reuse else None
+    if counts is not None and counts.get("pixels", {}).keys() != set(info.classes):
+      raise UserError(f"{path} does not name the classes {', '.join(info.classes)}: {remedy}")
+    if counts and (text := changes.difference(counts, now)):
+      tell(
+        f"note: {path} is of a training split that has changed since ({text}): it is made anew, "
+        "and class weights and sampling by classes follow it"
+      )
+      counts = None
+    if counts is None:
+      masks = (example["mask"] for example in source)
+      masks = progress(masks, desc="pixels of each class", total=len(source), leave=False)
+      counts = {**count_classes(masks, info.classes), "names": now["names"]}
+      workdirs.write_json(path, counts)
+    return counts
+
+  return parallel.on_main(count)

@@ -1,0 +1,50 @@
+"""Several seeds in one program: their arrays have a first axis for them, split over the devices."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from jaxseg.parallel import AXIS, SEED
+from jaxseg.platforms import in_loop
+
+
+def num_groups(num_seeds: int, num_devices: int = 0) -> int:
+  """Groups of devices, each with as many of the seeds.  num_devices: 0 = all of this process."""
+  return math.gcd(num_seeds, num_devices or jax.local_device_count())
+
+
+def make_mesh(num_seeds: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """Two axes, the groups of `num_groups`, and the batch of each seed over the devices of a group.
+
+  Args:
+    devices: default: all of this process.
+  """
+  devices = np.asarray(jax.local_devices() if devices is None else devices)
+  return Mesh(devices.reshape(num_groups(num_seeds, devices.size), -1), (SEED, AXIS))
+
+
+def over_seeds(step: Callable, mesh: Mesh) -> Callable:
+  """`step(state, batch, key)` for several seeds, the first axis of all arguments and results.
+
+  Each group of devices takes one of its seeds after the other, in a loop. `jax.vmap` instead makes
+  grouped convolutions, which take longer than that; see `experiments/seeds`.
+
+  Args:
+    step: of `train_step.make_train_step`, for one seed.  mesh: of `make_mesh`.
+  """
+  spec = PartitionSpec(SEED)
+
+  def loop(*arguments):
+    with in_loop():
+      return jax.lax.map(lambda x: step(*x), arguments)
+
+  def steps(state, batch, key, axis_name=None):
+    split = jax.shard_map(
+      loop, mesh=mesh, in_specs=spec, out_specs=spec, axis_names={SEED}, check_vma=False
+    )
+    return split(state, batch, key)
+
+  return steps

@@ -1,0 +1,86 @@
+"""Scores of the seeds of a run: their mean, and their standard deviation (of a sample, n - 1)."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxseg import UserError, workdirs
+from jaxseg.printing import printable
+
+SUMMARY = "seeds.json"
+
+
+def spread(values: Sequence[float | None]) -> dict[str, Any]:
+  """{"mean", "std", "values"} of a score; None where a value is None, as of a class that is absent.
+
+  Args:
+    values: one for each of at least two seeds.
+  """
+  if None in values:
+    return {"mean": None, "std": None, "values": list(values)}
+  mean, std = float(np.mean(values)), float(np.std(values, ddof=1))
+  return {"mean": mean, "std": std, "values": list(values)}
+
+
+def summarize(folders: Mapping[int, str | pathlib.Path]) -> dict[str, Any]:
+  """The scores in the evaluation.json of several seeds.
+
+  Args:
+    folders: {seed: its work directory}.
+  Returns:
+    {"split", "seeds": [seed], "steps": [its checkpoint], score: see `spread`, or {class: that}}
+  Raises:
+    UserError: an evaluation.json is missing, damaged or of another split.
+  """
+  found = []
+  for folder in folders.values():
+    path, remedy = pathlib.Path(folder) / "evaluation.json", f"--mode=evaluate --workdir={folder}"
+    one = workdirs.read_json(path, f"make it anew with {remedy}")
+    if one is None:
+      raise UserError(f"{path} is missing; make it with {remedy}")
+    if found and one["split"] != found[0]["split"]:
+      split = found[0]["split"]
+      raise UserError(
+        f"{path} is of the split {one['split']!r}, but that of another seed of {split!r}; "
+        f"make it anew with {remedy} --config.data.eval_split={split}"
+      )
+    found.append(one)
+  scores = {}
+  for name, value in found[0].items():
+    values = [one.get(name) for one in found]
+    if isinstance(value, dict):
+      scores[name] = {key: spread([one.get(key) for one in values]) for key in value}
+    elif isinstance(value, float):
+      scores[name] = spread(values)
+  steps = [one["step"] for one in found]
+  return {"split": found[0]["split"], "seeds": list(folders), "steps": steps, **scores}
+
+
+def table(summary: Mapping[str, Any]) -> str:
+  """A `summarize` as text: mean ± standard deviation, and the value of each seed."""
+  rows = []
+  for name, value in summary.items():
+    if isinstance(value, dict):
+      parts = {"": value} if "values" in value else value
+      rows += [(f"{name} {part}".strip(), x) for part, x in parts.items()]
+  width = max(len(printable(name)) for name, _ in rows)
+  heads = "".join(f"{f'seed {seed}':>10}" for seed in summary["seeds"])
+  lines = [f"{summary['split']:{width}}  {'mean ± std':18}{heads}"]
+  for name, one in rows:
+    mean = "-" if one["mean"] is None else f"{one['mean']:.4f} ± {one['std']:.4f}"
+    values = "".join(f"{'-' if x is None else format(x, '.4f'):>10}" for x in one["values"])
+    lines.append(f"{printable(name):{width}}  {mean:18}{values}")
+  return "\n".join(lines)
+
+
+def write(workdir: str | pathlib.Path, folders: Mapping[int, str | pathlib.Path]) -> None:
+  """Writes seeds.json, see `summarize`, into the work directory that holds those of the seeds."""
+  workdirs.write_json(pathlib.Path(workdir) / SUMMARY, summarize(folders))
+
+
+def read(workdir: str | pathlib.Path) -> dict[str, Any]:
+  """What `write` has written."""
+  return json.loads((pathlib.Path(workdir) / SUMMARY).read_text())
