@@ -24,9 +24,10 @@ from jaxseg.data_samples import Split, choose_samples, training_windows, with_bl
 from jaxseg.notebook import progress
 from jaxseg.platforms import usual_rules
 from jaxseg.printing import printable, say
+from jaxseg.seeds import has_begun
 from jaxseg.settings import with_keys
 from jaxseg.visualize import data_sheet, window_sheet
-from jaxseg.workdirs import has_checkpoint, make_folder
+from jaxseg.workdirs import make_folder
 
 MAX_FILES = 5  # files listed for each kind of finding
 MAX_NAME = 30  # letters of a class in the table
@@ -179,7 +180,7 @@ def _check_data(config, workdir):
       for line in wrapped(text, f"  {what:6}  ", " " * 10):
         say(line)
     print()
-  faults = all_faults(config, info, is_new=not has_checkpoint(workdir))
+  faults = all_faults(config, info, is_new=not has_begun(workdir))
   findings += [Finding("error", REFUSED, "", text) for text in faults]
   fits = not info or None is attempt(
     "too little memory on this machine", check_memory, config, info, severity="warning"

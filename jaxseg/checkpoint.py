@@ -224,6 +224,8 @@ def load_best(
     return step, found
   if faults:
     raise _all_damaged(workdir, faults, "" if key == "the work directory" else key)
+  if seeds := sorted(pathlib.Path(workdir).glob("seed_*/checkpoints")):
+    raise UserError(f"{workdir} holds the runs of several seeds: give one, as {seeds[0].parent}")
   exported = pathlib.Path(workdir) / "model.stablehlo"
   remedy = f"load {exported}" if exported.exists() else f"train first, or correct {key}"
   raise UserError(f"{workdir} has no checkpoint; {remedy}")

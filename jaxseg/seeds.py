@@ -19,8 +19,6 @@ from jaxseg.data.decode import DatasetInfo
 from jaxseg.run import Run, saved_form
 from jaxseg.train_state import TrainState
 
-SUMMARY = "seeds.json"
-
 
 def members(config: ConfigDict, workdir: str | pathlib.Path) -> list[tuple[ConfigDict, Any]]:
   """[(config, work directory)] of the run of each seed; for one seed, those that are given."""
@@ -76,16 +74,14 @@ def check_resumes(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
   """
   if not has_begun(workdir):
     return False
-  own = members(config, workdir)
-  missing = [folder for _, folder in own if not workdirs.has_checkpoint(folder)]
-  for one, folder in [(config, workdir), *own]:
-    if (saved := settings.read_run(folder)) is not None and folder not in missing:
+  for one, folder in [(config, workdir), *members(config, workdir)]:
+    if folder != workdir and not workdirs.has_checkpoint(folder):
+      raise UserError(
+        f"{folder} has no checkpoint, but another seed of {workdir} has: restore it from a copy, "
+        "or use another --workdir"
+      )
+    if (saved := settings.read_run(folder)) is not None:
       settings.check_resumes(folder, saved, one)
-  if missing:
-    raise UserError(
-      f"{missing[0]} has no checkpoint, but another seed of {workdir} has: restore it from a copy, "
-      "or use another --workdir"
-    )
   return True
 
 

@@ -155,6 +155,7 @@ def _train(config, workdir):
         f"{workdir} has been trained for {step / epoch_steps:g} epochs, so that `train.num_epochs` "
         f"cannot become {options.num_epochs:g}: give more than these, or leave the key out"
       )
+    about += f"; {len(configs)} seeds" if others else ""
     run.start(step, num_steps, f"{about}; weights and optimizer state {memory:.3g} MiB")
     state = parallel.replicate(mesh, state)
     keys = [jax.random.key(one.seed) for one in configs]

@@ -1,0 +1,118 @@
+"""A step of several seeds is the step of each, on one device and over groups of devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_parallel import FACTORS, MOVING, first_variables, make_batch, make_model
+
+from jaxseg import on_device, optim, parallel, seed_axis, spatial, train_state
+from jaxseg.losses import select
+from jaxseg.train_step import make_train_step
+
+NUM_STEPS = 4
+
+
+def make_step(parts=1):
+  optimizer = optim.make_optimizer("muon", 0.1, weight_decay=0.1, clip_norm=1.0)
+  step = make_train_step(
+    make_model("one", True, 0.5),
+    optimizer,
+    losses=select(FACTORS),
+    class_weights=jnp.array([1.0, 2.0]),
+    augmentation=MOVING,
+    border_weight=10.0,
+    border_sigma=2.0,
+    ema_decay=0.9,
+    accumulation_steps=parts,
+  )
+  return step, optimizer
+
+
+def first_state(seed, optimizer):
+  """Another one for each seed."""
+  variables = jax.tree.map(lambda x: np.asarray(x) * (1 + 0.1 * seed), first_variables(True))
+  return jax.tree.map(np.asarray, train_state.create(variables, optimizer, ema=True))
+
+
+def batches_of(seed):
+  return [make_batch(10 * seed + i) for i in range(NUM_STEPS)]
+
+
+@functools.cache
+def alone(num_devices, parts=1):
+  """[(state after the last step, losses)] of four seeds, one after the other."""
+  mesh = spatial.make_mesh(devices=jax.devices()[:num_devices])
+  step, optimizer = make_step(parts)
+  step, found = parallel.distribute_step(step, mesh, "jit"), []
+  for seed in range(4):
+    state, losses = parallel.replicate(mesh, first_state(seed, optimizer)), []
+    key = parallel.replicate(mesh, jax.random.key(seed))
+    for batch in batches_of(seed):
+      state, metrics = step(state, parallel.put_on_mesh(mesh, batch, "jit"), key)
+      losses.append(float(metrics["loss"]))
+    found.append((jax.tree.map(np.asarray, state), losses))
+  return found
+
+
+def together(num_seeds, num_devices, parts=1, steps=1):
+  """(state, losses [S,n]) of as many seeds in one program; `steps`: of a call."""
+  mesh = seed_axis.make_mesh(num_seeds, jax.devices()[:num_devices])
+  step, optimizer = make_step(parts)
+  step = on_device.repeated(step) if steps > 1 else step
+  step = parallel.distribute_step(seed_axis.over_seeds(step, mesh), mesh, "jit")
+  stack = lambda *x: np.stack(x)  # noqa: E731
+  state = jax.tree.map(stack, *[first_state(seed, optimizer) for seed in range(num_seeds)])
+  state = parallel.replicate(mesh, state)
+  key = parallel.replicate(mesh, jnp.stack([jax.random.key(i) for i in range(num_seeds)]))
+  losses, batches = [], list(zip(*map(batches_of, range(num_seeds)), strict=True))
+  batches = [jax.tree.map(stack, *row) for row in batches]
+  for i in range(0, NUM_STEPS, steps):
+    batch = on_device.stack_batches(batches[i : i + steps], steps)
+    state, metrics = step(state, parallel.put_on_mesh(mesh, batch, "jit"), key)
+    losses.append(np.asarray(metrics["loss"]).reshape(num_seeds, -1))
+  return jax.tree.map(np.asarray, state), np.concatenate(losses, axis=1)[:, :NUM_STEPS]
+
+
+def largest_difference(a, b):
+  """Over arrays: largest |difference| / largest |value|."""
+  pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  return max(np.abs(x - y).max() / np.abs(y).max() for x, y in pairs)
+
+
+@pytest.mark.parametrize(
+  "num_seeds, num_devices, groups",
+  [(3, 1, 1), (4, 4, 4), (3, 4, 1), pytest.param(2, 4, 2, marks=pytest.mark.slow)],
+)
+@pytest.mark.parametrize(
+  "options", [{}, *(pytest.param(x, marks=pytest.mark.slow) for x in ({"parts": 2}, {"steps": 3}))]
+)
+def test_several_seeds_are_each_of_them(num_seeds, num_devices, groups, options):
+  assert seed_axis.num_groups(num_seeds, num_devices) == groups
+  state, losses = together(num_seeds, num_devices, **options)
+  singles = alone(num_devices // groups, options.get("parts", 1))
+  for seed, (expected, expected_losses) in enumerate(singles[:num_seeds]):
+    np.testing.assert_allclose(losses[seed], expected_losses, rtol=1e-5)
+    one = jax.tree.map(lambda x, i=seed: x[i], state)
+    assert one.step == expected.step == NUM_STEPS
+    for part in ("params", "batch_stats", "ema"):
+      assert largest_difference(getattr(one, part), getattr(expected, part)) < 1e-5, part
+  # The tolerance means something: seeds differ by much more.
+  assert largest_difference(singles[0][0].params, singles[1][0].params) > 1e-2
+
+
+def test_groups_of_devices_do_not_talk():
+  """A device that has seeds of its own needs nothing of the others."""
+  mesh = seed_axis.make_mesh(4, jax.devices()[:4])
+  assert dict(mesh.shape) == {parallel.SEED: 4, parallel.AXIS: 1}
+  step, optimizer = make_step()
+  step = parallel.distribute_step(seed_axis.over_seeds(step, mesh), mesh, "jit")
+  stack = lambda *x: np.stack(x)  # noqa: E731
+  state = jax.tree.map(stack, *[first_state(seed, optimizer) for seed in range(4)])
+  batch = jax.tree.map(stack, *[make_batch(seed) for seed in range(4)])
+  key = jnp.stack([jax.random.key(i) for i in range(4)])
+  text = step.lower(state, batch, key).compile().as_text()
+  words = ("all-reduce", "all-gather", "all-to-all", "collective-permute")
+  assert not [word for word in words if word in text]
