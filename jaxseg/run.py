@@ -293,6 +293,3 @@ def tell(text: str) -> None:
   """Prints a line above the progress bar, in process 0 only."""
   if parallel.is_main():
     tqdm.write(printable(text), file=sys.stderr)
-
-
-from jaxseg import UserError, checkpoint, notebook, parallel, results, settings, workdirs
