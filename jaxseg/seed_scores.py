@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxseg import UserError, workdirs
+from jaxseg.evaluation import CLASS_SCORES
 from jaxseg.printing import printable
 
 SUMMARY = "seeds.json"
@@ -51,10 +52,10 @@ def summarize(folders: Mapping[int, str | pathlib.Path]) -> dict[str, Any]:
   scores = {}
   for name, value in found[0].items():
     values = [one.get(name) for one in found]
-    if isinstance(value, dict):
-      scores[name] = {key: spread([one.get(key) for one in values]) for key in value}
-    elif isinstance(value, float):
+    if value is None or isinstance(value, float):
       scores[name] = spread(values)
+    elif name in CLASS_SCORES:
+      scores[name] = {key: spread([one[key] for one in values]) for key in value}
   steps = [one["step"] for one in found]
   return {"split": found[0]["split"], "seeds": list(folders), "steps": steps, **scores}
 

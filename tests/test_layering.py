@@ -50,7 +50,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.data.encoded", "jaxseg.tally"), 5),
   "jaxseg.run": 7,
   **dict.fromkeys(("jaxseg.train_step", "jaxseg.on_device", "jaxseg.spatial"), 2),
-  **{"jaxseg.stop_requests": 0, "jaxseg.seed_axis": 2, "jaxseg.seed_scores": 2},
+  **{"jaxseg.stop_requests": 0, "jaxseg.seed_axis": 2, "jaxseg.seed_scores": 9},
   **{"jaxseg.seeds": 8, "jaxseg.first_pass": 10},
   **dict.fromkeys(("jaxseg.models.interface", "jaxseg.models.variables"), 2),
   **dict.fromkeys(("jaxseg.export", "jaxseg.images", "jaxseg.refine"), 6),
