@@ -180,7 +180,7 @@ def _check_data(config, workdir):
       for line in wrapped(text, f"  {what:6}  ", " " * 10):
         say(line)
     print()
-  faults = all_faults(config, info, is_new=not has_begun(workdir))
+  faults = all_faults(config, info, is_new=not has_begun(config, workdir))
   findings += [Finding("error", REFUSED, "", text) for text in faults]
   fits = not info or None is attempt(
     "too little memory on this machine", check_memory, config, info, severity="warning"

@@ -163,8 +163,8 @@ def set_aside_later(workdir: Path, step: int) -> list[int]:
   later = [other for other in list_steps(workdir) if other > step]
   for other in later:
     place = _set_aside(workdir, other, "later_checkpoints")
-    warn(f"{workdir}: other seeds have no checkpoint {other}: it is now in {place}, and all resume "
-         f"from checkpoint {step}")  # fmt: skip
+    then = f"resume from checkpoint {step}" if step else "begin anew"
+    warn(f"{workdir}: other seeds have no checkpoint {other}: it is now in {place}, and all {then}")
   return later
 
 

@@ -60,9 +60,11 @@ def faults(config: ConfigDict) -> Iterator[str]:
     yield f"{needs} config.seed of at most {2**32 - num}, not {config.seed}"
 
 
-def has_begun(workdir: str | pathlib.Path) -> bool:
-  """Whether a run, or that of any seed, has saved anything in a work directory."""
-  folders = (workdir, *pathlib.Path(workdir).glob("seed_*"))
+def has_begun(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
+  """Whether a run has saved anything in a work directory, or that of a seed in its own."""
+  folders = [workdir, *(folder for _, folder in members(config, workdir))]
+  if (pathlib.Path(workdir) / "config.json").exists():  # it may be of other seeds
+    folders += pathlib.Path(workdir).glob("seed_*")
   return any(map(workdirs.has_checkpoint, folders))
 
 
@@ -72,13 +74,13 @@ def check_resumes(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
   Raises:
     UserError: see `settings.check_resumes`; or the run of a seed is missing.
   """
-  if not has_begun(workdir):
+  if not has_begun(config, workdir):
     return False
   for one, folder in [(config, workdir), *members(config, workdir)]:
-    if folder != workdir and not workdirs.has_checkpoint(folder):
+    if folder != workdir and not (folder / "config.json").exists():
       raise UserError(
-        f"{folder} has no checkpoint, but another seed of {workdir} has: restore it from a copy, "
-        "or use another --workdir"
+        f"{folder} has no run, but another seed of {workdir} has: restore it from a copy, or use "
+        "another --workdir"
       )
     if (saved := settings.read_run(folder)) is not None:
       settings.check_resumes(folder, saved, one)
@@ -153,10 +155,12 @@ class Runs:
     self, begin: Callable[[ConfigDict], tuple], data: Sequence[Any]
   ) -> tuple[TrainState, dict]:
     """See `Run.restore`; the checkpoint is the latest that all seeds have."""
-    saved = [set(list_steps(folder)) for _, folder in self._members]
-    step = max(set.intersection(*saved), default=0)
-    if any(saved) and not step:
-      latest = ", ".join(f"{max(s)} in {f}" for s, (_, f) in zip(saved, self._members, strict=True))
+    saved = {folder: set(list_steps(folder)) for _, folder in self._members}
+    step = max(set.intersection(*saved.values()), default=0)
+    # It may have been killed while they saved their first one; then all begin anew.
+    are_first = not all(saved.values()) and max(map(len, saved.values())) == 1
+    if any(saved.values()) and not step and not are_first:
+      latest = ", ".join(f"{max(x, default='none')} in {folder}" for folder, x in saved.items())
       raise UserError(
         f"{self._workdir}: its seeds have no checkpoint of the same step ({latest}): restore them "
         "from a copy, or use another --workdir"

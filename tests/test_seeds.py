@@ -178,20 +178,44 @@ def test_all_resume_bit_for_bit(run, tmp_path, monkeypatch):
   assert (tmp_path / "seeds.json").read_text() == (run() / "seeds.json").read_text()
 
 
+def test_a_kill_during_the_first_checkpoint(run, tmp_path, monkeypatch):
+  stop_after(monkeypatch, 2)
+  assert train(make_config(), tmp_path) is False
+  for seed in (6, 7):
+    shutil.rmtree(tmp_path / f"seed_{seed}" / "checkpoints" / "3")
+  with pytest.warns(DataWarning, match="seed_5: other seeds have no checkpoint 3.* begin anew"):
+    assert train(make_config(), tmp_path) is True
+  for seed in SEEDS:
+    pair = (saved_state(x / f"seed_{seed}", NUM_STEPS) for x in (tmp_path, run()))
+    assert_same_bits(*pair)
+
+
+def test_runs_of_seeds_become_one(run, tmp_path):
+  """Seeds that were trained one by one are told together."""
+  for seed in SEEDS:
+    shutil.copytree(run(seed), tmp_path / f"seed_{seed}")
+  assert train(make_config(), tmp_path) is True
+  found = [read_json((x / "seeds.json").read_text()) for x in (tmp_path, run())]
+  np.testing.assert_allclose(found[0]["miou"]["values"], found[1]["miou"]["values"], rtol=1e-5)
+  assert not (tmp_path / "checkpoints").exists()
+
+
 def test_seeds_that_do_not_fit_together(run, tmp_path):
   shutil.copytree(run(), tmp_path, dirs_exist_ok=True)
   for num in (1, 2):
     message = error_of(train, make_config(num), tmp_path)
     assert f"{tmp_path}: its run was started with config.train.num_seeds=3, not {num}" in message
-  for step in (4, 6):
-    shutil.rmtree(tmp_path / "seed_6" / "checkpoints" / f"{step}")
   folder = tmp_path / "seed_6"
+  shutil.rmtree(folder / "checkpoints" / "4")
+  (folder / "checkpoints" / "6").rename(folder / "checkpoints" / "9")
+  for latest in (9, "none"):
+    message = error_of(train, make_config(), tmp_path)
+    assert "its seeds have no checkpoint of the same step (6 in" in message
+    assert f"{latest} in {folder}" in message
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+  shutil.rmtree(folder)
   message = error_of(train, make_config(), tmp_path)
-  assert f"{folder} has no checkpoint, but another seed of {tmp_path} has: restore it" in message
-  shutil.copytree(run() / "seed_6" / "checkpoints" / "6", folder / "checkpoints" / "9")
-  message = error_of(train, make_config(), tmp_path)
-  assert "its seeds have no checkpoint of the same step (6 in" in message
-  assert f"9 in {folder}" in message
+  assert f"{folder} has no run, but another seed of {tmp_path} has: restore it" in message
   assert "num_seeds=1, not 3" in error_of(train, make_config(), run(5))
 
 
