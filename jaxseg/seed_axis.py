@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxseg.parallel import AXIS, SEED
@@ -37,9 +38,13 @@ def over_seeds(step: Callable, mesh: Mesh) -> Callable:
   """
   spec = PartitionSpec(SEED)
 
+  def one(arguments):
+    # Nothing of the step is fused with what takes its arguments out of those of all seeds.
+    return lax.optimization_barrier(step(*lax.optimization_barrier(arguments)))
+
   def loop(*arguments):
     with in_loop():
-      return jax.lax.map(lambda x: step(*x), arguments)
+      return lax.map(one, arguments)
 
   def steps(state, batch, key, axis_name=None):
     split = jax.shard_map(
