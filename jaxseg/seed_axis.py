@@ -1,5 +1,6 @@
 """Several seeds in one program: their arrays have a first axis for them, split over the devices."""
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 
@@ -27,28 +28,32 @@ def make_mesh(num_seeds: int, devices: Sequence[jax.Device] | None = None) -> Me
   return Mesh(devices.reshape(num_groups(num_seeds, devices.size), -1), (SEED, AXIS))
 
 
-def over_seeds(step: Callable, mesh: Mesh) -> Callable:
+def over_seeds(step: Callable, mesh: Mesh, loop: bool | None = None) -> Callable:
   """`step(state, batch, key)` for several seeds, the first axis of all arguments and results.
 
-  Each group of devices takes one of its seeds after the other, in a loop. `jax.vmap` instead makes
-  grouped convolutions, which take longer than that; see `experiments/seeds`.
+  Each group of devices takes one of its seeds after the other: on CPUs in a loop, which compiles
+  once, elsewhere written out, as a TPU computes more slowly in a loop. `jax.vmap` instead makes
+  grouped convolutions, which take longer than either; see `experiments/seeds`.
 
   Args:
     step: of `train_step.make_train_step`, for one seed.  mesh: of `make_mesh`.
+    loop: None for that of the platform.
   """
   spec = PartitionSpec(SEED)
+  if loop is None:
+    loop = mesh.devices.flat[0].platform == "cpu"
 
-  def one(arguments):
+  def one(_, arguments):
     # Nothing of the step is fused with what takes its arguments out of those of all seeds.
-    return lax.optimization_barrier(step(*lax.optimization_barrier(arguments)))
+    return None, lax.optimization_barrier(step(*lax.optimization_barrier(arguments)))
 
-  def loop(*arguments):
-    with in_loop():
-      return lax.map(one, arguments)
+  def of_group(*arguments):
+    with in_loop() if loop else contextlib.nullcontext():
+      return lax.scan(one, None, arguments, unroll=not loop)[1]
 
   def steps(state, batch, key, axis_name=None):
     split = jax.shard_map(
-      loop, mesh=mesh, in_specs=spec, out_specs=spec, axis_names={SEED}, check_vma=False
+      of_group, mesh=mesh, in_specs=spec, out_specs=spec, axis_names={SEED}, check_vma=False
     )
     return split(state, batch, key)
 

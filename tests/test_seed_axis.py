@@ -57,12 +57,12 @@ def alone(num_devices, parts=1):
   return found
 
 
-def together(num_seeds, num_devices, parts=1, steps=1):
+def together(num_seeds, num_devices, parts=1, steps=1, loop=None):
   """(state, losses [S,n]) of as many seeds in one program; `steps`: of a call."""
   mesh = seed_axis.make_mesh(num_seeds, jax.devices()[:num_devices])
   step, optimizer = make_step(parts)
   step = on_device.repeated(step) if steps > 1 else step
-  step = parallel.distribute_step(seed_axis.over_seeds(step, mesh), mesh, "jit")
+  step = parallel.distribute_step(seed_axis.over_seeds(step, mesh, loop), mesh, "jit")
   stack = lambda *x: np.stack(x)  # noqa: E731
   state = jax.tree.map(stack, *[first_state(seed, optimizer) for seed in range(num_seeds)])
   state = parallel.replicate(mesh, state)
@@ -87,8 +87,11 @@ def largest_difference(a, b):
   [(3, 1, 1), (4, 4, 4), (3, 4, 1), pytest.param(2, 4, 2, marks=pytest.mark.slow)],
 )
 @pytest.mark.parametrize(
-  "options", [{}, *(pytest.param(x, marks=pytest.mark.slow) for x in ({"parts": 2}, {"steps": 3}))]
-)
+  "options",
+  [{}, *(pytest.param(x, marks=pytest.mark.slow) for x in (
+    {"parts": 2}, {"steps": 3}, {"loop": False}, {"loop": False, "steps": 3}
+  ))],
+)  # fmt: skip
 def test_several_seeds_are_each_of_them(num_seeds, num_devices, groups, options):
   assert seed_axis.num_groups(num_seeds, num_devices) == groups
   state, losses = together(num_seeds, num_devices, **options)

@@ -60,11 +60,11 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
   parser.add_argument("--config", action="append", metavar="NAME", help="default: unet_cells")
   parser.add_argument("--target", default="tpu:v5e:2x2", help="or cuda:h100")
-  parser.add_argument("--way", action="append", help="default: one, loop, vmap")
+  parser.add_argument("--way", action="append", help="default: all of ways.py")
   parser.add_argument("--out", default=FOLDER / "compiled.json", type=pathlib.Path)
   parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
   args = parser.parse_args()
-  names, ways = args.config or ["unet_cells"], args.way or ["one", "loop", "vmap"]
+  names, ways = args.config or ["unet_cells"], args.way or ["one", "loop", "written out", "vmap"]
   if args.here:
     print(json.dumps(compile_here(names[0], ways[0], args.target)))
     return

@@ -1,7 +1,5 @@
 """The step of a config for one seed, and the ways to take that of several in one program."""
 
-import operator
-
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
@@ -10,7 +8,7 @@ from jaxseg import build, models, parallel, seed_axis, train_state
 from jaxseg.augment import Augmentation
 from jaxseg.train_step import make_train_step
 
-WAYS = ("one", "loop", "vmap", "unrolled")
+WAYS = ("one", "loop", "written out", "vmap")
 
 
 def make_step(config, info):
@@ -34,14 +32,12 @@ def make_step(config, info):
 def make_way(way, step, num_seeds, device):
   """A jitted step on one device; but for "one", all arguments have a first axis for the seeds."""
   mesh = seed_axis.make_mesh(num_seeds, [device])
-
-  def unrolled(*arguments):
-    each = [jax.tree.map(operator.itemgetter(i), arguments) for i in range(num_seeds)]
-    return jax.tree.map(lambda *x: jnp.stack(x), *(step(*one) for one in each))
-
-  ways = dict(
-    zip(WAYS, (step, seed_axis.over_seeds(step, mesh), jax.vmap(step), unrolled), strict=True)
-  )
+  ways = {
+    "one": step,
+    "loop": seed_axis.over_seeds(step, mesh, loop=True),
+    "written out": seed_axis.over_seeds(step, mesh, loop=False),
+    "vmap": jax.vmap(step),
+  }
   whole = NamedSharding(mesh, PartitionSpec())
   options = {"in_shardings": whole, "out_shardings": whole, "donate_argnums": 0}
   return jax.jit(ways[way], **options, compiler_options=parallel.compiler_options(device))
