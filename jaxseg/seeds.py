@@ -5,6 +5,7 @@ a folder of its own.
 """
 
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
@@ -121,6 +122,17 @@ class Batches:
       batches.close()
 
 
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A row of an array on the devices, from which it is taken when it is read."""
+
+  rows: jax.Array
+  number: int
+
+  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    return np.asarray(self.rows, dtype)[self.number, ...]
+
+
 class Runs:
   """The runs of several seeds, with the methods of one `Run` that training calls.
 
@@ -139,7 +151,7 @@ class Runs:
     self._runs = [
       Run(folder, one, info, examples, name=f"seed {one.seed}: ") for one, folder in self._members
     ]
-    self._stack = contextlib.ExitStack()
+    self._stack, self._scores = contextlib.ExitStack(), []  # scores: from before
 
   def __enter__(self) -> Self:
     with contextlib.ExitStack() as stack:
@@ -169,9 +181,10 @@ class Runs:
       run.set_aside_after(step)
     found = [run.restore(begin, one) for run, one in zip(self._runs, data, strict=True)]
     states, progress = zip(*found, strict=True)
+    self._scores = [one["scores"] for one in progress]
     together = {
       "data": [one["data"] for one in progress],
-      "scores": [x for row in zip(*(one["scores"] for one in progress), strict=True) for x in row],
+      "scores": [],
       "evaluated": all(one["evaluated"] for one in progress),
     }
     return stack(states), {**progress[0], **together}
@@ -187,7 +200,8 @@ class Runs:
   ) -> None:
     """See `Run.record`; metrics have a first axis for the seeds."""
     for i, run in enumerate(self._runs):
-      run.record(step, {k: x[i] for k, x in metrics.items()}, line, batch_size, num_steps)
+      own = {name: Row(rows, i) for name, rows in metrics.items()}
+      run.record(step, own, line, batch_size, num_steps)
     latest = [run.latest for run in self._runs if run.latest]
     if latest:
       losses, speeds = zip(*latest, strict=True)
@@ -219,7 +233,8 @@ class Runs:
     for run in self._runs:
       run.wait()
     for i, (run, one) in enumerate(zip(self._runs, self._split(state), strict=True)):
-      run.save(one, data[i], scores[i :: len(self._runs)], results and results[i], again=again)
+      own = self._scores[i] + scores[i :: len(self._runs)]
+      run.save(one, data[i], own, results and results[i], again=again)
 
   def profile(self, step: int, steps: tuple[int, ...], arrays: Any) -> None:
     """See `Run.profile`; the trace, of all seeds, is with the first."""

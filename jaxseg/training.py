@@ -228,9 +228,7 @@ def open_batches(
     instances=build.needs_instances(configs[0]),
     max_bytes=(data.cache_mb << 20) // max(1, len(configs) * data.num_workers),
   )
-  return seeds.Batches(
-    [build.build_batches(one, info, source, margin, *rest) for one in configs]
-  )
+  return seeds.Batches([build.build_batches(one, info, source, margin, *rest) for one in configs])
 
 
 def tell_changes(
