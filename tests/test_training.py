@@ -1,5 +1,6 @@
 """Training from a config to a work directory: complete, learning, safe from NaN and bad input."""
 
+import dataclasses
 import json
 
 import jax
@@ -48,13 +49,14 @@ def test_files_of_a_work_directory(trained):
   events = {name for name in names if name.startswith("events.out.tfevents")}
   assert len(events) == 1
   assert names - events == {
-    *("config.json", "metrics.jsonl", "evaluation.json", "checkpoints", "plots")
+    *("config.json", "metrics.jsonl", "evaluation.json", "per_image.csv", "checkpoints", "plots")
   }
   assert sorted(path.name for path in (workdir / "plots").iterdir()) == [
     "confusion.png",
     "curves.png",
     "predictions_000004.png",
     "predictions_000008.png",
+    "report.html",
   ]
   assert read_json((workdir / "config.json").read_text()) == json.loads(config.to_json())
 
@@ -80,8 +82,8 @@ def test_evaluations(trained):
   assert [line["step"] for line in lines] == [4, 8]
   result = read_json((workdir / "evaluation.json").read_text())
   # Curves need neither intervals nor the confusion matrix.
-  lists = {name for name, value in result.items() if isinstance(value, list)}
-  assert {"confusion", "miou_interval"} <= lists
+  lists = {x for x, value in result.items() if isinstance(value, list) or x.endswith("_interval")}
+  assert {"confusion", "reliability", "miou_interval", "iou_interval"} <= lists
   kept = {name: value for name, value in result.items() if name not in lists}
   assert {**kept, "epoch": 8 * 8 / 20} == lines[-1]
   assert result["num_images"] == 9
@@ -184,12 +186,11 @@ def test_a_sum_of_losses(tmp_path):
 
 
 def test_best_checkpoint_outlives_worse_ones(tmp_path, monkeypatch):
-  scores = iter([0.2, 0.9, 0.3, 0.4, 0.5])
+  scores, evaluate = iter([0.2, 0.9, 0.3, 0.4, 0.5]), training.evaluate_split
 
-  def evaluate_split(predict, source, info, config):
-    score = next(scores)
-    result = {"pixel_accuracy": score, "miou": score, "iou": {"sky": score, "road": None}}
-    return {**result, "loss": 1.0, "num_images": 9}, []
+  def evaluate_split(*arguments):
+    evaluation = evaluate(*arguments)
+    return dataclasses.replace(evaluation, result={**evaluation.result, "miou": next(scores)})
 
   monkeypatch.setattr(training, "evaluate_split", evaluate_split)
   assert train(tiny.make_config(5, eval_every=1), tmp_path) is True
