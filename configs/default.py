@@ -149,11 +149,14 @@ def keys():
                           choices=models.STEM_STRIDES, scope="network", was="model.patch")
   model.head = key("softmax", "sigmoid: one logit, for two classes", choices=models.HEADS,
                    scope="network")
-  model.norm = key(True, "batch normalisation in unet", scope="network")
+  model.norm = key(True, "batch normalisation in unet, and encoder_unet of variant smp",
+                   scope="network")
   model.separable = key(True, "deeplab: depthwise separable convolutions in ASPP and decoder",
                         scope="network")
-  model.variant = key("paper", "deeplab, dilated_fcn: as in the papers, or as torchvision has them",
-                      choices=models.VARIANTS, scope="network")
+  model.rates = key((), "deeplab: of atrous convolutions at output stride 16; () = 6, 12, 18, of "
+                    "variant smp 12, 24, 36", item=int, length=3, low=1, high=1024, scope="network")
+  model.variant = key("paper", "form: of the papers, torchvision (deeplabv3, dilated_fcn) or smp "
+                      "(encoder_unet, deeplab)", choices=models.VARIANTS, scope="network")
   model.dropout = key(0.0, "dropout rate: unet's two coarsest levels; after fc1, fc2; after ASPP",
                       low=0, high=0.99)
   model.up = key("transposed", "upsampling: transposed convolution, or resize (and convolution)",

@@ -57,8 +57,8 @@ def test_a_photo_in_one_command(jaxseg, file_and_logits, tmp_path):  # noqa: F81
 @pytest.mark.parametrize(
   "source, words",
   [
-    ("torchvision:deeplabv3_resnet5", "no published network and no file in .*; choose from torchv"),
-    ("Torchvision:fcn-resnet50", "no published network and no file in .*; choose from torchv"),
+    ("torchvision:deeplabv3_resnet5", "no published network, no folder, .*; choose from torchv"),
+    ("Torchvision:fcn-resnet50", "no published network, no folder, .*; choose from torchvision"),
     ("nowhere.pth", "no weight file nowhere.pth"),
   ],
 )
