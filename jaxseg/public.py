@@ -1,7 +1,7 @@
 """Trained networks that others have published, by name, from a file or from a folder.
 
-torchvision (BSD licence): DeepLabv3 and FCN on ResNets, trained on the images of COCO that show
-the classes of VOC 2012. Folders are of segmentation_models.pytorch, see `public_smp`.
+Names and files are torchvision's, see `public_torchvision`; folders are of
+segmentation_models.pytorch, see `public_smp`.
 """
 
 import dataclasses
@@ -13,77 +13,23 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import VOID, UserError, models, public_smp, settings
+from jaxseg import VOID, UserError, models, packed, public_smp, settings
 from jaxseg.build import build_model
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.folder import default_palette
 from jaxseg.data.label_spaces import LABEL_SPACES
 from jaxseg.models import pretrained
-from jaxseg.models.pretrained import Download
+from jaxseg.notebook import warn
+from jaxseg.public_torchvision import PUBLISHED, recognise
 from jaxseg.workdirs import has_checkpoint
-
-TORCHVISION = {"model.variant": "torchvision", "model.output_stride": 8, "model.up": "resize",
-               "data.fit": "crop"}  # fmt: skip
-URL = "https://download.pytorch.org/models/{}_coco-{}.pth"
-# {path of our module: layer of the file}
-DEEPLAB_HEAD = {
-  "aspp/pixel/conv": "classifier.0.convs.0.0",
-  "aspp/pixel/norm": "classifier.0.convs.0.1",
-  **{f"aspp/atrous{i}/conv": f"classifier.0.convs.{i + 1}.0" for i in range(3)},
-  **{f"aspp/atrous{i}/norm": f"classifier.0.convs.{i + 1}.1" for i in range(3)},
-  "aspp/image/conv": "classifier.0.convs.4.1",
-  "aspp/image/norm": "classifier.0.convs.4.2",
-  "aspp/project/conv": "classifier.0.project.0",
-  "aspp/project/norm": "classifier.0.project.1",
-  "head_conv/conv": "classifier.1",
-  "head_conv/norm": "classifier.2",
-  "head": "classifier.4",
-}
-FCN_HEAD = {
-  "head_conv/conv": "classifier.0",
-  "head_conv/norm": "classifier.1",
-  "head": "classifier.4",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Published:
-  """A published network.
-
-  Attributes:
-    download: its weight file.
-    values: {config key: value} that build it.
-    layers: {path of a module of ours: layer of the file}; those of the encoder are "backbone.X".
-  """
-
-  download: Download
-  values: Mapping[str, Any]
-  layers: Mapping[str, str]
-
-
-def _torchvision(name, encoder, digits):
-  is_fcn = name == "fcn"
-  own = {"model.name": "deeplabv3", "model.separable": False, "model.dropout": 0.5}
-  if is_fcn:
-    own = {"model.name": "dilated_fcn", "model.dropout": 0.1}
-  download = Download(URL.format(f"{name}_{encoder}", digits), f"sha256:{digits}")
-  values = {**TORCHVISION, **own, "model.encoder": encoder}
-  return Published(download, values, FCN_HEAD if is_fcn else DEEPLAB_HEAD)
-
-
-PUBLISHED = {
-  "torchvision:deeplabv3_resnet50": _torchvision("deeplabv3", "resnet50", "cd0a2569"),
-  "torchvision:deeplabv3_resnet101": _torchvision("deeplabv3", "resnet101", "586e9e4e"),
-  "torchvision:fcn_resnet50": _torchvision("fcn", "resnet50", "1167a1af"),
-  "torchvision:fcn_resnet101": _torchvision("fcn", "resnet101", "7ecb50ca"),
-}
-
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")  # of weight files of PyTorch
 
 
 def is_published(source: str | os.PathLike) -> bool:
   """Whether `read_published` is to read this: a name with a colon, a weight file or its folder."""
+  if packed.is_packed(source):
+    return False
   path = pathlib.Path(source)
   if path.is_dir():
     return public_smp.is_smp(path) and not has_checkpoint(path)
@@ -95,12 +41,36 @@ def check_source(source: str | os.PathLike) -> None:
   path = pathlib.Path(source)
   if path.suffix in SUFFIXES and not path.exists():
     raise UserError(f"no weight file {source}; correct the path")
+  is_run = has_checkpoint(path) or path.parent.name == "checkpoints"
+  if path.is_dir() and not is_run and not is_published(path):
+    raise UserError(
+      f"{source} is the folder of no trained run, and of no network: it lacks config.json and "
+      f"{public_smp.WEIGHTS[0]}; correct the path"
+    )
   if os.fspath(source) in PUBLISHED or path.suffix in SUFFIXES or path.is_dir():
     return
   raise UserError(
     f"{source} is no published network, no folder, and no file in {', '.join(SUFFIXES)}; choose "
     f"from {', '.join(PUBLISHED)}"
   )
+
+
+def read_config(source: str | os.PathLike) -> ConfigDict | None:
+  """The config of a published network; None for what is none."""
+  return read_published(source)[0] if is_published(source) else None
+
+
+def check_use(source: str, mode: str, has_config: bool, output: str) -> None:
+  """Raises UserError for flags of the command that do not go with --model=SOURCE."""
+  check_source(source)
+  if not is_published(source):
+    return
+  if mode == "evaluate" and not has_config:
+    raise UserError(f"{source} knows no data: add --config=FILE, whose config.data is scored")
+  if mode != "evaluate" and has_config:
+    raise UserError(f"{source} is a whole network: leave --config out of --mode={mode}")
+  if mode == "export" and not output:
+    raise UserError("--mode=export of a published network needs --output=DIR")
 
 
 def read_published(source: str | os.PathLike) -> tuple[ConfigDict, DatasetInfo, Any]:
@@ -126,7 +96,7 @@ def _read_torchvision(source):
   else:
     path = source
     tensors = pretrained.read_weights(path)
-    published = PUBLISHED[_recognise(tensors, path)]
+    published = PUBLISHED[recognise(tensors, path)]
     pretrained.check_published(path, published.download)
   voc = LABEL_SPACES["voc"]
   number = tensors["classifier_4/kernel"].shape[-1]
@@ -162,17 +132,65 @@ def has_names(info: DatasetInfo) -> bool:
   return info.classes != tuple(f"class {i}" for i in range(len(info.classes)))
 
 
-def _recognise(tensors, path):
-  """The name of the published network that a file's layers are of."""
-  layers = tensors.layers
-  if "backbone_layer4_2_conv3" not in layers or "classifier_4/kernel" not in tensors:
-    raise UserError(
-      f"{path} is of none of the networks {', '.join(PUBLISHED)}; weights of an encoder alone are "
-      "for config.model.pretrained, and segmentation_models.pytorch's are read with their "
-      "config.json: give the folder of both"
-    )
-  head = "deeplabv3" if "classifier_0_convs_0_0" in layers else "fcn"
-  return f"torchvision:{head}_resnet{101 if 'backbone_layer3_22_conv1' in layers else 50}"
+def with_data(
+  source: str | os.PathLike,
+  saved: ConfigDict,
+  config: ConfigDict | None,
+  overrides: Mapping[str, Any],
+) -> ConfigDict:
+  """The config by which a published network is used: its own, with the data of another.
+
+  Args:
+    source: its name in errors.  saved: of `read_published`.
+    config: of the data, or None; its network does not count.
+    overrides: {key: value} that differ.
+  Raises:
+    UserError: a value that the network does not have.
+  """
+  own = network_values(saved)
+  if config is not None:
+    saved = settings.override(config, {**own, "data.fit": saved.data.fit})
+  config = settings.override(saved, overrides)
+  values = settings.config_values(config)
+  for key, value in {**own, "data.channels": 3, "data.normalization": "range"}.items():
+    if values[key] != value:
+      remedy = "leave it out" if key in overrides else f"add --config.{key}={value}"
+      raise UserError(
+        f"config.{key} is {values[key]!r}, but {source} is a network of {value!r}: {remedy}"
+      )
+  for key in "model.pretrained", "model.init_from":
+    if overrides.get(key):
+      warn(f"config.{key} is not used: all weights are those of {source}")
+  return config
+
+
+def network_values(config: ConfigDict) -> dict[str, Any]:
+  """{key: value} of config.model that make the network."""
+  values, keys = settings.config_values(config), settings.declared_keys()
+  network = (x for x, key in keys.items() if x.startswith("model.") and key.scope == "network")
+  return {key: values[key] for key in network}
+
+
+def with_names(info: DatasetInfo, config: ConfigDict, source: str | os.PathLike) -> DatasetInfo:
+  """The info of a published network, for images as config.data describes them.
+
+  Classes without names get those of config.data.classes.
+  """
+  data = config.data
+  if data.classes and tuple(data.classes) != info.classes:
+    if has_names(info) or len(data.classes) != len(info.classes):
+      raise UserError(
+        f"config.data.classes is {tuple(data.classes)}, but {source} has the {len(info.classes)} "
+        f"classes {', '.join(info.classes)}: leave the key out"
+      )
+    info = dataclasses.replace(info, classes=tuple(data.classes))
+  return dataclasses.replace(
+    info,
+    value_range=data.value_range,
+    bands=data.bands,
+    orient=data.exif_orientation,
+    pages=data.pages,
+  )
 
 
 def _assigned(values, info, tensors, name_of, encoder, leave, path):

@@ -42,14 +42,17 @@ PARTS = {"conv": "0", "norm": "1"}
 
 def is_smp(folder: str | os.PathLike) -> bool:
   """Whether a folder is of `save_pretrained`, and not of a run."""
-  folder = pathlib.Path(folder)
-  names = (folder / "config.json", *(folder / name for name in WEIGHTS))
-  return names[0].is_file() and any(x.is_file() for x in names[1:])
+  config = pathlib.Path(folder) / "config.json"
+  has_weights = any(config.with_name(name).is_file() for name in WEIGHTS)
+  return config.is_file() and (has_weights or b'"_model_class"' in config.read_bytes())
 
 
 def weight_file(folder: str | os.PathLike) -> pathlib.Path:
-  """The weight file in a folder of `is_smp`."""
-  return next(x for name in WEIGHTS if (x := pathlib.Path(folder) / name).is_file())
+  """The weight file in a folder of `is_smp`; UserError if it is missing."""
+  for path in (pathlib.Path(folder) / name for name in WEIGHTS):
+    if path.is_file():
+      return path
+  raise UserError(f"{folder} lacks {WEIGHTS[0]}: copy it beside config.json")
 
 
 def read_config(folder: str | os.PathLike) -> tuple[dict[str, Any], int]:

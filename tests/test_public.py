@@ -67,6 +67,54 @@ def test_what_is_no_published_network(source, words):
     library.load(source)
 
 
+def small_file(path, change=lambda state: state):
+  """An FCN without its auxiliary head, whose state dict is changed."""
+  state, _ = make_torchvision_networks.read("fcn_resnet50")
+  state = {name: x for name, x in state.items() if not name.startswith("aux_")}
+  weight_files.write_pth(path, change(state))
+  return path
+
+
+def test_a_file_of_data_parallel_training_for_other_classes(tmp_path):
+  """As torch.nn.DataParallel names tensors; the head has the classes of whoever trained it."""
+
+  def change(state):
+    state |= {name: state[name][:4] for name in ("classifier.4.weight", "classifier.4.bias")}
+    return {f"module.{name}": x for name, x in state.items()}
+
+  _, info, variables = public.read_published(small_file(tmp_path / "mine.pth", change))
+  assert info.classes == ("class 0", "class 1", "class 2", "class 3")
+  assert len({*info.palette}) == 4 and not public.has_names(info)
+  plain = public.read_published(small_file(tmp_path / "plain.pth"))
+  assert public.has_names(plain[1])
+  head, whole = (v["params"].pop("head") for v in (variables, plain[2]))
+  np.testing.assert_array_equal(head["kernel"], whole["kernel"][..., :4])
+  jax.tree.map(np.testing.assert_array_equal, variables, plain[2])
+
+
+@pytest.mark.parametrize(
+  "name, change, words",
+  [
+    ("classifier.1.bias", lambda x: None, r"it lacks classifier\.1\.bias"),
+    ("classifier.0.weight", lambda x: None, r"it lacks classifier\.0\.weight"),
+    ("backbone.layer1.0.bn1.running_var", lambda x: None,
+     r"it lacks backbone\.layer1\.0\.bn1\.running_var"),
+    ("classifier.0.weight", lambda x: x[:, :9],
+     r"classifier\.0\.weight is \(512, 9, 3, 3\), this one has \(512, 2048, 3, 3\)"),
+    ("classifier.9.weight", lambda x: np.zeros((2, 3), np.float32),
+     r"classifier\.9\.weight has no place in this one"),
+    ("classifier.1.weight", lambda x: x * np.nan, r"classifier\.1\.weight holds values that are"),
+  ],
+)  # fmt: skip
+def test_errors_name_tensors_as_the_file_does(tmp_path, name, change, words):
+  def changed(state):
+    state = {**state, name: change(state.get(name))}
+    return {name: x for name, x in state.items() if x is not None}
+
+  with pytest.raises(UserError, match=words):
+    public.read_published(small_file(tmp_path / "a.pth", changed))
+
+
 def test_weights_of_something_else(tmp_path):
   weight_files.write_pth(tmp_path / "a.pth", {"fc.weight": np.zeros((2, 3), np.float32)})
   with pytest.raises(UserError, match="of none of the networks torchvision:deeplabv3_resnet50,"):
@@ -98,9 +146,13 @@ def test_without_network(monkeypatch, tmp_path):
   [
     (["--mode=predict", "--model=fcn_resnet50"], "fcn_resnet50 is no published network"),
     (["--mode=predict", "--model=UP.PTH"], "choose from torchvision:deeplabv3_resnet50, "),
-    (["--mode=evaluate"], "--model is for --mode=predict; leave it out of --mode=evaluate"),
-    (["--mode=predict", "--workdir=x"], "--model is in place of --config and --workdir: leave"),
+    (["--mode=train"], "--model is for --mode=predict, evaluate, export; leave it out"),
+    (["--mode=predict", "--workdir=x"], "--model is in place of --workdir: leave one of them out"),
+    (["--mode=predict", "--config=configs/unet_cells.py"], "network: leave --config out of --mode"),
     (["--mode=predict"], "--mode=predict needs --input=FILE|DIR and --output=DIR"),
+    (["--mode=evaluate"], "fcn_resnet50 knows no data: add --config=FILE, whose config.data is"),
+    (["--mode=export"], "--mode=export of a published network needs --output=DIR"),
+    (["--mode=predict", "--model=tests"], "tests is the folder of no trained run, and of no"),
   ],
 )
 def test_flags_that_do_not_go_with_it(jaxseg, flags, words):  # noqa: F811
