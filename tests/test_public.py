@@ -1,5 +1,7 @@
 """Published networks: torchvision's logits from torchvision's files, and what is no such file."""
 
+import zipfile
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import weight_files
 from fixtures import make_torchvision_networks
 from fixtures.make_torch_encoders import make_image, some
 from PIL import Image
+from test_earlier_runs import FIXTURE
 from test_main import error_of, jaxseg  # noqa: F401
 
 import jaxseg as library
@@ -157,6 +160,21 @@ def test_without_network(monkeypatch, tmp_path):
 )
 def test_flags_that_do_not_go_with_it(jaxseg, flags, words):  # noqa: F811
   assert words in error_of(jaxseg, "--model=torchvision:fcn_resnet50", *flags)
+
+
+def test_a_run_is_named_in_the_same_way(jaxseg, tmp_path):  # noqa: F811
+  """Its work directory, or one of its checkpoints."""
+  with zipfile.ZipFile(FIXTURE) as archive:
+    archive.extractall(tmp_path)
+  places = {"a": "--workdir=run", "b": "--model=run", "c": "--model=run/checkpoints/8"}
+  for name, flag in places.items():
+    flags = f"--input={tmp_path}/photos", f"--output={tmp_path}/{name}"
+    flag = flag.replace("=", f"={tmp_path}/")
+    status, out, err = jaxseg("--mode=predict", flag, *flags)
+    assert status == 0 and out.startswith("3 label maps written"), err
+  for label_map in (tmp_path / "a").glob("*.png"):
+    for name in "bc":
+      assert (tmp_path / name / label_map.name).read_bytes() == label_map.read_bytes()
 
 
 def test_names_tell_the_hash():
