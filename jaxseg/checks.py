@@ -122,10 +122,11 @@ def check_start(config: ConfigDict, info: DatasetInfo) -> None:
     if pretrained != "imagenet" or model.encoder.imagenet is None:
       variables = models.abstract_variables(model, info.channels)
       models.load_encoder(variables, model.encoder, pretrained)
-  if public.is_published(config.model.init_from or "."):
-    public.check_source(config.model.init_from)
-  elif config.model.init_from:
-    checkpoint.best_checkpoint(config.model.init_from, "config.model.init_from")
+  if donor := config.model.init_from:
+    if public.is_published(donor):
+      public.check_source(donor)
+    else:
+      checkpoint.best_checkpoint(donor, "config.model.init_from")
 
 
 CHECKS: tuple[Callable[[ConfigDict, DatasetInfo], None], ...] = (

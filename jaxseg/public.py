@@ -142,7 +142,7 @@ def with_data(
 
   Args:
     source: its name in errors.  saved: of `read_published`.
-    config: of the data, or None; its network does not count.
+    config: of the data, or None; its network and data.fit do not count.
     overrides: {key: value} that differ.
   Raises:
     UserError: a value that the network does not have.
@@ -181,7 +181,7 @@ def with_names(info: DatasetInfo, config: ConfigDict, source: str | os.PathLike)
     if has_names(info) or len(data.classes) != len(info.classes):
       raise UserError(
         f"config.data.classes is {tuple(data.classes)}, but {source} has the {len(info.classes)} "
-        f"classes {', '.join(info.classes)}: leave the key out"
+        f"classes {', '.join(info.classes)}: use data of these, or leave the key out"
       )
     info = dataclasses.replace(info, classes=tuple(data.classes))
   return dataclasses.replace(
@@ -199,6 +199,7 @@ def _assigned(values, info, tensors, name_of, encoder, leave, path):
   Args:
     encoder: what the file calls the encoder, whose layers `name_of` need not know.
   """
+
   def layer_of(place):
     return name_of(place) or place.replace("encoder/", f"{encoder}.", 1).replace("_", ".")
 
