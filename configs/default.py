@@ -140,7 +140,7 @@ def keys():
   model.pretrained = key("", "encoder weights: '' random, 'imagenet' downloads once, or a file")
   model.freeze_encoder = key(True, "if pretrained: no gradient, fixed batch statistics")
   model.freeze_norm = key(False, "fixed batch statistics in the encoder, weights still train")
-  model.init_from = key("", "work directory of another run, whose weights are taken where they fit")
+  model.init_from = key("", "another run or published network, whose weights are taken if they fit")
   model.widths = key((), "channels of levels; fcn: fc1, fc2; deeplab: ASPP, low level; () = own",
                      item=int, most=12, above=0, high=2**20, scope="network")
   model.padding = key("same", "valid, as published: unpadded in unet, 100 px of zeros in fcn",
@@ -149,11 +149,14 @@ def keys():
                           choices=models.STEM_STRIDES, scope="network", was="model.patch")
   model.head = key("softmax", "sigmoid: one logit, for two classes", choices=models.HEADS,
                    scope="network")
-  model.norm = key(True, "batch normalisation in unet", scope="network")
+  model.norm = key(True, "batch normalisation in unet, and encoder_unet of variant smp",
+                   scope="network")
   model.separable = key(True, "deeplab: depthwise separable convolutions in ASPP and decoder",
                         scope="network")
-  model.variant = key("paper", "deeplab, dilated_fcn: as in the papers, or as torchvision has them",
-                      choices=models.VARIANTS, scope="network")
+  model.rates = key((), "deeplab: atrous rates at output stride 16; () = 6,12,18, of smp 12,24,36",
+                    item=int, length=3, low=1, high=1024, scope="network")
+  model.variant = key("paper", "form: of the papers, torchvision (deeplabv3, dilated_fcn) or smp "
+                      "(encoder_unet, deeplab)", choices=models.VARIANTS, scope="network")
   model.dropout = key(0.0, "dropout rate: unet's two coarsest levels; after fc1, fc2; after ASPP",
                       low=0, high=0.99)
   model.up = key("transposed", "upsampling: transposed convolution, or resize (and convolution)",

@@ -10,7 +10,16 @@ from collections.abc import Callable
 import jax
 from ml_collections import ConfigDict
 
-from jaxseg import UserError, build, checkpoint, models, predictors, seed_axis, settings
+from jaxseg import (
+  UserError,
+  build,
+  checkpoint,
+  models,
+  predictors,
+  public,
+  seed_axis,
+  settings,
+)
 from jaxseg.augment import Augmentation, check_channels
 from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo
@@ -113,8 +122,11 @@ def check_start(config: ConfigDict, info: DatasetInfo) -> None:
     if pretrained != "imagenet" or model.encoder.imagenet is None:
       variables = models.abstract_variables(model, info.channels)
       models.load_encoder(variables, model.encoder, pretrained)
-  if config.model.init_from:
-    checkpoint.best_checkpoint(config.model.init_from, "config.model.init_from")
+  if donor := config.model.init_from:
+    if public.is_published(donor):
+      public.check_source(donor)
+    else:
+      checkpoint.best_checkpoint(donor, "config.model.init_from")
 
 
 CHECKS: tuple[Callable[[ConfigDict, DatasetInfo], None], ...] = (

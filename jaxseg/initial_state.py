@@ -8,7 +8,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from jaxseg import UserError, checkpoint, models, train_state
+from jaxseg import UserError, checkpoint, models, public, settings, train_state
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.run import tell
 
@@ -44,21 +44,43 @@ def pretrained_state(
       tell("the encoder's first kernel, of RGB in the weight file, is repeated or summed over its "
            f"channels for images of {channels}, and rescaled")  # fmt: skip
   if config.model.init_from:
-    variables = start_from(variables, config.model.init_from)
+    variables = start_from(variables, config.model.init_from, config)
   return train_state.create(variables, optimizer, ema=config.train.ema_decay > 0)
 
 
-def start_from(variables: Any, workdir: str | pathlib.Path) -> Any:
-  """Copies the weights that fit from another run's best checkpoint; logs which layers they are."""
-  step, found = checkpoint.load_best(workdir, "config.model.init_from")
-  variables, modules = models.take_matching(variables, found["variables"])
+def start_from(variables: Any, source: str | pathlib.Path, config: ConfigDict) -> Any:
+  """Copies the weights that fit from another network; logs which layers they are.
+
+  Args:
+    source: work directory, of which the best checkpoint counts; or a published network.
+    config: of the new one; what else it would have to have is told.
+  """
+  if public.is_published(source):
+    saved, _, donor = public.read_published(source)
+    name, remedy = source, _flags(saved, config)
+  else:
+    step, found = checkpoint.load_best(source, "config.model.init_from")
+    donor, name, remedy = found["variables"], f"{source}, step {step}", ""
+  variables, modules = models.take_matching(variables, donor)
   if not modules["taken"]:
-    raise UserError(f"no layer of {workdir} fits this network; correct config.model.init_from")
+    text = "correct config.model.init_from"
+    raise UserError(f"no layer of {source} fits this network; {remedy or text}")
   names = {what: ", ".join(found) or "nothing" for what, found in modules.items()}
   if not modules["new"] and not modules["left"]:
     names["taken"] = f"all {len(modules['taken'])} modules"
   tell(
-    f"from {workdir}, step {step}: copied {names['taken']}; new: {names['new']}; "
-    f"skipped: {names['left']}"
+    f"from {name}: copied {names['taken']}; new: {names['new']}; skipped: {names['left']}"
+    + (f"; {remedy}" if remedy else "")
   )
   return variables
+
+
+def _flags(saved, config):
+  """What to add to a command for the network of a config, as text; "" if nothing."""
+  wanted, values = public.network_values(saved), settings.config_values(config)
+  flags = []
+  for key, value in wanted.items():
+    if values[key] != value and key != "model.head":
+      text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+      flags.append(f"--config.{key}={text}")
+  return f"for the whole of it, add {' '.join(flags)}" if flags else ""

@@ -50,14 +50,15 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 MODE = flags.DEFINE_enum("mode", "train", MODES, "what to do; keys: list all config keys")
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run; report: A,B; default: runs/CONFIG")
-MODEL = flags.DEFINE_string("model", "", "predict: a published network, or its file")
+MODEL = flags.DEFINE_string("model", "", "a published network, its file or folder, or a run")
 INPUT = flags.DEFINE_string("input", "", "predict: an image, or a folder of images")
-OUTPUT = flags.DEFINE_string("output", "", "predict, export, pack, report, keys: output folder")
+OUTPUT = flags.DEFINE_string("output", "", "folder for what a mode writes")
 PICTURE = flags.DEFINE_bool("picture", False, "pack: with the sheet of predictions")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "predict: make again what is there")
 # Modes that use a flag; all use the others.
-USES = {"input": ("predict",), "overwrite": ("predict",), "model": ("predict",)}
-USES |= {"output": ("predict", "export", "pack", "report", "keys"), "picture": ("pack",)}
+USES = {"input": ("predict",), "overwrite": ("predict",), "picture": ("pack",)}
+USES |= {"model": ("predict", "evaluate", "export")}
+USES |= {"output": ("predict", "evaluate", "export", "pack", "report", "keys")}
 # What to do instead in modes that write into the work directory, if that is a packed network.
 WRITES = {"check_data": "give --config, and another --workdir", "export": "give --output=DIR"}
 WRITES |= {"report": "give runs as --workdir"}
@@ -150,13 +151,15 @@ def configure(
 
   Without a file, it is the run's own config.
   """
-  if MODEL.value:
-    if file_config is not None or WORKDIR.value:
-      raise UserError("--model is in place of --config and --workdir: leave these out")
-    if not packed.is_packed(MODEL.value):
-      public.check_source(MODEL.value)
-      config = settings.from_run({})
-      return MODEL.value, config, settings.parse_overrides(config, overrides)
+  if model := MODEL.value:
+    if WORKDIR.value:
+      raise UserError("--model is in place of --workdir: leave one of them out")
+    if not packed.is_packed(model):
+      public.check_use(model, MODE.value, file_config is not None, OUTPUT.value)
+      own = None if public.is_published(model) else settings.read_run(model)
+      config = file_config or own or settings.from_run({})
+      values = settings.parse_overrides(config, overrides)
+      return model, settings.override(config, values) if file_config else config, values
   if file_config is not None and MODE.value == "report":
     raise UserError("--mode=report takes configs from the runs: leave out --config")
   place = packed.find(MODEL.value or work_directories()[0])
@@ -177,7 +180,7 @@ def configure(
   config = settings.read_run(workdir) if file_config is None else file_config
   donor = overrides.get("model.init_from")
   if config is None and donor and MODE.value == "train":  # a new run like that one
-    config = settings.read_run(donor)
+    config = public.read_config(donor) or settings.read_run(donor)
   if config is None:
     remedy = "add --config to train" if MODE.value == "train" else "train first"
     raise UserError(f"{workdir} has no checkpoint; correct --workdir, or {remedy}")
@@ -218,12 +221,14 @@ def run(arguments: Sequence[str]) -> int:
   elif mode == "report":
     say(f"report: {reports.report(work_directories(), values, OUTPUT.value)}")
   elif mode == "evaluate":
-    modes.print_scores(modes.evaluate(workdir, values, config=given))
+    scores = modes.evaluate(workdir, values, config=given, output=OUTPUT.value or None)
+    modes.print_scores(scores)
   elif mode == "calibrate":
     for line in temperature.describe(temperature.calibrate(workdir, values, config=given)):
       say(line)
   elif mode == "export":
-    modes.export_run(workdir, OUTPUT.value or workdir / "export", values, config=given)
+    output = OUTPUT.value or pathlib.Path(workdir) / "export"
+    modes.export_run(workdir, output, values, config=given)
   elif mode == "pack":
     if values or not OUTPUT.value:
       fault = f"takes a run as it is: leave out --config.{min(values)}" if values else ""

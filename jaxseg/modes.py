@@ -1,6 +1,7 @@
 """The modes of a trained network: evaluate, export and summary; see `prediction` for predict."""
 
 import collections.abc
+import dataclasses
 import functools
 import json
 import pathlib
@@ -19,6 +20,7 @@ from jaxseg import (
   packed,
   parallel,
   predictors,
+  public,
   results,
   settings,
   workdirs,
@@ -70,6 +72,7 @@ def evaluate(
   overrides: collections.abc.Mapping[str, Any] | None = None,
   *,
   config: ConfigDict | None = None,
+  output: str | pathlib.Path | None = None,
 ) -> dict:
   """Scores the best checkpoint of a run on the evaluation split of its config.
 
@@ -77,9 +80,10 @@ def evaluate(
   unless it is a packed network; if that cannot be written, a DataWarning says so.
 
   Args:
-    workdir: of the run.
+    workdir: of the run; or a published network, see `segmenter.load`, with a config of the data.
     overrides: keys that differ from the run's config: {"predict.tta": "flip"}.
     config: to use instead of the run's; its network has to be the same.
+    output: another folder for the files. Without it, those of a published network are not written.
   Returns:
     the scores, see `evaluation.score`, with "split" and "step"
   Raises:
@@ -91,26 +95,29 @@ def evaluate(
     info = segmenter.info
     with agreed():
       found, source = build.open_split(config, "eval", value_range=info.value_range)
+      if not public.has_names(info) and len(found.classes) == len(info.classes):
+        info = dataclasses.replace(info, classes=found.classes, palette=found.palette)
       if tuple(found.classes) != tuple(info.classes):
         raise UserError(
-          f"the evaluation data have the classes {', '.join(found.classes)}, but the network was "
-          f"trained on {', '.join(info.classes)}: correct `classes`"
+          f"the evaluation data have the {len(found.classes)} classes {', '.join(found.classes)}, "
+          f"but the network was trained on {', '.join(info.classes)}: correct `classes`"
         )
     with read_as_trained(info.channels, info.value_range):
       predict = predictors.build_predictor(config, segmenter.model, info)
       predict = for_scores(predict, segmenter.variables)
       evaluation = evaluate_split(predict, source, info, config)
-  split = build.eval_name(config)
-  if packed.is_packed(workdir):
+  split, step, is_public = build.eval_name(config), segmenter.step, public.is_published(workdir)
+  folder = output or (None if is_public or packed.is_packed(workdir) else workdir)
+  if not folder and not is_public:
     warn(f"{workdir} is packed and stays as it is: its evaluation.json does not have these scores")
-  elif parallel.is_main():
-    step, changed = segmenter.step, settings.changed(config, settings.read_run(workdir))
+  if parallel.is_main() and folder:
+    changed = {} if is_public else settings.changed(config, settings.read_run(workdir))
     overrides = {k: x for k, x in changed.items() if k.startswith(("data.", "predict.", "crf."))}
     line = results.about(split, step, evaluation.result["num_images"], config, overrides)
-    with faults.by_the_way("the scores are not in the work directory"):
-      results.write(workdir, split, step, info, evaluation, overrides)
-      results.write_page(workdir, line, info, evaluation, config)
-  return {"split": split, "step": segmenter.step, **evaluation.result}
+    with faults.by_the_way(f"the scores are not in {output or 'the work directory'}"):
+      results.write(folder, split, step or 0, info, evaluation, overrides)
+      results.write_page(folder, line, info, evaluation, config)
+  return {"split": split, "step": step, **evaluation.result}
 
 
 def print_scores(result: dict) -> None:
@@ -118,7 +125,8 @@ def print_scores(result: dict) -> None:
   if parallel.is_main():
     print(json.dumps({k: v for k, v in result.items() if k not in LISTS}, indent=2))
     table = score_table({k: v for k, v in result.items() if k not in ("split", "step")})
-    for line in (f"split {result['split']}, step {result['step']}", "", *table.split("\n")):
+    step = "" if result["step"] is None else f", step {result['step']}"
+    for line in (f"split {result['split']}{step}", "", *table.split("\n")):
       say(line, sys.stderr)
 
 
@@ -193,10 +201,12 @@ def write_artefact(
 
 
 def sample_images(config: ConfigDict, info: DatasetInfo) -> list[np.ndarray]:
-  """Images spread over the evaluation split, u8[H,W,D]; random ones if it cannot be opened."""
+  """Images spread over the evaluation split, u8[H,W,D]; random ones if it cannot be used."""
   num_images = config.export.num_images
   try:
-    _, source = build.open_split(config, "eval", value_range=info.value_range)
+    found, source = build.open_split(config, "eval", value_range=info.value_range)
+    if found.channels != info.channels:
+      raise UserError("images of another kind")
     num_images = min(num_images, len(source))
     return [source[i * len(source) // num_images]["image"] for i in range(num_images)]
   except UserError:

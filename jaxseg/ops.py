@@ -149,18 +149,39 @@ def sampling_matrix(positions: jax.Array, size: int, width: float | jax.Array = 
   return weight / weight.sum(axis=1, keepdims=True)
 
 
-def resizing_matrix(new: int, old: int) -> jax.Array:
-  """Antialiased linear interpolation of an axis, pixel centres at half positions.  f32[new,old]"""
+def resizing_matrix(new: int, old: int, corners: bool = False) -> jax.Array:
+  """Antialiased linear interpolation of an axis, pixel centres at half positions.  f32[new,old]
+
+  With `corners`, the centres of the first and the last pixel stay where they are.
+  """
+  if corners:
+    step = jnp.float32(old - 1) / max(new - 1, 1)
+    return sampling_matrix(jnp.arange(new) * step, old, step)
   step = jnp.float32(old) / new
   return sampling_matrix((jnp.arange(new) + 0.5) * step - 0.5, old, step)
 
 
-def resize(x: jax.Array, size: Sequence[int]) -> jax.Array:
+def double_nearest(x: jax.Array, size: Sequence[int]) -> jax.Array:
+  """Nearest-neighbour doubling to a size of 2n - 1, 2n or 2n + 1.  [B,h,w,C] -> [B,H,W,C]
+
+  As PyTorch's `interpolate`, which takes pixel floor(i n / N) of n for i of N: for 2n + 1 the first
+  one three times.
+  """
+  x = x.repeat(2, axis=1).repeat(2, axis=2)
+  for axis, n in zip((1, 2), size, strict=True):
+    if n - x.shape[axis] == 1:
+      x = jnp.pad(x, [(int(i == axis), 0) for i in range(4)], mode="edge")
+  return x[:, : size[0], : size[1]]
+
+
+def resize(x: jax.Array, size: Sequence[int], corners: bool = False) -> jax.Array:
   """Bilinear interpolation to another size (H, W), antialiased.  [B,h,w,C] -> [B,H,W,C]
 
-  Equals `jax.image.resize`, as two matrix products, which export to ONNX.
+  Equals `jax.image.resize`, as two matrix products, which export to ONNX. `corners`: see
+  `resizing_matrix`.
   """
-  rows, cols = (resizing_matrix(*n).astype(x.dtype) for n in zip(size, x.shape[1:3], strict=True))
+  sizes = zip(size, x.shape[1:3], strict=True)
+  rows, cols = (resizing_matrix(*n, corners).astype(x.dtype) for n in sizes)
   product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
   return product("lk,bikc->bilc", cols, product("ij,bjkc->bikc", rows, x))
 

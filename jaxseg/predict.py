@@ -139,7 +139,8 @@ def make_predictor(
     raise UserError(f"unknown `tta` {tta!r}; choose from {', '.join(TTA)}")
   layout = {}
   if fit == "crop":
-    multiple = 1 if getattr(model, "exact", False) else INPUT_STEP
+    own_size = getattr(model, "exact", False) or getattr(model, "smp", False)
+    multiple = 1 if own_size else INPUT_STEP
     layout = {"multiple": multiple, "side": window_side(tile, model) if tile else 0}
   num_pixels = batch_size * model.input_size(size + 2 * model.margin) ** 2
   mesh = spatial.make_mesh(space, jax.local_devices())

@@ -1,7 +1,7 @@
-"""Trained networks that others have published, by name or from a file.
+"""Trained networks that others have published, by name, from a file or from a folder.
 
-torchvision (BSD licence): DeepLabv3 and FCN on ResNets, trained on the images of COCO that show
-the classes of VOC 2012.
+Names and files are torchvision's, see `public_torchvision`; folders are of
+segmentation_models.pytorch, see `public_smp`.
 """
 
 import dataclasses
@@ -11,108 +11,84 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from jaxseg import UserError, models, settings
+from jaxseg import VOID, UserError, models, packed, public_smp, settings
 from jaxseg.build import build_model
 from jaxseg.data.decode import DatasetInfo
+from jaxseg.data.folder import default_palette
 from jaxseg.data.label_spaces import LABEL_SPACES
 from jaxseg.models import pretrained
-from jaxseg.models.pretrained import Download
-
-TORCHVISION = {"model.variant": "torchvision", "model.output_stride": 8, "model.up": "resize",
-               "data.fit": "crop"}  # fmt: skip
-URL = "https://download.pytorch.org/models/{}_coco-{}.pth"
-# {layer of the file: path of our module}
-DEEPLAB_HEAD = {
-  "classifier_0_convs_0_0": "aspp/pixel/conv",
-  "classifier_0_convs_0_1": "aspp/pixel/norm",
-  **{f"classifier_0_convs_{i + 1}_0": f"aspp/atrous{i}/conv" for i in range(3)},
-  **{f"classifier_0_convs_{i + 1}_1": f"aspp/atrous{i}/norm" for i in range(3)},
-  "classifier_0_convs_4_1": "aspp/image/conv",
-  "classifier_0_convs_4_2": "aspp/image/norm",
-  "classifier_0_project_0": "aspp/project/conv",
-  "classifier_0_project_1": "aspp/project/norm",
-  "classifier_1": "head_conv/conv",
-  "classifier_2": "head_conv/norm",
-  "classifier_4": "head",
-}
-FCN_HEAD = {
-  "classifier_0": "head_conv/conv",
-  "classifier_1": "head_conv/norm",
-  "classifier_4": "head",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Published:
-  """A published network.
-
-  Attributes:
-    download: its weight file.
-    values: {config key: value} that build it.
-    layers: {layer of the file: path of ours}; those of the encoder begin with "backbone_".
-    unused: how layers begin that only its training needed.
-  """
-
-  download: Download
-  values: Mapping[str, Any]
-  layers: Mapping[str, str]
-  unused: str = "aux_classifier_"
-
-
-def _torchvision(name, encoder, digits):
-  is_fcn = name == "fcn"
-  own = {"model.name": "deeplabv3", "model.separable": False, "model.dropout": 0.5}
-  if is_fcn:
-    own = {"model.name": "dilated_fcn", "model.dropout": 0.1}
-  download = Download(URL.format(f"{name}_{encoder}", digits), f"sha256:{digits}")
-  values = {**TORCHVISION, **own, "model.encoder": encoder}
-  return Published(download, values, FCN_HEAD if is_fcn else DEEPLAB_HEAD)
-
-
-PUBLISHED = {
-  "torchvision:deeplabv3_resnet50": _torchvision("deeplabv3", "resnet50", "cd0a2569"),
-  "torchvision:deeplabv3_resnet101": _torchvision("deeplabv3", "resnet101", "586e9e4e"),
-  "torchvision:fcn_resnet50": _torchvision("fcn", "resnet50", "1167a1af"),
-  "torchvision:fcn_resnet101": _torchvision("fcn", "resnet101", "7ecb50ca"),
-}
-
+from jaxseg.notebook import warn
+from jaxseg.public_torchvision import PUBLISHED, recognise
+from jaxseg.workdirs import has_checkpoint
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")  # of weight files of PyTorch
 
 
 def is_published(source: str | os.PathLike) -> bool:
-  """Whether `read_published` is to read this: a name with a colon, or a weight file."""
+  """Whether `read_published` is to read this: a name with a colon, a weight file or its folder."""
+  if packed.is_packed(source):
+    return False
   path = pathlib.Path(source)
+  if path.is_dir():
+    return public_smp.is_smp(path) and not has_checkpoint(path)
   return (":" in os.fspath(source) and not path.exists()) or path.suffix in SUFFIXES
 
 
 def check_source(source: str | os.PathLike) -> None:
-  """Raises UserError for what is neither the name of a published network nor a weight file."""
-  if os.fspath(source) in PUBLISHED or pathlib.Path(source).suffix in SUFFIXES:
-    if os.fspath(source) not in PUBLISHED and not pathlib.Path(source).is_file():
-      raise UserError(f"no weight file {source}; correct the path")
+  """Raises UserError for what is neither a published network, its file or folder, nor a run."""
+  path = pathlib.Path(source)
+  if path.suffix in SUFFIXES and not path.exists():
+    raise UserError(f"no weight file {source}; correct the path")
+  is_run = has_checkpoint(path) or path.parent.name == "checkpoints"
+  if path.is_dir() and not is_run and not is_published(path):
+    raise UserError(
+      f"{source} is the folder of no trained run, and of no network: it lacks config.json and "
+      f"{public_smp.WEIGHTS[0]}; correct the path"
+    )
+  if os.fspath(source) in PUBLISHED or path.suffix in SUFFIXES or path.is_dir():
     return
   raise UserError(
-    f"{source} is no published network and no file in {', '.join(SUFFIXES)}; choose from "
-    f"{', '.join(PUBLISHED)}"
+    f"{source} is no published network, no folder, and no file in {', '.join(SUFFIXES)}; choose "
+    f"from {', '.join(PUBLISHED)}"
   )
+
+
+def read_config(source: str | os.PathLike) -> ConfigDict | None:
+  """The config of a published network; None for what is none."""
+  return read_published(source)[0] if is_published(source) else None
+
+
+def check_use(source: str, mode: str, has_config: bool, output: str) -> None:
+  """Raises UserError for flags of the command that do not go with --model=SOURCE."""
+  check_source(source)
+  if not is_published(source):
+    return
+  if mode == "evaluate" and not has_config:
+    raise UserError(f"{source} knows no data: add --config=FILE, whose config.data is scored")
+  if mode != "evaluate" and has_config:
+    raise UserError(f"{source} is a whole network: leave --config out of --mode={mode}")
+  if mode == "export" and not output:
+    raise UserError("--mode=export of a published network needs --output=DIR")
 
 
 def read_published(source: str | os.PathLike) -> tuple[ConfigDict, DatasetInfo, Any]:
   """A published network.
 
   Args:
-    source: key of PUBLISHED, whose weight file is downloaded once; or the path of a weight file of
-      one of these networks.
+    source: key of PUBLISHED, whose weight file is downloaded once; the path of a weight file of
+      one of these networks; or a folder, see `public_smp`.
   Returns:
     (config, DatasetInfo, variables of numpy arrays)
   Raises:
     UserError: an unknown name, no network connection, or a file of something else.
   """
   check_source(source)
+  return _read_folder(source) if pathlib.Path(source).is_dir() else _read_torchvision(source)
+
+
+def _read_torchvision(source):
   if os.fspath(source) in PUBLISHED:
     published = PUBLISHED[source]
     path = pretrained.fetch(published.download, remedy="give its path in place of the name")
@@ -120,44 +96,117 @@ def read_published(source: str | os.PathLike) -> tuple[ConfigDict, DatasetInfo, 
   else:
     path = source
     tensors = pretrained.read_weights(path)
-    published = PUBLISHED[_recognise(tensors, path)]
+    published = PUBLISHED[recognise(tensors, path)]
     pretrained.check_published(path, published.download)
-  config = settings.override(settings.from_run({}), dict(published.values))
   voc = LABEL_SPACES["voc"]
+  number = tensors["classifier_4/kernel"].shape[-1]
   info = DatasetInfo(voc.classes, voc.palette, 3)
+  if number != len(voc.classes):
+    info = _unnamed(number, path)
+  leave = {layer for layer in tensors.layers if layer.startswith("aux_classifier_")}
+  return _assigned(published.values, info, tensors, published.layers.get, "backbone", leave, path)
+
+
+def _read_folder(folder):
+  values, num_logits = public_smp.read_config(folder)
+  path = public_smp.weight_file(folder)
+  tensors = pretrained.read_weights(path)
+  info = _unnamed(max(num_logits, 2), path)
+  if names := public_smp.read_classes(folder, num_logits):
+    info = dataclasses.replace(info, classes=names)
+  leave = public_smp.unused_layers(tensors.layers)
+  names = public_smp.layer_names(values)
+  return _assigned(values, info, tensors, names, "encoder", leave, path)
+
+
+def _unnamed(number, path):
+  """The info of a network whose file has no names of its classes."""
+  if not 2 <= number <= VOID:
+    raise UserError(f"{path}: the network has {number} classes; read are 2 to {VOID}")
+  classes = tuple(f"class {i}" for i in range(number))
+  return DatasetInfo(classes, default_palette(number), 3)
+
+
+def has_names(info: DatasetInfo) -> bool:
+  """Whether the classes of a published network have names, and not numbers only."""
+  return info.classes != tuple(f"class {i}" for i in range(len(info.classes)))
+
+
+def with_data(
+  source: str | os.PathLike,
+  saved: ConfigDict,
+  config: ConfigDict | None,
+  overrides: Mapping[str, Any],
+) -> ConfigDict:
+  """The config by which a published network is used: its own, with the data of another.
+
+  Args:
+    source: its name in errors.  saved: of `read_published`.
+    config: of the data, or None; its network and data.fit do not count.
+    overrides: {key: value} that differ.
+  Raises:
+    UserError: a value that the network does not have.
+  """
+  own = network_values(saved)
+  if config is not None:
+    saved = settings.override(config, {**own, "data.fit": saved.data.fit})
+  config = settings.override(saved, overrides)
+  values = settings.config_values(config)
+  for key, value in {**own, "data.channels": 3, "data.normalization": "range"}.items():
+    if values[key] != value:
+      remedy = "leave it out" if key in overrides else f"add --config.{key}={value}"
+      raise UserError(
+        f"config.{key} is {values[key]!r}, but {source} is a network of {value!r}: {remedy}"
+      )
+  for key in "model.pretrained", "model.init_from":
+    if overrides.get(key):
+      warn(f"config.{key} is not used: all weights are those of {source}")
+  return config
+
+
+def network_values(config: ConfigDict) -> dict[str, Any]:
+  """{key: value} of config.model that make the network."""
+  values, keys = settings.config_values(config), settings.declared_keys()
+  network = (x for x, key in keys.items() if x.startswith("model.") and key.scope == "network")
+  return {key: values[key] for key in network}
+
+
+def with_names(info: DatasetInfo, config: ConfigDict, source: str | os.PathLike) -> DatasetInfo:
+  """The info of a published network, for images as config.data describes them.
+
+  Classes without names get those of config.data.classes.
+  """
+  data = config.data
+  if data.classes and tuple(data.classes) != info.classes:
+    if has_names(info) or len(data.classes) != len(info.classes):
+      raise UserError(
+        f"config.data.classes is {tuple(data.classes)}, but {source} has the {len(info.classes)} "
+        f"classes {', '.join(info.classes)}: use data of these, or leave the key out"
+      )
+    info = dataclasses.replace(info, classes=tuple(data.classes))
+  return dataclasses.replace(
+    info,
+    value_range=data.value_range,
+    bands=data.bands,
+    orient=data.exif_orientation,
+    pages=data.pages,
+  )
+
+
+def _assigned(values, info, tensors, name_of, encoder, leave, path):
+  """(config, info, variables) of a network whose file calls modules `name_of(path)`.
+
+  Args:
+    encoder: what the file calls the encoder, whose layers `name_of` need not know.
+  """
+
+  def layer_of(place):
+    return name_of(place) or place.replace("encoder/", f"{encoder}.", 1).replace("_", ".")
+
+  config = settings.override(settings.from_run({}), dict(values))
+  for key, kernel in tensors.items():  # ours has the image pooling first, the file last
+    if key.endswith("_project_0/kernel") and kernel.ndim == 4:
+      tensors[key] = np.roll(kernel, kernel.shape[2] // 5, axis=2)
   variables = models.abstract_variables(build_model(config, info), info.channels)
-  kernel = tensors.get(project := "classifier_0_project_0/kernel")
-  if kernel is not None and kernel.ndim == 4:  # ours has the image pooling first, the file last
-    tensors[project] = np.roll(kernel, kernel.shape[2] // 5, axis=2)
-  return config, info, _assigned(variables, tensors, published, path)
-
-
-def _recognise(tensors, path):
-  """The name of the published network that a file's layers are of."""
-  layers = {key.split("/")[0] for key in tensors}
-  if "backbone_layer4_2_conv3" not in layers or "classifier_4" not in layers:
-    raise UserError(
-      f"{path} is of none of the networks {', '.join(PUBLISHED)}; weights of an encoder alone are "
-      "for config.model.pretrained"
-    )
-  head = "deeplabv3" if "classifier_0_convs_0_0" in layers else "fcn"
-  return f"torchvision:{head}_resnet{101 if 'backbone_layer3_22_conv1' in layers else 50}"
-
-
-def _assigned(variables, tensors, published, path):
-  """The variables of a network from the tensors of its file."""
-  names, places = {place: layer for layer, place in published.layers.items()}, {}
-  flat = {}  # as `assign_weights` takes them: {collection: {layer: {weight: array}}}
-  for (collection, *parts, weight), x in flatten_dict(variables).items():
-    place = "/".join(parts)
-    layer = names.get(place, "backbone_" + place.removeprefix("encoder/"))
-    places[layer] = parts
-    flat.setdefault(collection, {}).setdefault(layer, {})[weight] = x
-  leave = {key.split("/")[0] for key in tensors if key.startswith(published.unused)}
-  found = pretrained.assign_weights(flat, tensors, leave=leave, source=path)
-  return unflatten_dict({
-    (collection, *places[layer], weight): x
-    for collection, layers in found.items()
-    for layer, weights in layers.items()
-    for weight, x in weights.items()
-  })  # fmt: skip
+  found = models.assign_by_name(variables, tensors, layer_of, leave=leave, source=path)
+  return config, info, found

@@ -54,14 +54,18 @@ def write(
 
 
 def about(
-  split: str, step: int, num_images: int, config: ConfigDict, overrides: Mapping[str, Any]
+  split: str, step: int | None, num_images: int, config: ConfigDict, overrides: Mapping[str, Any]
 ) -> str:
-  """What was evaluated, in a line.  config: of the evaluation; overrides: see `write`."""
-  model = config.model
+  """What was evaluated, in a line.  config: of the evaluation; overrides: see `write`.
+
+  Args:
+    step: None for a network that was trained elsewhere.
+  """
+  model, after = config.model, "" if step is None else f" after step {step:,}"
   on = f" on {model.encoder}" if model.encoder else ""
   given = "".join(f", {name}={value!r}" for name, value in overrides.items())
   return (
-    f"{model.name}{on} after step {step:,}, evaluated on {num_images:,} images of "
+    f"{model.name}{on}{after}, evaluated on {num_images:,} images of "
     f"{config.data.name} {split}{given}"
   )
 

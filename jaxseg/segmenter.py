@@ -169,7 +169,8 @@ def load(
     path: a work directory (its best checkpoint), a folder of one checkpoint
       ("runs/pets/checkpoints/120"), a packed network (a folder, or "hf:OWNER/NAME" on the Hugging
       Face Hub), an exported file ("model.stablehlo", no options), a published network
-      ("torchvision:deeplabv3_resnet50", see `public.PUBLISHED`), or its weight file.
+      ("torchvision:deeplabv3_resnet50"), its weight file, or a folder that
+      segmentation_models.pytorch saved; see docs/published.md.
     tta: test-time augmentation: "none", "flip" or "dihedral".
     tile: largest side that the network sees at once, px; 0 for whole images.
     scales: sizes of the image to average over, such as (0.75, 1.0, 1.25).
@@ -220,15 +221,19 @@ def load_run(
   with settings.config_errors():
     arrays = []  # in process 0
     workdir, step, meta = parallel.on_main(_find, path, arrays)
-    saved = settings.from_run(meta["config"])
-    with settings.own_entries(config is None):
-      config = settings.override(config or saved, overrides)
-      settings.check(config)
-    if not config.predict.temperature and (found := meta.get("temperature")):
-      config = settings.override(config, {"predict.temperature": found})
+    saved, info = settings.from_run(meta["config"]), DatasetInfo(**meta["info"])
+    if public.is_published(path):
+      config = public.with_data(path, saved, config, overrides)
+      info = public.with_names(info, config, path)
+    else:
+      with settings.own_entries(config is None):
+        config = settings.override(config or saved, overrides)
+        settings.check(config)
+      if not config.predict.temperature and (found := meta.get("temperature")):
+        config = settings.override(config, {"predict.temperature": found})
+      settings.check_same(workdir, saved, config, network=True)
     warn_of_unused(config)
-    settings.check_same(workdir, saved, config, network=True)
-    info = _with_pictures(DatasetInfo(**meta["info"]), config.data)
+    info = _with_pictures(info, config.data)
     # Nothing is differentiated here, and converters to other formats do not know rematerialisation.
     model = build.build_model(settings.override(config, {"train.remat": False}), info)
     target = models.abstract_variables(model, info.channels)

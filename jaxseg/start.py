@@ -29,7 +29,7 @@ Train, score and use semantic segmentation networks.
   --config=FILE         a file of configs/, or yours; a run knows its own
   --config.KEY=VALUE    another value for a single key, as often as needed
   --workdir=DIR         folder of the run; default: runs/NAME_OF_CONFIG
-  --model=NAME|FILE     predict: a published network, or a file of its weights
+  --model=NAME|FILE|DIR a published network in place of a run: docs/published.md
   --workdir or --model=DIR|hf:OWNER/NAME    a packed network, here or on the Hugging Face Hub
   --picture             pack: with the sheet of predictions, which shows images of the data
   --overwrite           predict: also what is in the output folder already

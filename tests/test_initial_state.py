@@ -47,7 +47,7 @@ def test_start_from_what_is_not_there(donor, tmp_path):
   assert "none has no checkpoint" in message and "config.model.init_from" in message
   other = {"params": {"conv": {"kernel": np.zeros((1, 2))}}, "batch_stats": {}}
   with pytest.raises(UserError, match=f"no layer of {donor} fits.*config.model.init_from"):
-    initial_state.start_from(other, donor)
+    initial_state.start_from(other, donor, config)
 
 
 @pytest.mark.parametrize("channels", [3, 4])

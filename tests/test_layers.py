@@ -73,6 +73,8 @@ def test_place_strides():
   for output_stride, expected in places.items():
     assert layers.place_strides(strides, output_stride) == expected
   assert layers.place_strides((2, 2, 1, 1), 2) == [(2, 1), (1, 1), (1, 2), (1, 2)]
+  # As segmentation_models.pytorch: the dilation of a stage is its stride by the output stride.
+  assert layers.place_strides(strides, 8, at_once=True) == [*places[8][:4], (1, 2), (1, 4)]
 
 
 @pytest.mark.parametrize(

@@ -288,7 +288,7 @@ def test_mistakes_on_the_command_line(jaxseg, tmp_path, monkeypatch, arguments, 
   [
     ("--overwrite", "train", "predict"),
     ("--input=x.png", "evaluate", "predict"),
-    ("--output=x", "summary", "predict, export, pack, report, keys"),
+    ("--output=x", "summary", "predict, evaluate, export, pack, report, keys"),
   ],
 )
 def test_flags_of_other_modes(jaxseg, flag, mode, modes):

@@ -29,7 +29,7 @@ def abstract(encoder):
 def load(path):
   """Variables from a weight file."""
   tensors = read_keras_h5(path)
-  leave = MobileNetV2.unused_layers
+  leave = MobileNetV2().unused_layers
   return assign_weights(abstract(MobileNetV2()), tensors, leave=leave, source=path)
 
 
@@ -77,7 +77,7 @@ def our_stages():
 
 def assert_stages_equal(ours, theirs):
   assert (theirs["block_13_expand_relu"] == 6.0).any()  # or ReLU would pass for ReLU6
-  assert set(ours) == set(STAGES) and tuple(STAGES) == MobileNetV2.stages
+  assert set(ours) == set(STAGES) and tuple(STAGES) == MobileNetV2().stages
   for name in STAGES:
     expected = np.asarray(theirs[name])
     # Not dead, or the comparison would say little.

@@ -83,6 +83,53 @@ def test_encoder(name):
     assert stages[stage].shape[1:3] == (64 >> i, 32 >> i)
 
 
+@pytest.mark.parametrize(
+  "name, encoder",
+  [
+    *[("encoder_unet", x) for x in ("resnet18", "mobilenet_v2", "vgg16")],
+    *[(x, y) for x in ("deeplabv3", "deeplabv3plus") for y in ("resnet18", "mobilenet_v2")],
+  ],
+)
+def test_variant_smp(name, encoder):
+  """What is read of segmentation_models.pytorch can be trained, too, on images of any size."""
+  options = {"encoder": encoder, "variant": "smp", "up": "resize", "remat": True}
+  if name == "encoder_unet":
+    options["widths"] = (6, 5, 4, 3, 2)
+  model = build(name, 5, **options)
+  assert model.smp and model.encoder.variant == "smp"
+  variables = models.abstract_variables(model, 3)
+  image = np.zeros((2, 20, 33, 3), np.float32)
+  loss = lambda p: model.apply(  # noqa: E731
+    {**variables, "params": p}, image, train=True, mutable=["batch_stats"]
+  )[0]
+  assert jax.eval_shape(loss, variables["params"]).shape == (2, 20, 33, 5)
+
+
+def test_defaults_of_smp():
+  common = {"variant": "smp", "up": "resize"}
+  assert models.build("encoder_unet", 3, **common).widths == (256, 128, 64, 32, 16)
+  assert models.build("deeplabv3", 3, **common).rates == (12, 24, 36)
+  assert models.build("deeplabv3", 3).rates == (6, 12, 18)
+  assert models.build("deeplabv3plus", 3, rates=(1, 2, 3), **common).rates == (1, 2, 3)
+  assert models.build("encoder_unet", 3, encoder="vgg16", **common).center
+  assert not models.build("encoder_unet", 3, **common).center
+
+
+@pytest.mark.parametrize(
+  "name, options, message",
+  [
+    ("encoder_unet", {"variant": "smp"}, "^`variant` smp needs `up` 'resize', not 'transposed'"),
+    ("encoder_unet", {"variant": "torchvision"}, "^`variant` torchvision is for deeplabv3 and"),
+    ("encoder_unet", {"norm": False}, "^`norm` False needs `variant` smp in encoder_unet"),
+    ("dilated_fcn", {"variant": "smp"}, "^`variant` smp is for encoder_unet, deeplabv3 and"),
+    ("deeplabv3", {"rates": (6, 12)}, r"^`rates` is \(6, 12\), but has to be three, or \(\)"),
+  ],
+)
+def test_variants_that_do_not_fit(name, options, message):
+  with pytest.raises(UserError, match=message):
+    models.build(name, 3, **options)
+
+
 @pytest.mark.parametrize("name", models.MODELS)
 def test_options_reach_the_model(name):
   options = {"dropout": 0.3, "up": "resize", "precision": "bfloat16", "axis_name": "devices"}
@@ -156,11 +203,11 @@ def test_options_and_their_defaults(name):
     options.keys() - common.keys() - {"up"}
     == {
       UNet: {"stem_stride", "padding", "norm"},
-      EncoderUNet: encoder,
+      EncoderUNet: encoder | {"variant", "norm"},
       FCN: encoder | {"padding"},
       DeepLab: encoder | {"output_stride", "variant"},
     }[ROWS[name][0]]
-    | ({"separable"} if "deeplab" in name else set())
+    | ({"separable", "rates"} if "deeplab" in name else set())
   )
   model = models.build(name, 3)
   assert model == models.build(name, 3, **options)

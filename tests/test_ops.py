@@ -170,6 +170,26 @@ def test_resize_is_that_of_jax(old, new, dtype, atol):
   chex.assert_trees_all_close(found.astype(jnp.float32), expected, atol=atol)
 
 
+@pytest.mark.parametrize("old, new", [(4, 16), (5, 10), (1, 3), (7, 7)])
+def test_resize_by_corners(old, new):
+  """NumPy's interpolation between the first and the last pixel."""
+  x = np.random.default_rng(0).normal(size=(1, old, 2, 3)).astype(np.float32)
+  places = np.linspace(0, old - 1, new)
+  columns = x.transpose(2, 3, 0, 1).reshape(-1, old)
+  expected = np.stack([np.interp(places, np.arange(old), column) for column in columns])
+  found = ops.resize(x, (new, 2), corners=True)
+  np.testing.assert_allclose(found[0].reshape(new, -1).T, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_double_nearest(more):
+  """Pixel floor(i n / N) of n for i of N."""
+  x = np.random.default_rng(0).normal(size=(2, 5, 3, 2))
+  rows, cols = (np.arange(2 * n + more) * n // (2 * n + more) for n in (5, 3))
+  found = ops.double_nearest(x, (len(rows), len(cols)))
+  np.testing.assert_array_equal(found, x[:, rows][:, :, cols].astype(found.dtype))
+
+
 def test_shrinking_does_not_alias():
   """Stripes of one pixel, taken at every fourth, turn grey instead of black or white."""
   stripes = np.arange(64) % 2.0

@@ -532,7 +532,7 @@ def test_the_command(jaxseg_command, trained, tmp_path, monkeypatch):  # noqa: F
     (["--mode=pack", "--workdir=RUN", "--output=x", "--config.seed=3"], "leave out --config.seed"),
     (["--mode=pack", "--output=x"], "--workdir is missing; give that of a trained run"),
     (["--mode=pack", "--workdir=none", "--output=x"], "none has no checkpoint; correct --workdir"),
-    (["--mode=predict", "--model=FOLDER", "--workdir=RUN"], "--model is in place of --config and"),
+    (["--mode=predict", "--model=FOLDER", "--workdir=RUN"], "--model is in place of --workdir: "),
     (["--mode=predict", "--workdir=RUN", "--picture"], "--picture is for --mode=pack; leave it"),
     (["--mode=predict", "--model=hf:a", "--input=a", "--output=b"], "write hf:OWNER/NAME or hf:"),
   ],

@@ -202,10 +202,10 @@ def test_damaged_bytes(tmp_path):
 
 
 def test_other_hdf5_layouts(tmp_path):
-  """A file of Keras' new .weights.h5 format, a bare data set, and one without weight names."""
+  """Other groups, a bare data set, and one without weight names."""
   path = tmp_path / "other.h5"
   with h5py.File(path, "w") as file:
-    file["layers/conv2d/vars/0"] = normal(3, 3, 3, 4)
+    file["conv2d/vars/0"] = normal(3, 3, 3, 4)
   assert f"{path} is HDF5, but not a Keras" in error_line(read_keras_h5, path)
   with h5py.File(path, "w") as file:
     file["model_weights"] = normal(3)

@@ -1,5 +1,7 @@
 """Published networks: torchvision's logits from torchvision's files, and what is no such file."""
 
+import zipfile
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import weight_files
 from fixtures import make_torchvision_networks
 from fixtures.make_torch_encoders import make_image, some
 from PIL import Image
+from test_earlier_runs import FIXTURE
 from test_main import error_of, jaxseg  # noqa: F401
 
 import jaxseg as library
@@ -57,14 +60,62 @@ def test_a_photo_in_one_command(jaxseg, file_and_logits, tmp_path):  # noqa: F81
 @pytest.mark.parametrize(
   "source, words",
   [
-    ("torchvision:deeplabv3_resnet5", "no published network and no file in .*; choose from torchv"),
-    ("Torchvision:fcn-resnet50", "no published network and no file in .*; choose from torchv"),
+    ("torchvision:deeplabv3_resnet5", "no published network, no folder, .*; choose from torchv"),
+    ("Torchvision:fcn-resnet50", "no published network, no folder, .*; choose from torchvision"),
     ("nowhere.pth", "no weight file nowhere.pth"),
   ],
 )
 def test_what_is_no_published_network(source, words):
   with pytest.raises(UserError, match=words):
     library.load(source)
+
+
+def small_file(path, change=lambda state: state):
+  """An FCN without its auxiliary head, whose state dict is changed."""
+  state, _ = make_torchvision_networks.read("fcn_resnet50")
+  state = {name: x for name, x in state.items() if not name.startswith("aux_")}
+  weight_files.write_pth(path, change(state))
+  return path
+
+
+def test_a_file_of_data_parallel_training_for_other_classes(tmp_path):
+  """As torch.nn.DataParallel names tensors; the head has the classes of whoever trained it."""
+
+  def change(state):
+    state |= {name: state[name][:4] for name in ("classifier.4.weight", "classifier.4.bias")}
+    return {f"module.{name}": x for name, x in state.items()}
+
+  _, info, variables = public.read_published(small_file(tmp_path / "mine.pth", change))
+  assert info.classes == ("class 0", "class 1", "class 2", "class 3")
+  assert len({*info.palette}) == 4 and not public.has_names(info)
+  plain = public.read_published(small_file(tmp_path / "plain.pth"))
+  assert public.has_names(plain[1])
+  head, whole = (v["params"].pop("head") for v in (variables, plain[2]))
+  np.testing.assert_array_equal(head["kernel"], whole["kernel"][..., :4])
+  jax.tree.map(np.testing.assert_array_equal, variables, plain[2])
+
+
+@pytest.mark.parametrize(
+  "name, change, words",
+  [
+    ("classifier.1.bias", lambda x: None, r"it lacks classifier\.1\.bias"),
+    ("classifier.0.weight", lambda x: None, r"it lacks classifier\.0\.weight"),
+    ("backbone.layer1.0.bn1.running_var", lambda x: None,
+     r"it lacks backbone\.layer1\.0\.bn1\.running_var"),
+    ("classifier.0.weight", lambda x: x[:, :9],
+     r"classifier\.0\.weight is \(512, 9, 3, 3\), this one has \(512, 2048, 3, 3\)"),
+    ("classifier.9.weight", lambda x: np.zeros((2, 3), np.float32),
+     r"classifier\.9\.weight has no place in this one"),
+    ("classifier.1.weight", lambda x: x * np.nan, r"classifier\.1\.weight holds values that are"),
+  ],
+)  # fmt: skip
+def test_errors_name_tensors_as_the_file_does(tmp_path, name, change, words):
+  def changed(state):
+    state = {**state, name: change(state.get(name))}
+    return {name: x for name, x in state.items() if x is not None}
+
+  with pytest.raises(UserError, match=words):
+    public.read_published(small_file(tmp_path / "a.pth", changed))
 
 
 def test_weights_of_something_else(tmp_path):
@@ -98,13 +149,32 @@ def test_without_network(monkeypatch, tmp_path):
   [
     (["--mode=predict", "--model=fcn_resnet50"], "fcn_resnet50 is no published network"),
     (["--mode=predict", "--model=UP.PTH"], "choose from torchvision:deeplabv3_resnet50, "),
-    (["--mode=evaluate"], "--model is for --mode=predict; leave it out of --mode=evaluate"),
-    (["--mode=predict", "--workdir=x"], "--model is in place of --config and --workdir: leave"),
+    (["--mode=train"], "--model is for --mode=predict, evaluate, export; leave it out"),
+    (["--mode=predict", "--workdir=x"], "--model is in place of --workdir: leave one of them out"),
+    (["--mode=predict", "--config=configs/unet_cells.py"], "network: leave --config out of --mode"),
     (["--mode=predict"], "--mode=predict needs --input=FILE|DIR and --output=DIR"),
+    (["--mode=evaluate"], "fcn_resnet50 knows no data: add --config=FILE, whose config.data is"),
+    (["--mode=export"], "--mode=export of a published network needs --output=DIR"),
+    (["--mode=predict", "--model=tests"], "tests is the folder of no trained run, and of no"),
   ],
 )
 def test_flags_that_do_not_go_with_it(jaxseg, flags, words):  # noqa: F811
   assert words in error_of(jaxseg, "--model=torchvision:fcn_resnet50", *flags)
+
+
+def test_a_run_is_named_in_the_same_way(jaxseg, tmp_path):  # noqa: F811
+  """Its work directory, or one of its checkpoints."""
+  with zipfile.ZipFile(FIXTURE) as archive:
+    archive.extractall(tmp_path)
+  places = {"a": "--workdir=run", "b": "--model=run", "c": "--model=run/checkpoints/8"}
+  for name, flag in places.items():
+    flags = f"--input={tmp_path}/photos", f"--output={tmp_path}/{name}"
+    flag = flag.replace("=", f"={tmp_path}/")
+    status, out, err = jaxseg("--mode=predict", flag, *flags)
+    assert status == 0 and out.startswith("3 label maps written"), err
+  for label_map in (tmp_path / "a").glob("*.png"):
+    for name in "bc":
+      assert (tmp_path / name / label_map.name).read_bytes() == label_map.read_bytes()
 
 
 def test_names_tell_the_hash():

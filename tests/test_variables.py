@@ -103,7 +103,7 @@ def assert_encoder(loaded, variables, tensors):
     assert loaded[collection].keys() == tree.keys()
     for name in tree.keys() - {"encoder"}:
       assert loaded[collection][name] is tree[name]
-  unused = MobileNetV2.unused_layers
+  unused = MobileNetV2().unused_layers
   kept = {key: x for key, x in tensors.items() if key.split("/")[0] not in unused}
   encoder = {collection: tree["encoder"] for collection, tree in loaded.items()}
   found = reference.keras_tensors(encoder)

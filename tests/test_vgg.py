@@ -112,7 +112,7 @@ def test_equals_keras(weight_file, keras_values):
     return {**stages, "fc2": x[:, 0, 0]}
 
   ours = run(params, image(1, 224, 224))
-  assert ours.keys() == keras_values.keys() and tuple(STAGES) == VGG16.stages
+  assert ours.keys() == keras_values.keys() and tuple(STAGES) == VGG16().stages
   for name, expected in keras_values.items():
     assert_close(ours[name], expected)
 

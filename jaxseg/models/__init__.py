@@ -11,51 +11,53 @@ in any file that is imported first, such as your config. `interface` says what b
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from jaxseg import UserError
 from jaxseg.models.cost import num_parameters, summary
-from jaxseg.models.deeplab import DeepLab
+from jaxseg.models.deeplab import SMP_RATES, DeepLab
+from jaxseg.models.encoders import (
+  ENCODERS as ENCODERS,
+)
+from jaxseg.models.encoders import (
+  OUTPUT_STRIDES as OUTPUT_STRIDES,
+)
+from jaxseg.models.encoders import (
+  PRECISIONS as PRECISIONS,
+)
+from jaxseg.models.encoders import (
+  UPS as UPS,
+)
+from jaxseg.models.encoders import (
+  check_complete,
+  common_fields,
+  look_up,
+  make_encoder,
+)
 from jaxseg.models.fcn import FCN
-from jaxseg.models.interface import Encoder, Network, lacking
-from jaxseg.models.mobilenet_v2 import MobileNetV2
-from jaxseg.models.resnet import ResNet
+from jaxseg.models.interface import Network
 from jaxseg.models.unet import EncoderUNet, UNet
 from jaxseg.models.variables import (
   abstract_variables,
+  assign_by_name,
   check_input,
   init,
   load_encoder,
   take_matching,
 )
 from jaxseg.models.vgg import VGG16
-from jaxseg.models.xception import Xception65
 
 __all__ = ["build", "options_of", "init", "summary", "num_parameters", "num_logits", "check_input"]
 __all__ += ["abstract_variables", "at_output_stride", "load_encoder", "take_matching"]
+__all__ += ["assign_by_name"]
 
-# Constructors. `build` passes those of output_stride, axis_name, dtype, remat and pad that it
-# takes.
-ENCODERS: dict[str, Callable[..., nn.Module]] = {
-  "mobilenet_v2": MobileNetV2,
-  "vgg16": VGG16,
-  "resnet18": functools.partial(ResNet, 18),
-  "resnet34": functools.partial(ResNet, 34),
-  "resnet50": functools.partial(ResNet, 50),
-  "resnet101": functools.partial(ResNet, 101),
-  "xception65": Xception65,
-}
-OUTPUT_STRIDES = (8, 16, 32)
-PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-UPS = ("transposed", "resize")
 STEM_STRIDES = (1, 2)
 PADDINGS = ("same", "valid")
 HEADS = ("softmax", "sigmoid")
-VARIANTS = ("paper", "torchvision")
+VARIANTS = ("paper", "torchvision", "smp")
 FCN_PAD = 99  # and one more by the first convolution: the 100 px of the paper
 
 
@@ -81,13 +83,13 @@ def build(name: str, num_classes: int, **options: Any) -> nn.Module:
   Raises:
     UserError: an unknown name, option or value, or options that do not fit together.
   """
-  builder = _look_up(MODELS, name, "network")
+  builder = look_up(MODELS, name, "network")
   known = options_of(name)
   for option in options:
     if option not in known:
       raise UserError(f"{name} has no option {option!r}; it has {', '.join(known)}")
   model = builder(num_classes, **options)
-  _check_complete(model, Network, f"the network {name!r}")
+  check_complete(model, Network, f"the network {name!r}")
   return model
 
 
@@ -99,7 +101,7 @@ def options_of(name: str) -> dict[str, Any]:
   Raises:
     UserError: an unknown name.
   """
-  builder = _look_up(MODELS, name, "network")
+  builder = look_up(MODELS, name, "network")
   fixed = builder.keywords if isinstance(builder, functools.partial) else {}
   _, *parameters = inspect.signature(builder).parameters.values()
   return {x.name: x.default for x in parameters if x.name not in fixed}
@@ -111,7 +113,7 @@ def num_logits(head: str, classes: Sequence[str]) -> int:
   Raises:
     UserError: an unknown head, or a sigmoid with other than two classes.
   """
-  if _look_up(HEADS, head, "head") == "softmax":
+  if look_up(HEADS, head, "head") == "softmax":
     return len(classes)
   if len(classes) != 2:
     raise UserError(
@@ -126,7 +128,7 @@ def at_output_stride(model: nn.Module, output_stride: int) -> nn.Module:
   Raises:
     UserError: the network has no such form, or the output stride is none of OUTPUT_STRIDES.
   """
-  _look_up(OUTPUT_STRIDES, output_stride, "output_stride")
+  look_up(OUTPUT_STRIDES, output_stride, "output_stride")
   if not hasattr(model, "at_output_stride"):
     raise UserError(
       f"`output_stride` {output_stride} is for DeepLab; {type(model).__name__} has only the one it "
@@ -156,9 +158,9 @@ def build_unet(
   Raises:
     UserError: an unknown value, or valid convolutions with interpolation.
   """
-  _look_up(STEM_STRIDES, stem_stride, "stem_stride")
-  _look_up(PADDINGS, padding, "padding")
-  common = _common(widths, dropout, up, precision, remat, axis_name)
+  look_up(STEM_STRIDES, stem_stride, "stem_stride")
+  look_up(PADDINGS, padding, "padding")
+  common = common_fields(widths, dropout, up, precision, remat, axis_name)
   if padding == "valid" and up != "transposed":
     raise UserError("`padding` 'valid' needs `up` 'transposed' in unet: interpolation pads")
   return UNet(num_classes, stem_stride=stem_stride, padding=padding, norm=norm, **common)
@@ -169,6 +171,8 @@ def build_encoder_unet(
   *,
   encoder: str | nn.Module = "mobilenet_v2",
   widths: Sequence[int] = (),
+  variant: str = "paper",
+  norm: bool = True,
   freeze_encoder: bool = False,
   freeze_norm: bool = False,
   dropout: float = 0.0,
@@ -177,10 +181,28 @@ def build_encoder_unet(
   remat: bool = False,
   axis_name: str | None = None,
 ) -> EncoderUNet:
-  """U-Net decoder on an encoder; see `EncoderUNet` for the options, and `build`."""
-  common = _common(widths, dropout, up, precision, remat, axis_name)
+  """U-Net decoder on an encoder; see `EncoderUNet` for the options, and `build`.
+
+  `variant` "smp" is the one of segmentation_models.pytorch, encoder included.
+
+  Raises:
+    UserError: an unknown value, or options that only "smp" has.
+  """
+  look_up(VARIANTS, variant, "variant")
+  common = common_fields(widths, dropout, up, precision, remat, axis_name)
   frozen = {"freeze_encoder": freeze_encoder, "freeze_norm": freeze_norm}
-  return EncoderUNet(num_classes, _encoder(encoder, common), **frozen, **common)
+  if variant == "torchvision":
+    raise UserError("`variant` torchvision is for deeplabv3 and dilated_fcn; use paper or smp")
+  if variant == "smp" and up != "resize":
+    raise UserError(f"`variant` smp needs `up` 'resize', not {up!r}")
+  if variant == "paper":
+    if not norm:
+      raise UserError("`norm` False needs `variant` smp in encoder_unet; set it to True")
+    return EncoderUNet(num_classes, make_encoder(encoder, common), **frozen, **common)
+  encoder = make_encoder(encoder, common, variant=variant)
+  common = {"widths": (256, 128, 64, 32, 16), **common}
+  smp = {"smp": True, "norm": norm, "center": isinstance(encoder, VGG16)}
+  return EncoderUNet(num_classes, encoder, **smp, **frozen, **common)
 
 
 def build_fcn(
@@ -203,10 +225,10 @@ def build_fcn(
   Raises:
     UserError: an unknown value, or padding "valid" on an encoder that cannot pad its image.
   """
-  _look_up(PADDINGS, padding, "padding")
-  common = _common(widths, dropout, up, precision, remat, axis_name)
+  look_up(PADDINGS, padding, "padding")
+  common = common_fields(widths, dropout, up, precision, remat, axis_name)
   needed = {"pad": FCN_PAD} if padding == "valid" else {}
-  encoder = _encoder(encoder, common, needed, "padding 'valid'")
+  encoder = make_encoder(encoder, common, needed, "padding 'valid'")
   frozen = {"freeze_encoder": freeze_encoder, "freeze_norm": freeze_norm}
   return FCN(num_classes, encoder, final_stride, padding=padding, **frozen, **common)
 
@@ -220,6 +242,7 @@ def build_deeplab(
   output_stride: int = 16,
   widths: Sequence[int] = (),
   separable: bool = True,
+  rates: Sequence[int] = (),
   variant: str = "paper",
   freeze_encoder: bool = False,
   freeze_norm: bool = False,
@@ -233,21 +256,31 @@ def build_deeplab(
 
   See `DeepLab` for the options, and `build`. `variant` "torchvision" is as the networks published
   there: a 3x3 convolution before that of the logits, and images are not enlarged to the stride.
+  "smp" is as in segmentation_models.pytorch, encoder included.
 
   Raises:
     UserError: an unknown value, or an encoder without that output stride.
   """
-  _look_up(VARIANTS, variant, "variant")
-  if variant == "torchvision" and up != "resize":
-    raise UserError(f"`variant` torchvision needs `up` 'resize', not {up!r}")
-  _look_up(OUTPUT_STRIDES, output_stride, "output_stride")
-  common = _common(widths, dropout, up, precision, remat, axis_name)
-  encoder = _encoder(encoder, common, {"output_stride": output_stride}, "deeplab")
+  look_up(VARIANTS, variant, "variant")
+  if variant != "paper" and up != "resize":
+    raise UserError(f"`variant` {variant} needs `up` 'resize', not {up!r}")
+  if variant == "smp" and not aspp:
+    raise UserError("`variant` smp is for encoder_unet, deeplabv3 and deeplabv3plus")
+  if len(rates) not in (0, 3):
+    raise UserError(f"`rates` is {tuple(rates)}, but has to be three, or ()")
+  look_up(OUTPUT_STRIDES, output_stride, "output_stride")
+  common = common_fields(widths, dropout, up, precision, remat, axis_name)
+  needed = {"output_stride": output_stride}
+  encoder = make_encoder(encoder, common, needed, "deeplab", variant)
   frozen = {"freeze_encoder": freeze_encoder, "freeze_norm": freeze_norm}
   if not aspp:
     common = {"widths": (512, 48), **common}  # the latter is of the decoder, which it has not
   if variant == "torchvision":
     common |= {"head_conv": True, "exact": True, "epsilon": 1e-5}
+  if variant == "smp":
+    common |= {"head_conv": not decoder, "smp": True, "epsilon": 1e-5, "rates": SMP_RATES}
+  if rates:
+    common["rates"] = tuple(rates)
   return DeepLab(
     num_classes, encoder, decoder=decoder, aspp=aspp, separable=separable, **frozen, **common
   )
@@ -259,61 +292,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
   "fcn32s": functools.partial(build_fcn, final_stride=32),
   "fcn16s": functools.partial(build_fcn, final_stride=16),
   "fcn8s": functools.partial(build_fcn, final_stride=8),
-  "dilated_fcn": functools.partial(build_deeplab, decoder=False, aspp=False, separable=False),
+  "dilated_fcn": functools.partial(
+    build_deeplab, decoder=False, aspp=False, separable=False, rates=()
+  ),
   "deeplabv3": functools.partial(build_deeplab, decoder=False, aspp=True),
   "deeplabv3plus": functools.partial(build_deeplab, decoder=True, aspp=True),
 }
-
-
-def _look_up(table: Collection, key: Any, what: str) -> Any:
-  if key not in table:
-    raise UserError(f"unknown {what} {key!r}; choose from {', '.join(map(str, table))}")
-  return table[key] if isinstance(table, dict) else key
-
-
-def _common(widths, dropout, up, precision, remat, axis_name):
-  """The fields that all networks have."""
-  return {
-    "dropout": dropout,
-    "up": _look_up(UPS, up, "up"),
-    "remat": remat,
-    "axis_name": axis_name,
-    "dtype": _look_up(PRECISIONS, precision, "precision"),
-    **({"widths": tuple(widths)} if widths else {}),
-  }
-
-
-def _encoder(encoder, common, needed=None, by=""):
-  """An encoder by its name, or a module of the caller.
-
-  Args:
-    common: see `_common`.
-    needed: {field: value} without which the network does not work.  by: what needs them.
-  """
-  needed = needed or {}
-  if isinstance(encoder, nn.Module):
-    for field, value in needed.items():
-      if getattr(encoder, field, None) != value:
-        give = f"{type(encoder).__name__}({field}={value})"
-        raise UserError(f"{by} needs `{field}` {value} of its encoder: give {give}")
-  else:
-    name, constructor = encoder, _look_up(ENCODERS, encoder, "encoder")
-    takes = inspect.signature(constructor).parameters
-    for field in needed:
-      if field not in takes:
-        fit = [x for x in ENCODERS if field in inspect.signature(ENCODERS[x]).parameters]
-        names = " or ".join(fit)
-        raise UserError(f"`encoder` {name} has no {field}, which {by} needs; use {names}")
-    if common["remat"] and "remat" not in takes:
-      raise UserError(f"`encoder` {name} has no field remat; set `remat` to False")
-    settings = {field: common[field] for field in ("axis_name", "dtype", "remat")} | needed
-    encoder = constructor(**{field: value for field, value in settings.items() if field in takes})
-  _check_complete(encoder, Encoder, f"the encoder {type(encoder).__name__}")
-  return encoder
-
-
-def _check_complete(value, protocol, what):
-  names = lacking(value, protocol)
-  if names:
-    where = f"jaxseg.models.interface.{protocol.__name__}"
-    raise UserError(f"{what} lacks {', '.join(names)}; {where} says what they are")

@@ -8,53 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import UserError, ops
-from jaxseg.models.batch_norm import BatchNorm
-from jaxseg.models.layers import (
-  Conv1x1,
-  Conv3x3,
-  DepthwiseConv,
-  Dropout,
-  UpScore,
-  block,
-  encoder_stages,
-)
+from jaxseg.models.conv_norm import ConvNormRelu
+from jaxseg.models.layers import Conv1x1, Dropout, UpScore, block, encoder_stages
 
 RATES = (6, 12, 18)  # of the atrous convolutions at output stride 16
-
-
-class ConvNormRelu(nn.Module):
-  """Convolution of a channel concatenation, batch normalisation, ReLU.
-
-  [B,H,W,C_i], ... -> [B,H,W,features]; the parts are never concatenated.
-
-  Attributes:
-    size: 1 or 3.  rate: of the 3x3 convolution, px between its taps.
-    separable: a 3x3 is a depthwise convolution, normalisation, ReLU, and a 1x1 (as in DeepLabv3+).
-  """
-
-  features: int
-  size: int = 3
-  rate: int = 1
-  separable: bool = False
-  epsilon: float = 1e-3
-  axis_name: str | None = None
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, *parts: jax.Array, train: bool) -> jax.Array:
-    def norm(name):
-      return BatchNorm(train, self.axis_name, epsilon=self.epsilon, dtype=self.dtype, name=name)
-
-    common = {"use_bias": False, "dtype": self.dtype}
-    if self.size == 1:
-      x = Conv1x1(self.features, name="conv", **common)(*parts)
-    elif self.separable:
-      conv = DepthwiseConv(dilation=self.rate, dtype=self.dtype, name="depthwise")
-      parts = [nn.relu(part) for part in norm("depthwise_norm")(*conv(*parts))]
-      x = Conv1x1(self.features, name="pointwise", **common)(*parts)
-    else:
-      x = Conv3x3(self.features, dilation=self.rate, name="conv", **common)(*parts)
-    return nn.relu(norm("norm")(x)[0])
+SMP_RATES = (12, 24, 36)
 
 
 class ASPP(nn.Module):
@@ -67,6 +25,7 @@ class ASPP(nn.Module):
   features: int
   rates: Sequence[int]
   separable: bool = False
+  inner_norm: bool = True
   epsilon: float = 1e-3
   axis_name: str | None = None
   dtype: Any = jnp.float32
@@ -82,8 +41,8 @@ class ASPP(nn.Module):
       ConvNormRelu(self.features, 1, name="pixel", **common)(x, train=train),
     ]
     for i, rate in enumerate(self.rates):
-      branch = ConvNormRelu(self.features, 3, rate, self.separable, name=f"atrous{i}", **common)
-      branches.append(branch(x, train=train))
+      options = (self.features, 3, rate, self.separable, self.inner_norm)
+      branches.append(ConvNormRelu(*options, name=f"atrous{i}", **common)(x, train=train))
     x = jnp.concatenate(branches, axis=-1)
     return ConvNormRelu(self.features, 1, name="project", **common)(x, train=train)
 
@@ -97,12 +56,17 @@ class DeepLab(nn.Module):
   With `exact`, nothing is mirrored: the map has ceil(H / stride) rows, and the logits of these are
   enlarged to H, as torchvision's networks do. An encoder whose padding is symmetric takes any size.
 
+  With `smp`, it is that of segmentation_models.pytorch, version 3 or 3+: one convolution of the
+  decoder comes before the low-level stage is merged, one behind, both separable; no separable one
+  has a normalisation between its halves; enlarging leaves the corner pixels' centres in place.
+
   Attributes:
     encoder: see `interface.Encoder`; with an `output_stride`, which may change between training and
       use: the rates of the atrous convolutions follow it.
     freeze_encoder, freeze_norm: see `unet.EncoderUNet`.
     widths: channels of ASPP and decoder, and of the reduced low-level stage.
     separable: atrous separable convolutions in ASPP and decoder.
+    rates: of the atrous convolutions at output stride 16.
     decoder: merge the stage of stride 4 (2018), or enlarge the logits of ASPP at once (2017).
     aspp: pool at several rates.
     head_conv: a further 3x3 convolution before that of the logits, as in torchvision's networks.
@@ -118,10 +82,12 @@ class DeepLab(nn.Module):
   freeze_norm: bool = False
   widths: Sequence[int] = (256, 48)
   separable: bool = True
+  rates: Sequence[int] = RATES
   decoder: bool = True
   aspp: bool = True
   head_conv: bool = False
   exact: bool = False
+  smp: bool = False
   epsilon: float = 1e-3
   up: str = "resize"
   dropout: float = 0.0
@@ -138,9 +104,9 @@ class DeepLab(nn.Module):
 
   @property
   def context(self) -> int:
-    # Atrous convolutions look 18 * 16 px to each side at any output stride, the decoder's two and
+    # Atrous convolutions look rate * 16 px to each side at any output stride, the decoder's two and
     # the enlargements less than 64 px. The image pooling sees each window for itself.
-    radius = self.encoder.receptive_radius + 16 * RATES[-1] * self.aspp + 64
+    radius = self.encoder.receptive_radius + 16 * max(self.rates) * self.aspp + 64
     return radius + -radius % self.stride
 
   def input_size(self, size: int) -> int:
@@ -160,17 +126,18 @@ class DeepLab(nn.Module):
       raise UserError(f"`widths` is {self.widths}, but deeplab has two: of ASPP and the low level")
     width, low_width = self.widths
     common = {"epsilon": self.epsilon, "axis_name": self.axis_name, "dtype": self.dtype}
-    rates = [rate * 16 // self.encoder.output_stride for rate in RATES]
+    rates = [rate * 16 // self.encoder.output_stride for rate in self.rates]
 
     def aspp(x):
-      return ASPP(width, rates, self.separable, name="aspp", **common)(x, train=train)
+      options = (width, rates, self.separable, not self.smp)
+      return ASPP(*options, name="aspp", **common)(x, train=train)
 
     def low_level(x):
       return ConvNormRelu(low_width, 1, name="low_level", **common)(x, train=train)
 
     def decoder(i, *parts):
-      conv = ConvNormRelu(width, 3, 1, self.separable, name=f"decoder{i}", **common)
-      return conv(*parts, train=train)
+      options = (width, 3, 1, self.separable or self.smp, not self.smp)
+      return ConvNormRelu(*options, name=f"decoder{i}", **common)(*parts, train=train)
 
     def head_conv(x):
       return ConvNormRelu(width, 3, name="head_conv", **common)(x, train=train)
@@ -183,8 +150,11 @@ class DeepLab(nn.Module):
       x = dropout(block(self, aspp, x))
     if self.decoder:
       low = block(self, low_level, stages[self.encoder.stages[1]])
-      x = block(self, decoder, 1, ops.resize(x, low.shape[1:3]), low)
-      x = block(self, decoder, 2, x)
+      if self.smp:
+        x = block(self, decoder, 0, x)
+      x = block(self, decoder, 1, ops.resize(x, low.shape[1:3], corners=self.smp), low)
+      if not self.smp:
+        x = block(self, decoder, 2, x)
     if self.head_conv:
       x = block(self, head_conv, x)
     if not self.aspp:
@@ -196,5 +166,5 @@ class DeepLab(nn.Module):
       x = UpScore(factor, 2 * factor, dtype=self.dtype, name="up")(x)
       x = ops.center_crop(x, image.shape[1:3])
     else:
-      x = ops.resize(x.astype(jnp.float32), image.shape[1:3])
+      x = ops.resize(x.astype(jnp.float32), image.shape[1:3], corners=self.smp)
     return x[:, :h, :w].astype(jnp.float32)

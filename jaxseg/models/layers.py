@@ -12,13 +12,20 @@ from jaxseg.convolution import conv_1x1, conv_3x3, stem_conv
 from jaxseg.depthwise import depthwise_conv
 from jaxseg.up_convolution import up_conv, up_conv_3x3
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's red, green and blue
 
-def place_strides(strides: Sequence[int], output_stride: int) -> list[tuple[int, int]]:
+
+def place_strides(
+  strides: Sequence[int], output_stride: int, at_once: bool = False
+) -> list[tuple[int, int]]:
   """Turns the strides of a chain of layers beyond `output_stride` into dilations ("atrous").
 
   A layer that loses its stride computes all the places between those that it would have kept; what
   follows skips these places by its dilation.
 
+  Args:
+    at_once: that layer is dilated itself, as in segmentation_models.pytorch. Then the values of a
+      larger output stride are not among those of a smaller one.
   Returns:
     [(stride, dilation)] of the layers, whose strides multiply to at most `output_stride`.
   """
@@ -28,7 +35,7 @@ def place_strides(strides: Sequence[int], output_stride: int) -> list[tuple[int,
       placed.append((stride, dilation))
       total *= stride
     else:
-      placed.append((1, dilation))
+      placed.append((1, dilation * stride if at_once else dilation))
       dilation *= stride
   return placed
 
@@ -243,6 +250,12 @@ def repeat_rgb(values: Sequence[float], channels: int) -> tuple[float, ...]:
   Those of a grey image stay three: it broadcasts to them.
   """
   return tuple(values[i % 3] for i in range(3 if channels == 1 else channels))
+
+
+def standardize(image: jax.Array) -> jax.Array:
+  """Image in [0, 1] by mean and deviation of ImageNet's colours, as torchvision's weights need."""
+  mean, std = (jnp.array(repeat_rgb(x, image.shape[-1])) for x in (MEAN, STD))
+  return (image - mean) / std
 
 
 class Dropout(nn.Module):

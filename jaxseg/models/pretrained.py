@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxseg import UserError
 from jaxseg.models.keras_files import read_keras_h5
+from jaxseg.models.tensor_names import Tensors, torch_shape
 from jaxseg.models.torch_files import read_pth, read_safetensors
 from jaxseg.printing import say
 
@@ -134,10 +135,12 @@ def assign_weights(
     UserError: a tensor is left over, missing, of another shape or not finite.
   """
   result = {collection: {layer: {} for layer in tree} for collection, tree in variables.items()}
+  of_torch = isinstance(tensors, Tensors)
   for key, tensor in tensors.items():
     layer, name = key.rsplit("/", 1)
     if layer in leave:
       continue
+    key = tensors.names[key] if of_torch else key  # for errors, which name what the file has
     collection, weight = KERAS_NAMES.get(name, ("", ""))
     target = variables.get(collection, {}).get(layer, {}).get(weight)
     if target is None:
@@ -150,16 +153,18 @@ def assign_weights(
     if tensor.ndim == len(target.shape) == 4 and tensor.shape[2] == 3 != target.shape[2]:
       tensor = for_channels(tensor, target.shape[2], rgb)
     if tensor.shape != target.shape:
-      raise UserError(
-        f"{source} is of another network: {key} is {tensor.shape}, this one has {target.shape}"
-      )
+      found, needed = tensor.shape, target.shape
+      if of_torch:
+        found, needed = torch_shape(found), torch_shape(needed)
+      raise UserError(f"{source} is of another network: {key} is {found}, this one has {needed}")
     if not np.isfinite(tensor).all():
       raise UserError(f"{source}: damaged, {key} holds values that are not finite")
     result[collection][layer][weight] = np.asarray(tensor, np.float32)
   for collection, tree in variables.items():
     for layer, weights in tree.items():
       for weight in weights.keys() - result[collection][layer].keys():
-        raise UserError(f"{source} is of another network: it lacks {weight} of {layer}")
+        name = tensors.title(layer, weight) if of_torch else f"{weight} of {layer}"
+        raise UserError(f"{source} is of another network: it lacks {name}")
   return result
 
 

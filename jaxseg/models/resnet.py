@@ -17,7 +17,7 @@ from jaxseg.models.layers import (
   StemConv,
   block,
   place_strides,
-  repeat_rgb,
+  standardize,
 )
 from jaxseg.models.pretrained import Download
 
@@ -25,8 +25,6 @@ from jaxseg.models.pretrained import Download
 NUM_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 # Of the 3x3 convolutions; outputs of bottleneck blocks have four times as many channels.
 WIDTHS = (64, 128, 256, 512)
-# Of ImageNet's red, green and blue.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # torchvision's first weights (IMAGENET1K_V1); a file's name begins its SHA-256.
 IMAGENET = {
@@ -41,16 +39,20 @@ class ResNet(nn.Module):
   """f32[B,H,W,3] in [0, 1] -> named stages {name: [B,ceil(H/s),ceil(W/s),C]}.
 
   With the same weights, the coarsest stage of output stride s holds that of 32: every (32/s)-th
-  value each way from the first on, for any size, because all padding is symmetric.
+  value each way from the first on, for any size, because all padding is symmetric (not so in
+  `variant` "smp").
 
   Attributes:
     depth: 18 or 34 of basic blocks, two 3x3 convolutions each; 50 or 101 of bottleneck blocks.
     output_stride: 8, 16 or 32, the largest; see `layers.place_strides`.
+    variant: "smp" is as in segmentation_models.pytorch, where a stage without its stride is dilated
+      from its first convolution on.
     remat: keep only the outputs of the blocks for the gradient, see `layers.block`.
   """
 
   depth: int = 50
   output_stride: int = 32
+  variant: str = "paper"
   remat: bool = False
   axis_name: str | None = None
   dtype: Any = jnp.float32
@@ -125,8 +127,7 @@ class ResNet(nn.Module):
         x = norm(x, f"{name}_downsample_1")
       return nn.relu(x + y)
 
-    mean, std = (jnp.array(repeat_rgb(x, image.shape[-1])) for x in (MEAN, STD))
-    x = ((image - mean) / std).astype(self.dtype)
+    x = standardize(image).astype(self.dtype)
 
     def stem(x):
       return nn.relu(norm(StemConv(64, self.dtype, name="conv1")(x), "bn1", on_pairs=True))
@@ -138,7 +139,7 @@ class ResNet(nn.Module):
     strides = [2, 2]  # conv1 and the pooling
     for i, num in enumerate(NUM_BLOCKS[self.depth]):
       strides += [2 if i else 1] + [1] * (convs * num - 1)
-    placed = iter(place_strides(strides, self.output_stride)[2:])
+    placed = iter(place_strides(strides, self.output_stride, self.variant == "smp")[2:])
     for i, (num, width) in enumerate(zip(NUM_BLOCKS[self.depth], WIDTHS, strict=True), start=1):
       for j in range(num):
         numbers = [number for _ in range(convs) for number in next(placed)]

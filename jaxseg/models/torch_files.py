@@ -11,12 +11,12 @@ import math
 import os
 import pickletools
 import zipfile
-from collections.abc import Mapping
 
 import numpy as np
 
 from jaxseg import UserError
 from jaxseg.models.safetensors_files import damaged, read_tensors
+from jaxseg.models.tensor_names import to_keras
 
 DTYPES = {
   "DoubleStorage": "<f8",
@@ -60,37 +60,6 @@ def read_pth(path: str | os.PathLike) -> dict[str, np.ndarray]:
     *(AttributeError, IndexError, KeyError, TypeError, ValueError),
   ) as error:
     raise damaged(path, error) from error
-
-
-def to_keras(tensors: Mapping[str, np.ndarray], source: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Renames and transposes what `models.pretrained.assign_weights` then takes.
-
-  "layer1.0.conv1.weight" [D,C,k,k] -> "layer1_0_conv1/kernel" [k,k,C,D], depthwise [C,1,k,k] ->
-  [k,k,C,1]; "bn1.weight", bias, running_mean and running_var -> "bn1/gamma", beta and so on, f32.
-  `num_batches_tracked`, a counter, is left out.
-  """
-  normalised = {key.rpartition(".")[0] for key in tensors if key.endswith(".running_mean")}
-  result = {}
-  for key, tensor in tensors.items():
-    layer, _, name = key.rpartition(".")
-    if name == "num_batches_tracked":
-      continue
-    if layer in normalised:
-      name = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean",
-              "running_var": "moving_variance"}.get(name, name)  # fmt: skip
-    elif name == "weight":
-      name = "kernel"
-      if tensor.ndim == 4:
-        tensor = tensor.transpose((2, 3, 0, 1) if tensor.shape[1] == 1 else (2, 3, 1, 0))
-      elif tensor.ndim == 2:
-        tensor = tensor.T
-    if tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
-      raise UserError(f"{source} is of another network: {key} is of type {tensor.dtype}")
-    new = f"{layer.replace('.', '_')}/{name}"
-    if new in result:
-      raise UserError(f"{source}: two tensors would both be {new[:80]}, one of them {key[:80]}")
-    result[new] = tensor.astype(np.float32, copy=False)
-  return result
 
 
 @dataclasses.dataclass(frozen=True)

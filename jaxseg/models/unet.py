@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxseg import UserError, ops
 from jaxseg.models.batch_norm import BatchNorm
+from jaxseg.models.conv_norm import ConvNormRelu
 from jaxseg.models.layers import (
   Conv1x1,
   Conv3x3,
@@ -150,11 +151,18 @@ class EncoderUNet(nn.Module):
   f32[B,H,W,3] in [0, 1] -> f32[B,H,W,num_classes] logits, for any H and W: the image is mirrored
   up to a multiple of the encoder's stride and the logits are cut back.
 
+  As `smp`, it is that of segmentation_models.pytorch: an up-block doubles by the nearest neighbour
+  and has two convolutions of the result beside the skip; one more, without a skip, ends at the
+  image's size; a 3x3 convolution makes logits. Only sides below the stride are mirrored, up to it.
+
   Attributes:
     encoder: see `interface.Encoder`.
     freeze_encoder: it gets no gradient and its batch statistics do not change.
     freeze_norm: only its batch statistics do not change.
-    widths: channels of the up-blocks from the coarsest; one fewer than there are stages.
+    widths: channels of the up-blocks from the coarsest; one fewer than there are stages, as many as
+      these if `smp`.
+    center: as `smp`, two convolutions of the coarsest stage, which it has on VGG.
+    norm: as `smp`, normalisation in the up-blocks.
     up: "transposed" or "resize", see `layers.UpConv3x3`.
     dropout: rate on the coarsest stage.
     remat: keep only the inputs of the up-blocks for the gradient, see `layers.block`.
@@ -165,6 +173,9 @@ class EncoderUNet(nn.Module):
   freeze_encoder: bool = False
   freeze_norm: bool = False
   widths: Sequence[int] = (512, 256, 128, 64)
+  smp: bool = False
+  center: bool = False
+  norm: bool = True
   up: str = "transposed"
   dropout: float = 0.0
   remat: bool = False
@@ -180,24 +191,29 @@ class EncoderUNet(nn.Module):
 
   @property
   def context(self) -> int:
-    # The up-blocks look one pixel to each side, on strides 32, 16, ..., 2.
-    radius = self.encoder.receptive_radius + 2 * self.stride
+    # The up-blocks look one pixel to each side, on strides 32, 16, ..., 2; if `smp`, two, on
+    # strides 16, 8, ..., 1, the centre's two on stride 32, and doubling adds less than 32.
+    radius = self.encoder.receptive_radius + (5 if self.smp else 2) * self.stride
     return radius + -radius % self.stride
 
   def input_size(self, size: int) -> int:
-    return size + -size % self.stride
+    return max(size, self.stride) if self.smp else size + -size % self.stride
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:
     h, w = image.shape[1:3]
-    image = ops.pad_to_multiple(image, self.stride)
+    if not self.smp or any(isinstance(n, int) and n < self.stride for n in (h, w)):
+      image = ops.pad_to_multiple(image, self.stride)
     stages = encoder_stages(self, image, train=train)
     *skips, x = (stages[name] for name in self.encoder.stages)
-    if len(skips) != len(self.widths):
+    if len(skips) + self.smp != len(self.widths):
       raise UserError(
-        f"`widths` is {self.widths}, but this encoder needs {len(skips)}: one for each of its "
-        "stages but the coarsest"
+        f"`widths` is {self.widths}, but this encoder needs {len(skips) + self.smp}: one for each "
+        f"of its stages{'' if self.smp else ' but the coarsest'}"
       )
+    if self.smp:
+      x = Dropout(self.dropout)(x, keys if train else None)
+      return self._double_convs(x, skips, image.shape[1:3], train)[:, :h, :w]
 
     def up(i, *parts):
       init = nn.initializers.normal(0.02)
@@ -215,3 +231,24 @@ class EncoderUNet(nn.Module):
       self.num_classes, self.up, use_bias=True, kernel_init=init, dtype=self.dtype, name="head"
     )(*parts)
     return x[:, :h, :w].astype(jnp.float32)
+
+  def _double_convs(self, x, skips, size, train):
+    """The decoder and head of segmentation_models.pytorch."""
+
+    def convs(name, width, *parts):
+      for i in (1, 2):
+        options = {"norm": self.norm, "epsilon": 1e-5, "axis_name": self.axis_name}
+        conv = ConvNormRelu(width, dtype=self.dtype, name=f"{name}_conv{i}", **options)
+        parts = [conv(*parts, train=train)]
+      return parts[0]
+
+    def up(i, x, *skip):
+      x = ops.double_nearest(x, skip[0].shape[1:3] if skip else size)
+      return convs(f"up{i}", self.widths[i], x, *skip)
+
+    if self.center:
+      x = block(self, convs, "center", x.shape[-1], x)
+    for i, skip in enumerate([*([skip] for skip in reversed(skips)), []]):
+      x = block(self, up, i, x, *skip)
+    x = Conv3x3(self.num_classes, dtype=self.dtype, name="head")(x)
+    return x.astype(jnp.float32)

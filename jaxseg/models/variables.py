@@ -3,7 +3,8 @@
 Variables are {"params": ..., "batch_stats": ...}, as Flax nests them by module name.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxseg import UserError
 from jaxseg.models import pretrained as weights
+from jaxseg.models import tensor_names
 
 Variables = Mapping[str, Any]
 
@@ -101,6 +103,33 @@ def load_encoder(variables: Variables, encoder: nn.Module, pretrained: str) -> V
   result = {c: {**tree, "encoder": loaded[c]} for c, tree in variables.items() if loaded[c]}
   result["params"] |= top
   return {**variables, **result}
+
+
+def assign_by_name(
+  variables: Variables,
+  tensors: tensor_names.Tensors,
+  layer_of: Callable[[str], str],
+  *,
+  leave: Collection[str],
+  source: str | os.PathLike,
+) -> Variables:
+  """The variables of a whole network from the tensors of a PyTorch file.
+
+  Args:
+    variables: arrays or their shapes.
+    layer_of: gives the file's layer, as "classifier.4", for a module's path, as "aspp/project".
+    leave, source: see `pretrained.assign_weights`.
+  """
+  flat, paths = {}, {}  # the former as `assign_weights` takes them
+  for (collection, *path, weight), x in flatten_dict(variables).items():
+    title = layer_of("/".join(path))
+    layer = title.replace(".", "_")
+    tensors.layers.setdefault(layer, title)
+    paths[layer] = path
+    flat.setdefault(collection, {}).setdefault(layer, {})[weight] = x
+  found = flatten_dict(weights.assign_weights(flat, tensors, leave=leave, source=source))
+  flat = {(collection, *paths[layer], name): x for (collection, layer, name), x in found.items()}
+  return {**variables, **unflatten_dict(flat)}
 
 
 def take_matching(variables: Variables, donor: Variables) -> tuple[Variables, dict[str, list[str]]]:
