@@ -12,12 +12,15 @@ import datetime
 import json
 import os
 import pathlib
+import shutil
 import statistics
 import subprocess
 import sys
 import time
 
 import numpy as np
+
+from jaxseg import UserError
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -74,6 +77,11 @@ def convert(weights, data, folder):
   np.savez(folder / "features.npz", image=image, **found)
 
 
+def fail(log):
+  """Ends the program with the last line that another one wrote."""
+  sys.exit(f"failed: {(log.read_text().splitlines() or ['no message'])[-1]}; see {log}")
+
+
 def peer(python, network, folder, data, *options):
   """The JSON lines that peer.py prints."""
   command = [python, str(HERE / "peer.py"), network, str(data)]
@@ -82,7 +90,7 @@ def peer(python, network, folder, data, *options):
   with (folder / "peer.log").open("a") as log:
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, env=environ, text=True)
   if done.returncode:
-    sys.exit(f"failed: {' '.join(command)}; see {folder / 'peer.log'}")
+    fail(folder / "peer.log")
   return list(map(json.loads, done.stdout.splitlines()))
 
 
@@ -121,7 +129,7 @@ def watch(command, workdir, until=None):
       process.kill()
       status = process.wait()
   if ended and status:
-    sys.exit(f"failed: {' '.join(command)}; see {workdir.with_suffix('.log')}")
+    fail(workdir.with_suffix(".log"))
   return lines
 
 
@@ -231,12 +239,19 @@ def main():
     parser.error("DIR, --weights and --peer-python are needed")
   if not (args.data / "val" / "images").is_dir():
     parser.error(f"no val/images in {args.data}: DIR is laid out as configs/unet_camvid.py says")
+  if not args.weights.is_file():
+    parser.error(f"--weights: no file {args.weights}")
+  if not shutil.which(args.peer_python):
+    parser.error(f"--peer-python: no program {args.peer_python}")
   folder = ROOT / "runs" / "race" / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
   folder.mkdir(parents=True)
   args.out.mkdir(parents=True, exist_ok=True)
   print(f"logs: {folder}")
   data, weights = args.data.resolve(), args.weights.resolve()
-  convert(weights, data, folder)
+  try:
+    convert(weights, data, folder)
+  except UserError as error:
+    sys.exit(f"{error}")
   for network in args.networks:
     their_name, flags = NETWORKS[network]
     check_features(args.peer_python, their_name, folder, data)
