@@ -7,7 +7,11 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import pytest
+
+from jaxseg import models
 
 ROOT = pathlib.Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "experiments").rglob("*.py"))
@@ -101,6 +105,24 @@ def test_gaps_between_steps_in_a_trace():
   assert per_step == {**expected, "step_ms": 1.75, "gap_ms": 0.5}
 
 
+def test_a_race_leaves_out_the_time_of_evaluations():
+  count = runpy.run_path(str(ROOT / "experiments" / "race" / "run.py"))["without_evaluations"]
+  lines = [(5, {"step": 1}), (9, {"step": 2}), (12, {"step": 2, "miou": 0.25}),
+           (20, {"step": 3}), (30, {"step": 4}), (31, {"step": 4, "miou": 0.5})]  # fmt: skip
+  assert count(lines) == {"series": [[9, 0.25], [27, 0.5]], "evaluation_seconds": 4}
+
+
+def test_a_race_names_all_layers_of_the_encoder():
+  names = runpy.run_path(str(ROOT / "experiments" / "race" / "run.py"))["layer_names"]()
+  model = models.ENCODERS["mobilenet_v2"]()
+  shapes = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+  )
+  found = {name for pair in names for name in pair}
+  assert len(names) == 52
+  assert set(shapes["params"]) == found - set(model.unused_layers)
+
+
 @pytest.mark.parametrize(
   "script, remedy",
   [
@@ -109,6 +131,7 @@ def test_gaps_between_steps_in_a_trace():
     ("on_device/measure.py", "--pets=DIR"),
     ("crf/picture.py", "WORKDIR POSITION"),
     ("pets_tutorial/picture.py", "PETS_WORKDIR CELLS_WORKDIR"),
+    ("race/run.py", "DIR, --weights and --peer-python are needed"),
   ],
 )
 def test_scripts_say_what_they_need(script, remedy, monkeypatch, capsys):
