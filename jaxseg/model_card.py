@@ -9,21 +9,8 @@ from jaxseg import VOID, __version__
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.evaluation import CLASS_SCORES
 from jaxseg.printing import printable, shown
+from jaxseg.report_page import title_of
 
-NAMES = {
-  "miou": "mean IoU",
-  "pixel_accuracy": "pixel accuracy",
-  "mean_accuracy": "mean accuracy of the classes",
-  "fw_iou": "IoU weighted by the pixels of each class",
-  "loss": "cross-entropy per pixel",
-  "ece": "calibration error (ECE)",
-  "boundary_f1": "boundary F1",
-  "v_rand": "V_rand",
-  "v_info": "V_info",
-  "warping_error": "warping error",
-  "hd95": "HD95, px",
-  "nsd": "normalised surface distance",
-}
 LICENCE = """\
 > **Licence: not set.** Before you publish this, choose one that the licences of the training data
 > and of pretrained weights permit, and write it into the first lines of this file."""
@@ -186,9 +173,8 @@ def _scores(facts):
   if scores is None:
     return "None: the run was not evaluated."
   found = [(key, x) for key, x in scores.items() if isinstance(x, float)]
-  found.sort(key=lambda pair: [*NAMES, pair[0]].index(pair[0]))
   rows = [
-    (NAMES.get(key, _text(key)), f"{x:.4f}", _interval(scores.get(f"{key}_interval")))
+    (_text(title_of(key)), f"{x:.4f}", _interval(scores.get(f"{key}_interval")))
     for key, x in found
   ]
   intervals = scores.get("iou_interval", {})
