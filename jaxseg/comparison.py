@@ -208,7 +208,7 @@ def _scores(first, run, difference):
   yield (
     '<p class="dim">Images are drawn for both runs at once (paired bootstrap). Better and worse '
     "are said where the whole interval is on one side of 0; of many classes, one in twenty is so "
-    "by chance.</p>"
+    "by chance. Whether another seed of training would change this is not in the intervals.</p>"
   )
 
 

@@ -131,6 +131,56 @@ def score(
   return result, samples, table
 
 
+def check_evaluation(found: Mapping[str, Any], path: object, remedy: str) -> None:
+  """Raises UserError unless this, read from evaluation.json, is what an evaluation writes.
+
+  Args:
+    found: {"split", "step", "overrides" or not} and the result of `score`; an earlier version may
+      lack some of its entries.  path: in the error, with the remedy.
+  """
+  classes = list(found["iou"]) if isinstance(found.get("iou"), dict) else []
+  square = [(type(row) is list and len(row)) for row in found.get("confusion") or ()]
+
+  def is_number(x):
+    return type(x) in (int, float) and math.isfinite(x)
+
+  def is_pair(x):
+    return type(x) is list and len(x) == 2 and all(map(is_number, x))
+
+  def fits(name, x):
+    if name in ("split", "overrides"):
+      return isinstance(x, str if name == "split" else dict)
+    if name in ("step", "num_images"):
+      return type(x) is int and x >= (name == "num_images")
+    if name in CLASS_SCORES:
+      return isinstance(x, dict) and list(x) == classes and all(
+        y is None or is_number(y) for y in x.values()
+      )
+    if name == "iou_interval":
+      return isinstance(x, dict) and list(x) == classes and all(
+        y is None or is_pair(y) for y in x.values()
+      )
+    if name == "confusion":
+      return square == [len(classes)] * len(classes) and all(
+        type(n) is int and 0 <= n < 2**53 for row in x for n in row
+      )
+    if name == "reliability":
+      return type(x) is list and len(x) == NUM_BINS and all(
+        type(row) is list and len(row) == 3 and all(is_number(n) and n >= 0 for n in row)
+        for row in x
+      )
+    if name.endswith("_interval"):
+      return is_pair(x)
+    return x is None or is_number(x)
+
+  needed = ("split", "step", "num_images", "miou", "confusion", *CLASS_SCORES)
+  wrong = [name for name in needed if name not in found]
+  wrong += [name for name, x in found.items() if not fits(name, x)]
+  if wrong or not classes:
+    what = wrong[0] if wrong else "iou"
+    raise UserError(f"{path} is damaged ({what[:80]} is missing or wrong): {remedy}")
+
+
 def checked(examples: Iterable[Mapping[str, Any]], num_classes: int) -> Iterator[Mapping]:
   """The examples; raises UserError for a label of a mask that is no class."""
   for example in examples:
@@ -169,6 +219,8 @@ def score_instances(example: Mapping[str, Any], labels: np.ndarray) -> list[floa
   mask = example["mask"]
   truth = example["instances"] if "instances" in example else connected_components(mask)
   valid = mask != VOID
+  if not valid.any():
+    return [math.nan] * len(INSTANCE_SCORES)
   found = instance_scores(truth, connected_components(np.where(valid, labels, 0)), valid)
   return [found[name] for name in INSTANCE_SCORES]
 

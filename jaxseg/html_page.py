@@ -169,7 +169,9 @@ def drawing(chart: Figure, alt: str) -> str:
   """A matplotlib figure as <svg> in the colours of the page: what is INK has that of the text."""
   buffer = io.StringIO()
   with rc_context({"svg.fonttype": "none", "svg.hashsalt": alt, "svg.id": None}):
-    chart.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    chart.savefig(
+      buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None}
+    )
   text = buffer.getvalue()
   text = text[text.index("<svg") :].replace(INK, "currentColor")
   text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

@@ -219,7 +219,7 @@ def run(arguments: Sequence[str]) -> int:
     options = {"config": given, "overwrite": OVERWRITE.value}
     prediction.predict_folder(workdir, INPUT.value, OUTPUT.value, values, **options)
   elif mode == "report":
-    say(f"report: {reports.report(work_directories(), values, OUTPUT.value)}")
+    say(f"report: {reports.report(work_directories(), output=OUTPUT.value, overrides=values)}")
   elif mode == "evaluate":
     scores = modes.evaluate(workdir, values, config=given, output=OUTPUT.value or None)
     modes.print_scores(scores)

@@ -31,8 +31,9 @@ from jaxseg.data.encoded import read_as_trained
 from jaxseg.data.input_pipeline import eval_examples
 from jaxseg.evaluation import LISTS, score, score_table
 from jaxseg.extremes import Extremes, draw_panels, ends
-from jaxseg.notebook import warn
+from jaxseg.notebook import progress, warn
 from jaxseg.platforms import usual_rules
+from jaxseg.predict import no_progress
 from jaxseg.printing import say
 from jaxseg.report_page import Evaluation
 from jaxseg.segmenter import load_run
@@ -45,15 +46,19 @@ def evaluate_split(
   source: collections.abc.Sequence,
   info: DatasetInfo,
   config: ConfigDict,
+  bar: collections.abc.Callable = no_progress,
 ) -> Evaluation:
-  """Evaluates this process' share of a source; see `evaluation.score`."""
+  """Evaluates this process' share of a source; see `evaluation.score`.  bar: see `tqdm`"""
   process = number, count = parallel.this_process()
   share = len(range(number, len(source), count))
   wanted = min(config.eval.num_samples, share)
   extremes = Extremes(functools.partial(draw_panels, info=info))
   result, samples, images = score(
     predict,
-    eval_examples(source, process=process, num_threads=config.data.num_threads),
+    bar(
+      eval_examples(source, process=process, num_threads=config.data.num_threads),
+      total=share, desc="evaluating", unit="image", leave=False,
+    ),
     info.classes,
     instances=config.eval.instances,
     boundaries=config.eval.boundary_f1,
@@ -85,7 +90,8 @@ def evaluate(
     config: to use instead of the run's; its network has to be the same.
     output: another folder for the files. Without it, those of a published network are not written.
   Returns:
-    the scores, see `evaluation.score`, with "split" and "step"
+    the scores, see `evaluation.score`, with "split", "step", and "overrides", {key: value} that
+    differ from the run's, if there are any
   Raises:
     UserError: nothing trained there, no data, or a key that contradicts the network.
   """
@@ -105,28 +111,32 @@ def evaluate(
     with read_as_trained(info.channels, info.value_range):
       predict = predictors.build_predictor(config, segmenter.model, info)
       predict = for_scores(predict, segmenter.variables)
-      evaluation = evaluate_split(predict, source, info, config)
+      evaluation = evaluate_split(predict, source, info, config, progress)
   split, step, is_public = build.eval_name(config), segmenter.step, public.is_published(workdir)
   folder = output or (None if is_public or packed.is_packed(workdir) else workdir)
   if not folder and not is_public:
     warn(f"{workdir} is packed and stays as it is: its evaluation.json does not have these scores")
+  own = None if is_public or packed.is_packed(workdir) else settings.read_run(workdir)
+  changed = settings.changed(config, own) if own else {}
+  overrides = {k: x for k, x in changed.items() if k.startswith(("data.", "predict.", "crf."))}
   if parallel.is_main() and folder:
-    changed = {} if is_public else settings.changed(config, settings.read_run(workdir))
-    overrides = {k: x for k, x in changed.items() if k.startswith(("data.", "predict.", "crf."))}
     line = results.about(split, step, evaluation.result["num_images"], config, overrides)
     with faults.by_the_way(f"the scores are not in {output or 'the work directory'}"):
       results.write(folder, split, step or 0, info, evaluation, overrides)
       results.write_page(folder, line, info, evaluation, config)
-  return {"split": split, "step": step, **evaluation.result}
+  given = {"overrides": overrides} if overrides else {}
+  return {"split": split, "step": step, **given, **evaluation.result}
 
 
 def print_scores(result: dict) -> None:
   """The scores as JSON on standard output, and as a table on standard error."""
   if parallel.is_main():
     print(json.dumps({k: v for k, v in result.items() if k not in LISTS}, indent=2))
-    table = score_table({k: v for k, v in result.items() if k not in ("split", "step")})
+    head = ("split", "step", "overrides")
+    table = score_table({k: v for k, v in result.items() if k not in head})
+    given = "".join(f", {name}={x!r}" for name, x in result.get("overrides", {}).items())
     step = "" if result["step"] is None else f", step {result['step']}"
-    for line in (f"split {result['split']}{step}", "", *table.split("\n")):
+    for line in (f"split {result['split']}{step}{given}", "", *table.split("\n")):
       say(line, sys.stderr)
 
 

@@ -23,6 +23,7 @@ NAMES = (CONFIG, CARD, SCORES, PICTURE, WEIGHTS)  # as they are written
 FORMAT, VERSION = "jaxseg", 1
 REMEDY = "copy or download the folder again"
 MAX_CONFIG = 1 << 22  # bytes
+MAX_DEPTH = 32  # modules in each other
 
 Path = str | os.PathLike
 
@@ -37,7 +38,11 @@ def find(source: Path) -> Path:
     return source
   folder = hub.download(source, NAMES)
   if not is_packed(folder):
-    raise UserError(f"{source} is no network that jaxseg has packed: correct the name")
+    raise UserError(
+      f"{source} is no network that jaxseg has packed: correct the name; one of "
+      f"segmentation_models.pytorch is read from a folder: hf download {source[len(hub.PREFIX):]} "
+      "--local-dir=DIR, then --model=DIR"
+    )
   return folder
 
 
@@ -90,7 +95,7 @@ def read_config(folder: Path) -> dict[str, Any]:
       raise UserError(f"{path} has the entry info.{min(unknown)[:80]}, which jaxseg "
                       f"{__version__} does not know: use {_writer(about)}")  # fmt: skip
     wrong = [f"info.{name}" for name in REQUIRED if name not in info]
-    wrong += [f"info.{name}" for name, x in info.items() if not INFO[name](x, info)]
+    wrong += [f"info.{name}" for name in info if not _fits(name, info)]
   if wrong:
     raise UserError(f"{path} is damaged ({wrong[0]} is missing or wrong): {REMEDY}")
   return about
@@ -151,7 +156,17 @@ def _read_weights(path, sha256):
       raise UserError(f"{path}: {name[:80]} is of type {x.dtype}, not float32; {REMEDY}")
     if not np.isfinite(x).all():
       raise UserError(f"{path}: {name[:80]} holds values that are not finite; {REMEDY}")
+    if name.count("/") > MAX_DEPTH or any(other.startswith(f"{name}/") for other in tensors):
+      raise UserError(f"{path}: {name[:80]} is no path in a network; {REMEDY}")
   return {"params": {}, "batch_stats": {}, **unflatten_dict(tensors, sep="/")}
+
+
+def _fits(name, info):
+  """Whether an entry of `info` is what it has to be; entries on which it depends may be wrong."""
+  try:
+    return INFO[name](info[name], info)
+  except (KeyError, TypeError, OverflowError):
+    return False
 
 
 def _is_int(value, low, high):

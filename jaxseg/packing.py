@@ -28,7 +28,7 @@ from jaxseg import (
   settings,
   workdirs,
 )
-from jaxseg.evaluation import CLASS_SCORES
+from jaxseg.evaluation import CLASS_SCORES, check_evaluation
 from jaxseg.model_card import Facts, repository, write_card
 from jaxseg.notebook import warn
 from jaxseg.packed import CARD, CONFIG, NAMES, PICTURE, SCORES, WEIGHTS
@@ -129,7 +129,10 @@ def scores_of(root: pathlib.Path, step: int, config: ConfigDict) -> dict[str, An
   with other options: then those that were saved with the checkpoint.
   """
   split, run = build.eval_name(config), settings.read_run(root)
-  latest = workdirs.read_json(root / "evaluation.json", "delete it, and evaluate again") or {}
+  path, remedy = root / "evaluation.json", "delete it, and evaluate again"
+  latest = workdirs.read_json(path, remedy) or {}
+  if latest:
+    check_evaluation(latest, path, remedy)
   saved = checkpoint_files.read(root, step, "metrics").get("metrics")
   own, theirs = (
     {name: x for name, x in options.items() if name.startswith(("predict.", "crf."))}

@@ -77,7 +77,7 @@ def write(path: str | os.PathLike, table: PerImage) -> None:
   values = table.of_images()
   counts = [f"{kind} {name}" for kind in COUNTS for name in table.classes]
   text = io.StringIO(newline="")
-  rows = csv.writer(text, lineterminator="\n")
+  rows = csv.writer(text)  # CRLF, as RFC 4180 has it: else "\r" in a name would not be quoted
   rows.writerow(["image", *values, *(f"iou {name}" for name in table.classes), *counts])
   numbers = np.column_stack([*values.values(), table.iou()])
   for name, row, pixels in zip(table.names, numbers.tolist(), table.pixels, strict=True):
@@ -106,13 +106,19 @@ def read(path: str | os.PathLike, classes: Sequence[str], remedy: str) -> PerIma
       raise ValueError("other columns than its evaluation writes")
     pixels = np.array([row[first:] for row in rows], np.int64)
     pixels = pixels.reshape(-1, len(COUNTS), len(classes))
+    if (pixels < 0).any():
+      raise ValueError("a negative number of pixels")
     values = np.array([[x or "nan" for x in row[1:first]] for row in rows], np.float64)
     table = PerImage([row[0] for row in rows], tuple(classes), pixels, {})
-    own = head[1 + len(table.of_images()) : first - len(classes)]
+    fixed = list(table.of_images())
+    own = head[1 + len(fixed) : first - len(classes)]
+    ious = [f"iou {name}" for name in classes]
+    if head[1:first] != [*fixed, *own, *ious] or "loss" not in own or not rows:
+      raise ValueError("other columns than its evaluation writes, or no row")
     return dataclasses.replace(
       table, scores={name: values[:, head.index(name) - 1] for name in own}
     )
   except FileNotFoundError:
     return None
-  except (OSError, ValueError, csv.Error) as error:
+  except (OSError, ValueError, IndexError, OverflowError, csv.Error) as error:
     raise UserError(f"{path} is damaged ({error}): {remedy}") from error

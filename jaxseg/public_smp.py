@@ -64,7 +64,7 @@ def read_config(folder: str | os.PathLike) -> tuple[dict[str, Any], int]:
   path = pathlib.Path(folder) / "config.json"
   found = workdirs.read_json(path, "save the model again by save_pretrained()")
   kind = found.get("_model_class")
-  if kind not in FIELDS:
+  if not isinstance(kind, str) or kind not in FIELDS:
     raise UserError(f"{path}: _model_class is {kind!r}; read are {', '.join(FIELDS)}")
   found = {name: value for name, value in found.items() if not name.startswith("_")}
   if "decoder_use_batchnorm" in found:  # the name before smp 0.4

@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxseg import html_page
+from jaxseg import __version__, html_page
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.extremes import ends
 from jaxseg.html_page import Budget, class_name, drawing, escape, ink
@@ -107,13 +108,17 @@ def write_sections(
 ) -> None:
   """Writes a page with its contents; a section without lines is left out."""
   filled = {name: lines for name, part in sections.items() if (lines := list(part))}
-  ids = {name: name.lower().replace(" ", "-") for name in filled}
+  ids = {}
+  for name in filled:
+    plain = re.sub("[^a-z0-9]+", "-", name.lower())
+    ids[name] = plain if plain not in ids.values() else f"{plain}-{len(ids)}"
   body = [f"<h1>{escape(title)}</h1>", *(f'<p class="dim">{escape(line)}</p>' for line in about)]
   body.append('<nav aria-label="Contents"><ul class="inline">')
   body += [f'<li><a href="#{ids[name]}">{escape(name)}</a></li>' for name in filled]
   body.append("</ul></nav>")
   for name, lines in filled.items():
     body += [f'<h2 id="{ids[name]}">{escape(name)}</h2>', *lines]
+  body.append(f'<p class="dim">jaxseg {__version__}</p>')
   html_page.write_page(path, title, body, SCRIPT)
 
 
@@ -220,7 +225,7 @@ def _calibration(result):
   yield (
     f"<p>The probability of the predicted class is on average {much} the share of pixels that are "
     f"right. Expected calibration error (ECE, {len(bins)} bins): {result['ece']:.4f}. "
-    "<code>--mode=calibrate</code> fits a temperature.</p>"
+    "<code>--mode=calibrate</code> fits a temperature, on these images.</p>"
   )
   with ink():
     yield drawing(draw_reliability(bins), "How often pixels are right, by their probability")

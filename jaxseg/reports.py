@@ -1,5 +1,6 @@
 """--mode=report: the page of a run's latest evaluation, or of what differs between several."""
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -19,7 +20,8 @@ from jaxseg import (
 from jaxseg.comparison import Run, changed_most, compare, write_comparison
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.encoded import read_as_trained
-from jaxseg.evaluation import tally_probs
+from jaxseg.data.folder import default_palette
+from jaxseg.evaluation import check_evaluation, tally_probs
 from jaxseg.extremes import draw_panels, ends
 from jaxseg.platforms import usual_rules
 from jaxseg.report_page import Evaluation
@@ -31,9 +33,10 @@ Place = str | pathlib.Path
 
 @usual_rules()
 def report(
-  places: Sequence[Place],
-  overrides: Mapping[str, Any] | None = None,
+  places: Place | Sequence[Place],
+  *,
   output: Place = "",
+  overrides: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
   """Writes a page about the latest evaluation of a run, or about what differs between several.
 
@@ -41,16 +44,26 @@ def report(
   predicted anew, if the checkpoint and the data are there; if not, the page says so.
 
   Args:
-    places: work directories; the first is what the others are compared with.
-    overrides: keys that differ from the runs' configs, such as {"data.data_dir": FOLDER}.
+    places: work directory, or several; the first is what the others are compared with.
     output: folder of the page; "" is plots/ of the first run.
+    overrides: keys that differ from the runs' configs, such as {"data.data_dir": FOLDER}.
   Returns:
     path of the page, report.html or comparison.html
   Raises:
     UserError: a run that was not evaluated, or that does not compare with the first.
   """
   overrides = dict(overrides or {})
-  first, *others = runs = [read_evaluation(place) for place in places]
+  places = [places] if isinstance(places, str | pathlib.Path) else list(places)
+  if not places or not all(str(place).strip() for place in places):
+    raise UserError(f"{','.join(map(str, places))!r} names no run: give work directories, as A,B")
+  same = len({pathlib.Path(place).resolve() for place in places}) < len(places)
+  if same:
+    raise UserError("a run is named twice: leave it out once")
+  names = unique_names(places)
+  first, *others = runs = [
+    dataclasses.replace(read_evaluation(place), name=name)
+    for place, name in zip(places, names, strict=True)
+  ]
   folder = pathlib.Path(output or pathlib.Path(places[0]) / "plots")
   if not others:
     worst, best = ends(first.images.of_images()["miou"])
@@ -72,36 +85,54 @@ def report(
   return path
 
 
+def unique_names(places: Sequence[Place]) -> list[str]:
+  """Names of folders: the last part of each path, and as many before it as make them differ."""
+  parts = [pathlib.Path(place).absolute().parts for place in places]
+  for number in range(1, max(map(len, parts)) + 1):
+    names = ["/".join(x[-number:]) for x in parts]
+    if len(set(names)) == len(names):
+      break
+  return names
+
+
 def read_evaluation(place: Place) -> Run:
-  """The latest evaluation of a work directory.
+  """The latest evaluation of a work directory; its checkpoint may be gone.
 
   Raises:
     UserError: there is none, it is damaged, or of a version without per_image.csv.
   """
   place = pathlib.Path(place)
   remedy = f"evaluate again: --mode=evaluate --workdir={place}"
-  step, meta = checkpoint.best_checkpoint(place, "--workdir")
   path = place / "evaluation.json"
   result = workdirs.read_json(path, remedy)
   if result is None:
     raise UserError(f"{place} has no evaluation.json; {remedy}")
-  info = DatasetInfo(**meta["info"])
+  check_evaluation(result, path, remedy)
+  config = settings.read_run(place) or settings.from_run({})  # none where a network was published
+  info = _info(place, config, tuple(result["iou"]))
   images = per_image.read(place / "per_image.csv", info.classes, remedy)
   if images is None:
     raise UserError(f"{place} has no per_image.csv; {remedy}")
+  hits = np.diagonal(np.array(result["confusion"], np.int64))
+  if hits.tolist() != images.pixels[:, 0].sum(0).tolist():
+    raise UserError(f"{path} and per_image.csv are of different evaluations; {remedy}")
+  overrides = result.get("overrides", {})
+  config = settings.override(config, overrides)
+  about = results.about(result["split"], result["step"], result["num_images"], config, overrides)
+  return Run(place.absolute().name, about, result, images, info, config)
+
+
+def _info(place, config, classes):
+  """The DatasetInfo of a run, as far as it is known without a checkpoint."""
   try:
-    hits = np.diagonal(np.array(result["confusion"], np.int64))
-    if hits.tolist() != images.pixels[:, 0].sum(0).tolist():
-      raise UserError(f"{path} and per_image.csv are of different evaluations; {remedy}")
-    overrides = result.get("overrides", {})
-    config = settings.override(settings.read_run(place), overrides)
-    about = results.about(
-      result["split"], result["step"], result["num_images"], config, overrides
-    )
-  except (KeyError, TypeError, ValueError) as error:
-    raise UserError(f"{path} is damaged ({error!r}); {remedy}") from error
-  name = place.absolute().name
-  return Run(name, about, result, images, info, config)
+    info = DatasetInfo(**checkpoint.best_checkpoint(place)[1]["info"])
+  except UserError:
+    info = None
+  if info is None or tuple(info.classes) != classes:
+    palette = config.data.palette
+    palette = palette if len(palette) == len(classes) else default_palette(len(classes))
+    return DatasetInfo(classes, palette, config.data.channels)
+  return info
 
 
 def predict_rows(
@@ -160,8 +191,8 @@ def _pairs(place, first, other_place, other, difference, overrides):
     found[i] = {
       "input": one["input"],
       "truth": one["truth"],
-      first.name: one["prediction"],
-      other.name: two["prediction"],
+      f"prediction, {first.name}": one["prediction"],
+      f"prediction, {other.name}": two["prediction"],
       f"errors, {first.name}": one["errors"],
       f"errors, {other.name}": two["errors"],
     }

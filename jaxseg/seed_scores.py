@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxseg import UserError, workdirs
-from jaxseg.evaluation import CLASS_SCORES
+from jaxseg.evaluation import CLASS_SCORES, check_evaluation
 from jaxseg.printing import printable
 
 SUMMARY = "seeds.json"
@@ -42,6 +42,12 @@ def summarize(folders: Mapping[int, str | pathlib.Path]) -> dict[str, Any]:
     one = workdirs.read_json(path, f"make it anew with {remedy}")
     if one is None:
       raise UserError(f"{path} is missing; make it with {remedy}")
+    check_evaluation(one, path, f"make it anew with {remedy}")
+    if found and one.get("overrides") != found[0].get("overrides"):
+      raise UserError(
+        f"{path} was made with other options ({one.get('overrides') or 'none'}) than that of "
+        f"another seed ({found[0].get('overrides') or 'none'}); make it anew with {remedy}"
+      )
     if found and one["split"] != found[0]["split"]:
       split = found[0]["split"]
       raise UserError(

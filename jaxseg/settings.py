@@ -233,11 +233,14 @@ def check_resumes(workdir: str | pathlib.Path, saved: ConfigDict, config: Config
   if now < before:
     check_same(workdir, saved, config)
   place = shlex.quote(f"{workdir}_to_epoch_{now:g}")
+  donor, of = str(workdir), "this one"
+  if saved.train.num_seeds > 1:
+    donor, of = f"{workdir}/seed_{saved.seed}", "that of a seed"
   raise UserError(
     f"{workdir}: its learning rate ({train.schedule}) was planned for {before:g} epochs, so that "
     f"config.train.num_epochs cannot become {now:g}; to train {now - before:g} epochs more, start "
-    f"a new run from this one: python -m jaxseg.main --workdir={place} "
-    f"--config.model.init_from={shlex.quote(str(workdir))} "
+    f"a new run from {of}: python -m jaxseg.main --workdir={place} "
+    f"--config.model.init_from={shlex.quote(donor)} "
     f"--config.train.num_epochs={now - before:g}"
   )
 

@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import VOID, UserError, build, packed, parallel, predictors, settings, workdirs
+from jaxseg import (
+  VOID,
+  UserError,
+  build,
+  packed,
+  parallel,
+  predictors,
+  public,
+  settings,
+  workdirs,
+)
 from jaxseg.calibration import at_temperature, bins_of, calibration_error, fit_temperature
 from jaxseg.data.encoded import read_as_trained
 from jaxseg.data.input_pipeline import eval_examples
@@ -42,6 +52,9 @@ def calibrate(
     UserError: see `modes.evaluate`.
   """
   packed.check_is_none(workdir, "calibrate the run, then pack it")
+  if public.is_published(workdir):
+    raise UserError(f"{workdir} is a published network: train from it by `init_from` and calibrate "
+                    "that run")  # fmt: skip
   overrides = {**(overrides or {}), "predict.temperature": 1.0}
   segmenter = load_run(workdir, overrides, config)
   config = segmenter.config
@@ -56,7 +69,12 @@ def _fit(config, segmenter):
   info, rng = segmenter.info, np.random.default_rng(0)
   images, labels = [], []
   with settings.config_errors(), read_as_trained(info.channels, info.value_range):
-    _, source = build.open_split(config, "eval", value_range=info.value_range)
+    found, source = build.open_split(config, "eval", value_range=info.value_range)
+    if tuple(found.classes) != tuple(info.classes):
+      raise UserError(
+        f"the evaluation data have the classes {', '.join(found.classes)}, but the network was "
+        f"trained on {', '.join(info.classes)}: correct `classes`"
+      )
     predict = predictors.build_predictor(config, segmenter.model, info)
     examples = eval_examples(source, num_threads=config.data.num_threads)
     predictions = predict(segmenter.variables, examples)
@@ -100,6 +118,8 @@ def describe(found: Mapping[str, Any]) -> list[str]:
     f"temperature {found['temperature']:.4f}, fitted on {found['num_pixels']:,} pixels of "
     f"{found['num_images']:,} images of {found['split']}, step {found['step']}"
   ]
+  if not 0.051 < found["temperature"] < 19.9:
+    lines.append("it is at the end of what is tried: the network or its data may be wrong")
   for name in ("before", "after"):
     if name in found:
       loss, ece = found[name]["loss"], found[name]["ece"]

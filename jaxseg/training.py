@@ -23,6 +23,7 @@ from jaxseg import (
   packed,
   parallel,
   predictors,
+  public,
   seed_axis,
   seed_scores,
   seeds,
@@ -58,7 +59,10 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
   parallel.use_compilation_cache()
   with settings.config_errors():
     build.check_training(config)
-    packed.check_is_none(workdir, f"train in another --workdir, with `init_from`={workdir}")
+    remedy = f"train in another --workdir, with `init_from`={workdir}"
+    packed.check_is_none(workdir, remedy)
+    if public.is_published(workdir):
+      raise UserError(f"{workdir} is a published network, which stays as it is: {remedy}")
     folders = [folder for _, folder in seeds.members(config, workdir)]
     # The locks outside: they take away the folder of a run that has not begun.
     with contextlib.ExitStack() as stack:
@@ -167,8 +171,9 @@ def _train(config, workdir):
       run.save(state, batches.get_state(), scores, result, again=True)
       run.restart_clock()
     if step >= num_steps:
-      tell(f"already complete: {step} of {num_steps} steps; with config.train.num_epochs above "
-           f"{options.num_epochs:g}, training goes on")  # fmt: skip
+      more = f"; with config.train.num_epochs above {options.num_epochs:g}, training goes on"
+      more = more if options.schedule == "constant" else ""
+      tell(f"already complete: {step} of {num_steps} steps{more}")
     elif options.profile_steps and not step < options.profile_steps[0] <= num_steps:
       tell(
         f"note: no profile is written, as config.train.profile_steps={options.profile_steps} does "

@@ -24,7 +24,7 @@ def saved_config(workdir: str | pathlib.Path) -> dict | None:
   try:
     saved = json.loads(path.read_text())
     return saved if flatten(saved) else {}
-  except (ValueError, AttributeError, OSError) as error:
+  except (ValueError, AttributeError, OSError, RecursionError) as error:
     raise UserError(f"{path} is not a config ({error}); use another --workdir") from error
 
 
@@ -96,7 +96,7 @@ def read_json(path: str | pathlib.Path, remedy: str) -> Any:
     return None
   try:
     value = json.loads(path.read_text())
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, RecursionError) as error:
     raise UserError(f"{path} is damaged ({error}): {remedy}") from error
   if not isinstance(value, dict):
     raise UserError(f"{path} is damaged (no JSON object): {remedy}")

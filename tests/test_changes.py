@@ -9,7 +9,7 @@ from folders import FORMAT, touch
 
 from jaxseg.data import datasets
 from jaxseg.data.changes import difference, digest
-from jaxseg.data.datasets import Subset
+from jaxseg.data.datasets import Encoded, Subset
 from jaxseg.data.folder import open_folder
 
 
@@ -53,3 +53,10 @@ def test_without_names_the_number_counts():
 @pytest.mark.parametrize("before", [{}, {"num_examples": 2}, {"num_examples": 2, "names": ""}])
 def test_what_an_earlier_version_did_not_save(before):
   assert difference(before, {"num_examples": 2, "names": "x"}) == ""
+
+
+def test_names_that_are_not_unicode():
+  """As a file system may have them."""
+  records = [{"name": "\udcff.png"}, {"name": "a.png"}]
+  found = digest(Encoded(records, FORMAT, None))
+  assert found["names"] == hashlib.sha256(b"\xff.png 0\0a.png 0").hexdigest()

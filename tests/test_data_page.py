@@ -82,7 +82,7 @@ def test_page_needs_nothing_from_elsewhere(root, page):
       if name in ("src", "href", "action", "srcset", "data"):
         if (tag, value) != ("a", "augmented.png"):  # which lies beside the page
           assert value.startswith(("data:image/", "#")), (tag, name, value)
-  assert not re.search(r"https?:|url\(|@import", data_page.STYLE)
+  assert not re.search(r"https?:|url\(|@import", html_page.STYLE)
   anchors = [attrs["href"][1:] for attrs in found.of("a") if attrs["href"] != "augmented.png"]
   ids = [attrs["id"] for _, attrs in found.tags if "id" in attrs]
   assert set(anchors) <= set(ids) and len(ids) == len(set(ids))

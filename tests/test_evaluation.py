@@ -189,6 +189,7 @@ NO_CELL = cells("..... .....", "..... .#...")  # v_rand and v_info are NaN; the 
     ([RIGHT, MERGED, RIGHT], (8 / 9, 2 / 3, 2 / 30)),  # means over images, not pixels
     ([RIGHT, NO_CELL, MERGED], (5 / 6, 1 / 2, 3 / 30)),  # NaN stays out of the mean, 0 does not
     ([NO_CELL], (None, None, 1 / 10)),
+    ([RIGHT, MERGED, cells("xxxxx xxxxx", "##### #####")], (5 / 6, 1 / 2, 1 / 10)),  # no label
     # The instances of the example come first: to them, the mask's one cell is two.
     (
       [cells("#### ####", "#### ####", instances=np.array([[3, 3, 8, 8]] * 2, np.int32))],

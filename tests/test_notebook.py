@@ -175,6 +175,7 @@ def check_training(cells):
   assert "mean IoU" in text_of(train.outputs, "stderr")
 
 
+@pytest.mark.slow
 def test_quickstart_with_cells(kernel, monkeypatch):
   cells = run_quickstart(kernel, monkeypatch, "## Data", PETS)
   check_training(cells)

@@ -433,6 +433,10 @@ DAMAGE = {
   "infinite": (set_at("info/value_range", [0, 1e999]), "(info.value_range is missing or wrong)"),
   "bands": (set_at("info/bands", [1]), "(info.bands is missing or wrong)"),
   "dtype": (set_at("info/dtype", "int8"), "(info.dtype is missing or wrong)"),
+  "classes of a number": (set_at("info/classes", 5), "(info.classes is missing or wrong)"),
+  "large range": (set_at("info/value_range", [0, 10**400]), "(info.value_range is missing"),
+  "place": (tensors(lambda x: x.update({f"{BIAS}/b": x[BIAS]})), f"{BIAS} is no path in a network"),
+  "depth": (tensors(lambda x: x.update({"a/" * 3000: x[BIAS]})), "is no path in a network"),
   "shown": (set_at("info/display_bands", [3]), "(info.display_bands is missing or wrong)"),
 }
 

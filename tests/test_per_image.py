@@ -13,7 +13,7 @@ CLASSES = ("sky", "road, wet")
 # Rows of right, true and predicted pixels; the last image has no label.
 PIXELS = np.array([[[3, 0], [4, 0], [4, 0]], [[2, 5], [4, 6], [3, 7]], [[0, 0]] * 3])
 SCORES = {"loss": np.array([0.5, 0.25, np.nan]), "v_rand": np.array([np.nan, 0.75, np.nan])}
-NAMES = ['a,"b".png', "=1+1\nb.png", "\udcff.png"]
+NAMES = ['a,"b".png', "=1+1\nb\rc.png", "\udcff.png"]
 TABLE = PerImage(NAMES, CLASSES, PIXELS, SCORES)
 
 
@@ -67,6 +67,10 @@ def test_file(tmp_path):
     lambda text: text.replace("true sky", "true sea"),
     lambda text: text[: len(text) // 2],
     lambda text: "\0" + text,
+    lambda text: text.splitlines()[0] + "\n",
+    lambda text: text.replace(",pixel_accuracy", ",accuracy"),
+    lambda text: text.replace(",5,", ",10000000000000000000000,", 1),
+    lambda text: text.replace(",5,", ",-5,", 1),
   ],
 )
 def test_damaged_files(change, tmp_path):

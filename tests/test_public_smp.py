@@ -15,6 +15,7 @@ from fixtures import make_smp_networks
 from fixtures.make_smp_networks import image_of
 from fixtures.make_torch_encoders import some
 from PIL import Image
+from tiny import error_of
 
 import jaxseg as library
 from jaxseg import (
@@ -43,7 +44,14 @@ def write(folder, config, state):
   return folder
 
 
-@pytest.fixture(scope="module", params=make_smp_networks.NETWORKS)
+QUICK = ("unet_resnet18", "unet_vgg16", "deeplabv3plus_resnet18", "deeplabv3_resnet18")
+CASES = [
+  pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+  for name in make_smp_networks.NETWORKS
+]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def network(request, tmp_path_factory):
   """(folder as `save_pretrained` writes it, config.json, {size: some logits})."""
   config, state, logits = make_smp_networks.read(request.param)
@@ -84,6 +92,7 @@ def saved(name="unet_resnet18", **changed):
     ("unet_resnet18", {"decoder_channels": [1, 2]}, r"decoder_channels is \[1, 2\], but has"),
     ("unet_resnet18", {"classes": "four"}, "classes is 'four', but has to be from 1 to 255"),
     ("unet_resnet18", {"_model_class": "Linknet"}, "_model_class is 'Linknet'; read are Unet"),
+    ("unet_resnet18", {"_model_class": ["Unet"]}, r"_model_class is \['Unet'\]; read are Unet"),
     ("unet_resnet18", {"drop_path": 0.1}, "drop_path is not read; Unet has encoder_name, "),
     ("deeplabv3_resnet18", {"encoder_name": "vgg16"}, 'encoder_name is "vgg16", which is not read'),
     ("deeplabv3_resnet18", {"encoder_output_stride": 32}, "output_stride is 32, which .*: 8, 16$"),
@@ -142,6 +151,7 @@ def deeplab(tmp_path):
   return write(tmp_path / "deeplab", config, state)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("photos")
 def test_scored_on_data_of_a_config(deeplab, tmp_path):
   """Classes without names are those of the data; the config's network does not count."""
@@ -220,6 +230,16 @@ def test_export(deeplab, tmp_path):
 def test_what_it_is_not(deeplab, overrides, words):
   with pytest.raises(UserError, match=words):
     load_run(deeplab, overrides)
+
+
+@pytest.mark.usefixtures("photos")
+def test_its_folder_stays_as_it_is(deeplab):
+  """Nothing is trained into it, and its temperature is not fitted on whatever data there are."""
+  before = {path.name: path.read_bytes() for path in deeplab.iterdir()}
+  message = error_of(library.train, tiny.make_config(1), deeplab)
+  assert message.startswith(f"{deeplab} is a published network, which stays as it is: train in")
+  assert f"{deeplab} is a published network" in error_of(library.calibrate, deeplab)
+  assert {path.name: path.read_bytes() for path in deeplab.iterdir()} == before
 
 
 def test_what_is_another_way_to_use_it(deeplab):

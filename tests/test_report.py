@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -15,7 +16,17 @@ from PIL import Image
 from test_data_page import EVIL, Reader
 from tiny import error_of
 
-from jaxseg import VOID, checkpoint, extremes, modes, per_image, report_page, reports, temperature
+from jaxseg import (
+  VOID,
+  checkpoint,
+  extremes,
+  modes,
+  per_image,
+  report_page,
+  reports,
+  seed_scores,
+  temperature,
+)
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.per_image import PerImage
 from jaxseg.report_page import Evaluation, write_report
@@ -228,9 +239,9 @@ def test_report_is_made_again_from_the_files(runs):
   assert reports.report([runs[1]]) == path
   one, two = (re.sub("<svg.*?</svg>", "", x, flags=re.DOTALL) for x in (before, path.read_text()))
   assert one == two and before.count("<svg") == path.read_text().count("<svg") == 3
-  (runs[1] / "checkpoints" / "3").rename(runs[1] / "elsewhere")
-  with pytest.raises(Exception, match="no checkpoint"):
-    reports.report([runs[1]])
+  shutil.rmtree(runs[1] / "checkpoints")
+  text = reports.report(runs[1]).read_text()
+  assert f"No pictures: checkpoint 3 of {runs[1]} is not kept any more" in text
 
 
 def test_comparison(runs, tmp_path):
@@ -245,8 +256,25 @@ def test_comparison(runs, tmp_path):
   assert f"mean IoU{scores[0]:.4f}{scores[1]:.4f}{gain}" in found.text.replace("\n", "")
   alts = list(images_of(path))
   assert {alt.rpartition(" of ")[0] for alt in alts} == {
-    "input", "truth", "short", "long", "errors, short", "errors, long"
+    "input", "truth", "prediction, short", "prediction, long", "errors, short", "errors, long"
   }  # fmt: skip
+
+
+def test_runs_of_one_name_are_told_apart(runs, tmp_path):
+  """Folders of one name, one that is called like a panel, and one whose name is HTML."""
+  places = [tmp_path / "x" / "truth", tmp_path / "y" / "truth", tmp_path / 'a"><img src=x>&']
+  for place, run in zip(places, (*runs, runs[1]), strict=True):
+    shutil.copytree(run, place)
+  found = Reader(reports.report(places, output=tmp_path).read_text(encoding="utf-8"))
+  for name in ("y/truth", f"{tmp_path.name}/{places[2].name}"):
+    assert f"Scores of {name}" in found.text
+  ids = [attrs["id"] for _, attrs in found.tags if "id" in attrs]
+  assert len(ids) == len(set(ids)) and not [x for x in found.of("img") if x.get("src") == "x"]
+  assert {x["href"][1:] for x in found.of("a")} <= set(ids)
+  alts = [attrs["alt"] for attrs in found.of("img")]
+  assert any(alt.startswith("prediction, x/truth of") for alt in alts)
+  assert error_of(reports.report, [runs[0], runs[0]]) == "a run is named twice: leave it out once"
+  assert "names no run" in error_of(reports.report, [runs[0], ""])
 
 
 def test_pictures_that_cannot_be_made_are_named(runs, monkeypatch):
@@ -268,8 +296,37 @@ def test_what_was_not_evaluated_is_named(runs):
   result["confusion"][0][0] += 1
   (runs[0] / "evaluation.json").write_text(json.dumps(result))
   assert "are of different evaluations" in error_of(reports.report, runs)
-  (runs[0] / "evaluation.json").write_text("{}")
-  assert "evaluation.json is damaged" in error_of(reports.report, runs)
+
+
+@pytest.mark.parametrize(
+  "name, value",
+  [
+    ("miou", "much"), ("miou", math.nan), ("iou", None), ("iou", [1.0]), ("confusion", [[1e30]]),
+    ("confusion", [[-1, 0, 0]] * 3), ("miou_interval", [0.5]), ("iou_interval", {"sky": "x"}),
+    ("reliability", "x"), ("overrides", None), ("split", 3), ("num_images", 0), ("step", -1),
+    ("ece", math.inf),
+  ],
+)  # fmt: skip
+def test_evaluations_that_were_edited(runs, name, value):
+  path = runs[0] / "evaluation.json"
+  result = json.loads(path.read_text())
+  path.write_text(json.dumps({**result, name: value}))
+  remedy = f"evaluate again: --mode=evaluate --workdir={runs[0]}"
+  for use in (lambda: reports.report(runs), lambda: seed_scores.summarize({0: runs[0]})):
+    message = error_of(use)
+    assert message.startswith(f"{path} is damaged (") and " is missing or wrong): " in message
+  assert error_of(reports.report, runs).endswith(remedy)
+  del result["confusion"]
+  path.write_text(json.dumps(result))
+  assert "(confusion is missing or wrong)" in error_of(reports.report, runs)
+  path.write_text('{"a":' + "[" * 100_000)
+  assert f"{path} is damaged" in error_of(reports.report, runs)
+
+
+def test_seeds_of_other_options(runs):
+  modes.evaluate(runs[1], {"predict.tta": "flip"})
+  message = error_of(seed_scores.summarize, {0: runs[0], 1: runs[1]})
+  assert "was made with other options ({'predict.tta': 'flip'})" in message
 
 
 def test_calibrate(runs):

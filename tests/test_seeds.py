@@ -68,7 +68,9 @@ def assert_same_run(workdir, expected):
       np.testing.assert_allclose([line[x] for x in names], [other[x] for x in names], rtol=rtol)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+  "seed", [SEEDS[0], *(pytest.param(seed, marks=pytest.mark.slow) for seed in SEEDS[1:])]
+)
 def test_each_seed_is_its_single_run(seed, run):
   assert_same_run(run() / f"seed_{seed}", run(seed))
 
@@ -136,7 +138,9 @@ def test_summary(run):
 
 def test_a_class_that_a_seed_does_not_have(tmp_path):
   for seed, value in (0, 0.5), (1, None):
-    result = {"split": "test", "step": 3, "miou": 0.25 * seed, "iou": {"sky": value}}
+    scores = dict.fromkeys(("iou", "dice", "accuracy"), {"sky": value})
+    result = {"split": "test", "step": 3, "miou": 0.25 * seed, **scores, "num_images": 2,
+              "confusion": [[7]]}  # fmt: skip
     (tmp_path / f"{seed}").mkdir()
     (tmp_path / f"{seed}" / "evaluation.json").write_text(json.dumps(result))
   folders = {seed: tmp_path / f"{seed}" for seed in (0, 1)}
@@ -145,10 +149,11 @@ def test_a_class_that_a_seed_does_not_have(tmp_path):
   assert summary["miou"]["mean"] == 0.125
   rows = [line.split() for line in seed_scores.table(summary).splitlines()]
   assert rows[1:] == [
-    ["miou", "0.1250", "±", "0.1768", "0.0000", "0.2500"], ["iou", "sky", "-", "0.5000", "-"]
-  ]  # fmt: skip
+    ["miou", "0.1250", "±", "0.1768", "0.0000", "0.2500"],
+    *([name, "sky", "-", "0.5000", "-"] for name in ("iou", "dice", "accuracy")),
+  ]
   path = tmp_path / "1" / "evaluation.json"
-  path.write_text(json.dumps({"split": "val", "step": 3, "miou": 0.5}))
+  path.write_text(json.dumps({**result, "split": "val"}))
   message = error_of(seed_scores.summarize, folders)
   assert f"{path} is of the split 'val', but that of another seed of 'test'" in message
   path.unlink()
@@ -156,6 +161,7 @@ def test_a_class_that_a_seed_does_not_have(tmp_path):
   assert f"{path} is missing; make it with --mode=evaluate --workdir={tmp_path / '1'}" in message
 
 
+@pytest.mark.slow
 def test_all_resume_bit_for_bit(run, tmp_path, monkeypatch):
   """After SIGTERM, and after a kill while the seeds saved one after the other."""
   config = make_config()
@@ -178,6 +184,7 @@ def test_all_resume_bit_for_bit(run, tmp_path, monkeypatch):
   assert (tmp_path / "seeds.json").read_text() == (run() / "seeds.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_kill_during_the_first_checkpoint(run, tmp_path, monkeypatch):
   stop_after(monkeypatch, 2)
   assert train(make_config(), tmp_path) is False

@@ -70,7 +70,7 @@ def cases():
       yield from ((name, (entry,) * number) for entry in entries)
       good = 1 if declared.item is not str else "a"
       if declared.length:
-        yield from ((name, (good,) * n) for n in (1, 3))
+        yield from ((name, (good,) * n) for n in (declared.length - 1, declared.length + 1))
         yield from [(name, ())] if declared.default else []
       yield name, (good,) * (declared.most + 1)
       if declared.choices is not None:

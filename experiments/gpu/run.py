@@ -98,6 +98,9 @@ def print_table(results):
   """Rows of Markdown of the trained networks."""
   heads = ("network", "precision", "batch", "images/s", "of the matmul peak", "times PyTorch", "on")
   print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
+  rows = [row for found in results.values() for row in found["rows"]]
+  if not any(row.get("by") == "jaxseg" for row in rows):
+    print("no training was measured yet; results.json has all other figures", file=sys.stderr)
   for found in results.values():
     for row in found["rows"]:
       if row.get("by") == "jaxseg" and "images_per_second" in row:

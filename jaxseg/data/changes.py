@@ -1,6 +1,7 @@
 """Whether a split still has the examples that it had: their number and a digest of their names."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ def digest(source: Sequence) -> dict[str, Any]:
   Nothing is read. Without names in memory, as of TFDS and Hugging Face, "names" is "".
   """
   names = _names(source)
-  text = "" if names is None else hashlib.sha256("\0".join(names).encode()).hexdigest()
+  text = "" if names is None else hashlib.sha256(os.fsencode("\0".join(names))).hexdigest()
   return {"num_examples": len(source), "names": text}
 
 

@@ -44,7 +44,7 @@ def _check_header(path):
       raise ValueError(f"its header has {num_bytes:,} bytes, more than any network needs")
     header = json.loads(file.read(num_bytes), object_pairs_hook=_unique)
   for name, tensor in header.items():
-    if name != "__metadata__" and str(tensor["dtype"]).startswith(("F8", "F6", "F4")):
+    if name != "__metadata__" and str(tensor["dtype"]).startswith(("F8_", "F6_", "F4")):
       raise UserError(
         f"{path}: {name[:80]} is of type {tensor['dtype'][:20]}, which is not read: convert it to "
         "float16 or float32"
