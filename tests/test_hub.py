@@ -154,6 +154,7 @@ def test_the_commands(hub, folder, jaxseg_command, tmp_path, monkeypatch):  # no
   assert sorted(pathlib.Path("cache").rglob("*")) == files
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("photos")
 def test_a_run_starts_from_it(hub, folder, tmp_path, capsys):  # noqa: F811
   hub.commit("me/roads", contents(folder))

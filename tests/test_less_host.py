@@ -51,7 +51,8 @@ def assert_same_run(workdir, expected):
     assert lines(workdir, split) and lines(workdir, split) == lines(expected, split)
 
 
-@pytest.mark.parametrize("strategy", ["jit", pytest.param("pmap", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["jit", "pmap"])
 def test_data_on_the_devices(strategy, run, capsys):
   on_device = run(strategy, 1, True)
   said = "training data on each of 8 devices: 20 images of uint8, 45 x 44 px"

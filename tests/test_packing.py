@@ -246,6 +246,7 @@ def test_scores_are_those_of_what_is_packed(run, change, tmp_path, photos):
   assert f"| mean IoU | {found['miou']:.4f} | - |" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_temperature_is_packed(run, jaxseg_command, tmp_path, photos):  # noqa: F811
   """It changes probabilities, and with them two scores, which are then those at it."""
   other = pathlib.Path(shutil.copytree(run, tmp_path / "run"))

@@ -116,7 +116,9 @@ def test_eight_devices_are_one(run):
     assert min(jax.tree.leaves(moved)) > 1e-3
 
 
-@pytest.mark.parametrize("run", ["jit", "pmap", pytest.param("space", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+  "run", ["pmap", *(pytest.param(x, marks=pytest.mark.slow) for x in ("jit", "space"))]
+)
 def test_eight_devices_accumulate_as_one(run):
   """Without normalisation, whose statistics depend on which examples are in a part."""
   batch = jax.tree.map(lambda *x: np.concatenate(x), *BATCHES[:2])
@@ -158,6 +160,7 @@ def test_every_batch_norm_looks_at_all_devices(name, encoder):
   assert program.count("psum[") == num_norms > 3
 
 
+@pytest.mark.slow
 def test_mean_of_the_devices_means_would_not_do():
   options = {"norm": False, "dropout": 0.0, "augmentation": Augmentation()}
   expected, _ = take_steps("one", BATCHES, **options)

@@ -116,6 +116,7 @@ def test_fields_of_other_versions(tmp_path):
   assert values["model.norm"] is False and number == 4
 
 
+@pytest.mark.slow
 def test_a_config_of_another_file(tmp_path):
   config, state, _ = make_smp_networks.read("unet_resnet18")
   folder = write(tmp_path, {**config, "classes": 9}, state)
@@ -126,6 +127,7 @@ def test_a_config_of_another_file(tmp_path):
     library.load(folder)
 
 
+@pytest.mark.slow
 def test_names_of_classes(tmp_path):
   """From classes.json in the folder, or from the config; else numbers. A single logit is of two."""
   config, state, _ = make_smp_networks.read("unet_mobilenet_v2")
@@ -253,6 +255,7 @@ def test_what_is_another_way_to_use_it(deeplab):
   assert segmenter(image).shape == (90, 80)
 
 
+@pytest.mark.slow
 def test_encoder_alone(tmp_path):
   """torchvision's files of MobileNetV2 and VGG-16 start the encoders of this variant."""
   for name, extra in ("unet_mobilenet_v2", "classifier.1"), ("unet_vgg16", "classifier.6"):

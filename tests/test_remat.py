@@ -99,6 +99,7 @@ def make_config(remat, num_steps=2, **changes):
   return tiny.make_config(num_steps, train__batch_size=16, train__remat=remat, **changes)
 
 
+@pytest.mark.slow
 def test_the_compiled_step_needs_less_memory():
   sizes = []
   for remat in (False, True):

@@ -143,6 +143,7 @@ def test_the_others_are_as_shuffled():
     assert abs(drawn.mean() - expected) <= 4 * np.sqrt(expected * (1 - expected) / 200)
 
 
+@pytest.mark.slow
 def test_crops_and_examples_are_drawn_independently():
   """Both follow from the seed and the position, but not from the same numbers."""
   mask = np.zeros((8, 24), np.uint8)

@@ -80,6 +80,7 @@ def test_kinds_of_images(workdir, photo, tmp_path):
   np.testing.assert_allclose(batch[0], seg.probs(photo), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_options(workdir, photo):
   np.testing.assert_array_equal(
     jaxseg.load(workdir, tta="flip").probs(photo), live(workdir, photo, tta="flip")

@@ -339,6 +339,7 @@ def test_nothing_to_learn_from_changes_nothing(label, size, options):
   chex.assert_trees_all_equal(after.params, state.params)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32_and_stays_inside_the_network():
   results = []
   for precision in ("float32", "bfloat16"):

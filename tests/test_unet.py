@@ -218,7 +218,7 @@ PAPER = (64, 128, 256, 512, 1024)
   [  # narrower, a random network has levels that say nothing
     ("valid", False, (12, 16, 14, 20, 24), 1, 188, 204),
     ("valid", True, (12, 9, 15), 1, 60, 44),
-    ("valid", False, PAPER, 1, 188, 188),
+    pytest.param("valid", False, PAPER, 1, 188, 188, marks=pytest.mark.slow),
     ("valid", False, (12, 9, 15), 2, 88, 104),
     ("same", False, (12, 9, 15), 1, 12, 20),
     ("same", True, (12, 9, 15), 2, 16, 24),

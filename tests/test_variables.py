@@ -127,6 +127,7 @@ def test_load_encoder_of_another_network(model, variables, tmp_path):
     models.load_encoder(variables, model.encoder, str(path))
 
 
+@pytest.mark.slow
 def test_load_encoder_by_name(model, variables, tmp_path, monkeypatch):
   """ "imagenet" is fetched into the user's cache."""
   tensors, file = encoder_tensors(2), tmp_path / "published.h5"

@@ -48,6 +48,7 @@ def assert_same(found, expected):
       np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_batches_are_those_of_threads_and_go_on_anywhere():
   sampling = Sampling(0.5, (1,), 0.5, [[0, 1, 2], [3, 4]])
   options = {**OPTIONS, "instances": True, "sampling": sampling, "process": (1, 2)}

@@ -86,7 +86,7 @@ def test_number_of_parameters():
 
 @pytest.mark.parametrize(
   "h, w, output_stride",
-  [(1, 33, 8), *(pytest.param(*x, marks=pytest.mark.slow) for x in ((32, 64, 32), (225, 301, 16)))],
+  [(32, 64, 32), *(pytest.param(*x, marks=pytest.mark.slow) for x in ((225, 301, 16), (1, 33, 8)))],
 )
 def test_stages(h, w, output_stride):
   encoder = Xception65(output_stride)
