@@ -463,6 +463,7 @@ def test_keys_of_ones_own_are_known(copy):
   assert jaxseg.load(copy).config.model.magic == 1
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own(trained, tmp_path, monkeypatch):  # noqa: F811
   """The card says that it is needed, and so does the error."""
 

@@ -82,19 +82,13 @@ def largest_difference(a, b):
   return max(np.abs(x - y).max() / np.abs(y).max() for x, y in pairs)
 
 
+@pytest.mark.slow  # `test_seeds.test_each_seed_is_its_single_run` is not
 @pytest.mark.parametrize(
-  "num_seeds, num_devices, groups",
-  [
-    (4, 4, 4),
-    *(pytest.param(*x, marks=pytest.mark.slow) for x in ((3, 1, 1), (3, 4, 1), (2, 4, 2))),
-  ],
+  "num_seeds, num_devices, groups", [(3, 1, 1), (4, 4, 4), (3, 4, 1), (2, 4, 2)]
 )
 @pytest.mark.parametrize(
-  "options",
-  [{}, *(pytest.param(x, marks=pytest.mark.slow) for x in (
-    {"parts": 2}, {"steps": 3}, {"loop": False}, {"loop": False, "steps": 3}
-  ))],
-)  # fmt: skip
+  "options", [{}, {"parts": 2}, {"steps": 3}, {"loop": False}, {"loop": False, "steps": 3}]
+)
 def test_several_seeds_are_each_of_them(num_seeds, num_devices, groups, options):
   assert seed_axis.num_groups(num_seeds, num_devices) == groups
   state, losses = together(num_seeds, num_devices, **options)

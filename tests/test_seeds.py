@@ -197,6 +197,7 @@ def test_a_kill_during_the_first_checkpoint(run, tmp_path, monkeypatch):
     assert_same_bits(*pair)
 
 
+@pytest.mark.slow
 def test_runs_of_seeds_become_one(run, tmp_path):
   """Seeds that were trained one by one are told together."""
   for seed in SEEDS:
