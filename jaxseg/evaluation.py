@@ -131,6 +131,15 @@ def score(
   return result, samples, table
 
 
+def check_classes(data: Sequence[str], network: Sequence[str]) -> None:
+  """Raises UserError unless the evaluation data have the classes of the network."""
+  if tuple(data) != tuple(network):
+    raise UserError(
+      f"the evaluation data have the {len(data)} classes {', '.join(data)}, but the network was "
+      f"trained on {', '.join(network)}: correct `classes`"
+    )
+
+
 def check_evaluation(found: Mapping[str, Any], path: object, remedy: str) -> None:
   """Raises UserError unless this, read from evaluation.json, is what an evaluation writes.
 
@@ -152,14 +161,10 @@ def check_evaluation(found: Mapping[str, Any], path: object, remedy: str) -> Non
       return isinstance(x, str if name == "split" else dict)
     if name in ("step", "num_images"):
       return type(x) is int and x >= (name == "num_images")
-    if name in CLASS_SCORES:
-      return isinstance(x, dict) and list(x) == classes and all(
-        y is None or is_number(y) for y in x.values()
-      )
-    if name == "iou_interval":
-      return isinstance(x, dict) and list(x) == classes and all(
-        y is None or is_pair(y) for y in x.values()
-      )
+    if name in (*CLASS_SCORES, "iou_interval"):
+      is_one = is_pair if name == "iou_interval" else is_number
+      of_classes = isinstance(x, dict) and list(x) == classes
+      return of_classes and all(y is None or is_one(y) for y in x.values())
     if name == "confusion":
       return square == [len(classes)] * len(classes) and all(
         type(n) is int and 0 <= n < 2**53 for row in x for n in row

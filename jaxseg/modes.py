@@ -29,7 +29,7 @@ from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo, to_picture
 from jaxseg.data.encoded import read_as_trained
 from jaxseg.data.input_pipeline import eval_examples
-from jaxseg.evaluation import LISTS, score, score_table
+from jaxseg.evaluation import LISTS, check_classes, score, score_table
 from jaxseg.extremes import Extremes, draw_panels, ends
 from jaxseg.notebook import progress, warn
 from jaxseg.platforms import usual_rules
@@ -103,11 +103,7 @@ def evaluate(
       found, source = build.open_split(config, "eval", value_range=info.value_range)
       if not public.has_names(info) and len(found.classes) == len(info.classes):
         info = dataclasses.replace(info, classes=found.classes, palette=found.palette)
-      if tuple(found.classes) != tuple(info.classes):
-        raise UserError(
-          f"the evaluation data have the {len(found.classes)} classes {', '.join(found.classes)}, "
-          f"but the network was trained on {', '.join(info.classes)}: correct `classes`"
-        )
+      check_classes(found.classes, info.classes)
     with read_as_trained(info.channels, info.value_range):
       predict = predictors.build_predictor(config, segmenter.model, info)
       predict = for_scores(predict, segmenter.variables)

@@ -21,6 +21,7 @@ from jaxseg import (
 from jaxseg.calibration import at_temperature, bins_of, calibration_error, fit_temperature
 from jaxseg.data.encoded import read_as_trained
 from jaxseg.data.input_pipeline import eval_examples
+from jaxseg.evaluation import check_classes
 from jaxseg.notebook import progress
 from jaxseg.platforms import usual_rules
 from jaxseg.segmenter import load_run
@@ -70,11 +71,7 @@ def _fit(config, segmenter):
   images, labels = [], []
   with settings.config_errors(), read_as_trained(info.channels, info.value_range):
     found, source = build.open_split(config, "eval", value_range=info.value_range)
-    if tuple(found.classes) != tuple(info.classes):
-      raise UserError(
-        f"the evaluation data have the classes {', '.join(found.classes)}, but the network was "
-        f"trained on {', '.join(info.classes)}: correct `classes`"
-      )
+    check_classes(found.classes, info.classes)
     predict = predictors.build_predictor(config, segmenter.model, info)
     examples = eval_examples(source, num_threads=config.data.num_threads)
     predictions = predict(segmenter.variables, examples)

@@ -1,0 +1,158 @@
+"""Pages of runs that were trained, and of what differs between them."""
+
+import base64
+import io
+import json
+import math
+import re
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+from test_data_page import Reader
+from tiny import error_of
+
+from jaxseg import (
+  extremes,
+  modes,
+  per_image,
+  reports,
+  seed_scores,
+)
+from jaxseg.training import train
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  """Two work directories: of a short run, and of a longer one."""
+  root = tmp_path_factory.mktemp("runs")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(tiny.datasets.DATASETS, "photos", tiny.load_photos)
+    for name, steps in (("short", 1), ("long", 3)):
+      assert train(tiny.make_config(steps, eval_every=steps), root / name) is True
+  return root / "short", root / "long"
+
+
+@pytest.fixture
+def runs(trained, photos, tmp_path):
+  """Copies of both."""
+  for path in trained:
+    shutil.copytree(path, tmp_path / path.name)
+  return [tmp_path / path.name for path in trained]
+
+
+def images_of(path):
+  """{alternative text: picture} of a page."""
+  found = Reader(path.read_text(encoding="utf-8"))
+  return {
+    attrs["alt"]: Image.open(io.BytesIO(base64.b64decode(attrs["src"].split(",")[1])))
+    for attrs in found.of("img")
+  }
+
+
+def test_training_writes_page_and_table(runs):
+  for run in runs:
+    result = json.loads((run / "evaluation.json").read_text())
+    table = per_image.read(run / "per_image.csv", tiny.INFO.classes, "")
+    assert table.names == [f"test{i}.png" for i in range(9)]
+    assert table.pixels[:, 1].sum() == np.sum(result["confusion"])
+    assert len(images_of(run / "plots/report.html")) == 9 * len(extremes.PANELS)
+
+
+def test_report_is_made_again_from_the_files(runs):
+  path = runs[1] / "plots/report.html"
+  before = path.read_text()
+  path.unlink()
+  assert reports.report([runs[1]]) == path
+  one, two = (re.sub("<svg.*?</svg>", "", x, flags=re.DOTALL) for x in (before, path.read_text()))
+  assert one == two and before.count("<svg") == path.read_text().count("<svg") == 3
+  shutil.rmtree(runs[1] / "checkpoints")
+  text = reports.report(runs[1]).read_text()
+  assert f"No pictures: checkpoint 3 of {runs[1]} is not kept any more" in text
+
+
+def test_comparison(runs, tmp_path):
+  modes.evaluate(runs[1], {"predict.tta": "flip"})
+  path = reports.report(runs, output=tmp_path / "out")
+  assert path == tmp_path / "out" / "comparison.html"
+  found = Reader(path.read_text(encoding="utf-8"))
+  assert "long against short" in found.text and "predict.tta='flip'" in found.text
+  assert "train.num_epochs" in found.text and "data.name" not in found.text
+  scores = [json.loads((run / "evaluation.json").read_text())["miou"] for run in runs]
+  gain = f"{scores[1] - scores[0]:+.4f}"
+  assert f"mean IoU{scores[0]:.4f}{scores[1]:.4f}{gain}" in found.text.replace("\n", "")
+  alts = list(images_of(path))
+  assert {alt.rpartition(" of ")[0] for alt in alts} == {
+    "input", "truth", "prediction, short", "prediction, long", "errors, short", "errors, long"
+  }  # fmt: skip
+
+
+def test_runs_of_one_name_are_told_apart(runs, tmp_path):
+  """Folders of one name, one that is called like a panel, and one whose name is HTML."""
+  places = [tmp_path / "x" / "truth", tmp_path / "y" / "truth", tmp_path / 'a"><img src=x>&']
+  for place, run in zip(places, (*runs, runs[1]), strict=True):
+    shutil.copytree(run, place)
+  found = Reader(reports.report(places, output=tmp_path).read_text(encoding="utf-8"))
+  for name in ("y/truth", f"{tmp_path.name}/{places[2].name}"):
+    assert f"Scores of {name}" in found.text
+  ids = [attrs["id"] for _, attrs in found.tags if "id" in attrs]
+  assert len(ids) == len(set(ids)) and not [x for x in found.of("img") if x.get("src") == "x"]
+  assert {x["href"][1:] for x in found.of("a")} <= set(ids)
+  alts = [attrs["alt"] for attrs in found.of("img")]
+  assert any(alt.startswith("prediction, x/truth of") for alt in alts)
+  assert error_of(reports.report, [runs[0], runs[0]]) == "a run is named twice: leave it out once"
+  assert "names no run" in error_of(reports.report, [runs[0], ""])
+
+
+def test_pictures_that_cannot_be_made_are_named(runs, monkeypatch):
+  monkeypatch.setattr(tiny, "NUM_PHOTOS", {"train": 20, "test": 8})
+  text = reports.report([runs[0]]).read_text()
+  assert "No pictures: " in text and "was evaluated on 9 images, not 8" in text
+  assert "<img" not in text
+
+
+def test_what_was_not_evaluated_is_named(runs):
+  (runs[0] / "per_image.csv").unlink()
+  message = error_of(reports.report, runs)
+  remedy = f"evaluate again: --mode=evaluate --workdir={runs[0]}"
+  assert message == f"{runs[0]} has no per_image.csv; {remedy}"
+  (runs[0] / "evaluation.json").unlink()
+  assert error_of(reports.report, runs) == f"{runs[0]} has no evaluation.json; {remedy}"
+  shutil.copy(runs[1] / "per_image.csv", runs[0])
+  result = json.loads((runs[1] / "evaluation.json").read_text())
+  result["confusion"][0][0] += 1
+  (runs[0] / "evaluation.json").write_text(json.dumps(result))
+  assert "are of different evaluations" in error_of(reports.report, runs)
+
+
+@pytest.mark.parametrize(
+  "name, value",
+  [
+    ("miou", "much"), ("miou", math.nan), ("iou", None), ("iou", [1.0]), ("confusion", [[1e30]]),
+    ("confusion", [[-1, 0, 0]] * 3), ("miou_interval", [0.5]), ("iou_interval", {"sky": "x"}),
+    ("reliability", "x"), ("overrides", None), ("split", 3), ("num_images", 0), ("step", -1),
+    ("ece", math.inf),
+  ],
+)  # fmt: skip
+def test_evaluations_that_were_edited(runs, name, value):
+  path = runs[0] / "evaluation.json"
+  result = json.loads(path.read_text())
+  path.write_text(json.dumps({**result, name: value}))
+  remedy = f"evaluate again: --mode=evaluate --workdir={runs[0]}"
+  for use in (lambda: reports.report(runs), lambda: seed_scores.summarize({0: runs[0]})):
+    message = error_of(use)
+    assert message.startswith(f"{path} is damaged (") and " is missing or wrong): " in message
+  assert error_of(reports.report, runs).endswith(remedy)
+  del result["confusion"]
+  path.write_text(json.dumps(result))
+  assert "(confusion is missing or wrong)" in error_of(reports.report, runs)
+  path.write_text('{"a":' + "[" * 100_000)
+  assert f"{path} is damaged" in error_of(reports.report, runs)
+
+
+def test_seeds_of_other_options(runs):
+  modes.evaluate(runs[1], {"predict.tta": "flip"})
+  message = error_of(seed_scores.summarize, {0: runs[0], 1: runs[1]})
+  assert "was made with other options ({'predict.tta': 'flip'})" in message

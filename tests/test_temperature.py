@@ -1,0 +1,79 @@
+"""The temperature of a run that was trained, and what uses it."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+from tiny import error_of
+
+from jaxseg import checkpoint, modes, temperature
+from jaxseg.segmenter import load
+from jaxseg.training import train
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  """A work directory after three steps."""
+  workdir = tmp_path_factory.mktemp("runs") / "run"
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(tiny.datasets.DATASETS, "photos", tiny.load_photos)
+    assert train(tiny.make_config(3, eval_every=3), workdir) is True
+  return workdir
+
+
+@pytest.fixture
+def run(trained, photos, tmp_path):
+  """A copy of it."""
+  return shutil.copytree(trained, tmp_path / "run")
+
+
+def test_calibrate(run):
+  """Probabilities change, labels do not; another checkpoint does not take the temperature."""
+  picture = tiny.load_photos("test", "", 32, 0)[1][0]["image"]
+  before = load(run)
+  found = temperature.calibrate(run)
+  assert json.loads((run / "calibration.json").read_text()) == found
+  assert (found["step"], found["split"], found["num_images"]) == (3, "test", 9)
+  assert found["temperature"] not in (0.05, 1.0, 20.0)
+  assert found["before"]["loss"] > found["after"]["loss"] - 0.05
+  after, fitted = load(run), found["temperature"]
+  assert after.config.predict.temperature == fitted
+  np.testing.assert_array_equal(before(picture), after(picture))
+  expected = before.probs(picture) ** (1 / fitted)
+  expected /= expected.sum(-1, keepdims=True)
+  np.testing.assert_allclose(after.probs(picture), expected, atol=1e-5)
+  crf = load(run, crf={"num_iterations": 1})
+  assert not np.array_equal(crf.probs(picture), after.probs(picture))
+  plain = load(run, crf={"num_iterations": 1})
+  np.testing.assert_array_equal(crf(picture), plain(picture))
+  result = modes.evaluate(run)
+  assert result["loss"] < found["before"]["loss"] + 1e-3
+  about = json.loads((run / "evaluation.json").read_text())["overrides"]
+  assert about == {"predict.temperature": fitted}
+  changed = {**found, "step": 2}
+  (run / "calibration.json").write_text(json.dumps(changed))
+  assert load(run).config.predict.temperature == 0
+  (run / "calibration.json").write_text(json.dumps({**found, "temperature": "hot"}))
+  assert "calibration.json is damaged (temperature 'hot')" in error_of(load, run)
+
+
+def test_calibrate_again_begins_at_one(run):
+  first = temperature.calibrate(run)
+  assert temperature.calibrate(run) == first
+  lines = temperature.describe(first)
+  assert lines[0].startswith(f"temperature {first['temperature']:.4f}, fitted on ")
+  assert checkpoint.best_checkpoint(run)[0] == first["step"]
+
+
+def test_data_of_other_classes(run, monkeypatch):
+  """A temperature of other data would say nothing; nothing is written."""
+  other = dataclasses.replace(tiny.INFO, classes=("sky", "road", "car"))
+  monkeypatch.setitem(tiny.datasets.DATASETS, "photos", lambda split, data_dir, image_size, seed: (
+    other, tiny.load_photos(split, data_dir, image_size, seed)[1]
+  ))  # fmt: skip
+  message = error_of(temperature.calibrate, run)
+  assert "the evaluation data have the 3 classes sky, road, car, but the network" in message
+  assert not (run / "calibration.json").exists()
