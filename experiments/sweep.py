@@ -36,7 +36,7 @@ def train(workdir, flags):
 def flat_scores(row):
   """{"miou": ..., "dice cell": ...} of an evaluation."""
   for name, value in row.items():
-    if isinstance(value, dict):
+    if isinstance(value, dict) and not name.endswith("_interval"):
       yield from ((f"{name} {key}", number) for key, number in value.items())
     elif isinstance(value, float):
       yield name, value

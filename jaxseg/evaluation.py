@@ -181,9 +181,23 @@ def check_evaluation(found: Mapping[str, Any], path: object, remedy: str) -> Non
   needed = ("split", "step", "num_images", "miou", "confusion", *CLASS_SCORES)
   wrong = [name for name in needed if name not in found]
   wrong += [name for name, x in found.items() if not fits(name, x)]
+  if classes and not wrong:
+    of_pixels = scores(*class_pixels(np.array(found["confusion"])))
+    wrong += [
+      name
+      for name, x in of_pixels.items()
+      if name in found and not _same(found[name], readable(x, classes))
+    ]
   if wrong or not classes:
     what = wrong[0] if wrong else "iou"
     raise UserError(f"{path} is damaged ({what[:80]} is missing or wrong): {remedy}")
+
+
+def _same(x, y):
+  """Whether scores are equal to rounding: numbers or None, or those of classes."""
+  if isinstance(x, dict):
+    return all(_same(x[name], y[name]) for name in x)
+  return x is y if None in (x, y) else math.isclose(x, y, abs_tol=1e-6)
 
 
 def checked(examples: Iterable[Mapping[str, Any]], num_classes: int) -> Iterator[Mapping]:

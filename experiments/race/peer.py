@@ -23,9 +23,15 @@ from jaxseg import VOID, metrics
 NUM_CLASSES, WINDOW = 11, 320
 # "published": the CamVid example of segmentation_models.pytorch. "ours": that of our config.
 RECIPES = {
-  "published": {"batch": 32, "loss": "dice", "rate": 2e-4, "last_rate": 1e-5, "encoder": 1.0},
-  "ours": {"batch": 8, "loss": "cross-entropy", "rate": 1e-3, "last_rate": 0.0, "encoder": 0.3},
-}
+  "published": {
+    "batch": 32, "cross_entropy": 0, "rate": 2e-4, "last_rate": 1e-5, "encoder": 1.0,
+    "schedule": lambda share: (1 + math.cos(math.pi * share)) / 2,
+  },
+  "ours": {
+    "batch": 8, "cross_entropy": 1, "rate": 1e-3, "last_rate": 0.0, "encoder": 0.3,
+    "schedule": lambda share: (1 - share) ** 0.9,
+  },
+}  # fmt: skip
 # Where the encoder has what the stages of ours are.
 STAGES = ("2.conv.0", "4.conv.0", "7.conv.0", "14.conv.0", "17.conv.2")
 
@@ -158,10 +164,8 @@ def train(model, args):
     persistent_workers=args.workers > 0, worker_init_fn=in_workers,
   )  # fmt: skip
   batches = itertools.chain.from_iterable(itertools.repeat(loader))
-  if recipe["loss"] == "dice":
-    loss_of = smp.losses.DiceLoss(smp.losses.MULTICLASS_MODE, ignore_index=VOID)
-  else:
-    loss_of = nn.CrossEntropyLoss(ignore_index=VOID)
+  dice = smp.losses.DiceLoss(smp.losses.MULTICLASS_MODE, ignore_index=VOID)
+  cross_entropy = nn.CrossEntropyLoss(ignore_index=VOID)
   encoder = list(model.encoder.parameters())
   others = [*model.decoder.parameters(), *model.segmentation_head.parameters()]
   factors = (recipe["encoder"], 1.0)
@@ -180,14 +184,17 @@ def train(model, args):
       num_evaluations += 1
     if seconds >= budget or steps == args.steps:
       break
-    # Cosine, as the example has it, over the time, as the number of steps is unknown.
-    share = (1 + math.cos(math.pi * seconds / budget)) / 2
+    # Over the time, as the number of steps is unknown.
+    share = recipe["schedule"](min(seconds / budget, 1.0))
     rate = recipe["last_rate"] + (recipe["rate"] - recipe["last_rate"]) * share
     for group, factor in zip(optimizer.param_groups, factors, strict=True):
       group["lr"] = factor * rate
     image, mask = next(batches)
     optimizer.zero_grad()
-    loss = loss_of(model(to_network(image)), mask.long())
+    logits, mask = model(to_network(image)), mask.long()
+    loss = dice(logits, mask)
+    if recipe["cross_entropy"]:
+      loss = loss + cross_entropy(logits, mask)
     loss.backward()
     optimizer.step()
     steps += 1

@@ -27,12 +27,12 @@ ROOT = HERE.parents[1]
 MARGIN = 0.03  # part of the time that our schedule leaves, as it is made from a calibration
 LINES, LOGGED, PEER_STEPS = 6, 4, 6  # calibration: lines of LOGGED steps; steps of the other
 TOLERANCE = 1e-3  # of the features of both encoders
-CONFIG = "--config=configs/deeplabv3plus_camvid_small.py"
+CONFIG = "--config=configs/deeplabv3plus_camvid_medium.py"
 # name: (theirs, flags of ours)
 NETWORKS = {
   "U-Net": ("Unet", [
     CONFIG, "--config.model.name=encoder_unet", "--config.model.output_stride=32",
-    "--config.predict.output_stride=0", "--config.data.image_size=320",
+    "--config.predict.output_stride=0",
   ]),
   "DeepLabv3+": ("DeepLabV3Plus", [CONFIG]),
 }  # fmt: skip

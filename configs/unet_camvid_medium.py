@@ -1,0 +1,18 @@
+"""U-Net from scratch on CamVid, for an hour on two CPU cores.
+
+python -m jaxseg.main --config=configs/unet_camvid_medium.py --config.data.data_dir=DIR
+
+DIR is laid out as configs/unet_camvid.py says. As unet_camvid_small, but with Dice loss for the
+small classes, smaller windows, and three times as many epochs.
+"""
+
+from configs import unet_camvid_small
+
+
+def get_config():
+  config = unet_camvid_small.get_config()
+  config.data.image_size = 320
+  config.train.losses.dice = 1.0
+  config.train.num_epochs = 24.0
+  config.train.eval_every_epochs = 12.0
+  return config
