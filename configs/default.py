@@ -135,7 +135,7 @@ def keys():
   model.name = key("unet", "network architecture", choices=models.MODELS, scope="network")
   model.encoder = key("", "encoder; every network but unet needs one", choices=models.ENCODERS,
                       scope="network")
-  model.output_stride = key(32, "of the encoder; 8 or 16 use atrous convolutions (DeepLab only)",
+  model.output_stride = key(32, "of the encoder; 8, 16: atrous convolutions (deeplab, dilated_fcn)",
                             choices=models.OUTPUT_STRIDES, scope="network")
   model.pretrained = key("", "encoder weights: '' random, 'imagenet' downloads once, or a file")
   model.freeze_encoder = key(True, "if pretrained: no gradient, fixed batch statistics")
@@ -233,7 +233,7 @@ def keys():
                                      scope="free")
 
   config.predict = use = Group()  # in evaluation as well
-  use.output_stride = key(0, "output stride of deeplab's encoder in use; 0 = as trained",
+  use.output_stride = key(0, "output stride of deeplab's encoder in prediction; 0 = as trained",
                           choices=models.OUTPUT_STRIDES, scope="free")
   use.tile = key(0, "fit crop: largest side that the network sees, px; 0 = the whole image", low=0,
                  high=2**20, scope="free")

@@ -19,7 +19,7 @@ from jaxseg.forms import Form, is_number
 from jaxseg.printing import shown
 
 SCOPES = {
-  "experiment": "fixed for the run that a work directory holds",
+  "experiment": "fixed while a run trains or resumes; an evaluation may use another value",
   "network": "fixed for the trained network, also when it is scored or used",
   "free": "may change whenever a run resumes or is used",
 }

@@ -200,7 +200,7 @@ def test_text_for_people():
   assert text.splitlines() == [
     "config.a.b = 'a'",
     "    a name",
-    "    a, b; fixed for the run that a work directory holds",
+    "    a, b; fixed while a run trains or resumes; an evaluation may use another value",
   ]
 
 

@@ -1,6 +1,6 @@
 """Draws predictions.png: test images of trained runs above what the networks make of them.
 
-python experiments/pets_tutorial/picture.py PETS_WORKDIR CELLS_WORKDIR
+python experiments/pets_tutorial/picture.py pets=WORKDIR cells=WORKDIR camvid=WORKDIR
 """
 
 import pathlib
@@ -12,7 +12,7 @@ from PIL import Image
 import jaxseg
 from jaxseg import build, visualize
 
-SHOWN = {"pets": (12, 77, 140, 251), "cells": (3, 40)}  # positions in the test split
+SHOWN = {"pets": (12, 77, 251), "cells": (3,), "camvid": (30, 75)}  # positions in the split
 TILE = 190  # px
 
 
@@ -35,10 +35,10 @@ def square(image):
 
 
 def main():
-  if len(sys.argv) != 3:
+  runs = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
+  if list(runs) != list(SHOWN):
     sys.exit(__doc__)
-  _, pets, cells = sys.argv
-  columns = [*tiles(pets, SHOWN["pets"]), *tiles(cells, SHOWN["cells"])]
+  columns = [column for name, run in runs.items() for column in tiles(run, SHOWN[name])]
   rows = [np.hstack([np.pad(column[i], ((2, 2), (2, 2), (0, 0)), constant_values=255)
                      for column in columns]) for i in (0, 1)]  # fmt: skip
   Image.fromarray(np.vstack(rows)).save(pathlib.Path(__file__).with_name("predictions.png"))
