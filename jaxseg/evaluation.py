@@ -148,10 +148,11 @@ def check_evaluation(found: Mapping[str, Any], path: object, remedy: str) -> Non
       lack some of its entries.  path: in the error, with the remedy.
   """
   classes = list(found["iou"]) if isinstance(found.get("iou"), dict) else []
-  square = [(type(row) is list and len(row)) for row in found.get("confusion") or ()]
+  counts = found.get("confusion")
+  square = [(type(row) is list and len(row)) for row in counts] if type(counts) is list else []
 
   def is_number(x):
-    return type(x) in (int, float) and math.isfinite(x)
+    return type(x) is int and abs(x) < 2**53 or type(x) is float and math.isfinite(x)
 
   def is_pair(x):
     return type(x) is list and len(x) == 2 and all(map(is_number, x))

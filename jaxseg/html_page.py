@@ -12,7 +12,7 @@ import io
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from matplotlib import rc_context
@@ -150,6 +150,16 @@ def figure(images: Sequence[str], caption: str) -> str:
   pictures = "".join(images)
   caption = f"<figcaption>{escape(caption)}</figcaption>"
   return f'<figure><div class="pictures">{pictures}</div>{caption}</figure>'
+
+
+def figures(found: Iterable[str]) -> Iterator[str]:
+  """<figure>s of several images, "" for those that do not fit any more, and a line about these."""
+  left_out = 0
+  for one in found:
+    left_out += not one
+    yield one
+  if left_out:
+    yield f"<p>{left_out} more would make the page too large.</p>"
 
 
 def class_name(name: str, color: Sequence[int]) -> str:

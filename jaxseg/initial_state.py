@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -37,14 +38,16 @@ def pretrained_state(
     channels: of the images.
   """
   variables = {"params": state.params, "batch_stats": state.batch_stats}
-  if config.model.pretrained and hasattr(model, "encoder"):
+  donor = _donor(config.model.init_from, config) if config.model.init_from else None
+  has_encoder = donor and _encoder_shapes(donor[0]) == _encoder_shapes(variables)
+  if config.model.pretrained and hasattr(model, "encoder") and not has_encoder:
     variables = models.load_encoder(variables, model.encoder, config.model.pretrained)
     kernels = [x.shape for x in jax.tree.leaves(variables["params"]["encoder"]) if x.ndim == 4]
     if kernels and all(shape[2] != 3 for shape in kernels):
       tell("the encoder's first kernel, of RGB in the weight file, is repeated or summed over its "
            f"channels for images of {channels}, and rescaled")  # fmt: skip
-  if config.model.init_from:
-    variables = start_from(variables, config.model.init_from, config)
+  if donor:
+    variables = _start_from(variables, config.model.init_from, *donor)
   return train_state.create(variables, optimizer, ema=config.train.ema_decay > 0)
 
 
@@ -55,12 +58,25 @@ def start_from(variables: Any, source: str | pathlib.Path, config: ConfigDict) -
     source: work directory, of which the best checkpoint counts; or a published network.
     config: of the new one; what else it would have to have is told.
   """
+  return _start_from(variables, source, *_donor(source, config))
+
+
+def _donor(source, config):
+  """(variables, name, remedy if they do not fit) of another network."""
   if public.is_published(source):
-    saved, _, donor = public.read_published(source)
-    name, remedy = source, _flags(saved, config)
-  else:
-    step, found = checkpoint.load_best(source, "config.model.init_from")
-    donor, name, remedy = found["variables"], f"{source}, step {step}", ""
+    saved, _, variables = public.read_published(source)
+    return variables, source, _flags(saved, config)
+  step, found = checkpoint.load_best(source, "config.model.init_from")
+  return found["variables"], f"{source}, step {step}", ""
+
+
+def _encoder_shapes(variables):
+  return {
+    name: jax.tree.map(np.shape, dict(tree).get("encoder", {})) for name, tree in variables.items()
+  }
+
+
+def _start_from(variables, source, donor, name, remedy):
   variables, modules = models.take_matching(variables, donor)
   if not modules["taken"]:
     text = "correct config.model.init_from"

@@ -177,10 +177,16 @@ def configure(
   if MODE.value in WRITES and not (MODE.value == "export" and OUTPUT.value):
     for path in (workdir, *work_directories()[1:]):
       packed.check_is_none(path, WRITES[MODE.value])
+  if MODE.value == "train" and (of_run := workdirs.run_of(workdir)) != workdir:
+    raise UserError(f"{workdir} is a checkpoint: resume its run with --workdir={of_run}")
   config = settings.read_run(workdir) if file_config is None else file_config
   donor = overrides.get("model.init_from")
   if config is None and donor and MODE.value == "train":  # a new run like that one
     config = public.read_config(donor) or settings.read_run(donor)
+    if config is not None:  # a temperature is of one checkpoint
+      config = settings.override(config, {"predict.temperature": 0.0})
+  if config is None and MODE.value == "report" and (workdir / "evaluation.json").is_file():
+    config = settings.from_run({})  # of a network that was trained elsewhere
   if config is None:
     remedy = "add --config to train" if MODE.value == "train" else "train first"
     raise UserError(f"{workdir} has no checkpoint; correct --workdir, or {remedy}")

@@ -8,6 +8,7 @@ import numpy as np
 from jaxseg import VOID, UserError
 
 NUM_RESAMPLES, CHUNK = 1000, 100
+MAX_MISSING = 0.025  # part of the resamples that may lack a score
 
 
 def confusion_matrix(mask: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
@@ -138,7 +139,8 @@ def bootstrap_intervals(
     sums: f64[N,K], the contribution of each image; whole numbers are exact up to 2^53.
     score: function of the sums over a resample, f64[R,K] -> {name: f64[R]}.
   Returns:
-    {name: [low, high]}; empty if N < 2, and without a score that is NaN in all resamples.
+    {name: [low, high]}; empty if N < 2, and without a score that is NaN in more than MAX_MISSING
+    of the resamples: fewer than about four images have it.
   """
   if len(sums) < 2:
     return {}
@@ -146,5 +148,8 @@ def bootstrap_intervals(
   for _ in range(0, NUM_RESAMPLES, CHUNK):  # all at once would take 160 MB for 10,000 images
     drawn.append(score(rng.multinomial(len(sums), chances, size=CHUNK) @ sums))
   values = {name: np.concatenate([x[name] for x in drawn]) for name in drawn[0]}
-  finite = {name: x[np.isfinite(x)] for name, x in values.items()}
-  return {name: np.percentile(x, (2.5, 97.5)).tolist() for name, x in finite.items() if len(x)}
+  return {
+    name: np.percentile(x[np.isfinite(x)], (2.5, 97.5)).tolist()
+    for name, x in values.items()
+    if np.isnan(x).mean() <= MAX_MISSING
+  }

@@ -85,7 +85,8 @@ def evaluate(
   unless it is a packed network; if that cannot be written, a DataWarning says so.
 
   Args:
-    workdir: of the run; or a published network, see `segmenter.load`, with a config of the data.
+    workdir: of the run, or of one of its checkpoints; or a published network, see
+      `segmenter.load`, with a config of the data.
     overrides: keys that differ from the run's config: {"predict.tta": "flip"}.
     config: to use instead of the run's; its network has to be the same.
     output: another folder for the files. Without it, those of a published network are not written.
@@ -109,16 +110,20 @@ def evaluate(
       predict = for_scores(predict, segmenter.variables)
       evaluation = evaluate_split(predict, source, info, config, progress)
   split, step, is_public = build.eval_name(config), segmenter.step, public.is_published(workdir)
-  folder = output or (None if is_public or packed.is_packed(workdir) else workdir)
+  is_run = not is_public and not packed.is_packed(workdir)
+  folder = output or (workdirs.run_of(workdir) if is_run else None)
   if not folder and not is_public:
     warn(f"{workdir} is packed and stays as it is: its evaluation.json does not have these scores")
-  own = None if is_public or packed.is_packed(workdir) else settings.read_run(workdir)
+  own = settings.read_run(workdir) if is_run else None
   changed = settings.changed(config, own) if own else {}
-  overrides = {k: x for k, x in changed.items() if k.startswith(("data.", "predict.", "crf."))}
+  noted = ("data.", "predict.", "crf.", "eval.surface_tolerance")
+  overrides = {k: x for k, x in changed.items() if k.startswith(noted)}
   if parallel.is_main() and folder:
     line = results.about(split, step, evaluation.result["num_images"], config, overrides)
     with faults.by_the_way(f"the scores are not in {output or 'the work directory'}"):
       results.write(folder, split, step or 0, info, evaluation, overrides)
+      if output:
+        results.write_origin(output, step, config, info)
       results.write_page(folder, line, info, evaluation, config)
   given = {"overrides": overrides} if overrides else {}
   return {"split": split, "step": step, **given, **evaluation.result}

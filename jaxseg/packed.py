@@ -90,15 +90,22 @@ def read_config(folder: Path) -> dict[str, Any]:
                     f"up to {VERSION}: use {_writer(about)}")  # fmt: skip
   wrong = [name for name, fits in ABOUT.items() if not fits(about.get(name))]
   if not wrong:
-    info = about["info"]
-    if unknown := info.keys() - INFO.keys():
+    if unknown := about["info"].keys() - INFO.keys():
       raise UserError(f"{path} has the entry info.{min(unknown)[:80]}, which jaxseg "
                       f"{__version__} does not know: use {_writer(about)}")  # fmt: skip
-    wrong = [f"info.{name}" for name in REQUIRED if name not in info]
-    wrong += [f"info.{name}" for name in info if not _fits(name, info)]
+    wrong = [f"info.{name}" for name in wrong_entries(about["info"])]
   if wrong:
     raise UserError(f"{path} is damaged ({wrong[0]} is missing or wrong): {REMEDY}")
   return about
+
+
+def wrong_entries(info: Any) -> list[str]:
+  """Names of the entries of a `DatasetInfo` that are missing or wrong in what a file holds."""
+  if not _is_dict(info):
+    return list(REQUIRED)
+  return [name for name in REQUIRED if name not in info] + [
+    name for name in info if name not in INFO or not _fits(name, info)
+  ]
 
 
 def check_keys(folder: Path, unknown: list[str]) -> None:
@@ -151,14 +158,22 @@ def _read_weights(path, sha256):
     raise UserError(f"{path} is damaged, or of another network: its SHA-256 is not that in "
                     f"{CONFIG}; {REMEDY}")  # fmt: skip
   tensors = read_tensors(path)
+  deep = next((name for name in tensors if name.count("/") > MAX_DEPTH), None)
+  if deep is None:
+    folders = {"/".join(x[:i]) for x in map(_parts, tensors) for i in range(1, len(x))}
+  name = next((name for name in tensors if name in folders), None) if deep is None else deep
+  if name is not None:
+    raise UserError(f"{path}: {name[:80]} is no path in a network; {REMEDY}")
   for name, x in tensors.items():
     if x.dtype != np.float32:
       raise UserError(f"{path}: {name[:80]} is of type {x.dtype}, not float32; {REMEDY}")
     if not np.isfinite(x).all():
       raise UserError(f"{path}: {name[:80]} holds values that are not finite; {REMEDY}")
-    if name.count("/") > MAX_DEPTH or any(other.startswith(f"{name}/") for other in tensors):
-      raise UserError(f"{path}: {name[:80]} is no path in a network; {REMEDY}")
   return {"params": {}, "batch_stats": {}, **unflatten_dict(tensors, sep="/")}
+
+
+def _parts(name):
+  return name.split("/")
 
 
 def _fits(name, info):

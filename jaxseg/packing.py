@@ -60,11 +60,9 @@ def pack(
   segmenter = load_run(workdir, {})
   if not parallel.is_main():
     return
-  root, step = pathlib.Path(workdir), segmenter.step
-  if root.parent.name == "checkpoints":
-    root = root.parents[1]
+  root, step = workdirs.run_of(workdir), segmenter.step
   values = shareable(settings.config_values(segmenter.config))
-  scores = scores_of(root, step, segmenter.config)
+  scores = scores_of(root, step, segmenter.config, workdir)
   files = {SCORES: _json(scores)} if scores else {}
   if picture:
     files[PICTURE] = _picture(root, step)
@@ -122,11 +120,16 @@ def shareable(values: Mapping[str, Any]) -> dict[str, Any]:
   return found | {name: declared[name].default for name in ("data.data_dir", *machine)}
 
 
-def scores_of(root: pathlib.Path, step: int, config: ConfigDict) -> dict[str, Any] | None:
+def scores_of(
+  root: pathlib.Path, step: int, config: ConfigDict, place: str | pathlib.Path
+) -> dict[str, Any] | None:
   """The scores of a checkpoint with a config, and "split" and "step"; None without.
 
   They are those of evaluation.json, with intervals, unless it is of another checkpoint or was made
   with other options: then those that were saved with the checkpoint.
+
+  Args:
+    root: work directory.  place: it, or the checkpoint's folder, for the remedy.
   """
   split, run = build.eval_name(config), settings.read_run(root)
   path, remedy = root / "evaluation.json", "delete it, and evaluate again"
@@ -147,7 +150,7 @@ def scores_of(root: pathlib.Path, step: int, config: ConfigDict) -> dict[str, An
   warn(
     f"{root}/evaluation.json is of another checkpoint than {step}, or of other options than the "
     f"run's: the card has {found}; for intervals, run python -m jaxseg.main --mode=evaluate "
-    f"--workdir={shlex.quote(str(root))}, then pack again"
+    f"--workdir={shlex.quote(str(place))}, then pack again"
   )
   if not saved:
     return None

@@ -90,7 +90,7 @@ def read_published(source: str | os.PathLike) -> tuple[ConfigDict, DatasetInfo, 
 
 def _read_torchvision(source):
   if os.fspath(source) in PUBLISHED:
-    published = PUBLISHED[source]
+    published = PUBLISHED[os.fspath(source)]
     path = pretrained.fetch(published.download, remedy="give its path in place of the name")
     tensors = pretrained.read_weights(path)
   else:

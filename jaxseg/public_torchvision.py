@@ -8,6 +8,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from jaxseg import UserError
 from jaxseg.models.pretrained import Download
 from jaxseg.models.tensor_names import Tensors
@@ -76,7 +78,8 @@ def recognise(tensors: Tensors, path: str | os.PathLike) -> str:
     UserError: they are of none.
   """
   layers = tensors.layers
-  if "backbone_layer4_2_conv3" not in layers or "classifier_4/kernel" not in tensors:
+  head = tensors.get("classifier_4/kernel")
+  if "backbone_layer4_2_conv3" not in layers or np.ndim(head) != 4:
     raise UserError(
       f"{path} is of none of the networks {', '.join(PUBLISHED)}; weights of an encoder alone are "
       "for config.model.pretrained, and segmentation_models.pytorch's are read with their "

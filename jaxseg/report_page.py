@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from jaxseg import __version__, html_page
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.extremes import ends
-from jaxseg.html_page import Budget, class_name, drawing, escape, ink
+from jaxseg.html_page import Budget, class_name, drawing, escape, figures, ink
 from jaxseg.per_image import PerImage
 from jaxseg.visualize import MAX_NUMBERED, draw_confusion
 
@@ -216,7 +216,7 @@ def _largest_confusions(counts, classes):
 
 
 def _calibration(result):
-  if "reliability" not in result:
+  if result.get("reliability") is None or result.get("ece") is None:
     return
   bins = np.array(result["reliability"])
   pixels, right, confidence = bins.T
@@ -258,8 +258,9 @@ def _pictures(shown, images, colors, budget):
     "Confidence goes from black, a guess among all classes, to white, certain.</p>"
   )
   yield legend(images, list(shown), colors)
-  for i, files in shown.items():
-    yield panels(files, images.names[i], _caption(i, images), budget)
+  yield from figures(
+    panels(files, images.names[i], _caption(i, images), budget) for i, files in shown.items()
+  )
 
 
 def legend(images: PerImage, rows: Sequence[int], colors: Mapping[str, Sequence[int]]) -> str:

@@ -11,16 +11,19 @@ from jaxseg import (
   UserError,
   build,
   checkpoint,
+  packed,
+  parallel,
   per_image,
   predictors,
   results,
   settings,
   workdirs,
 )
-from jaxseg.comparison import Run, changed_most, compare, write_comparison
+from jaxseg.comparison import write_comparison
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.encoded import read_as_trained
 from jaxseg.data.folder import default_palette
+from jaxseg.differences import Run, changed_most, compare
 from jaxseg.evaluation import check_evaluation, tally_probs
 from jaxseg.extremes import draw_panels, ends
 from jaxseg.platforms import usual_rules
@@ -56,6 +59,10 @@ def report(
   places = [places] if isinstance(places, str | pathlib.Path) else list(places)
   if not places or not all(str(place).strip() for place in places):
     raise UserError(f"{','.join(map(str, places))!r} names no run: give work directories, as A,B")
+  for place in places:
+    packed.check_is_none(place, "give the run that it was packed from")
+    if (run := workdirs.run_of(place)) != pathlib.Path(place):
+      raise UserError(f"{place} is a checkpoint: give its run, {run}; its latest evaluation counts")
   same = len({pathlib.Path(place).resolve() for place in places}) < len(places)
   if same:
     raise UserError("a run is named twice: leave it out once")
@@ -65,6 +72,9 @@ def report(
     for place, name in zip(places, names, strict=True)
   ]
   folder = pathlib.Path(output or pathlib.Path(places[0]) / "plots")
+  if not others and not settings.read_run(places[0]):
+    page = pathlib.Path(places[0]) / "plots" / "report.html"
+    raise UserError(f"{places[0]} holds no run, but what an evaluation wrote: its page is {page}")
   if not others:
     worst, best = ends(first.images.of_images()["miou"])
     panels, notes = _panels(places[0], first, [*worst, *best], overrides)
@@ -81,7 +91,8 @@ def report(
     shown.append(pictures)
     notes += problems
   path = folder / "comparison.html"
-  write_comparison(path, runs, differences, shown, list(dict.fromkeys(notes)))
+  if parallel.is_main():
+    write_comparison(path, runs, differences, shown, list(dict.fromkeys(notes)))
   return path
 
 
@@ -96,20 +107,28 @@ def unique_names(places: Sequence[Place]) -> list[str]:
 
 
 def read_evaluation(place: Place) -> Run:
-  """The latest evaluation of a work directory; its checkpoint may be gone.
+  """The latest evaluation of a work directory, whose checkpoint may be gone, or of a folder that
+  `modes.evaluate` has written its results to.
 
   Raises:
     UserError: there is none, it is damaged, or of a version without per_image.csv.
   """
   place = pathlib.Path(place)
+  config = settings.read_run(place)
   remedy = f"evaluate again: --mode=evaluate --workdir={place}"
+  if config is None and (place / results.ORIGIN).is_file():
+    remedy = f"evaluate again: --mode=evaluate --model=... --output={place}"
   path = place / "evaluation.json"
   result = workdirs.read_json(path, remedy)
   if result is None:
     raise UserError(f"{place} has no evaluation.json; {remedy}")
   check_evaluation(result, path, remedy)
-  config = settings.read_run(place) or settings.from_run({})  # none where a network was published
-  info = _info(place, config, tuple(result["iou"]))
+  step, info = result["step"], None
+  if config is None and (origin := results.read_origin(place, remedy)):
+    step, config, info = origin
+  config = config or settings.from_run({})
+  if info is None or tuple(info.classes) != tuple(result["iou"]):
+    info = _info(place, config, tuple(result["iou"]))
   images = per_image.read(place / "per_image.csv", info.classes, remedy)
   if images is None:
     raise UserError(f"{place} has no per_image.csv; {remedy}")
@@ -118,14 +137,15 @@ def read_evaluation(place: Place) -> Run:
     raise UserError(f"{path} and per_image.csv are of different evaluations; {remedy}")
   overrides = result.get("overrides", {})
   config = settings.override(config, overrides)
-  about = results.about(result["split"], result["step"], result["num_images"], config, overrides)
+  about = results.about(result["split"], step, result["num_images"], config, overrides)
   return Run(place.absolute().name, about, result, images, info, config)
 
 
 def _info(place, config, classes):
   """The DatasetInfo of a run, as far as it is known without a checkpoint."""
   try:
-    info = DatasetInfo(**checkpoint.best_checkpoint(place)[1]["info"])
+    found = checkpoint.best_checkpoint(place)[1]["info"]
+    info = None if packed.wrong_entries(found) else DatasetInfo(**found)
   except UserError:
     info = None
   if info is None or tuple(info.classes) != classes:
@@ -148,8 +168,11 @@ def predict_rows(
   step = run.result["step"]
   path = pathlib.Path(place) / "checkpoints" / str(step)
   if not path.is_dir():
-    raise UserError(f"checkpoint {step} of {place} is not kept any more")
-  segmenter = load_run(path, {**run.result.get("overrides", {}), **overrides})
+    is_run = settings.read_run(place) is not None
+    text = f"checkpoint {step} of {place} is not kept any more"
+    raise UserError(text if is_run else f"{place} holds no network")
+  noted = {"predict.temperature": run.config.predict.temperature or 1.0}
+  segmenter = load_run(path, {**noted, **run.result.get("overrides", {}), **overrides})
   config, info = segmenter.config, segmenter.info
   with settings.config_errors(), read_as_trained(info.channels, info.value_range):
     _, source = build.open_split(config, "eval", value_range=info.value_range)

@@ -1,5 +1,6 @@
 """The files of an evaluation in a work directory."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,11 +8,13 @@ from typing import Any
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from jaxseg import per_image, settings, workdirs
+from jaxseg import UserError, packed, parallel, per_image, settings, workdirs
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.html_page import ink
 from jaxseg.report_page import Evaluation, write_report
 from jaxseg.visualize import draw_curves, plot_confusion, prediction_sheet
+
+ORIGIN = "origin.json"
 
 
 def numbers(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,8 +34,7 @@ def write(
   evaluation: Evaluation,
   overrides: Mapping[str, Any] | None = None,
 ) -> pathlib.Path | None:
-  """Writes evaluation.json, per_image.csv and, if there are samples, their sheet and the confusion
-  matrix.
+  """Writes evaluation.json, per_image.csv, the confusion matrix, and the sheet of samples if any.
 
   Args:
     overrides: {config key: value} that differ from those of the run.
@@ -43,14 +45,41 @@ def write(
   head = {"split": split, "step": step, **({"overrides": overrides} if overrides else {})}
   workdirs.write_json(workdir / "evaluation.json", {**head, **result})
   per_image.write(workdir / "per_image.csv", evaluation.images)
+  plots = workdir / "plots"
+  title = f"step {step}: mean IoU {result['miou']:.3f}, {split}"
+  plot_confusion(plots / "confusion.png", result["confusion"], info.classes, title)
   if not evaluation.samples:
     return None
-  plots = workdir / "plots"
   sheet = plots / f"predictions_{step:06d}.png"
-  title = f"step {step}: mean IoU {result['miou']:.3f}, {split}"
   prediction_sheet(sheet, evaluation.samples, info.classes, info.palette, title)
-  plot_confusion(plots / "confusion.png", result["confusion"], info.classes, title)
   return sheet
+
+
+def write_origin(
+  folder: str | pathlib.Path, step: int | None, config: ConfigDict, info: DatasetInfo
+) -> None:
+  """Notes in a folder of results, which has no run, what was evaluated; see `read_origin`."""
+  found = {"step": step, "config": config.to_dict(), "info": dataclasses.asdict(info)}
+  workdirs.write_json(pathlib.Path(folder) / ORIGIN, found)
+
+
+def read_origin(
+  folder: str | pathlib.Path, remedy: str
+) -> tuple[int | None, ConfigDict, DatasetInfo] | None:
+  """What `write_origin` noted; None if there is nothing.
+
+  Raises:
+    UserError: it is damaged; names the remedy.
+  """
+  path = pathlib.Path(folder) / ORIGIN
+  found = workdirs.read_json(path, remedy)
+  if found is None:
+    return None
+  info, step, config = (found.get(name) for name in ("info", "step", "config"))
+  is_step = step is None or (type(step) is int and step >= 0)
+  if not is_step or not isinstance(config, dict) or packed.wrong_entries(info):
+    raise UserError(f"{path} is damaged: {remedy}")
+  return step, settings.from_run(config), DatasetInfo(**info)
 
 
 def about(
@@ -80,7 +109,7 @@ def write_page(
   notes: Sequence[str] = (),
   drawn: Figure | None = None,
 ) -> pathlib.Path:
-  """Writes report.html; returns its path.
+  """Writes report.html, in the first process; returns its path.
 
   Args:
     line: of `about`.  config: of the evaluation.
@@ -93,5 +122,6 @@ def write_page(
     with ink():
       drawn = draw_curves(metrics)
   title, recipe = workdir.absolute().name, settings.changed(config)
-  write_report(path, title, [line, *notes], evaluation, info, drawn, recipe)
+  if parallel.is_main():
+    write_report(path, title, [line, *notes], evaluation, info, drawn, recipe)
   return path

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg import UserError, workdirs
+from jaxseg import UserError, settings, workdirs
 from jaxseg.evaluation import CLASS_SCORES, check_evaluation
 from jaxseg.printing import printable
 
@@ -36,17 +36,20 @@ def summarize(folders: Mapping[int, str | pathlib.Path]) -> dict[str, Any]:
   Raises:
     UserError: an evaluation.json is missing, damaged or of another split.
   """
-  found = []
-  for folder in folders.values():
-    path, remedy = pathlib.Path(folder) / "evaluation.json", f"--mode=evaluate --workdir={folder}"
+  found, paths = [], [pathlib.Path(folder) / "evaluation.json" for folder in folders.values()]
+  for path, folder in zip(paths, folders.values(), strict=True):
+    remedy = f"--mode=evaluate --workdir={folder}"
     one = workdirs.read_json(path, f"make it anew with {remedy}")
     if one is None:
       raise UserError(f"{path} is missing; make it with {remedy}")
     check_evaluation(one, path, f"make it anew with {remedy}")
-    if found and one.get("overrides") != found[0].get("overrides"):
+    if found and (own := _options(one)) != (others := _options(found[0])):
+      if not own:  # the other has to change
+        path, remedy = paths[0], f"--mode=evaluate --workdir={paths[0].parent}"
+        own, others = others, own
       raise UserError(
-        f"{path} was made with other options ({one.get('overrides') or 'none'}) than that of "
-        f"another seed ({found[0].get('overrides') or 'none'}); make it anew with {remedy}"
+        f"{path} was made with other options ({own or 'none'}) than that of another seed "
+        f"({others or 'none'}); make it anew with {remedy}"
       )
     if found and one["split"] != found[0]["split"]:
       split = found[0]["split"]
@@ -66,6 +69,17 @@ def summarize(folders: Mapping[int, str | pathlib.Path]) -> dict[str, Any]:
   return {"split": found[0]["split"], "seeds": list(folders), "steps": steps, **scores}
 
 
+def _options(result):
+  """The noted keys that may change a score: not how data are read, nor a seed's own temperature."""
+  keys = settings.declared_keys()
+  return {
+    name: value
+    for name, value in result.get("overrides", {}).items()
+    if name != "predict.temperature"
+    and not (name.startswith("data.") and name in keys and keys[name].scope == "free")
+  }
+
+
 def table(summary: Mapping[str, Any]) -> str:
   """A `summarize` as text: mean ± standard deviation, and the value of each seed."""
   rows = []
@@ -76,6 +90,9 @@ def table(summary: Mapping[str, Any]) -> str:
   width = max(len(printable(name)) for name, _ in rows)
   heads = "".join(f"{f'seed {seed}':>10}" for seed in summary["seeds"])
   lines = [f"{summary['split']:{width}}  {'mean ± std':18}{heads}"]
+  if len({*summary["steps"]}) > 1:
+    steps = "".join(f"{step:>10}" for step in summary["steps"])
+    lines.append(f"{'step':{width}}  {'':18}{steps}")
   for name, one in rows:
     mean = "-" if one["mean"] is None else f"{one['mean']:.4f} ± {one['std']:.4f}"
     values = "".join(f"{'-' if x is None else format(x, '.4f'):>10}" for x in one["values"])

@@ -32,7 +32,7 @@ from jaxseg.platforms import usual_rules
 from jaxseg.predict import most_likely
 from jaxseg.unused_keys import warn_of_unused
 from jaxseg.visualize import overlay
-from jaxseg.workdirs import read_temperature
+from jaxseg.workdirs import read_temperature, run_of
 
 Array = np.ndarray
 
@@ -263,12 +263,11 @@ def _find(path, arrays):
     config, info, variables = public.read_published(path)
     arrays.append(variables)
     return str(path), None, {"config": config.to_dict(), "info": dataclasses.asdict(info)}
-  path = pathlib.Path(path)
-  if path.name.isdecimal() and path.parent.name == "checkpoints":
-    workdir, step = path.parents[1], int(path.name)
+  workdir = run_of(path)
+  if workdir != pathlib.Path(path):
+    step = int(pathlib.Path(path).name)
     found = checkpoint.load_step(workdir, step)
   else:
-    workdir = path
     step, found = checkpoint.load_best(workdir)
   arrays.append(found["variables"])
   saved = {"config": settings.read_saved(workdir), "temperature": read_temperature(workdir, step)}

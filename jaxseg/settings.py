@@ -173,8 +173,8 @@ def read_run(workdir: str | pathlib.Path) -> ConfigDict | None:
 def read_saved(workdir: str | pathlib.Path) -> dict | None:
   """The nested dict of a run's config.json; of its best checkpoint, if that is gone or damaged.
 
-  Or that of a packed network, flat. Data sets and augmentations that are not known here become
-  "folder" and none: predictions do not need them.
+  The folder of a checkpoint means its run. Or that of a packed network, flat. Data sets and
+  augmentations that are not known here become "folder" and none: predictions do not need them.
 
   Returns:
     None if there is neither.
@@ -184,6 +184,7 @@ def read_saved(workdir: str | pathlib.Path) -> dict | None:
   workdir = packed.find(workdir)
   if packed.is_packed(workdir):
     return _read_packed(workdir)
+  workdir = workdirs.run_of(workdir)
   saved, is_damaged = None, False
   try:
     saved = workdirs.saved_config(workdir)

@@ -28,6 +28,7 @@ from jaxseg.segmenter import load_run
 from jaxseg.tally import NUM_BINS
 
 MAX_PIXELS = 4096  # of an image
+MAX_VALUES = 2**25  # probabilities of all images
 
 
 @usual_rules()
@@ -40,11 +41,13 @@ def calibrate(
   """Fits the temperature of the best checkpoint on the evaluation split (Guo et al. 2017).
 
   It is the one of least cross-entropy on up to MAX_PIXELS labelled pixels of each image, drawn at
-  random. calibration.json holds it, and whatever reads that checkpoint uses it: probabilities
-  change, labels do not. With several processes, the first one does it all.
+  random; fewer if all together had more than MAX_VALUES probabilities. calibration.json holds it,
+  and whatever reads that checkpoint uses it: probabilities change, labels do not. With several
+  processes, the first one does it all.
 
   Args:
-    workdir, overrides, config: see `modes.evaluate`.
+    workdir, overrides, config: see `modes.evaluate`.  The folder of a checkpoint is calibrated for
+      itself; the file is written into that of its run.
   Returns:
     {"temperature", "split", "step", "num_images", "num_pixels", "before", "after": {"loss",
     "ece"}}; "after" is measured on images that its temperature was not fitted on: two halves, each
@@ -56,13 +59,17 @@ def calibrate(
   if public.is_published(workdir):
     raise UserError(f"{workdir} is a published network: train from it by `init_from` and calibrate "
                     "that run")  # fmt: skip
+  own = settings.read_run(workdir)
+  if own is not None and own.predict.temperature:
+    raise UserError(f"the config of {workdir} sets predict.temperature={own.predict.temperature}, "
+                    "which comes before what would be found: train with 0")  # fmt: skip
   overrides = {**(overrides or {}), "predict.temperature": 1.0}
   segmenter = load_run(workdir, overrides, config)
   config = segmenter.config
   found = parallel.on_main(_fit, config, segmenter)
   found |= {"split": build.eval_name(config), "step": segmenter.step}
   if parallel.is_main():
-    workdirs.write_json(pathlib.Path(workdir) / "calibration.json", found)
+    workdirs.write_json(workdirs.run_of(workdir) / "calibration.json", found)
   return found
 
 
@@ -73,12 +80,13 @@ def _fit(config, segmenter):
     found, source = build.open_split(config, "eval", value_range=info.value_range)
     check_classes(found.classes, info.classes)
     predict = predictors.build_predictor(config, segmenter.model, info)
+    most = min(MAX_PIXELS, max(1, MAX_VALUES // (len(source) * len(info.classes))))
     examples = eval_examples(source, num_threads=config.data.num_threads)
     predictions = predict(segmenter.variables, examples)
     for example, probs in progress(predictions, total=len(source), desc="predicting", leave=False):
       chosen = np.flatnonzero(example["mask"] != VOID)
-      if len(chosen) > MAX_PIXELS:
-        chosen = rng.choice(chosen, MAX_PIXELS, replace=False)
+      if len(chosen) > most:
+        chosen = rng.choice(chosen, most, replace=False)
       if len(chosen):
         probs = probs.reshape(-1, probs.shape[-1])[chosen]
         images.append(np.log(np.maximum(probs, np.finfo(np.float32).tiny)))

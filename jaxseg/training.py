@@ -38,6 +38,7 @@ from jaxseg.first_pass import class_counts, measured_range, share
 from jaxseg.initial_state import new_state, pretrained_state
 from jaxseg.locks import only_training
 from jaxseg.modes import evaluate_split
+from jaxseg.notebook import warn
 from jaxseg.platforms import usual_rules
 from jaxseg.predict import Predictor
 from jaxseg.run import Run, tell
@@ -206,7 +207,12 @@ def _train(config, workdir):
     if is_stalled(scores, options.patience):
       tell(f"early stopping at step {step}: no better mean IoU in {options.patience} evaluations")
   if others and not stop:
-    seed_scores.write(workdir, {one.seed: path for one, path in seeds.members(config, workdir)})
+    try:
+      seed_scores.write(workdir, {one.seed: path for one, path in seeds.members(config, workdir)})
+    except UserError as error:
+      if calls or not (pathlib.Path(workdir) / seed_scores.SUMMARY).exists():
+        raise
+      warn(f"{seed_scores.SUMMARY} stays as it was: {error}")  # nothing was trained
   return not stop
 
 

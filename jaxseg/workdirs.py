@@ -68,6 +68,13 @@ def check_config(
     )
 
 
+def run_of(path: str | pathlib.Path) -> pathlib.Path:
+  """The work directory of a checkpoint, WORKDIR/checkpoints/STEP; any other path as it is."""
+  path = pathlib.Path(path)
+  is_step = path.name.isdecimal() and path.parent.name == "checkpoints"
+  return path.parents[1] if is_step else path
+
+
 def make_folder(path: str | pathlib.Path, flag: str) -> None:
   """Creates a folder unless it exists; if that fails, raises a UserError that names the flag."""
   try:

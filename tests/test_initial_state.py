@@ -75,3 +75,19 @@ def test_a_first_kernel_of_other_channels_is_told(channels, monkeypatch, capsys)
   assert (f"is repeated or summed over its channels for images of {channels}" in told) == (
     channels == 4
   )
+
+
+def test_no_pretrained_encoder_where_another_run_has_all_of_it(donor, monkeypatch):
+  """Its file may be gone, or a download."""
+  model = models.build("encoder_unet", 2, encoder="mobilenet_v2", widths=(8, 8, 8, 8))
+  random = jax.tree.map(lambda x: jnp.zeros(x.shape), models.abstract_variables(model, 3))
+  state = train_state.create(random, optax.sgd(0.1))
+  config = tiny.make_config(1, model__init_from="run")
+  config.model.pretrained = "gone.h5"
+  ones = jax.tree.map(np.ones_like, random)
+  monkeypatch.setattr(initial_state.checkpoint, "load_best", lambda *_: (3, {"variables": ones}))
+  found = initial_state.pretrained_state(config, model, state, optax.sgd(0.1), 3)
+  assert {float(x.min()) for x in jax.tree.leaves(found.params)} == {1.0}
+  del ones["params"]["encoder"]["Conv1"]
+  message = error_of(initial_state.pretrained_state, config, model, state, optax.sgd(0.1), 3)
+  assert "no weight file gone.h5" in message

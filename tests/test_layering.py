@@ -30,7 +30,7 @@ RANKS = {
   "jaxseg.events": 1,
   **dict.fromkeys(("jaxseg.html_page", "jaxseg.per_image", "jaxseg.surface_distances"), 1),
   **{"jaxseg.calibration": 0, "jaxseg.extremes": 4, "jaxseg.report_page": 5, "jaxseg.results": 6},
-  "jaxseg.comparison": 6,
+  **{"jaxseg.differences": 6, "jaxseg.comparison": 6.5},
   "jaxseg.data.pets": 2,
   "jaxseg.data.files": 2,
   **dict.fromkeys(("jaxseg.data.decode", "jaxseg.data.polygons"), 3),

@@ -378,3 +378,17 @@ def test_sigterm(jaxseg, tmp_path):
     with ocp.StandardCheckpointer() as checkpointer:
       trees.append([checkpointer.restore(folder / part) for part in ("variables", "optimizer")])
   np.testing.assert_equal(*trees)
+
+
+@pytest.mark.slow
+def test_folders_of_scores_and_of_checkpoints(jaxseg, trained, tmp_path):
+  """A report against what an evaluation wrote; a checkpoint by its folder, and what it is not."""
+  scores, step = tmp_path / "scores", trained / "checkpoints" / "4"
+  assert jaxseg("--mode=evaluate", f"--workdir={step}", f"--output={scores}")[0] == 0
+  flags = "--mode=report", f"--output={tmp_path}"
+  for places in (f"{scores},{trained}", f"{trained},{scores}"):
+    status, out, err = jaxseg(*flags, f"--workdir={places}")
+    assert status == 0 and f"report: {tmp_path / 'comparison.html'}" in out + err
+  assert f"its page is {scores}" in error_of(jaxseg, *flags, f"--workdir={scores}")
+  message = error_of(jaxseg, f"--workdir={step}", num_steps(8))
+  assert f"{step} is a checkpoint: resume its run with --workdir={trained}" in message

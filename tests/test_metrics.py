@@ -247,3 +247,16 @@ def test_interval_of_a_mean_is_that_of_the_normal_distribution():
 def test_intervals_need_two_images_and_a_score():
   assert bootstrap_intervals(image_rows(1), miou) == {}
   assert bootstrap_intervals(np.ones((3, 1)), lambda sums: {"x": sums[:, 0] * np.nan}) == {}
+
+
+@pytest.mark.parametrize("num_with, is_there", [(1, False), (2, False), (8, True)])
+def test_no_interval_of_a_class_that_few_images_have(num_with, is_there):
+  """All resamples that have the class at all would give the same IoU, were it in one image."""
+  values = np.zeros((100, 2))
+  values[:num_with] = [[1 + i, 10] for i in range(num_with)]
+
+  def iou(sums):
+    with np.errstate(invalid="ignore"):  # 0 / 0
+      return {"iou": sums[:, 0] / sums[:, 1]}
+
+  assert ("iou" in bootstrap_intervals(values, iou)) == is_there

@@ -208,7 +208,7 @@ def test_results(tmp_path):
   assert results.write(*place, Evaluation(result, images)) is None
   written = json.loads((tmp_path / "evaluation.json").read_text())
   assert written == {"split": "test", "step": 7, **result}
-  assert not (tmp_path / "plots").exists()
+  assert [path.name for path in (tmp_path / "plots").iterdir()] == ["confusion.png"]
   mask = np.zeros((9, 9), np.uint8)
   sample = (np.zeros((9, 9, 3), np.uint8), mask, mask)
   sheet = results.write(*place, Evaluation(result, images, [sample]))

@@ -282,6 +282,10 @@ def test_a_temperature_is_packed(run, jaxseg_command, tmp_path, photos):  # noqa
   latest = json.loads((other / "evaluation.json").read_text())
   assert latest.pop("overrides") == {"predict.temperature": found["temperature"]}
   assert scores == latest
+  new = f"--workdir={tmp_path / 'new'}", f"--config.model.init_from={tmp_path / 'a'}"
+  assert jaxseg_command(*new, "--config.train.num_epochs=0.5")[0] == 0
+  config = json.loads((tmp_path / "new" / "config.json").read_text())
+  assert config["predict"]["temperature"] == 0  # it was that of the other weights
   probs = [jaxseg.load(place).probs(photo()) for place in (tmp_path / "a", other, run)]
   np.testing.assert_array_equal(probs[0], probs[1])
   assert np.abs(probs[0] - probs[2]).max() > 0

@@ -1,5 +1,6 @@
 """Published networks: torchvision's logits from torchvision's files, and what is no such file."""
 
+import pathlib
 import zipfile
 
 import jax
@@ -183,3 +184,12 @@ def test_names_tell_the_hash():
     assert network.download.url.endswith(f"{name.partition(':')[2]}_coco-{digits}.pth")
   assert not public.is_published("runs/unet_cells")
   assert pretrained.READERS.keys() >= {".pth", ".safetensors"}
+
+
+def test_a_path_may_be_a_name(monkeypatch):
+  def fetch(download, remedy):
+    raise UserError("no network")
+
+  monkeypatch.setattr(public.pretrained, "fetch", fetch)
+  with pytest.raises(UserError, match="^no network$"):
+    public.read_published(pathlib.Path("torchvision:fcn_resnet50"))

@@ -130,7 +130,8 @@ def test_what_was_not_evaluated_is_named(runs):
     ("miou", "much"), ("miou", math.nan), ("iou", None), ("iou", [1.0]), ("confusion", [[1e30]]),
     ("confusion", [[-1, 0, 0]] * 3), ("miou_interval", [0.5]), ("iou_interval", {"sky": "x"}),
     ("reliability", "x"), ("overrides", None), ("split", 3), ("num_images", 0), ("step", -1),
-    ("ece", math.inf), ("miou", 0.987), ("pixel_accuracy", 0.987),
+    ("ece", math.inf), ("confusion", 5), ("ece", 10**400), ("miou", 0.987),
+    ("pixel_accuracy", 0.987),
     ("dice", {tiny.INFO.classes[0]: 0.987}),
   ],
 )  # fmt: skip
@@ -156,3 +157,31 @@ def test_seeds_of_other_options(runs):
   modes.evaluate(runs[1], {"predict.tta": "flip"})
   message = error_of(seed_scores.summarize, {0: runs[0], 1: runs[1]})
   assert "was made with other options ({'predict.tta': 'flip'})" in message
+
+
+def test_a_folder_that_an_evaluation_wrote(runs, tmp_path):
+  """It compares with a run, and knows what was evaluated; it has a page of its own already."""
+  place = tmp_path / "scores"
+  modes.evaluate(runs[1], {"predict.tta": "flip"}, output=place)
+  text = reports.report([runs[0], place], output=tmp_path).read_text()
+  assert "unet after step 3, evaluated on 9 images of photos test, predict.tta=" in text
+  assert f"No pictures: {place} holds no network" in text
+  assert "<code>model.up</code>" not in text and "<code>train.num_epochs</code>" in text
+  assert "scores against short" in text
+  before = (place / "plots" / "report.html").read_text()
+  message = error_of(reports.report, place)
+  assert message.endswith(f"its page is {place / 'plots' / 'report.html'}")
+  assert (place / "plots" / "report.html").read_text() == before
+  (place / "evaluation.json").unlink()
+  assert error_of(reports.report, [runs[0], place]).endswith(f"--model=... --output={place}")
+
+
+def test_evaluations_of_a_checkpoint_are_in_its_run(runs):
+  """Not in the folder of the checkpoint, which may be deleted."""
+  place = runs[1] / "checkpoints" / "3"
+  before = sorted(place.rglob("*"))
+  modes.evaluate(place, {"predict.tta": "flip"})
+  assert sorted(place.rglob("*")) == before
+  result = json.loads((runs[1] / "evaluation.json").read_text())
+  assert (result["step"], result["overrides"]) == (3, {"predict.tta": "flip"})
+  assert f"give its run, {runs[1]}; its" in error_of(reports.report, place)

@@ -13,8 +13,19 @@ from test_resumption import assert_same_bits, saved_state, stop_after
 from tiny import error_of
 
 import jaxseg
-from jaxseg import DataWarning, build, parallel, seed_axis, seed_scores, seeds, spatial, training
+from jaxseg import (
+  DataWarning,
+  build,
+  metrics,
+  parallel,
+  seed_axis,
+  seed_scores,
+  seeds,
+  spatial,
+  training,
+)
 from jaxseg.data import datasets, input_pipeline
+from jaxseg.evaluation import readable
 from jaxseg.training import train
 
 pytestmark = pytest.mark.usefixtures("photos")
@@ -137,20 +148,26 @@ def test_summary(run):
 
 
 def test_a_class_that_a_seed_does_not_have(tmp_path):
-  for seed, value in (0, 0.5), (1, None):
-    scores = dict.fromkeys(("iou", "dice", "accuracy"), {"sky": value})
-    result = {"split": "test", "step": 3, "miou": 0.25 * seed, **scores, "num_images": 2,
-              "confusion": [[7]]}  # fmt: skip
+  """Of other checkpoints, too, which the table says."""
+  for seed, counts in (0, [[1, 1], [0, 2]]), (1, [[0, 0], [0, 4]]):
+    scores = metrics.scores(*metrics.class_pixels(np.array(counts)))
+    scores = {name: readable(x, ("sky", "road")) for name, x in scores.items()}
+    names = ("miou", "iou", "dice", "accuracy")
+    result = {"split": "test", "step": 3 + seed, **{name: scores[name] for name in names},
+              "num_images": 2, "confusion": counts}  # fmt: skip
     (tmp_path / f"{seed}").mkdir()
     (tmp_path / f"{seed}" / "evaluation.json").write_text(json.dumps(result))
   folders = {seed: tmp_path / f"{seed}" for seed in (0, 1)}
   summary = seed_scores.summarize(folders)
   assert summary["iou"]["sky"] == {"mean": None, "std": None, "values": [0.5, None]}
-  assert summary["miou"]["mean"] == 0.125
+  assert summary["miou"]["mean"] == pytest.approx((7 / 12 + 1) / 2)
   rows = [line.split() for line in seed_scores.table(summary).splitlines()]
-  assert rows[1:] == [
-    ["miou", "0.1250", "±", "0.1768", "0.0000", "0.2500"],
-    *([name, "sky", "-", "0.5000", "-"] for name in ("iou", "dice", "accuracy")),
+  assert rows[1:6] == [
+    ["step", "3", "4"],
+    ["miou", "0.7917", "±", "0.2946", "0.5833", "1.0000"],
+    ["iou", "sky", "-", "0.5000", "-"],
+    ["iou", "road", "0.8333", "±", "0.2357", "0.6667", "1.0000"],
+    ["dice", "sky", "-", "0.6667", "-"],
   ]
   path = tmp_path / "1" / "evaluation.json"
   path.write_text(json.dumps({**result, "split": "val"}))
@@ -159,6 +176,20 @@ def test_a_class_that_a_seed_does_not_have(tmp_path):
   path.unlink()
   message = error_of(seed_scores.summarize, folders)
   assert f"{path} is missing; make it with --mode=evaluate --workdir={tmp_path / '1'}" in message
+
+
+@pytest.mark.slow
+def test_seeds_of_other_options(run, tmp_path):
+  """The seed that has them is named; a run that is complete keeps the scores that it has."""
+  shutil.copytree(run(), tmp_path, dirs_exist_ok=True)
+  before = (tmp_path / "seeds.json").read_text()
+  jaxseg.evaluate(tmp_path / "seed_5", {"predict.tta": "flip", "data.num_threads": 1})
+  words = "seed_5/evaluation.json was made with other options .*tta.* another seed .none"
+  with pytest.warns(DataWarning, match=f"seeds.json stays as it was: .*{words}"):
+    assert train(make_config(), tmp_path) is True
+  assert (tmp_path / "seeds.json").read_text() == before
+  jaxseg.evaluate(tmp_path / "seed_5", {"data.num_threads": 1})
+  assert train(make_config(), tmp_path) is True
 
 
 @pytest.mark.slow

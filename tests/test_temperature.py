@@ -10,7 +10,7 @@ import tiny
 from tiny import error_of
 
 from jaxseg import checkpoint, modes, temperature
-from jaxseg.segmenter import load
+from jaxseg.segmenter import load, load_run
 from jaxseg.training import train
 
 
@@ -47,7 +47,7 @@ def test_calibrate(run):
   np.testing.assert_allclose(after.probs(picture), expected, atol=1e-5)
   crf = load(run, crf={"num_iterations": 1})
   assert not np.array_equal(crf.probs(picture), after.probs(picture))
-  plain = load(run, crf={"num_iterations": 1})
+  plain = load_run(run, {"crf.num_iterations": 1, "predict.temperature": 1.0})
   np.testing.assert_array_equal(crf(picture), plain(picture))
   result = modes.evaluate(run)
   assert result["loss"] < found["before"]["loss"] + 1e-3
@@ -77,3 +77,29 @@ def test_data_of_other_classes(run, monkeypatch):
   message = error_of(temperature.calibrate, run)
   assert "the evaluation data have the 3 classes sky, road, car, but the network" in message
   assert not (run / "calibration.json").exists()
+
+
+def test_a_checkpoint_is_calibrated_in_its_run(run):
+  found = temperature.calibrate(run / "checkpoints" / "3")
+  assert not (run / "checkpoints" / "3" / "calibration.json").exists()
+  assert load(run).config.predict.temperature == found["temperature"]
+
+
+def test_a_run_of_a_fixed_temperature(run):
+  saved = json.loads((run / "config.json").read_text())
+  saved["predict"]["temperature"] = 2.0
+  (run / "config.json").write_text(json.dumps(saved))
+  assert "sets predict.temperature=2.0, which comes before" in error_of(temperature.calibrate, run)
+
+
+def test_a_run_that_begins_anew_has_no_temperature(run):
+  temperature.calibrate(run)
+  shutil.rmtree(run / "checkpoints")
+  assert train(tiny.make_config(3, eval_every=3), run) is True
+  assert not (run / "calibration.json").exists()
+
+
+def test_few_pixels_of_many_images(run, monkeypatch):
+  """What is kept of the probabilities is bounded."""
+  monkeypatch.setattr(temperature, "MAX_VALUES", 9 * 3 * 50)
+  assert temperature.calibrate(run)["num_pixels"] == 9 * 50

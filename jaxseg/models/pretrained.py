@@ -147,6 +147,8 @@ def assign_weights(
       raise UserError(f"{source} is of another network: {key} has no place in this one")
     if len(target.shape) == 3 and tensor.shape[3:] == (1,):  # depthwise, one output per channel
       tensor = tensor[..., 0]
+    if of_torch and tensor.shape[3:] == (1,) and target.shape[2:] == (1, tensor.shape[2]):
+      tensor = tensor.transpose(0, 1, 3, 2)  # of grey images, no depthwise one
     if tensor.ndim == 2 and len(target.shape) == 4:
       h, w, c, d = target.shape
       tensor = tensor.reshape(target.shape) if tensor.shape == (h * w * c, d) else tensor

@@ -7,9 +7,9 @@ import pytest
 from tiny import error_of
 
 from configs import default
-from jaxseg import comparison
-from jaxseg.comparison import Run, compare, verdict
+from jaxseg import differences
 from jaxseg.data.decode import DatasetInfo
+from jaxseg.differences import Run, compare, verdict
 from jaxseg.per_image import PerImage
 
 INFO = DatasetInfo(("sky", "road", "car"), ((0, 0, 255), (99, 99, 99), (255, 0, 0)), 3)
@@ -55,12 +55,12 @@ def test_a_planted_difference():
   assert verdict("loss", found.scores["loss"][3]) == "better"  # which is lower
   gains = found.gains()
   assert (gains[10:20] > 0).all() and (gains[:10] == 0).all() and (gains[20:] == 0).all()
-  better, worse = comparison.changed_most(gains)
-  assert set(better) <= set(range(10, 20)) and len(better) == comparison.NUM_CHANGED
+  better, worse = differences.changed_most(gains)
+  assert set(better) <= set(range(10, 20)) and len(better) == differences.NUM_CHANGED
   assert better == sorted(better, key=lambda i: -gains[i]) and worse == []
   back = compare(second, first)
   assert verdict("miou", back.scores["miou"][3]) == "worse"
-  assert comparison.changed_most(back.gains()) == ([], better)
+  assert differences.changed_most(back.gains()) == ([], better)
 
 
 def test_intervals_are_those_of_pairs():
@@ -80,13 +80,13 @@ def test_the_same_run_differs_nowhere():
   run = make_run("a")
   found = compare(run, run)
   assert all(gain == 0 and interval == [0, 0] for _, _, gain, interval in found.scores.values())
-  assert not found.notes and comparison.changed_most(found.gains()) == ([], [])
+  assert not found.notes and differences.changed_most(found.gains()) == ([], [])
 
 
 def test_images_are_matched_by_name():
   first, second = make_run("a"), make_run("b", gain=80)
   order = np.random.default_rng(0).permutation(NUM)
-  mixed = comparison._taken(second.images, order[:30])
+  mixed = differences._taken(second.images, order[:30])
   found = compare(first, dataclasses.replace(second, images=mixed))
   assert found.notes == ["10 images are in a alone and left out here."]
   assert found.first.names == found.second.names
@@ -135,3 +135,19 @@ def test_runs_that_do_not_compare():
 )
 def test_verdict(name, interval, word):
   assert verdict(name, interval) == word
+
+
+def test_scores_that_do_not_compare_are_named():
+  """One that a single run has, and one that was measured in another way."""
+  other = default.get_config()
+  other.eval.surface_tolerance = 10.0
+  first, second = make_run("a"), make_run("b", config=other)
+  for run in (first, second):
+    run.images.scores["nsd"] = np.ones(NUM)
+  second.images.scores["hd95"] = np.ones(NUM)
+  found = compare(first, second)
+  assert found.notes == [
+    "HD95, px is in b alone and left out here.",
+    "normalised surface distance is left out: its tolerance is 2 px in a and 10 px in b.",
+  ]
+  assert not {"nsd", "hd95"} & found.scores.keys() and "loss" in found.scores
