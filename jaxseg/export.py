@@ -18,7 +18,14 @@ from jaxseg.data.decode import DatasetInfo
 from jaxseg.losses import class_logits
 from jaxseg.ops import mirror, normalize
 from jaxseg.platforms import plain_forms
-from jaxseg.predict import INPUT_STEP, TTA, enlarged_probs, mean_log_probs, tempered
+from jaxseg.predict import (
+  INPUT_STEP,
+  TTA,
+  enlarged_probs,
+  input_step,
+  mean_log_probs,
+  tempered,
+)
 
 OUTPUTS = ("labels", "probs")
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -109,7 +116,7 @@ def whole_image(
 
   def read(length):
     """Positions along an axis as in `tiles.split_axis`; JAX can see that the size divides."""
-    step = INPUT_STEP if fit == "crop" else 1
+    step = file_step(model) if fit == "crop" else 1
     whole = model.input_size(-(-length // step) * step + 2 * model.margin)
     return mirror(jnp.arange(whole) - model.margin, length).astype(jnp.int32)
 
@@ -133,6 +140,18 @@ def whole_image(
     return probs if output == "probs" else probs.argmax(-1).astype(jnp.uint8)
 
   return run
+
+
+def file_step(model: nn.Module) -> int:
+  """Sides that the network of a file sees are multiples of this, of `fit` "crop", px.
+
+  Of published networks that take any size as it is, JAX cannot tell the shapes for all sizes at
+  once: INPUT_STEP, unlike `predict.input_step`, so that the file mirrors what they do not.
+  """
+  step = input_step(model)
+  if step == 1 and not model.input_size(model.stride + 1) % model.stride:
+    return model.stride
+  return max(step, INPUT_STEP)
 
 
 def resize(image: jax.Array, size: int, dtype: str = "uint8") -> jax.Array:

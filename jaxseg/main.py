@@ -233,7 +233,7 @@ def run(arguments: Sequence[str]) -> int:
     for line in temperature.describe(temperature.calibrate(workdir, values, config=given)):
       say(line)
   elif mode == "export":
-    output = OUTPUT.value or pathlib.Path(workdir) / "export"
+    output = OUTPUT.value or workdirs.run_of(workdir) / "export"
     modes.export_run(workdir, output, values, config=given)
   elif mode == "pack":
     if values or not OUTPUT.value:

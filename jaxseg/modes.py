@@ -33,7 +33,7 @@ from jaxseg.evaluation import LISTS, check_classes, score, score_table
 from jaxseg.extremes import Extremes, draw_panels, ends
 from jaxseg.notebook import progress, warn
 from jaxseg.platforms import usual_rules
-from jaxseg.predict import no_progress
+from jaxseg.predict import INPUT_STEP, input_step, no_progress
 from jaxseg.printing import say
 from jaxseg.report_page import Evaluation
 from jaxseg.segmenter import load_run
@@ -156,7 +156,8 @@ def export_run(
   Raises:
     UserError: a file disagrees with the network; it is not written.
   """
-  segmenter = load_run(workdir, overrides or {}, config)
+  overrides = {**(overrides or {}), "predict.tile": 0}  # a file has no tiles
+  segmenter = load_run(workdir, overrides, config)
   config, output = segmenter.config, pathlib.Path(output)
   data, options, info = config.data, config.export, segmenter.info
   with settings.config_errors():
@@ -182,6 +183,12 @@ def export_run(
   about = export.describe(info, options.output, options.onnx_size)
   workdirs.write_json(output / "classes.json", {"step": segmenter.step, **about})
   images = sample_images(config, info)
+  step = export.file_step(segmenter.model)
+  if data.fit == "crop" and input_step(segmenter.model) < step == INPUT_STEP:
+    say(f"note: the files mirror images up to multiples of {step} px, which --mode=predict does "
+        "not for this network: labels of other sizes differ, most near the edges")  # fmt: skip
+    sides = [[max(step, n // step * step) for n in image.shape[:2]] for image in images]
+    images = [export.fit_size(image, size) for image, size in zip(images, sides, strict=True)]
   stablehlo = export.to_stablehlo(run, info.channels, info.dtype)
   predict = segmenter.predict
   write_artefact(output / "model.stablehlo", stablehlo, export.load_stablehlo, predict, images)
@@ -212,7 +219,10 @@ def write_artefact(
 
 
 def sample_images(config: ConfigDict, info: DatasetInfo) -> list[np.ndarray]:
-  """Images spread over the evaluation split, u8[H,W,D]; random ones if it cannot be used."""
+  """Images spread over the evaluation split, u8[H,W,D]; random ones if it cannot be used.
+
+  The random ones are of an odd size, which no stride divides.
+  """
   num_images = config.export.num_images
   try:
     found, source = build.open_split(config, "eval", value_range=info.value_range)
@@ -227,7 +237,8 @@ def sample_images(config: ConfigDict, info: DatasetInfo) -> list[np.ndarray]:
     if info.dtype != "uint8":
       low, high = np.array(info.value_range or (0.0, 65535.0 if info.dtype == "uint16" else 1.0)).T
       blocks = (low + (high - low) * (blocks / 255)).astype(info.dtype)
-    return list(blocks.repeat(-(-size // 8), axis=1).repeat(-(-size // 8), axis=2))
+    large = blocks.repeat(-(-size // 8), axis=1).repeat(-(-size // 8), axis=2)
+    return list(large[:, 1:, 1:])
 
 
 @usual_rules()

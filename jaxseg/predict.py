@@ -139,9 +139,7 @@ def make_predictor(
     raise UserError(f"unknown `tta` {tta!r}; choose from {', '.join(TTA)}")
   layout = {}
   if fit == "crop":
-    own_size = getattr(model, "exact", False) or getattr(model, "smp", False)
-    multiple = 1 if own_size else INPUT_STEP
-    layout = {"multiple": multiple, "side": window_side(tile, model) if tile else 0}
+    layout = {"multiple": input_step(model), "side": window_side(tile, model) if tile else 0}
   num_pixels = batch_size * model.input_size(size + 2 * model.margin) ** 2
   mesh = spatial.make_mesh(space, jax.local_devices())
   whole, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (parallel.AXIS,)))
@@ -158,7 +156,8 @@ def make_predictor(
 
     log_probs = mean_log_probs(network, normalize(image, value_range, clip), TTA[tta])
     log_probs = tempered(log_probs, temperature)
-    return jnp.exp(log_probs) if fit == "crop" else log_probs
+    # A size that the network's stride does not divide was mirrored up to the next that it does.
+    return jnp.exp(log_probs) if fit == "crop" else log_probs[:, :size, :size]
 
   def limit(rows, cols):
     return min(batch_size, max(len(devices), num_pixels // (len(rows.read) * len(cols.read))))
@@ -242,6 +241,14 @@ def make_predictor(
         result = None
 
   return Predictor(predict, pieces, spans, batches, put, forward, parts, model.margin, devices)
+
+
+def input_step(model: nn.Module) -> int:
+  """Sides that a network sees are multiples of this, of `fit` "crop", px: few shapes to compile.
+
+  1 where mirrored pixels would change all values: the published networks see images as they are.
+  """
+  return 1 if getattr(model, "exact", False) or getattr(model, "smp", False) else INPUT_STEP
 
 
 def mean_log_probs(

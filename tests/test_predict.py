@@ -133,12 +133,13 @@ def test_every_image_has_its_size_its_place_and_no_influence_on_others(unet, fit
   assert np.abs(together[0][1] - together[2][1]).max() > 0.01
 
 
-def test_resize_is_what_one_would_do_by_hand(unet):
+@pytest.mark.parametrize("size", [32, 33])  # 33: the network's stride does not divide it
+def test_resize_is_what_one_would_do_by_hand(unet, size):
   model, variables = unet
   (image,) = images_of([(45, 40)])
-  predict = make_predictor(model, fit="resize", size=32, batch_size=8)
+  predict = make_predictor(model, fit="resize", size=size, batch_size=8)
   ((_, probs),) = predict(variables, [{"image": image}])
-  small = squeeze(image, 32)
+  small = squeeze(image, size)
   logits = logits_of(model, variables, small)
   np.testing.assert_allclose(probs, softmax(enlarge(logits, 45, 40)), atol=1e-5)
 

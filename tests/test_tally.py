@@ -128,6 +128,7 @@ def test_what_is_not_finite_shows(value):
 
 OPTIONS = {
   "resize": {"fit": "resize"},
+  "resize, odd": {"fit": "resize", "size": 33},
   "crop": {"fit": "crop"},
   "tiles, tta": {"fit": "crop", "tile": 40, "tta": "flip"},
   "valid, tiles": {"fit": "crop", "tile": 40},
@@ -146,7 +147,7 @@ def test_scores_are_those_of_the_probabilities(unet, case, num_devices, monkeypa
   if case == "valid, tiles":
     model = UNet(num_classes=3, widths=(4, 8), norm=True, padding="valid")
   options = OPTIONS[case]
-  predictor = make_predictor(model, size=32, batch_size=3, **options)
+  predictor = make_predictor(model, **{"size": 32, "batch_size": 3, **options})
   examples, options = make_examples(SIZES), {"boundaries": True, "sample_at": {0, 6}}
   ours = list(for_scores(predictor, variables)(iter(examples)))
   assert [example is expected for (example, _), expected in zip(ours, examples, strict=True)]
