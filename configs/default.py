@@ -177,9 +177,9 @@ def keys():
   train.lr_multipliers = key((), "learning-rate multipliers by module: (('encoder', 0.1),)",
                              form=forms.MULTIPLIERS, most=1024, was="train.rate_factors")
   train.momentum = key(0.9, "momentum of sgd", low=0, high=1)
-  train.adam_betas = key((0.9, 0.999), "decay of Adam's two moments (adam, adamw)", low=0,
+  train.adam_betas = key((0.9, 0.999), "decay of Adam's two moments (not of sgd)", low=0,
                          high=0.999999, item=float, length=2)
-  train.adam_epsilon = key(1e-8, "added to the denominator of adam and adamw", above=0, high=1)
+  train.adam_epsilon = key(1e-8, "added to the denominator, not of sgd", above=0, high=1)
   train.weight_decay = key(0.0, "weight decay of kernels; adam and sgd add it to the gradient",
                            low=0, high=1)
   train.clip_grad_norm = key(0.0, "> 0: gradients are clipped to this global norm", low=0, high=1e9)

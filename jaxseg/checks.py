@@ -70,19 +70,21 @@ def check_memory(config: ConfigDict, info: DatasetInfo) -> None:
   It is only looked at for steps of so many pixels that they might: counting takes seconds.
   """
   train, size, device = config.train, config.data.image_size, cost.device_bytes()
-  devices = jax.device_count() // seed_axis.num_groups(train.num_seeds)  # of a seed
-  num = max(1, train.batch_size // train.accumulation_steps // devices)
-  if num * size**2 * SUSPECT < device or not device:
+  space = config.parallel.space  # devices that share an image
+  groups = jax.device_count() // seed_axis.num_groups(train.num_seeds) // space  # of a seed
+  num = max(1, train.batch_size // train.accumulation_steps // max(1, groups))
+  if num * size**2 * SUSPECT < device * space or not device:
     return
   jitted = settings.override(config, {"train.parallel": "jit"})
   model = build.build_model(jitted, info)
   variables = models.abstract_variables(model, info.channels)
-  needed = cost.training_bytes(model, variables, info.channels, size, num)
+  needed = cost.training_bytes(model, variables, info.channels, size, num) / space
   if needed > 2 * device:
     raise UserError(
       f"`image_size` is {size}: a training step with {num} of them at once on a device needs about "
       f"{needed / 2**30:,.1f} GiB, but the device has {device / 2**30:,.1f} GiB; lower "
-      "`image_size` or `train.batch_size`, or raise `accumulation_steps`"
+      "`image_size` or `train.batch_size`, or raise `accumulation_steps`, or `parallel.space` with "
+      "several devices"
     )
 
 

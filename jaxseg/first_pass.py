@@ -30,7 +30,7 @@ def measured_range(
     return ()
 
   def find():
-    if reuse:
+    if reuse and workdirs.has_checkpoint(workdir):  # else the run of this seed begins anew
       return checkpoint.best_checkpoint(workdir)[1]["info"]["value_range"]
     _, source = build.open_split(config, "train")
     value_range = measure(source, mode, progress)

@@ -10,10 +10,9 @@ from jaxseg import UserError
 from jaxseg.data.decode import ImageFormat, decode_image, to_image
 from jaxseg.data.encoded import Notes
 from jaxseg.data.files import num_pages, picture_raster
-from jaxseg.data.raster import Header, Raster
+from jaxseg.data.raster import Header, Raster, unit_floats
 
 NAMES = {1: ("grey",), 2: ("grey", "A"), 3: tuple("RGB"), 4: tuple("RGBA")}
-SLACK = 1e-6  # of [0, 1]: resizing in float32 leaves values such as 1.0000001
 
 
 def to_images(
@@ -121,6 +120,8 @@ def _check_shape(array, fmt, name):
   counts |= {max(fmt.bands) + 1} if fmt.bands else set()
   fault = ""
   given = 1 if array.ndim == 2 else array.shape[-1] if array.ndim in (3, 4) else None
+  if fmt.bands and given is not None and max(fmt.bands) < given <= 1024:
+    counts |= {given}
   if given not in counts:
     kinds = ["[H,W]"] * (1 in counts) + [f"[H,W,{count}]" for count in sorted(counts)]
     fault = f"taken are {', '.join(kinds)} and batches [B,H,W,C]"
@@ -141,7 +142,7 @@ def _from_array(array, fmt, name, notes):
   if kind not in "buif":
     raise UserError(f"{name}: {array.dtype} is no type of pixels; pass uint8, uint16 or float")
   if kind == "f" and not fmt.value_range:
-    array = _floats(array, name)
+    array = unit_floats(array, name)
   elif not fmt.value_range and (kind == "i" or size > 2):
     raise UserError(
       f"{name}: the full range of {array.dtype} is unknown; convert it to uint8 or uint16"
@@ -154,16 +155,3 @@ def _from_array(array, fmt, name, notes):
   maximum = 1 if kind == "b" else maximum
   header = Header("array", array.shape, dtype, names, 8 * dtype.itemsize, maximum)
   return _convert(Raster(header, array), name, fmt, notes)
-
-
-def _floats(array, name):
-  """Floats in [0, 1] as float32."""
-  if np.isnan(array).any():
-    raise UserError(f"{name}: holds NaN; replace it, for example with np.nan_to_num(image)")
-  low, high = array.min(), array.max()
-  if low < -SLACK or high > 1 + SLACK:
-    raise UserError(
-      f"{name}: {array.dtype} values from {low:g} to {high:g} are not in [0, 1]; rescale them, or "
-      "convert 0 to 255 to uint8"
-    )
-  return array.astype(np.float32).clip(0.0, 1.0)

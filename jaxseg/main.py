@@ -180,6 +180,9 @@ def configure(
   if MODE.value == "train" and (of_run := workdirs.run_of(workdir)) != workdir:
     raise UserError(f"{workdir} is a checkpoint: resume its run with --workdir={of_run}")
   config = settings.read_run(workdir) if file_config is None else file_config
+  if file_config is None and config is not None and MODE.value == "train":
+    saved = settings.read_saved(workdir).get("parallel", {})  # how its devices share images
+    config = settings.override(config, {"parallel.space": saved.get("space", 1)})
   donor = overrides.get("model.init_from")
   if config is None and donor and MODE.value == "train":  # a new run like that one
     config = public.read_config(donor) or settings.read_run(donor)

@@ -116,7 +116,8 @@ def evaluate(
     warn(f"{workdir} is packed and stays as it is: its evaluation.json does not have these scores")
   own = settings.read_run(workdir) if is_run else None
   changed = settings.changed(config, own) if own else {}
-  noted = ("data.", "predict.", "crf.", "eval.surface_tolerance")
+  noted = ("data.", "predict.", "crf.")
+  noted += ("eval.surface_tolerance",) if config.eval.surface_distances else ()
   overrides = {k: x for k, x in changed.items() if k.startswith(noted)}
   if parallel.is_main() and folder:
     line = results.about(split, step, evaluation.result["num_images"], config, overrides)

@@ -52,7 +52,9 @@ def process_environment(
     world, rank = _integer(environ, "WORLD_SIZE"), _integer(environ, "RANK")
     if not 0 <= rank < world:
       raise UserError(f"RANK is {rank}, but has to be at least 0 and less than WORLD_SIZE, {world}")
-    arguments = _arguments(f"{environ['MASTER_ADDR']}:{environ['MASTER_PORT']}", world, rank)
+    # torchrun itself listens on MASTER_PORT.
+    port = _integer(environ, "MASTER_PORT") + ("TORCHELASTIC_RUN_ID" in environ)
+    arguments = _arguments(f"{environ['MASTER_ADDR']}:{port}", world, rank)
     # torchrun shows all GPUs of a machine to all of its processes; each takes its own.
     shared = "LOCAL_RANK" in environ and environ.get("LOCAL_WORLD_SIZE") != "1"
     if shared and "," in environ.get("CUDA_VISIBLE_DEVICES", ","):

@@ -267,12 +267,14 @@ class Run:
   def _checked(self, step, metrics):
     if not np.isfinite([metrics["loss"], metrics["grad_norm"]]).all():
       self.wait()
-      kept = self._manager and self._manager.latest_step()
+      kept = "see the error of process 0 for the last good checkpoint"
+      if self._manager is not None:
+        step_kept = self._manager.latest_step()
+        kept = f"the last good checkpoint is {step_kept}"
+        kept = "there is no checkpoint yet" if step_kept is None else kept
       raise UserError(
         f"{self.name}loss {metrics['loss']}, gradient norm {metrics['grad_norm']} at step {step}: "
-        + "stopped; "
-        + ("there is no checkpoint yet" if kept is None else f"the last good checkpoint is {kept}")
-        + "; lower config.train.learning_rate or check the data"
+        f"stopped; {kept}; lower config.train.learning_rate or check the data"
       )
     self._blank += not metrics["num_pixels"]
     if self._blank == BLANK and not metrics["num_pixels"]:

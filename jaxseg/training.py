@@ -155,7 +155,7 @@ def _train(config, workdir):
     cost = models.summary(model, variables, info.channels, size, compile=False)
     memory = sum(x.nbytes for x in jax.tree.leaves(state)) / 2**20
     about = build.network_line(config, model, info, cost)
-    if step > num_steps:
+    if step > num_steps and not _has_same_epochs(config, workdir):
       raise UserError(
         f"{workdir} has been trained for {step / epoch_steps:g} epochs, so that `train.num_epochs` "
         f"cannot become {options.num_epochs:g}: give more than these, or leave the key out"
@@ -214,6 +214,12 @@ def _train(config, workdir):
         raise
       warn(f"{seed_scores.SUMMARY} stays as it was: {error}")  # nothing was trained
   return not stop
+
+
+def _has_same_epochs(config, workdir):
+  """Whether a run has more steps than it would have now because it has fewer images now."""
+  saved = settings.read_run(workdir)
+  return saved is not None and saved.train.num_epochs == config.train.num_epochs
 
 
 def open_batches(

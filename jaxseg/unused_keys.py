@@ -47,6 +47,8 @@ TRAINING = (
 )  # fmt: skip
 PREDICTION = (
   Use(("crf.",), lambda v: v["crf.num_iterations"] > 0, "config.crf.num_iterations above 0"),
+  Use(("eval.surface_tolerance",), lambda v: v["eval.surface_distances"],
+      "config.eval.surface_distances=True"),
   Use(("predict.tile",), lambda v: v["data.fit"] == "crop", "config.data.fit to crop"),
 )
 

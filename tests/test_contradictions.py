@@ -87,6 +87,7 @@ NOTES = [
   ({"data.color_tolerance": 3}, "config.data.mask_colors or palette"),
   ({"crf.spatial_sigma": 1.0}, "config.crf.num_iterations above 0"),
   ({"crf.exact": True}, "config.crf.num_iterations above 0"),
+  ({"eval.surface_tolerance": 3.0}, "config.eval.surface_distances=True"),
   ({"predict.tile": 64, "data.fit": "resize"}, "config.data.fit to crop"),
 ]
 # What makes each of them count.
@@ -99,6 +100,7 @@ REMEDIES = {
   "config.augment.elastic above 0": {"augment.elastic": 1.0},
   "config.augment.scale, rotation": {"augment.rotation": 5.0},
   "config.data.mask_colors or palette": {"data.palette": ((0, 0, 0),) * 3},
+  "config.eval.surface_distances=True": {"eval.surface_distances": True},
   "config.crf.num_iterations above 0": {"crf.num_iterations": 3},
   "config.data.fit to crop": {"data.fit": "crop"},
 }
@@ -149,9 +151,22 @@ def test_a_step_that_no_device_can_hold_is_refused(monkeypatch, parallel):
   message = error_of(refused, values)
   for word in "config.data.image_size is 32000 GiB 8.0 config.train.batch_size".split():
     assert word in message, message
-  assert "config.train.accumulation_steps" in message
+  assert "config.train.accumulation_steps" in message and "config.parallel.space" in message
   monkeypatch.setattr(cost, "training_bytes", lambda *_: pytest.fail("takes seconds"))
   refused({"data.image_size": 32})
+
+
+def test_devices_that_share_an_image_share_its_memory(monkeypatch):
+  """A step that needs three devices' memory fits on four that share its image."""
+  device = 1 << 30
+  monkeypatch.setattr(cost, "device_bytes", lambda: device)
+  monkeypatch.setattr(cost, "training_bytes", lambda *rest: rest[-1] * 3 * device)
+  values = {"data.image_size": 20_000, "train.batch_size": 2, "parallel.space": 4}
+  config = tiny.make_config(3)
+  config.update_from_flattened_dict(values)
+  checks.check_memory(config, tiny.INFO)
+  config.update_from_flattened_dict({"parallel.space": 1, "train.batch_size": 8})
+  assert "about 3.0 GiB" in error_of(checks.check_memory, config, tiny.INFO)
 
 
 def test_bytes_of_a_step():

@@ -97,6 +97,14 @@ def test_few_bits_reach_the_full_range(bits):
   np.testing.assert_array_equal(decode(data, 1, value_range=(0, full))[..., 0], array)
 
 
+@pytest.mark.parametrize("full", [1000, 65535])
+def test_deep_portable_grey_maps(full):
+  array = np.linspace(0, full, 35).astype(np.uint16).reshape(5, 7)
+  found = decode(b"P5 7 5 %d\n" % full + array.astype(">u2").tobytes(), 1)
+  assert found.dtype == np.uint16
+  np.testing.assert_array_equal(found[..., 0], np.round(array * (65535 / full)))
+
+
 def test_any_number_of_channels():
   twelve = tiff(BANDS, photometric="minisblack", planarconfig="contig")
   np.testing.assert_array_equal(decode(twelve, 12), BANDS)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import reference
 
+from jaxseg import UserError
 from jaxseg.models.deeplab import ASPP, ConvNormRelu, DeepLab
 from jaxseg.models.layers import UpScore
 from jaxseg.models.mobilenet_v2 import MobileNetV2
@@ -123,6 +124,12 @@ def test_rates_follow_the_output_stride(output_stride, rates):
   with nn.intercept_methods(note):
     abstract(model)
   assert tuple(found) == rates
+
+
+def test_rates_that_the_output_stride_does_not_divide():
+  model = DeepLab(3, TinyEncoder(32), widths=(4, 3), rates=(1, 2, 4))
+  with pytest.raises(UserError, match="`rates` has 1, at output stride 16; at 32 that is no whole"):
+    abstract(model)
 
 
 # The network

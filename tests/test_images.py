@@ -2,13 +2,14 @@
 
 import io
 
+import imagecodecs
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from tiny import error_of
 
-from jaxseg import UserError, images
+from jaxseg import DataWarning, UserError, images
 from jaxseg.data.decode import ImageFormat, decode_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -236,3 +237,21 @@ def test_errors_of_files(tmp_path):
 def test_pictures_without_pixels(mode):
   with pytest.raises(UserError, match="no pixels"):
     to_images(Image.new(mode, (0, 5)), 3)
+
+
+def test_colours_of_16_bits_from_pillow(tmp_path):
+  """Pillow gives 8 of them, however its picture was opened; the file has all."""
+  path = tmp_path / "a.png"
+  path.write_bytes(imagecodecs.png_encode(RGB16))
+  with Image.open(path) as picture, pytest.warns(DataWarning, match="of which Pillow gives 8"):
+    (image,), _ = to_images(picture, 3)
+  np.testing.assert_array_equal(image, RGB)
+  (image,), _ = to_images(path, 3)
+  np.testing.assert_array_equal(image, RGB16)
+
+
+def test_an_array_of_more_bands_than_are_used():
+  """As its file would be read."""
+  array = np.random.default_rng(0).integers(0, 256, (5, 7, 12), np.uint8)
+  (image,), _ = to_images(array, 3, bands=(3, 2, 1))
+  np.testing.assert_array_equal(image, array[..., [3, 2, 1]])

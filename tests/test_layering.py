@@ -25,6 +25,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.visualize", "jaxseg.schema", "jaxseg.notebook", "jaxseg.start"), 0),
   **dict.fromkeys(("jaxseg.workdirs", "jaxseg.checkpoint_files", "jaxseg.augment"), 1),
   **dict.fromkeys(("jaxseg.checkpoint", "jaxseg.locks"), 2),
+  "jaxseg.data.tiff_pages": 0.5,
   **dict.fromkeys(("jaxseg.data.tiff", "jaxseg.data.sources", "jaxseg.data.workers"), 1),
   **{"jaxseg.interrupts": -1, "jaxseg.peers": 0, "jaxseg.faults": 2, "jaxseg.door": 3},
   "jaxseg.events": 1,

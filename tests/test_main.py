@@ -392,3 +392,12 @@ def test_folders_of_scores_and_of_checkpoints(jaxseg, trained, tmp_path):
   assert f"its page is {scores}" in error_of(jaxseg, *flags, f"--workdir={scores}")
   message = error_of(jaxseg, f"--workdir={step}", num_steps(8))
   assert f"{step} is a checkpoint: resume its run with --workdir={trained}" in message
+
+
+def test_a_run_resumes_with_its_spatial_sharding(jaxseg, trained, tmp_path):
+  workdir = pathlib.Path(shutil.copytree(trained, tmp_path / "run"))
+  saved = json.loads((workdir / "config.json").read_text())
+  saved["parallel"]["space"] = 2
+  (workdir / "config.json").write_text(json.dumps(saved))
+  assert jaxseg(f"--workdir={workdir}")[0] == 0  # it is complete
+  assert json.loads((workdir / "config.json").read_text())["parallel"]["space"] == 2

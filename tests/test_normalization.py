@@ -117,3 +117,13 @@ def test_it_is_measured_once_and_kept(config, tmp_path):
   info, source = build.open_split(config, "eval", value_range=((1.0, 2.0),))
   assert (info.value_range, info.clip, info.dtype) == (((1.0, 2.0),), False, "float32")
   assert source.fmt.value_range == ((1.0, 2.0),)
+
+
+def test_images_of_many_channels_are_sampled_more(monkeypatch):
+  """What is kept of all channels and images is bounded."""
+  monkeypatch.setattr(normalization, "MAX_TOTAL", 4 * 2 * 25)
+  arrays = [np.dstack([np.full((40, 40), i), np.full((40, 40), 9)]).astype(np.uint16)
+            for i in range(4)]  # fmt: skip
+  source = [{"image": array} for array in arrays]
+  assert [len(x) for x in normalization._values(source, 0, 4)] == [25, 25]
+  assert measure(source, "percentiles")[1] == (9.0, 10.0)

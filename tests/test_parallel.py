@@ -311,6 +311,8 @@ def joined(address, num_processes, process_id, **more):
     ({"PATH": "/bin"}, {"coordinator": "", "num_processes": 0, "process_id": -1}, None),
     # torchrun
     (TORCHRUN, {}, joined("host:29500", 4, 3)),
+    # ... which itself listens on that port
+    ({**TORCHRUN, "TORCHELASTIC_RUN_ID": "none"}, {}, joined("host:29501", 4, 3)),
     ({"WORLD_SIZE": "1"}, {}, None),
     ({**TORCHRUN, "WORLD_SIZE": "1", "RANK": "0"}, {}, None),
     # ... whose processes see all GPUs of their machine, unless the user has shared them out

@@ -1,5 +1,6 @@
 """Runs that go on where they stopped, bit for bit, and runs that start from another one."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -210,6 +211,13 @@ def test_work_directory_of_another_config(straight):
   assert "config.train.learning_rate=0.01, not 0.02" in message
 
 
+def test_a_finished_run_with_fewer_images_stays_finished(straight, monkeypatch, capsys):
+  config = tiny.make_config(6)
+  monkeypatch.setitem(tiny.NUM_PHOTOS, "train", 10)
+  assert train(config, straight) is True
+  assert "already complete: 6 of 3 steps" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_finished_run_goes_on_for_more_epochs(straight, tmp_path, capsys):
   assert train(tiny.make_config(3), tmp_path) is True
@@ -243,8 +251,8 @@ def test_patience(tmp_path, monkeypatch, capsys):
   evaluate = training.evaluate_split
 
   def scripted(*arguments):
-    result, samples = evaluate(*arguments)
-    return {**result, "miou": next(found)}, samples
+    evaluation = evaluate(*arguments)
+    return dataclasses.replace(evaluation, result={**evaluation.result, "miou": next(found)})
 
   monkeypatch.setattr(training, "evaluate_split", scripted)
   config = tiny.make_config(12, eval_every=1, train__patience=3)

@@ -243,6 +243,7 @@ XY = {"images": "x/{name}", "masks": "y/{name}"}
     ('"b c"\na\n', "a b_c"),
     ("x/a.jpg,y/a.png\n", "a"),
     ("image;mask\nx/b c.jpg;y/b c.png\nx/a.jpg;y/a.png", "a b_c"),
+    ("{root}/x/a.jpg\n", "a"),
     ("/x/a.jpg /y/a.png\n/x/d/e.jpg  /y/a.png\n", "a d/e"),
     ("x/a.jpg\ty/a.png\n", "a"),
     ("x/a.jpg,y/a.png,\nx/d/e.jpg,y/a.png\n", "a d/e"),
@@ -251,7 +252,7 @@ XY = {"images": "x/{name}", "masks": "y/{name}"}
   ],
 )
 def test_lists(pictures, text, expected):
-  (pictures / "train.txt").write_text(text, "utf-8")
+  (pictures / "train.txt").write_text(text.replace("{root}", str(pictures)), "utf-8")
   images = [f"x/{name.replace('_', ' ')}.jpg" for name in expected.split()]
   assert images_of(pictures, "train", **XY, split_file="{split}.txt") == images
   assert images_of(pictures, "all", **XY, split_file="train.txt") == images
@@ -303,6 +304,15 @@ def test_lists_of_paths_need_no_patterns(pictures):
   message = error_of(lambda: images_of(pictures, "train", images="x/{group}",
                                        split_file="lists/{split}.txt"))  # fmt: skip
   assert f"{pictures}/x/d/e.jpg is listed" in message and "`images`='x/{group}'" in message
+
+
+def test_lists_of_pairs_without_their_masks(pictures):
+  """Which are no splits."""
+  (pictures / "all.txt").write_text("x/a.jpg,z/a.png\nx/d/e.jpg,z/e.png\n")
+  layout = Layout(**XY, split_file="all.txt")
+  for split in ("all", "all[:50%]"):
+    message = error_of(open_folder, pictures, split, FORMAT, layout=layout)
+    assert f"{pictures}/all.txt line 1: 'z/a.png' is no file in {pictures}" in message
 
 
 @pytest.mark.parametrize(

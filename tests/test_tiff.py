@@ -215,3 +215,48 @@ def test_min_is_white_is_named():
   found = read_raster(tiff(GREY, photometric="miniswhite"), "x")
   np.testing.assert_array_equal(found.samples[..., 0], GREY)
   assert found.header.names == ("white",)
+
+
+def test_planes_in_another_order_than_in_the_file():
+  """As OME metadata may declare them."""
+  planes = RNG.integers(0, 256, (2, 5, 7), np.uint8)
+  order = "".join(f'<TiffData FirstC="{1 - i}" IFD="{i}" PlaneCount="1"/>' for i in (0, 1))
+  text = (
+    '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+    '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="7" '
+    'SizeY="5" SizeC="2" SizeZ="1" SizeT="1"><Channel ID="Channel:0:0" SamplesPerPixel="1"/>'
+    f'<Channel ID="Channel:0:1" SamplesPerPixel="1"/>{order}</Pixels></Image></OME>'
+  )
+  file = io.BytesIO()
+  with tifffile.TiffWriter(file) as writer:
+    for i, plane in enumerate(planes):
+      writer.write(plane, photometric="minisblack", metadata=None, description="" if i else text)
+  found = stored(file.getvalue())
+  np.testing.assert_array_equal(found, np.moveaxis(planes[::-1], 0, -1))
+  lost = file.getvalue().replace(b'FirstC="1" IFD="0"', b'FirstC="0" IFD="0"')
+  assert "its OME metadata have a plane that is not in the file" in error_of(stored, lost)
+
+
+def test_an_imagej_stack_is_read_plane_by_plane(monkeypatch):
+  """All planes lie behind one page, as in stacks of more than 4 GB."""
+  planes = RNG.integers(0, 60000, (6, 5, 7), dtype=np.uint16)
+  file = io.BytesIO()
+  text = "ImageJ=1.11a\nimages=6\nslices=6\n"
+  with tifffile.TiffWriter(file, byteorder=">") as writer:
+    writer.write(planes[0], photometric="minisblack", metadata=None, description=text)
+  data = file.getvalue() + planes[1:].astype(">u2").tobytes()
+  series = tifffile.tifffile.TiffPageSeries
+  monkeypatch.setattr(series, "asarray", lambda *_, **__: pytest.fail("reads the whole stack"))
+  for page, expected in enumerate(planes):
+    np.testing.assert_array_equal(stored(data, page=page)[..., 0], expected)
+  assert "there is no page 6" in error_of(stored, data[:-1], page=5)  # it is cut
+
+
+def test_a_colour_map_of_8_bits():
+  """Some writers store 0 to 255 where the standard has 16 bits."""
+  array = RNG.integers(0, 4, (5, 7), np.uint8)
+  colors = np.zeros((3, 256), np.uint16)
+  colors[:, :4] = [[0, 200, 0, 9], [0, 0, 150, 8], [0, 0, 0, 7]]
+  for shift in (0, 8):
+    found = read_raster(tiff(array, photometric="palette", colormap=colors << shift), "x")
+    np.testing.assert_array_equal(found.palette[:4], colors[:, :4].T)

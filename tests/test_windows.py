@@ -220,11 +220,13 @@ class Lying:
     (mock.Mock(shape=(3, 3), dtype="banana"), "Mock has no `shape`"),
     (np.zeros((0, 5), np.uint8), "0 x 5 px, it has no pixels"),
     (np.zeros((2, 2, 3, 3), np.uint8), "is no image [H,W] or [H,W,C]"),
+    (np.full((9, 5, 3), 200.0, np.float32), "values from 200 to 200 are not in [0, 1]"),
+    (np.zeros((9, 5, 3), np.int32), "the full range of int32 is unknown: give it as uint8"),
     (Lying(lambda x: x[:-1]), "gives uint8[8, 5, 3] instead of uint8[9, 5, 3]"),
     (Lying(lambda x: x.astype(np.float32)), "gives float32[9, 5, 3] instead of uint8[9, 5, 3]"),
     (Lying(lambda x: x.astype("O") / 0), "cannot be decoded (division by zero)"),
   ],
-  ids=range(9),
+  ids=range(11),
 )
 def test_arrays_that_lie(array, text):
   def read():
@@ -237,3 +239,11 @@ def test_arrays_that_lie(array, text):
 def test_arrays_of_another_byte_order():
   image = windows_of(WIDE.astype(">u2"), "image", ImageFormat(3))
   np.testing.assert_array_equal(image.whole(), WIDE)
+
+
+def test_what_does_not_fit_in_memory_is_not_read_whole(monkeypatch):
+  monkeypatch.setattr(windows.sizes, "free_host_bytes", lambda: 1 << 20)
+  monkeypatch.setattr(windows.sizes, "SMALL", 1 << 20)
+  image = windows_of(np.zeros((1000, 1000, 3), np.uint8), "image", ImageFormat(3))
+  assert image.read(slice(0, 9), slice(0, 5)).shape == (9, 5, 3)
+  assert "need 0.0 GiB of memory" in error_of(image.whole)

@@ -163,10 +163,8 @@ def _full_range(samples, header, name):
     low, high = (int(known.min()), int(known.max())) if known.size else (0, 0)
     if low >= 0 and high <= 0xFFFF and samples.dtype == np.int32:  # 16 bits in Pillow's 32
       return samples.astype(np.uint16)
-    raise UserError(
-      f"{name}: {samples.dtype} values from {low} to {high} have no full range: set `value_range` "
-      "to the values of black and white"
-    )
+    raise UserError(f"{name}: {samples.dtype} values from {low} to {high} have no full range: set "
+                    "`value_range` to the values of black and white")  # fmt: skip
   if samples.dtype.kind == "f":
     if header.format == "array":  # in [0, 1], see `images.to_images`
       return samples

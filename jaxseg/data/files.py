@@ -191,8 +191,10 @@ def _header(image, start, num_bytes):
   names, bits = MODES["LA" if "LA;16" in stored else mode]  # which Pillow opens as RGBA
   declared = max(map(int, re.findall(r";(\d+)", stored)), default=bits)  # "RGB;16B", "L;4"
   kind = image.format
+  if kind == "BMP" and declared > 8:  # "BGR;15": 5 bits a colour
+    declared = bits
   if kind == "JPEG2000":
-    declared = _jpeg2000_bits(start) or bits
+    declared = sizes.jpeg2000_bits(start) or bits
   elif kind == "AVIF" and (at := start.find(b"pixi")) > 0:
     declared = start[at + 9]
   maximum = (1 << declared) - 1 if declared <= 16 else None
@@ -201,7 +203,7 @@ def _header(image, start, num_bytes):
   if kind == "PPM" and image.mode != "1" and (found := re.findall(r", (\d+)\)", stored)):
     maximum = int(found[-1])
     declared = maximum.bit_length()
-  if mode in ("I", "F") and kind != "PNG":
+  if mode == "F" or (mode == "I" and kind not in ("PNG", "PPM")):
     dtype = np.dtype(np.int32 if mode == "I" else np.float32)
     declared, maximum = (declared, maximum) if kind == "PPM" else (32, None)
   else:
@@ -217,12 +219,6 @@ def _header(image, start, num_bytes):
   return Header(kind, shape, dtype, names, declared, maximum, orientation, None, tuple(notes))
 
 
-def _jpeg2000_bits(start):
-  """Bits of a component, from the SIZ segment of a codestream (ISO 15444-1, A.5.1)."""
-  at = start.find(b"\xff\x4f\xff\x51")
-  return (start[at + 42] & 127) + 1 if at >= 0 else None
-
-
 def picture_raster(image: Image.Image, name: str, orient: bool = True) -> Raster:
   """A PIL image as a raster, as if it had been read from its file.
 
@@ -231,6 +227,11 @@ def picture_raster(image: Image.Image, name: str, orient: bool = True) -> Raster
   """
   with decoding(name):
     header = _header(image, b"", None)
+    if header.bits > 8 and len(header.names) > 1:
+      note = f"{header.bits} bits a colour, of which Pillow gives 8: pass the path of the file"
+      header = dataclasses.replace(
+        header, dtype=np.dtype(np.uint8), bits=8, maximum=255, notes=(*header.notes, note)
+      )
     raster = _loaded(image, header)
   return _turned(raster) if orient else raster
 

@@ -1,4 +1,8 @@
-"""What a check of many images keeps of each: a perceptual hash, and areas that look like noise."""
+"""What is kept of images to know them again: hashes of looks, areas of noise, digests of chunks."""
+
+import contextlib
+import os
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -116,3 +120,18 @@ def specks(
     ys, xs = rows[area == i], cols[area == i]
     boxes.append((int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1))
   return len(found), boxes
+
+
+def chunks_digest(folder: str | os.PathLike) -> int:
+  """A number that is another one if a chunk is; from names, sizes and times, without reading."""
+  found, folders = [], [os.fspath(folder)]
+  while folders:
+    with os.scandir(folders.pop()) as entries:
+      for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+          folders.append(entry.path)
+        elif entry.name[0] != "." or entry.name.startswith(".z"):  # .zarray, but not .DS_Store
+          with contextlib.suppress(OSError):  # a link to nowhere, which is no chunk
+            stat = entry.stat()
+            found.append(f"{entry.path} {stat.st_size} {stat.st_mtime_ns}")
+  return zlib.crc32(os.fsencode("\n".join(sorted(found))))

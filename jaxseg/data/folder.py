@@ -179,7 +179,7 @@ def _pairs(root, split, layout, problems):
   if not (found and labels):
     return []
   if rows is not None:
-    chosen = splits.listed_images(found, list_path, rows, problems)
+    chosen = splits.listed_images(root, found, list_path, rows, problems)
     found = {path: fields for path, fields in found.items() if path in chosen}
   if masks.is_coco:
     matched = _coco_pairs(root, found, next(iter(labels)), problems)

@@ -14,6 +14,7 @@ from jaxseg import VOID, UserError
 from jaxseg.augment import LABEL_FILL
 from jaxseg.data.datasets import Subset, connected_components
 from jaxseg.data.encoded import Encoded
+from jaxseg.data.memory import owning
 from jaxseg.data.resize import resize_image
 from jaxseg.data.workers import WorkerBatches
 from jaxseg.tiles import mirror
@@ -157,7 +158,7 @@ class Cached(Sequence):
   def __getitem__(self, i: int) -> dict[str, Any]:
     example = self._kept.get(i)
     if example is None:
-      example = self._source[i]
+      example = owning(self._source[i])
       size = sum(x.nbytes for x in example.values() if isinstance(x, np.ndarray))
       # Two threads may count the same example; then less than the budget is used.
       if size <= self._free:

@@ -3,6 +3,10 @@
 import math
 import os
 import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 
 
 def free_host_bytes() -> float:
@@ -51,3 +55,13 @@ def free_in_groups(proc: str = "/proc", sys: str = "/sys") -> float:
 def _entries(path, separator):
   lines = pathlib.Path(path).read_text().splitlines()
   return dict(line.split(separator, 1) for line in lines)
+
+
+def owning(example: Mapping[str, Any]) -> dict[str, Any]:
+  """An example whose arrays are no parts of larger ones, which would stay in memory with them."""
+
+  def own(x):
+    base = getattr(x, "base", None)
+    return x.copy() if isinstance(base, np.ndarray) and base.nbytes > x.nbytes else x
+
+  return {name: own(x) for name, x in example.items()}

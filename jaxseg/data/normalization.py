@@ -14,6 +14,7 @@ NORMALIZATIONS = ("range", "percentiles", "mean_std")
 PERCENTILES = 0.5, 99.5  # as nnU-Net clips CT images (Isensee et al. 2021, supplement)
 MAX_IMAGES = 256
 MAX_VALUES = 1 << 16  # of a channel in an image
+MAX_TOTAL = 1 << 26  # of all channels in all images
 STORED = (0.0, 1.0)  # stands for a value_range that is not known yet
 
 
@@ -22,8 +23,8 @@ def measure(
 ) -> tuple[tuple[float, float], ...]:
   """The value_range of each channel: (low, high) become 0 and 1.
 
-  Up to MAX_IMAGES images, evenly spread, are read, and up to MAX_VALUES pixels of each. Pixels of
-  no data do not count.
+  Up to MAX_IMAGES images, evenly spread, are read, and up to MAX_VALUES pixels of each, fewer of
+  images of many channels (MAX_TOTAL). Pixels of no data do not count.
 
   Args:
     source: as `datasets.load` returns it, with values as stored.
@@ -34,10 +35,10 @@ def measure(
   number = min(len(source), MAX_IMAGES)
   values = []
   for i in progress(range(number), desc="black and white", total=number, leave=False):
-    values.append(_values(source, i * len(source) // number))
-  channels = [np.concatenate(parts) for parts in zip(*values, strict=True)]
+    values.append(_values(source, i * len(source) // number, number))
   pairs = []
-  for channel in channels:
+  for parts in zip(*values, strict=True):
+    channel = np.concatenate(parts).astype(np.float64)
     if mode == "percentiles":
       low, high = np.percentile(channel, PERCENTILES) if channel.size else (0.0, 1.0)
     else:
@@ -47,8 +48,8 @@ def measure(
   return tuple(pairs)
 
 
-def _values(source, i):
-  """Values of each channel of an image, f64[n] each."""
+def _values(source, i, number):
+  """Values of each channel of an image, one of `number`, f32[n] each."""
   while isinstance(source, Subset):
     source, i = source.source, source.indices[i]
   missing = None
@@ -60,8 +61,9 @@ def _values(source, i):
     image, missing = to_channels(raster, where, fmt, [])
   else:
     image = source[i]["image"]
-  step = max(1, int(np.ceil(np.sqrt(image[..., 0].size / MAX_VALUES))))
-  image = image[::step, ::step].astype(np.float64)
+  most = min(MAX_VALUES, max(1, MAX_TOTAL // (number * image.shape[-1])))
+  step = max(1, int(np.ceil(np.sqrt(image[..., 0].size / most))))
+  image = image[::step, ::step].astype(np.float32)
   valid = np.isfinite(image)
   if missing is not None:
     valid &= ~missing[::step, ::step]

@@ -13,6 +13,7 @@ from PIL import UnidentifiedImageError
 from jaxseg import UserError
 from jaxseg.data.memory import free_host_bytes
 
+SLACK = 1e-6  # of [0, 1]: resizing in float32 leaves values such as 1.0000001
 MAX_PIXELS = 1 << 31  # of an image; more are an error before anything is allocated
 # Samples to bytes of a file. Deflate reaches 1,032, and 8,256 with one bit a sample; other methods
 # make more of blank pictures alone, or of bombs.
@@ -196,3 +197,22 @@ def decoding(name: str | Path) -> Iterator[None]:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     reason = re.sub(r" object at 0x\w+| \[tensorstore_spec=.*", "", reason)
     raise UserError(f"{name}: cannot be decoded ({reason})") from error
+
+
+def unit_floats(array: np.ndarray, name: str) -> np.ndarray:
+  """Floats in [0, 1] as float32; raises UserError for others."""
+  if np.isnan(array).any():
+    raise UserError(f"{name}: holds NaN; replace it, for example with np.nan_to_num(image)")
+  low, high = array.min(), array.max()
+  if low < -SLACK or high > 1 + SLACK:
+    raise UserError(
+      f"{name}: {array.dtype} values from {low:g} to {high:g} are not in [0, 1]; rescale them, or "
+      "convert 0 to 255 to uint8"
+    )
+  return array.astype(np.float32).clip(0.0, 1.0)
+
+
+def jpeg2000_bits(start: bytes) -> int | None:
+  """Bits of a component, from the SIZ segment of a codestream (ISO 15444-1, A.5.1)."""
+  at = start.find(b"\xff\x4f\xff\x51")
+  return (start[at + 42] & 127) + 1 if at >= 0 else None

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from jaxseg import UserError
-from jaxseg.data.files import few
+from jaxseg.data.files import SUFFIXES, few
 from jaxseg.data.layouts import WHOLE, Problems, natural, nfc, without_suffix
 from jaxseg.notebook import warn
 
@@ -177,6 +177,10 @@ def read_list(
       f"{path} line {number}: {cells[-1]!r} is no file in {root}: use one column of names, or two "
       "of paths of images and masks"
     )
+  if all("/" in cells[-1] or cells[-1].lower().endswith(SUFFIXES) for _, cells in data):
+    number, cells = data[0]
+    text = f"{path} line {number}: {cells[-1]!r} is no file in {root}"
+    raise UserError(f"{text}: correct the paths of the masks in the list, or `data_dir`")
   own = [(number, cells[:-1]) for number, cells in data if split in (*WHOLE, cells[-1])]
   if not own:
     names = few(sorted({cells[-1] for _, cells in data}))
@@ -267,6 +271,7 @@ def _listed_twice(path, number, entry, problems):
 
 
 def listed_images(
+  root: pathlib.Path,
   images: Mapping[str, Mapping[str, str]],
   path: pathlib.Path,
   rows: Iterable[tuple[int, Sequence[str]]],
@@ -278,7 +283,7 @@ def listed_images(
   out.
 
   Args:
-    images: {relative path: {field: value}}.
+    root: folder of the data.  images: {relative path: {field: value}}.
   """
   exact, tails = {}, {}
   for image, fields in images.items():
@@ -291,7 +296,7 @@ def listed_images(
         tails.setdefault(tail, []).append(image)
   chosen, rows = set(), list(rows)
   for i, (number, (entry,)) in enumerate(rows):
-    text = nfc(posixpath.normpath(entry.lstrip("/")))
+    text = nfc(relative(root, entry) or posixpath.normpath(entry.lstrip("/")))
     found = exact.get(text) or tails.get(text) or ()
     if not found and i == 0 and entry.lower() in HEADER:
       if len(rows) == 1:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxseg import parallel
 from jaxseg.data.input_pipeline import Mapped, eval_examples, fit_example, window_example
-from jaxseg.data.memory import free_host_bytes
+from jaxseg.data.memory import free_host_bytes, owning
 from jaxseg.notebook import progress
 from jaxseg.tally import Batch
 
@@ -71,6 +71,7 @@ def store(
   examples, canvas = [], np.full(2, inner + 2 * margin)
   shown = {"desc": "decoding", "total": len(source), "disable": not parallel.is_main()}
   for example in progress(fitted, leave=False, **shown):
+    example = owning(example)
     examples.append(example)
     canvas = np.maximum(canvas, np.add(example["mask"].shape, 2 * margin))
     canvas[1] += -canvas[1] % multiple

@@ -1,4 +1,4 @@
-"""TIFF: which of its pages are images, what their axes and samples mean, and their pixels."""
+"""TIFF: what the samples of its images mean, and their pixels; see `tiff_pages` for the pages."""
 
 import dataclasses
 import io
@@ -10,14 +10,12 @@ import tifffile
 from PIL import Image
 
 from jaxseg import UserError
+from jaxseg.data import tiff_pages
 from jaxseg.data.raster import Header, Path, Raster, check_memory, check_size, upright
 
-REDUCED, MASK = 1, 4  # bits of NewSubfileType
 ORIENTATION, GDAL_NODATA = 274, 42113  # tags
 SAMPLES = {0: "white", 1: "grey", 2: "RGB", 3: "index", 4: "grey", 5: "CMYK", 6: "RGB"}
 ALPHA = (1, 2)  # of ExtraSamples
-NEEDED = {254, 256, 257, 258, 259, 262, 266, 270, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323,
-          324, 325, 338, 339, 347, 530, GDAL_NODATA}  # else pixels are others  # fmt: skip
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters is an error or a note
 
@@ -25,14 +23,14 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters is an e
 def inspect_tiff(data: bytes | Path, pages: str, index: int) -> tuple[Header, int]:
   """(Header of image `index`, number of images).  pages: see `files.read_raster`."""
   with _open(data) as tif:
-    images, notes = _images(tif, data, pages)
+    images, notes = tiff_pages.images(tif, data, pages)
     return _header(tif, _take(images, index), notes), len(images)
 
 
 def read_tiff(data: bytes | Path, pages: str, index: int) -> Raster:
   """Image `index` as stored, not turned."""
   with _open(data) as tif:
-    images, notes = _images(tif, data, pages)
+    images, notes = tiff_pages.images(tif, data, pages)
     image = _take(images, index)
     header = _header(tif, image, notes)
     check_size(header.shape, header.bits, tif.filehandle.size)
@@ -54,7 +52,7 @@ def open_image(
     UserError: planes without pages of their own, as ImageJ stores large stacks.
   """
   tif = _open(path)
-  images, notes = _images(tif, path, pages)
+  images, notes = tiff_pages.images(tif, path, pages)
   image = _take(images, index)
   if min(image) < 0:
     raise UserError("planes of an ImageJ stack are not read by windows: save each as a TIFF")
@@ -67,13 +65,15 @@ def open_image(
 def _palette(page, header):
   if header.names != ("index",) or page.colormap is None:
     return None
-  return (np.asarray(page.colormap).T >> 8).astype(np.uint8)
+  colors = np.asarray(page.colormap).T
+  # 16 bits by the standard; some writers store 8.
+  return (colors >> 8 if colors.max(initial=0) > 255 else colors).astype(np.uint8)
 
 
 def _noting_empty_blocks(header, pages):
   if not (empty := sum(size == 0 for page in pages for size in page.databytecounts)):
     return header
-  note = f"{_count(empty, 'empty block')} (SPARSE_OK of GDAL) read as 0 or no data"
+  note = f"{tiff_pages.plural(empty, 'empty block')} (SPARSE_OK of GDAL) read as 0 or no data"
   return dataclasses.replace(header, notes=(*header.notes, note))
 
 
@@ -86,110 +86,6 @@ def _take(images, index):
   if not 0 <= index < len(images):
     raise ValueError(f"there is no page {index + 1}: it has {len(images)}")
   return images[index]
-
-
-def _images(tif, data, pages):
-  """([numbers of the planes that are the channels of an image], notes); cached for files."""
-  if isinstance(data, bytes):
-    return _list_images(tif, pages)
-  stat = os.stat(data)
-  key = (os.fspath(data), stat.st_mtime_ns, stat.st_size, pages)
-  if key not in _LISTED:
-    if len(_LISTED) >= 4096:
-      _LISTED.clear()
-    _LISTED[key] = _list_images(tif, pages)
-  return _LISTED[key]
-
-
-_LISTED: dict[tuple, tuple] = {}
-
-
-def _list_images(tif, pages):
-  kept, notes = _full_pages(tif)
-  _check_pages(tif)
-  axes, numbers = _axes(tif, kept, notes)
-  if pages == "channels":
-    return [numbers.ravel().tolist()], notes
-  if pages == "auto" and "C" in axes:
-    numbers = np.moveaxis(numbers, axes.index("C"), -1)
-    return numbers.reshape(-1, numbers.shape[-1]).tolist(), notes
-  return numbers.reshape(-1, 1).tolist(), notes
-
-
-def _check_pages(tif):
-  """Raises ValueError if the list of pages is cut, or a page lacks a tag that is in its list.
-
-  tifffile leaves out what it cannot read, and goes on.
-  """
-  form, file = tif.tiff, tif.filehandle
-
-  def number(at, size):
-    file.seek(at)
-    data = file.read(size)
-    if len(data) < size:
-      raise ValueError("the file is truncated: its list of pages is cut")
-    return int.from_bytes(data, "little" if tif.byteorder == "<" else "big")
-
-  for page in tif.pages:
-    if not isinstance(page, tifffile.TiffPage):
-      continue
-    count, start = number(page.offset, form.tagnosize), page.offset + form.tagnosize
-    codes = {number(start + i * form.tagsize, 2) for i in range(count)}
-    if lost := sorted((codes & NEEDED) - {tag.code for tag in page.tags}):
-      raise ValueError(f"its tags {', '.join(map(str, lost))} are damaged")
-    end = start + count * form.tagsize
-  if tif.pages.next_page_offset == end and number(end, form.offsetsize):
-    raise ValueError("the file is truncated: its list of pages is cut")
-
-
-def _full_pages(tif):
-  """(numbers of the pages that are neither overviews nor masks, notes about the others)"""
-  kept, seen = [], set()
-  reduced = masks = 0
-  for number, page in enumerate(tif.pages):
-    if page.offset in seen:
-      raise ValueError("its list of pages runs in a circle")
-    seen.add(page.offset)
-    kind = int(page.subfiletype or 0)
-    if kind & MASK and number:
-      masks += 1
-    elif kind & REDUCED and number:
-      reduced += 1
-    else:
-      kept.append(number)
-  slide = len(kept) - 1 if tif.is_svs or tif.is_ndpi or tif.is_scn or tif.is_bif else 0
-  notes = [
-    f"{_count(number, noun)} not read as images"
-    for number, noun in (
-      (reduced, "page of reduced resolution"),
-      (masks, "mask of transparency"),
-      (slide, "label or thumbnail of a slide"),
-    )
-    if number
-  ]
-  return kept[: len(kept) - slide], notes
-
-
-def _axes(tif, kept, notes):
-  """(axes of the pages as tifffile names them, numbers of the pages as an array of these axes)"""
-  series = tif.series[0] if tif.is_imagej or tif.is_ome or tif.is_shaped else None
-  if series is not None and series.keyframe is not None:
-    count = len(series.axes) - len(series.keyframe.axes)
-    axes, shape = series.axes[:count], series.shape[:count]
-    total = int(np.prod(shape, dtype=np.int64))
-    if len(kept) == 1 < total <= 1 << 20:  # ImageJ stores the planes of one page in a row
-      kept = range(-total, 0)
-    elif tif.is_ome and total < len(kept):
-      notes.append(f"{_count(len(tif.series) - 1, 'image of a further OME series')} not read")
-      kept = kept[:total]
-    if total == len(kept):
-      return axes, np.array(kept).reshape(shape)
-  return "Q", np.array(kept)
-
-
-def _count(number, noun):
-  first, space, rest = noun.partition(" ")
-  return f"{number} {first}{'s' * (number != 1)}{space}{rest}"
 
 
 def _page(tif, number):
@@ -259,8 +155,7 @@ def _plane(tif, data, number):
   """The samples [H,W,S] of a page, or of plane `number` < 0 of an ImageJ file, from the end."""
   page = _page(tif, number)
   if number < 0:
-    planes = tif.series[0].asarray(maxworkers=1)
-    array = planes.reshape(-1, *page.shape)[number]
+    array = _contiguous_plane(tif, page, number)
   else:
     _check_segments(page, tif.filehandle.size)
     try:
@@ -276,6 +171,16 @@ def _plane(tif, data, number):
   if page.axes == "SYX":
     array = np.moveaxis(array, 0, -1)
   return array if array.ndim == 3 else array[..., None]
+
+
+def _contiguous_plane(tif, page, number):
+  """Plane `number` < 0, from the end, of planes that lie in a row behind a single page."""
+  series = tif.series[0]
+  if series.dataoffset is None:
+    return series.asarray(maxworkers=1).reshape(-1, *page.shape)[number]
+  tif.filehandle.seek(series.dataoffset + (series.size // page.size + number) * page.nbytes)
+  dtype = page.dtype.newbyteorder(tif.byteorder)
+  return np.frombuffer(tif.filehandle.read(page.nbytes), dtype).reshape(page.shape)
 
 
 def _check_segments(page, num_bytes):

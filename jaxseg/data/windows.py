@@ -1,14 +1,12 @@
 """Images that are read window by window, because they do not fit into memory: TIFF and Zarr."""
 
 import collections
-import contextlib
 import itertools
 import json
 import math
 import operator
 import os
 import pathlib
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,8 +15,10 @@ import tensorstore
 import tifffile
 
 from jaxseg import UserError
+from jaxseg.data import raster as sizes
 from jaxseg.data.decode import ImageFormat, to_image
 from jaxseg.data.files import TIFF_SUFFIXES, inspect
+from jaxseg.data.fingerprints import chunks_digest
 from jaxseg.data.raster import LARGE, Header, Path, Raster, check_size, decoding
 from jaxseg.data.tiff import open_image
 
@@ -71,6 +71,9 @@ class WindowedImage:
 
   def whole(self) -> np.ndarray:
     """All of it: u8, u16 or f32 [H,W,channels]."""
+    with decoding(self._name):
+      check_size(self.header.shape, self.header.bits, None)
+      sizes.check_memory(self.header.shape, self.header.bits)
     return self.read(slice(0, self.shape[0]), slice(0, self.shape[1]))
 
   def __getitem__(self, places: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
@@ -95,7 +98,7 @@ def open_windows(path: Path, fmt: ImageFormat, *, page: int = 0) -> WindowedImag
   with decoding(name):
     if pathlib.Path(path).is_dir():
       header, read, folder = _open_zarr(pathlib.Path(path))
-      return WindowedImage(header, read, name, fmt, stamp=[_digest(folder)])
+      return WindowedImage(header, read, name, fmt, stamp=[chunks_digest(folder)])
     try:
       tif, header, pages, palette = open_image(path, fmt.pages, page)
     except tifffile.TiffFileError as error:
@@ -133,6 +136,8 @@ def windows_of(array: Any, name: str, fmt: ImageFormat) -> WindowedImage:
     raise UserError(f"{text}: give an array, or the path of a TIFF or Zarr") from error
   if len(shape) not in (2, 3) or dtype.kind not in "buif":
     raise UserError(f"{name}: {dtype} of shape {shape} is no image [H,W] or [H,W,C]")
+  if not fmt.value_range and (dtype.kind == "i" or dtype.kind == "u" and dtype.itemsize > 2):
+    raise UserError(f"{name}: the full range of {dtype} is unknown: give it as uint8 or uint16")
   num_axes, shape = len(shape), (*shape, 1)[:3]
 
   def read(rows, cols):
@@ -142,6 +147,8 @@ def windows_of(array: Any, name: str, fmt: ImageFormat) -> WindowedImage:
       found = f"{pixels.dtype}{list(pixels.shape)}"
       raise UserError(f"{name}: [rows, columns] gives {found} instead of {dtype}{list(wanted)}")
     pixels = pixels.reshape(*wanted[:2], shape[2])
+    if dtype.kind == "f" and not fmt.value_range:
+      pixels = sizes.unit_floats(pixels, name)
     return pixels.astype(np.uint8 if dtype.kind == "b" else dtype.newbyteorder("="), copy=False)
 
   return WindowedImage(_header("array", shape, dtype), read, name, fmt)
@@ -295,21 +302,6 @@ def _open_zarr(path):
     return np.asarray(array[rows, cols].read().result()).astype(header.dtype, copy=False)
 
   return header, read, folder
-
-
-def _digest(folder):
-  """A number that is another one if a chunk is; from names, sizes and times, without reading."""
-  found, folders = [], [os.fspath(folder)]
-  while folders:
-    with os.scandir(folders.pop()) as entries:
-      for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-          folders.append(entry.path)
-        elif entry.name[0] != "." or entry.name.startswith(".z"):  # .zarray, but not .DS_Store
-          with contextlib.suppress(OSError):  # a link to nowhere, which is no chunk
-            stat = entry.stat()
-            found.append(f"{entry.path} {stat.st_size} {stat.st_mtime_ns}")
-  return zlib.crc32(os.fsencode("\n".join(sorted(found))))
 
 
 def _json(path):

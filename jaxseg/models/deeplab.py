@@ -126,6 +126,11 @@ class DeepLab(nn.Module):
       raise UserError(f"`widths` is {self.widths}, but deeplab has two: of ASPP and the low level")
     width, low_width = self.widths
     common = {"epsilon": self.epsilon, "axis_name": self.axis_name, "dtype": self.dtype}
+    if uneven := [rate for rate in self.rates if rate * 16 % self.encoder.output_stride]:
+      raise UserError(
+        f"`rates` has {uneven[0]}, at output stride 16; at {self.encoder.output_stride} that is no "
+        "whole number: make it even, or `output_stride` 16 or 8"
+      )
     rates = [rate * 16 // self.encoder.output_stride for rate in self.rates]
 
     def aspp(x):
