@@ -144,6 +144,22 @@ def work_directories() -> list[str]:
   return [text] if is_one else text.split(",")
 
 
+def meeting_place(
+  file_config: ConfigDict | None, overrides: Mapping[str, str | None]
+) -> ConfigDict:
+  """config.parallel, which does not come from a run: only process 0 may have its folder."""
+  has_it = file_config is not None and "parallel" in file_config  # else `configure` refuses it
+  config = file_config if has_it else settings.from_run({})
+  given = {name: text for name, text in overrides.items() if name.startswith("parallel.")}
+  return settings.override(config, settings.parse_overrides(config, given)).parallel
+
+
+def read_run(place: str | pathlib.Path) -> ConfigDict | None:
+  """`settings.read_run` in process 0, for all."""
+  saved = parallel.on_main(settings.read_saved, place)
+  return None if saved is None else settings.from_run(saved)
+
+
 def configure(
   arguments: Sequence[str], file_config: ConfigDict | None, overrides: Mapping[str, str | None]
 ) -> tuple[str | pathlib.Path, ConfigDict, dict[str, Any]]:
@@ -156,7 +172,7 @@ def configure(
       raise UserError("--model is in place of --workdir: leave one of them out")
     if not packed.is_packed(model):
       public.check_use(model, MODE.value, file_config is not None, OUTPUT.value)
-      own = None if public.is_published(model) else settings.read_run(model)
+      own = None if public.is_published(model) else read_run(model)
       config = file_config or own or settings.from_run({})
       values = settings.parse_overrides(config, overrides)
       return model, settings.override(config, values) if file_config else config, values
@@ -179,13 +195,14 @@ def configure(
       packed.check_is_none(path, WRITES[MODE.value])
   if MODE.value == "train" and (of_run := workdirs.run_of(workdir)) != workdir:
     raise UserError(f"{workdir} is a checkpoint: resume its run with --workdir={of_run}")
-  config = settings.read_run(workdir) if file_config is None else file_config
+  config = read_run(workdir) if file_config is None else file_config
   if file_config is None and config is not None and MODE.value == "train":
-    saved = settings.read_saved(workdir).get("parallel", {})  # how its devices share images
-    config = settings.override(config, {"parallel.space": saved.get("space", 1)})
+    saved = parallel.on_main(settings.read_saved, workdir)  # how its devices share images
+    space = saved.get("parallel", {}).get("space", 1)
+    config = settings.override(config, {"parallel.space": space})
   donor = overrides.get("model.init_from")
   if config is None and donor and MODE.value == "train":  # a new run like that one
-    config = public.read_config(donor) or settings.read_run(donor)
+    config = public.read_config(donor) or read_run(donor)
     if config is not None:  # a temperature is of one checkpoint
       config = settings.override(config, {"predict.temperature": 0.0})
   if config is None and MODE.value == "report" and (workdir / "evaluation.json").is_file():
@@ -214,13 +231,14 @@ def run(arguments: Sequence[str]) -> int:
   if mode == "keys":
     print_keys(OUTPUT.value)
     return 0
-  workdir, config, values = configure(arguments, file_config, overrides)
   parallel.use_compilation_cache()
   if mode != "train":  # in training, it makes SIGTERM a request for a checkpoint
     jax.config.update("jax_enable_preemption_service", False)
+  meeting = meeting_place(file_config, overrides)
   names = ("coordinator", "num_processes", "process_id")
-  joining = functools.partial(peers.joining, config.parallel.initialization_timeout)
-  parallel.start_processes(joining, **{name: config.parallel[name] for name in names})
+  joining = functools.partial(peers.joining, meeting.initialization_timeout)
+  parallel.start_processes(joining, **{name: meeting[name] for name in names})
+  workdir, config, values = configure(arguments, file_config, overrides)
   given = None if file_config is None else config
   if mode == "predict":
     if not INPUT.value or not OUTPUT.value:

@@ -77,7 +77,7 @@ def _train(config, workdir):
   # All input is checked first, before minutes of compilation.
   options, size = config.train, config.data.image_size
   # What failed before its first checkpoint binds nobody: its config may have been the reason.
-  reuse = seeds.check_resumes(config, workdir)
+  reuse = parallel.on_main(seeds.check_resumes, config, workdir)
   if not reuse:
     checks.check_own_keys(config)
   configs, (folder, *others) = zip(*seeds.members(config, workdir), strict=True)
@@ -155,7 +155,7 @@ def _train(config, workdir):
     cost = models.summary(model, variables, info.channels, size, compile=False)
     memory = sum(x.nbytes for x in jax.tree.leaves(state)) / 2**20
     about = build.network_line(config, model, info, cost)
-    if step > num_steps and not _has_same_epochs(config, workdir):
+    if step > num_steps and not parallel.on_main(_has_same_epochs, config, workdir):
       raise UserError(
         f"{workdir} has been trained for {step / epoch_steps:g} epochs, so that `train.num_epochs` "
         f"cannot become {options.num_epochs:g}: give more than these, or leave the key out"
