@@ -106,6 +106,24 @@ def step_back(workdir):
 
 
 @pytest.mark.slow
+def test_only_the_first_process_needs_the_run(alone, tmp_path):
+  """By its folder alone, as torchrun starts it, which listens on MASTER_PORT itself."""
+  with socket.socket() as agent:
+    agent.bind(("127.0.0.1", 0))
+    agent.listen()
+    environ = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(agent.getsockname()[1]),
+               "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none"}  # fmt: skip
+    command.finish(*(
+      start(None, folder, {}, "--mode=evaluate", num_devices=2, RANK=str(rank), **environ)
+      for rank, folder in enumerate((shutil.copytree(alone, tmp_path / "run"), tmp_path / "none"))
+    ))  # fmt: skip
+  assert not (tmp_path / "none").exists()
+  places = tmp_path / "run", alone
+  found, expected = (json.loads((x / "evaluation.json").read_text()) for x in places)
+  assert found["miou"] == pytest.approx(expected["miou"], abs=2e-4)
+
+
+@pytest.mark.slow
 def test_two_processes_are_one_and_one_goes_on(alone, tmp_path):
   workdir = tmp_path / "two"
   values = {**VALUES, "data.on_device": True}
