@@ -3,7 +3,8 @@
 import contextlib
 import logging
 import pathlib
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -29,6 +30,7 @@ from jaxseg.notebook import warn
 from jaxseg.train_state import TrainState
 
 SCORE = "miou"  # the best checkpoint has the highest
+REPLACED = "replaced_checkpoints"
 
 Path = str | pathlib.Path
 
@@ -166,6 +168,23 @@ def set_aside_later(workdir: Path, step: int) -> list[int]:
     then = f"resume from checkpoint {step}" if step else "begin anew"
     warn(f"{workdir}: other seeds have no checkpoint {other}: it is now in {place}, and all {then}")
   return later
+
+
+@contextlib.contextmanager
+def replaced(workdir: Path, step: int) -> Iterator[None]:
+  """Keeps a checkpoint aside until this ends, when another one of the same step is complete."""
+  place = _set_aside(workdir, step, REPLACED)
+  yield
+  shutil.rmtree(place.parent)
+
+
+def bring_back(workdir: Path) -> None:
+  """Puts back what `replaced` kept, if a kill came before its replacement was complete."""
+  for place in (pathlib.Path(workdir) / REPLACED).glob("*"):
+    folder = folder_of(workdir, int(place.name.rstrip("_")))
+    if not folder.exists():
+      place.rename(folder)
+  shutil.rmtree(pathlib.Path(workdir) / REPLACED, ignore_errors=True)
 
 
 def _set_aside(workdir, step, name):

@@ -233,15 +233,20 @@ class Run:
     """Saves a checkpoint in the background.
 
     Args:
-      result: its scores if it was evaluated.  again: replaces the checkpoint of the same step.
+      result: its scores if it was evaluated.  again: replaces the checkpoint of the same step, and
+        waits until it has.
     """
     if self._manager is not None:
       (self._workdir / "config.json").stat()  # an error if somebody removed it; Orbax makes it anew
-      if again:
-        self._manager.delete(int(state.step))
       metrics = result and results.numbers(result)
       progress = {"data": data, "scores": scores, "examples": self._examples}
-      checkpoint.save(self._manager, state, progress, self._meta, metrics)
+      with contextlib.ExitStack() as stack:
+        if again:
+          stack.enter_context(checkpoint.replaced(self._workdir, int(state.step)))
+          self._manager.reload()
+        checkpoint.save(self._manager, state, progress, self._meta, metrics)
+        if again:
+          self.wait()
 
   def profile(self, step: int, steps: tuple[int, ...], arrays: Any) -> None:
     """Writes a jax.profiler trace from before the first to after the last of `steps`.

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from jaxseg import (
   UserError,
   build,
+  checkpoint,
   checks,
   faults,
   models,
@@ -70,6 +71,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
       for folder in dict.fromkeys((workdir, *folders)):
         stack.enter_context(only_training(folder))
       stack.enter_context(faults.of_run(workdir, folders))
+      for folder in (workdir, *folders) if parallel.is_main() else ():
+        checkpoint.bring_back(folder)
       return _train(config, workdir)
 
 

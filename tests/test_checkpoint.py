@@ -99,6 +99,25 @@ def test_the_latest_is_restored_not_the_best(tmp_path):
   assert int(restored.step) == 3 and position == {"position": 3} and evaluated
 
 
+def test_a_checkpoint_stays_until_its_replacement_is_complete(tmp_path):
+  """The state of a step, evaluated only after the run was stopped there."""
+  save_all(tmp_path, {3: None})
+  with pytest.raises(KeyboardInterrupt), checkpoint.replaced(tmp_path, 3):
+    raise KeyboardInterrupt  # as a kill
+  assert checkpoint.restore(tmp_path, make_state(0)) is None
+  checkpoint.bring_back(tmp_path)
+  assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+  _, position, evaluated = checkpoint.restore(tmp_path, make_state(0))
+  assert position == {"position": 3} and not evaluated
+  with checkpoint.open_manager(tmp_path) as manager, checkpoint.replaced(tmp_path, 3):
+    manager.reload()
+    checkpoint.save(manager, make_state(3), {"position": 4}, META, {"miou": 0.5})
+    manager.wait_until_finished()
+  _, position, evaluated = checkpoint.restore(tmp_path, make_state(0))
+  assert position == {"position": 4} and evaluated
+  assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
 def test_variables_alone(tmp_path):
   """For use, the optimizer need not be known."""
   save_all(tmp_path, {1: 0.9, 2: 0.1, 3: 0.2})

@@ -185,8 +185,9 @@ def test_a_damaged_checkpoint_on_the_way(straight, tmp_path, monkeypatch):
   message = error_of(jaxseg.load, tmp_path / "checkpoints" / "5")
   assert message.endswith(f"take {tmp_path / 'checkpoints' / '4'}")
   assert jaxseg.load(tmp_path / "checkpoints" / "4").step == 4
+  variables = models.init(build.build_model(config, tiny.INFO), 3, 0)
   with pytest.warns(DataWarning, match="checkpoint 4 is used"):
-    initial_state.start_from(models.init(build.build_model(config, tiny.INFO), 3, 0), tmp_path)
+    initial_state.start_from(variables, tmp_path, config)
   with (tmp_path / "metrics.jsonl").open("r+") as file:
     file.write("#")
   with pytest.warns(DataWarning) as notes:
