@@ -32,19 +32,22 @@ def draw(workdir, path):
   miou = table.of_images()["miou"]
   order = [int(i) for i in np.argsort(miou, kind="stable") if np.isfinite(miou[i])]
   chosen = [order[round(place * (len(order) - 1))] for place in PLACES.values()]
-  height, width = next(iter(source))["mask"].shape
-  size = (2.1 * len(PANELS), 2.1 * len(PLACES) * height / width + 0.4)
-  figure, axes = plt.subplots(len(PLACES), len(PANELS), figsize=size, layout="constrained")
-  predicted = segmenter.predict(source[i] for i in chosen)
-  for row, place, i, (example, probs) in zip(axes, PLACES, chosen, predicted, strict=True):
+  rows = []
+  for example, probs in segmenter.predict(source[i] for i in chosen):
     confidence = (255 * probs.max(-1)).round().astype(np.uint8)
     panels = extremes.draw_panels(example, probs.argmax(-1).astype(np.uint8), confidence, info)
-    for axis, name in zip(row, PANELS, strict=True):
-      axis.imshow(Image.open(io.BytesIO(panels[name])))
+    rows.append([Image.open(io.BytesIO(panels[name])) for name in PANELS])
+  heights = [pictures[0].height / pictures[0].width for pictures in rows]
+  size = (2.1 * len(PANELS), 2.1 * sum(heights) + 0.4)
+  options = {"figsize": size, "layout": "constrained", "height_ratios": heights}
+  figure, axes = plt.subplots(len(rows), len(PANELS), **options)
+  for line, place, i, pictures in zip(axes, PLACES, chosen, rows, strict=True):
+    for axis, picture in zip(line, pictures, strict=True):
+      axis.imshow(picture)
       axis.set(xticks=[], yticks=[])
-    row[0].set_ylabel(f"{place}\n{miou[i]:.3f}")
+    line[0].set_ylabel(f"{place}\n{miou[i]:.3f}", fontsize=8)
   for axis, name in zip(axes[0], PANELS, strict=True):
-    axis.set_title(name)
+    axis.set_title(name, fontsize=9)
   figure.savefig(path, dpi=100, pil_kwargs={"quality": 85})
   plt.close(figure)
 
