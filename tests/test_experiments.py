@@ -130,7 +130,7 @@ def test_a_race_names_all_layers_of_the_encoder():
     ("on_device/gaps.py", "--pets --trace"),
     ("on_device/measure.py", "--pets=DIR"),
     ("crf/picture.py", "WORKDIR POSITION"),
-    ("pets_tutorial/picture.py", "PETS_WORKDIR CELLS_WORKDIR"),
+    ("pets_tutorial/picture.py", "pets=WORKDIR cells=WORKDIR"),
     ("race/run.py", "DIR, --weights and --peer-python are needed"),
   ],
 )

@@ -405,7 +405,8 @@ def test_accumulated_gradients_are_those_of_the_batch(losses):
   whole, metrics = step(state, batch, KEY)
   _, _, step = make(**options, parts=4)
   accumulated, metrics_in_parts = step(state, batch, KEY)
-  chex.assert_trees_all_close(accumulated.params, whole.params, atol=1e-6, rtol=0)
+  # Some parameters are above 3: there, a few units in the last place are more than 1e-6.
+  chex.assert_trees_all_close(accumulated.params, whole.params, atol=1e-6, rtol=1e-6)
   chex.assert_trees_all_close(metrics_in_parts, metrics, rtol=1e-6)
   moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), whole.params, state.params)
   assert min(jax.tree.leaves(moved)) > 1e-3
