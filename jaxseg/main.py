@@ -154,10 +154,13 @@ def meeting_place(
   return settings.override(config, settings.parse_overrides(config, given)).parallel
 
 
-def read_run(place: str | pathlib.Path) -> ConfigDict | None:
-  """`settings.read_run` in process 0, for all."""
+def read_run(place: str | pathlib.Path, *, to_resume: bool = False) -> ConfigDict | None:
+  """`settings.read_run` in process 0, for all; to resume, with how devices share images."""
   saved = parallel.on_main(settings.read_saved, place)
-  return None if saved is None else settings.from_run(saved)
+  if saved is None:
+    return None
+  space = saved.get("parallel", {}).get("space", 1) if to_resume else 1
+  return settings.override(settings.from_run(saved), {"parallel.space": space})
 
 
 def configure(
@@ -195,11 +198,9 @@ def configure(
       packed.check_is_none(path, WRITES[MODE.value])
   if MODE.value == "train" and (of_run := workdirs.run_of(workdir)) != workdir:
     raise UserError(f"{workdir} is a checkpoint: resume its run with --workdir={of_run}")
-  config = read_run(workdir) if file_config is None else file_config
-  if file_config is None and config is not None and MODE.value == "train":
-    saved = parallel.on_main(settings.read_saved, workdir)  # how its devices share images
-    space = saved.get("parallel", {}).get("space", 1)
-    config = settings.override(config, {"parallel.space": space})
+  config = file_config
+  if config is None:
+    config = read_run(workdir, to_resume=MODE.value == "train")
   donor = overrides.get("model.init_from")
   if config is None and donor and MODE.value == "train":  # a new run like that one
     config = public.read_config(donor) or read_run(donor)
