@@ -2,8 +2,9 @@
 
 python -m jaxseg.main --config=configs/deeplabv3plus_camvid_small.py --config.data.data_dir=DIR
 
-DIR is laid out as configs/unet_camvid.py says. Mean IoU 0.512, pixel accuracy 0.880 on val (means
-of three seeds); 12 min on 2 CPU cores. --config.model.name=deeplabv3 leaves out the decoder.
+DIR is laid out as configs/unet_camvid.py says. Mean IoU 0.512, standard deviation 0.007, pixel
+accuracy 0.880 ± 0.015 on val (three seeds); 12 min 20 s on 2 CPU cores (seed 0).
+--config.model.name=deeplabv3 leaves out the decoder.
 """
 
 from configs import deeplabv3plus_camvid

@@ -3,9 +3,8 @@
 python -m jaxseg.main --config=configs/deeplabv3plus_pets.py
 
 On three breeds (300 training, 298 test images, --config.train.batch_size=16): mean IoU 0.733, pixel
-accuracy 0.901, 7 min on 2 CPU cores (means of three seeds). With output stride 16 and a
-learning-rate multiplier of 0.1 for the encoder: 0.714 and 0.892 (one run). The whole data set, with
-batch 64, has no score yet.
+accuracy 0.901, standard deviations 0.001 over three seeds; 7 min on 2 CPU cores. The whole data
+set, with batch 64, has no score yet.
 """
 
 from configs import unet_pets

@@ -2,8 +2,7 @@
 
 python -m jaxseg.main --config=configs/unet_camvid_small.py --config.data.data_dir=DIR
 
-DIR is laid out as configs/unet_camvid.py says. Mean IoU 0.461, pixel accuracy 0.875 on val (one
-run); 22 min on 2 CPU cores shared with other work. See experiments/camvid.
+DIR is laid out as configs/unet_camvid.py says. No score yet; configs/unet_camvid_medium.py has one.
 """
 
 from configs import unet_camvid

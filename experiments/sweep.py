@@ -3,8 +3,8 @@
 python experiments/sweep.py experiments/unet_isbi --seeds=3 -- --config.data.data_dir=DIR
 
 EXPERIMENT/variants.json holds {name: ["--config=FILE", flag, ...]}. Flags after -- go to all of
-them, before their own. Runs that EXPERIMENT/results.json has are not repeated; remove one from it
-to measure it again.
+them, before their own. Runs that EXPERIMENT/results.json has are not repeated; remove one from it,
+and its folder from runs/, to measure it again.
 """
 
 import argparse
@@ -79,6 +79,8 @@ def main():
     for variant in wanted:
       if (variant, seed) not in done:
         workdir = ROOT / "runs" / options.experiment.name / f"{variant.replace(' ', '_')}_{seed}"
+        if workdir.exists():  # the time of a run that goes on would be too short
+          sys.exit(f"{workdir} is there, but not in {results}: remove it to train anew")
         config, *own = variants[variant]
         result = train(workdir, [config, f"--config.seed={seed}", *common_flags, *own])
         rows.append({"variant": variant, "seed": seed, **result})

@@ -31,7 +31,7 @@ from tiny import error_of
 from jaxseg import VOID
 from jaxseg.data.labels import label_map
 from jaxseg.data.masks import decode_mask, read_mask
-from jaxseg.data.polygons import CocoMask, coco_masks, draw_coco
+from jaxseg.data.polygons import coco_masks
 
 
 def test_small_objects_lie_on_large_ones_and_crowds_are_void(tmp_path):
@@ -162,7 +162,15 @@ def test_damaged_coco_objects(tmp_path, segmentation):
   message = error_of(decode_mask, masks["a0.jpg"], "m", LABELS)
   place = f"{tmp_path}/a.json: image 'a0.jpg': annotation 1 ('dog')"
   assert message.startswith(place) and len(message) < 400 + len(str(tmp_path))
-  assert draw_coco(CocoMask((2, 2), (("dog", False, [], 1),)), "m")[1].sum() == 0  # an empty list
+
+
+@pytest.mark.parametrize("nothing", [[], {"size": [6, 8], "counts": [48]}])
+def test_objects_without_pixels_are_named(tmp_path, nothing):
+  objects = [{"category_id": 5, "segmentation": x} for x in (rectangle(0, 0, 6, 5), nothing)]
+  for number, expected in (1, []), (2, ["annotations without pixels are left out"]):
+    notes, masks = [], read(tmp_path, document(*objects[:number]))
+    assert (decode_mask(masks["a0.jpg"], "m", LABELS, notes=notes) > 0).sum() == 30
+    assert notes == expected
 
 
 def test_errors_name_the_json_file_and_what_in_it(tmp_path):

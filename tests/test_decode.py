@@ -129,6 +129,9 @@ def test_any_number_of_channels():
     (tiff(BANDS[..., :4], photometric="rgb", extrasamples=[0]), 1, "3 of 4 bands are used"),
     (encode(np.dstack([RGB, ALPHA])), 3, "transparency (alpha) is not used"),
     (encode(Image.fromarray(np.dstack([GREY, ALPHA]))), 1, "transparency (alpha) is not used"),
+    (encode(RGB, transparency=(0, 0, 0)), 3, "transparency (alpha) is not used"),
+    (encode(Image.fromarray(GREY).convert("P"), "GIF", transparency=int(GREY[0, 0])), 3,
+     "transparency (alpha) is not used"),
     (encode(RGB), 2, "2 of 3 bands are used: set `channels`=3"),
   ],
 )  # fmt: skip

@@ -91,7 +91,7 @@ def test_depth_and_value_range_are_in_the_artefact(fit, info):
 
 @pytest.mark.parametrize("fit", ["resize", "crop"])
 @pytest.mark.parametrize("padding", ["same", "valid"])
-@pytest.mark.parametrize("tta", ["none", "dihedral"])
+@pytest.mark.parametrize("tta", ["none", pytest.param("dihedral", marks=pytest.mark.slow)])
 def test_one_artefact_for_all_sizes_and_batches(fit, padding, tta):
   model = UNet(num_classes=3, widths=(4, 8), norm=True, padding=padding)
   variables = draw_variables(model, 20 if padding == "valid" else 8)
@@ -111,11 +111,11 @@ def test_one_artefact_for_all_sizes_and_batches(fit, padding, tta):
   "name, options",
   [
     ("unet", {"stem_stride": 2}),
-    ("unet", {"up": "resize"}),
+    pytest.param("unet", {"up": "resize"}, marks=pytest.mark.slow),
     pytest.param("encoder_unet", NARROW, marks=pytest.mark.slow),
     ("encoder_unet", {**NARROW, "encoder": "vgg16", "up": "resize"}),
     ("fcn8s", {"encoder": "vgg16", "padding": "valid"}),
-    ("fcn16s", {"encoder": "vgg16", "up": "resize"}),
+    pytest.param("fcn16s", {"encoder": "vgg16", "up": "resize"}, marks=pytest.mark.slow),
     pytest.param("deeplabv3", {"encoder": "mobilenet_v2", "output_stride": 16, "up": "resize"},
                  marks=pytest.mark.slow),
     ("deeplabv3plus", {"encoder": "resnet50", "output_stride": 8}),

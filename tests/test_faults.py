@@ -66,6 +66,7 @@ def test_what_is_safe(tmp_path):
     raise ZeroDivisionError
 
 
+@pytest.mark.slow
 def test_scores_survive_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
   monkeypatch.setitem(datasets.DATASETS, "photos", tiny.load_photos)
   assert training.train(tiny.make_config(2), tmp_path)

@@ -236,6 +236,7 @@ def test_dropout_behind_fc1_and_fc2():
   np.testing.assert_allclose(logits(model, variables, x, keys=keys), still, atol=1e-5)
 
 
+@pytest.mark.slow  # test_encoder_unet and test_deeplab have the like
 def test_frozen_encoder_gets_no_gradient():
   model, x = FCN(2, MobileNetV2(), freeze_encoder=True, widths=()), np.ones((1, 32, 32, 3), "f4")
   variables = reference.random_variables(model, 3)

@@ -85,7 +85,7 @@ def assert_stages_equal(ours, theirs):
     np.testing.assert_allclose(ours[name], expected, rtol=0, atol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("size", [128, 224])
+@pytest.mark.parametrize("size", [128, pytest.param(224, marks=pytest.mark.slow)])
 def test_equals_keras(keras_model, keras_stages, our_stages, size, tmp_path):
   path = tmp_path / "random.h5"
   with h5py.File(path, "w") as file:

@@ -46,8 +46,7 @@ def test_every_entry_has_a_row():
   assert ENCODER_ROWS.keys() == models.ENCODERS.keys()
 
 
-@pytest.mark.parametrize("precision", models.PRECISIONS)
-@pytest.mark.parametrize("up", models.UPS)
+@pytest.mark.parametrize("up, precision", zip(models.UPS, models.PRECISIONS, strict=True))
 @pytest.mark.parametrize("name", models.MODELS)
 def test_build(name, up, precision):
   """Logits f32 of the image's size, from parameters that are float32 whatever the precision."""
@@ -86,8 +85,13 @@ def test_encoder(name):
 @pytest.mark.parametrize(
   "name, encoder",
   [
-    *[("encoder_unet", x) for x in ("resnet18", "mobilenet_v2", "vgg16")],
-    *[(x, y) for x in ("deeplabv3", "deeplabv3plus") for y in ("resnet18", "mobilenet_v2")],
+    ("encoder_unet", "resnet18"),
+    pytest.param("encoder_unet", "mobilenet_v2", marks=pytest.mark.slow),
+    pytest.param("encoder_unet", "vgg16", marks=pytest.mark.slow),
+    pytest.param("deeplabv3", "resnet18", marks=pytest.mark.slow),
+    pytest.param("deeplabv3", "mobilenet_v2", marks=pytest.mark.slow),
+    pytest.param("deeplabv3plus", "resnet18", marks=pytest.mark.slow),
+    ("deeplabv3plus", "mobilenet_v2"),
   ],
 )
 def test_variant_smp(name, encoder):

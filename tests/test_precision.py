@@ -18,7 +18,7 @@ from jaxseg.train_step import make_train_step
 slow, WIDTHS = pytest.mark.slow, (32, 16, 16, 8)
 NETWORKS = [
   ("unet", {"widths": (8, 16, 32), "norm": True}, 64),
-  ("unet", {"widths": (8, 16, 32), "padding": "valid", "norm": False}, 76),
+  pytest.param("unet", {"widths": (8, 16, 32), "padding": "valid", "norm": False}, 76, marks=slow),
   pytest.param("encoder_unet", {"encoder": "mobilenet_v2", "widths": WIDTHS}, 64, marks=slow),
   pytest.param("encoder_unet", {"encoder": "resnet50", "widths": WIDTHS}, 64, marks=slow),
   pytest.param("fcn8s", {"encoder": "vgg16", "widths": (32, 32)}, 64, marks=slow),

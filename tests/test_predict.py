@@ -266,7 +266,7 @@ def test_tta_is_the_mean_over_turned_images(unet):
   np.testing.assert_allclose(averaged, (views[0] + flipped) / 2, atol=1e-5)
 
 
-@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("padding", [pytest.param("same", marks=pytest.mark.slow), "valid"])
 def test_a_turned_image_has_the_turned_prediction_in_tiles_too(unet, valid_unet, padding):
   model, variables = unet if padding == "same" else valid_unet
   (image,) = images_of([(128, 64) if padding == "same" else (100, 60)])  # 4n + 4

@@ -136,6 +136,7 @@ def test_check_data_prints_names_escaped(run):
   assert "\x1b" not in page and "\x07" not in page and "\u202e" not in page and SHOWN in page
 
 
+@pytest.mark.slow
 def test_messages_about_values_are_one_line(run):
   for flag in ("--config.data.images", "--config"):
     text = output_of(f"--workdir={run[0]}", f"{flag}={NASTY}", status=1)

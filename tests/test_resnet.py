@@ -12,7 +12,6 @@ from jaxseg.models.resnet import ResNet
 from jaxseg.models.unet import EncoderUNet
 
 CHANNELS = {18: (64, 64, 128, 256, 512), 50: (64, 256, 512, 1024, 2048)}  # He et al., table 1
-DEPTHS = (18, 50)
 
 
 def abstract(encoder):
@@ -20,7 +19,8 @@ def abstract(encoder):
   return jax.eval_shape(lambda: encoder.init(jax.random.key(0), image, train=False))
 
 
-@pytest.fixture(scope="module", params=DEPTHS)
+# test_public compares the deeper one, too.
+@pytest.fixture(scope="module", params=[18, pytest.param(50, marks=pytest.mark.slow)])
 def depth(request):
   return request.param
 

@@ -135,7 +135,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("num_devices", [1, 8])
+@pytest.mark.parametrize("num_devices", [pytest.param(1, marks=pytest.mark.slow), 8])
 @pytest.mark.parametrize("case", OPTIONS)
 def test_scores_are_those_of_the_probabilities(unet, case, num_devices, monkeypatch):
   """Many sizes, windows of several batches, devices without any window, a short last batch."""

@@ -249,7 +249,7 @@ def signed_distances_twin(mask):
   [{}, {"parts": 2}, {"padding": "valid"}, {"padding": "valid", "augmentation": WARPED}],
   ids=["plain", "in parts", "valid", "valid, augmented"],
 )
-@pytest.mark.parametrize("per", ["pixel", "image"])
+@pytest.mark.parametrize("per", ["pixel", pytest.param("image", marks=pytest.mark.slow)])
 def test_boundary_loss_by_a_map_of_the_labels(options, per, monkeypatch):
   """Kervadec et al. (2019), equation 5: sum over classes of probability times signed distance."""
 

@@ -300,7 +300,8 @@ def test_other_sizes_are_refused():
 
 @pytest.mark.parametrize("up", ["transposed", "resize"])
 @pytest.mark.parametrize(
-  "num_levels, stem_stride", [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (3, 2)]
+  "num_levels, stem_stride",
+  [(1, 1), (2, 1), (3, 1), (3, 2), *(pytest.param(n, 1, marks=pytest.mark.slow) for n in (4, 5))],
 )
 def test_context_of_padded_convolutions(num_levels, stem_stride, up):
   """A window sees the whole image's logits, but for `context` px along its inner edges."""

@@ -125,7 +125,11 @@ def test_up_conv_3x3_with_a_part_without_gradient():
   assert (products(False), products(True)) == (6, 5)
 
 
-@pytest.mark.parametrize("size, stride", [(2, 2), (4, 2), (16, 8), (9, 3), (32, 16)])
+@pytest.mark.parametrize(
+  "size, stride",
+  [(2, 2), (4, 2), pytest.param(16, 8, marks=pytest.mark.slow), (9, 3),
+   pytest.param(32, 16, marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_transposed_conv_equals_blocks(size, stride):
   """The form of `up_conv` for TPUs: values and gradients, in float64."""
   with jax.enable_x64(True):

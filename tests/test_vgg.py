@@ -91,6 +91,7 @@ def assert_close(ours, expected):
   np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow  # test_public_smp compares the encoder with torchvision's
 def test_equals_keras(weight_file, keras_values):
   """Five stages, and the classifier's layers as convolutions: 7x7 without padding sees it all."""
   model = FCN(1, VGG16(), padding="valid", final_stride=32)

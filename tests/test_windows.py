@@ -2,6 +2,7 @@
 
 import json
 import os
+from concurrent import futures
 from unittest import mock
 
 import numpy as np
@@ -61,6 +62,17 @@ def test_windows_of_a_tiff(kind, channels, tmp_path):
     found = image.read(*box)
     assert found.dtype == whole.dtype
     np.testing.assert_array_equal(found, whole[box])
+
+
+def test_threads_share_an_image(tmp_path, monkeypatch):
+  """There is one place in the file."""
+  monkeypatch.setattr(windows, "CACHE", 0)
+  path = write(tmp_path / "a.tif", RGB, photometric="rgb", tile=(16, 16), compression="zlib")
+  image = open_windows(path, ImageFormat(3))
+  with futures.ThreadPoolExecutor(4) as pool:
+    found = list(pool.map(lambda box: image.read(*box), boxes(150, 170, 100)))
+  for box, pixels in zip(boxes(150, 170, 100), found, strict=True):
+    np.testing.assert_array_equal(pixels, RGB[box])
 
 
 def test_mirrored_places(tmp_path):

@@ -1,6 +1,6 @@
 """Compiles training steps and predictions for TPUs and GPUs that are not there.
 
-python experiments/accelerators/compile.py --target=tpu:v5e:2x2 --out=results.json [--config=NAME]
+python experiments/accelerators/compile.py --target=tpu:v5e:2x2 --out=new.json [--config=NAME]
 
 Each program has a process of its own, because a compiler that gives up may end its process.
 """

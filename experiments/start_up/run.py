@@ -3,8 +3,8 @@
 python experiments/start_up/run.py --config=FILE [--config.KEY=VALUE ...] [--whole]
 
 Cold: an empty compilation cache; warm: the one that the cold start has filled. `--whole` trains
-to the end, too, with that cache, and prints the seconds of the run and its scores. Work directories
-are temporary.
+to the end, too, with that cache. Work directories are temporary; results.json keeps what is printed,
+by the flags.
 """
 
 import json
@@ -17,7 +17,8 @@ import time
 
 from jaxseg.start import asks_for_help
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 
 
 def start(flags, workdir, cache):
@@ -52,17 +53,26 @@ def main():
     return
   if not any(flag.startswith("--config=") for flag in flags):
     sys.exit("--config is missing; give it, as in --config=configs/unet_cells.py")
+  found = {}
   with tempfile.TemporaryDirectory() as folder:
     cache = f"{folder}/cache"
     for name in ("cold", "warm"):
-      seconds = seconds_to_first_step(flags, f"{folder}/{name}", cache)
-      print(f"{name}: {seconds:.1f} s to the first step", flush=True)
+      found[name] = seconds_to_first_step(flags, f"{folder}/{name}", cache)
+      print(f"{name}: {found[name]:.1f} s to the first step", flush=True)
     if "--whole" in sys.argv:
       began = time.perf_counter()
       status = start(flags, f"{folder}/whole", cache).wait()
-      seconds = time.perf_counter() - began
+      found["whole"] = time.perf_counter() - began
       scores = [line for line in map(json.loads, lines(f"{folder}/whole")) if "miou" in line]
-      print(f"whole: {seconds:.1f} s, status {status}, mean IoU {scores[-1]['miou']:.4f}")
+      if status:
+        sys.exit(pathlib.Path(f"{folder}/whole.log").read_text())
+      found |= {name: scores[-1][name] for name in ("miou", "pixel_accuracy")}
+      print(f"whole: {found['whole']:.1f} s, mean IoU {found['miou']:.4f}")
+  # Without the paths of this machine.
+  name = " ".join(flag for flag in flags if "=/" not in flag)
+  file = HERE / "results.json"
+  rows = json.loads(file.read_text()) if file.exists() else {}
+  file.write_text(json.dumps({**rows, name: found}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

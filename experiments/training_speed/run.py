@@ -4,7 +4,8 @@ python experiments/training_speed/run.py [NAME ...] [--rounds=3] [--torch=PYTHON
   [--precision=bfloat16]
 
 --torch names the Python of an environment with PyTorch, see README.md: its networks then run in
-turn with ours. Every figure is from a process of its own.
+turn with ours. Every figure is from a process of its own. results_DEVICE_PRECISION.json keeps them;
+those of other networks stay in it.
 """
 
 from jaxseg import spatial, start
@@ -109,6 +110,7 @@ def main():
     print(json.dumps(measure(flags.names[0], flags.precision)))
     return
   ours = [sys.executable, __file__, "--here", f"--precision={flags.precision}"]
+  file = HERE / f"results_{jax.default_backend()}_{flags.precision}.json"
   found = {name: {"jaxseg": [], "torch": []} for name in flags.names}
   for _ in range(flags.rounds):
     for name in flags.names:
@@ -117,8 +119,8 @@ def main():
         # PyTorch as it comes: without our settings of the allocator.
         result = run([flags.torch, HERE / "peer.py", name], GLIBC_TUNABLES="")
         found[name]["torch"].append(result)
-  file = HERE / f"results_{jax.default_backend()}_{flags.precision}.json"
-  file.write_text(json.dumps(found, indent=2) + "\n")
+  before = json.loads(file.read_text()) if file.exists() else {}
+  file.write_text(json.dumps({**before, **found}, indent=2) + "\n")
   for name, sides in found.items():
     for what in ("train", "predict"):
       medians = [float(np.median([r[what] for r in runs])) for runs in sides.values() if runs]

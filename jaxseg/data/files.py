@@ -210,6 +210,8 @@ def _header(image, start, num_bytes):
     dtype = np.dtype(np.uint8 if declared <= 8 else np.uint16)
   if (count := getattr(image, "n_frames", 1)) > 1:
     notes.append(f"{count} frames, of which only the first is read")
+  if "transparency" in image.info:  # a colour of PNG or GIF, or those of a palette
+    notes.append("transparency (alpha) is not used")
   shape = (image.height, image.width, len(names))
   sizes.check_size(shape, declared, num_bytes)
   # The method of PNG files would decode the whole image, to find Exif data at its end.

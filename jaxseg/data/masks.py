@@ -85,7 +85,7 @@ def read_mask(
     UserError: it cannot be decoded, or does not have one label per pixel.
   """
   if isinstance(data, polygons.CocoMask):
-    return _drawn(*polygons.draw_coco(data, json_place(data)), "COCO")
+    return _drawn(*polygons.draw_coco(data, json_place(data), notes), "COCO")
   if isinstance(data, Mapping):
     return _drawn(*_draw_layers(data, name, labels, orient), "PNG per label")
   if path := json_place(data):

@@ -161,11 +161,15 @@ def coco_masks(path: Path) -> dict[str, CocoMask]:
   }
 
 
-def draw_coco(mask: CocoMask, name: str) -> tuple[list[str], np.ndarray]:
+def draw_coco(
+  mask: CocoMask, name: str, notes: list[str] | None = None
+) -> tuple[list[str], np.ndarray]:
   """The mask of an image in a COCO file; smaller objects lie on larger ones.
 
   Crowds are "__ignore__", which is VOID. Polygons are rasterised by pycocotools.
 
+  Args:
+    notes: list that collects what is not used, in words that follow "FILE: ".
   Returns:
     see `draw_labelme`
   Raises:
@@ -175,6 +179,8 @@ def draw_coco(mask: CocoMask, name: str) -> tuple[list[str], np.ndarray]:
   for label, is_crowd, segmentation, number in mask.objects:
     runs = _runs(segmentation, mask.size, f"{name}: annotation {number} ({label[:40]!r})")
     objects.append((sum(runs[1::2]), IGNORE if is_crowd else label, runs))
+  if notes is not None and not all(area for area, *_ in objects):
+    notes.append("annotations without pixels are left out")
   names, columns = [BACKGROUND], np.zeros(height * width, np.uint8)  # runs go down the columns
   for _, label, runs in sorted(objects, key=lambda item: -item[0]):
     columns[np.repeat(np.arange(len(runs)) % 2 == 1, runs)] = _position(names, label, name)

@@ -7,6 +7,7 @@ import math
 import operator
 import os
 import pathlib
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -164,11 +165,12 @@ def _header(kind, shape, dtype):
 
 
 class _TiffReader:
-  """Reads windows of the pages that are the channels of an image."""
+  """Reads windows of the pages that are the channels of an image; threads may share it."""
 
   def __init__(self, tif, pages, name):
     self._file, self._pages = tif.filehandle, pages
     self._tiles, self._bytes = collections.OrderedDict(), 0
+    self._lock = threading.Lock()  # of the tiles, and of the place in the file
     for page in pages:
       height, width = _tile_size(page)
       samples = 1 if page.axes == "SYX" else page.samplesperpixel
@@ -179,7 +181,8 @@ class _TiffReader:
         )
 
   def read(self, rows, cols):
-    planes = [self._plane(number, rows, cols) for number in range(len(self._pages))]
+    with self._lock:
+      planes = [self._plane(number, rows, cols) for number in range(len(self._pages))]
     return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
 
   def _plane(self, number, rows, cols):
