@@ -3,8 +3,8 @@
 python experiments/start_up/run.py --config=FILE [--config.KEY=VALUE ...] [--whole]
 
 Cold: an empty compilation cache; warm: the one that the cold start has filled. `--whole` trains
-to the end, too, with that cache. Work directories are temporary; results.json keeps what is printed,
-by the flags.
+to the end, too, with that cache. Work directories are temporary; results.json keeps what is
+printed, by the flags.
 """
 
 import json
