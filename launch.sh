@@ -9,6 +9,7 @@
 #                                   copy the checkout to ~/jaxseg on every worker of a TPU VM
 #                                   (with gcloud), then ./launch.sh with these flags on all
 #
+# Paths in flags begin at the checkout, from wherever it is started.
 # PYTHON=...         the Python to use, 3.11 or newer (default: python3)
 # JAXSEG_EXTRAS=...  cuda, cuda12, tpu or nothing (default: what this machine needs)
 set -euo pipefail

@@ -14,10 +14,11 @@ from ml_collections import ConfigDict
 from jaxseg import UserError, parallel, settings
 from jaxseg.build import build_model, eval_name, open_split
 from jaxseg.checks import all_faults, check_memory
-from jaxseg.data.datasets import check_source, groups_of
+from jaxseg.data.datasets import groups_of
 from jaxseg.data.examine import Example, Finding, examine
 from jaxseg.data.files import few
 from jaxseg.data.input_pipeline import Mapped, eval_examples
+from jaxseg.data.source_checks import check_source
 from jaxseg.data_findings import class_rows, find, find_missing_crop_classes, grouped
 from jaxseg.data_page import Page, write_page
 from jaxseg.data_samples import Split, choose_samples, training_windows, with_black_and_white

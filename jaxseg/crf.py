@@ -11,8 +11,8 @@ import scipy.sparse as sp
 from jax import lax
 
 from jaxseg import UserError
+from jaxseg.metrics import MIN_PROB
 
-MIN_PROB = 1e-30  # keeps the logarithm of a probability finite
 PAIRS = 1 << 24  # pairs of pixels whose kernel the exact path holds at once: 64 MiB
 BLOCK = 1 << 17  # pixels that enter the lattice at once
 # The lattice is finer than that of Adams et al. (2010) by this factor and blurred twice, with a
@@ -159,7 +159,7 @@ def _separable_filter(h, w, sigma, weight):
 
 def _gaussian_blocks(length, sigma, weight):
   """`_gaussian_matrix` as [(rows, columns, f32[...])], without entries near 0."""
-  place, reach = np.arange(length), math.ceil(REACH * sigma)
+  place, reach = np.arange(length), min(math.ceil(REACH * sigma), length)
   kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
   norm = np.convolve(np.ones(length), kernel)[reach : reach + length] ** -0.5
   blocks = []

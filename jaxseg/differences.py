@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from jaxseg import UserError
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.metrics import bootstrap_intervals
-from jaxseg.per_image import PerImage
+from jaxseg.per_image import PerImage, single_scores
 from jaxseg.report_page import title_of
 
 NUM_CHANGED = 6  # images in pictures, of those that got better and of those that got worse
@@ -136,11 +136,7 @@ def _differences(first, second):
 
 
 def _flat(images, sums):
-  found = images.totals(sums)
-  iou = np.moveaxis(found["iou"], -1, 0)
-  named = {("iou", name): x for name, x in zip(images.classes, iou, strict=True)}
-  single = {name: x for name, x in found.items() if name not in ("iou", "dice", "accuracy")}
-  return single | named
+  return single_scores(images.totals(sums), images.classes)
 
 
 def verdict(name: str, interval: Sequence[float] | None) -> str:

@@ -10,11 +10,20 @@ import numpy as np
 from jaxseg import VOID, UserError
 from jaxseg.calibration import bins_of, calibration_error
 from jaxseg.data.datasets import connected_components
+from jaxseg.data.source_checks import check_labels
 from jaxseg.extremes import Extremes
 from jaxseg.instance_metrics import instance_scores
-from jaxseg.metrics import bootstrap_intervals, boundary_f1, class_pixels, confusion_matrix, scores
+from jaxseg.metrics import (
+  CLASS_SCORES,
+  MIN_PROB,
+  bootstrap_intervals,
+  boundary_f1,
+  class_pixels,
+  confusion_matrix,
+  scores,
+)
 from jaxseg.parallel import rows_of_processes, sum_over_processes
-from jaxseg.per_image import PerImage
+from jaxseg.per_image import PerImage, single_scores
 from jaxseg.predict import most_likely
 from jaxseg.printing import printable
 from jaxseg.surface_distances import surface_scores
@@ -22,7 +31,6 @@ from jaxseg.tally import NUM_BINS, Tally
 from jaxseg.together import agreed, json_from_all
 
 INSTANCE_SCORES = ("v_rand", "v_info", "warping_error")
-CLASS_SCORES = ("iou", "dice", "accuracy")
 LISTS = ("confusion", "reliability")  # of the result, not for the eye
 BOUNDARY_TOLERANCE = 0.0075  # of the image's diagonal, as in the SegNet paper
 
@@ -114,15 +122,9 @@ def score(
     ece = calibration_error(bins.reshape(*bins.shape[:-1], NUM_BINS, 3))
     return table.totals(sums) | {"ece": ece}
 
-  def with_class_iou(total):
-    found = scores_of(total)
-    iou = zip(classes, np.moveaxis(found["iou"], -1, 0), strict=True)
-    iou = {("iou", name): values for name, values in iou}
-    return {name: x for name, x in found.items() if name not in CLASS_SCORES} | iou
-
   sums = np.concatenate([table.sums(), bins], axis=-1)
   result = {name: readable(value, classes) for name, value in scores_of(sums.sum(0)).items()}
-  intervals = bootstrap_intervals(sums, with_class_iou)
+  intervals = bootstrap_intervals(sums, lambda total: single_scores(scores_of(total), classes))
   result |= {f"{name}_interval": x for name, x in intervals.items() if isinstance(name, str)}
   if intervals:
     result["iou_interval"] = {name: intervals.get(("iou", name)) for name in classes}
@@ -204,10 +206,7 @@ def _same(x, y):
 def checked(examples: Iterable[Mapping[str, Any]], num_classes: int) -> Iterator[Mapping]:
   """The examples; raises UserError for a label of a mask that is no class."""
   for example in examples:
-    pixels = np.bincount(example["mask"].ravel(), minlength=VOID)
-    if wrong := np.flatnonzero(pixels[num_classes:VOID]).tolist():
-      label = num_classes + wrong[0]
-      raise UserError(f"a mask holds {label}, which is no label of {num_classes} classes")
+    check_labels(example, num_classes)
     yield example
 
 
@@ -231,7 +230,7 @@ def cross_entropy_sum(mask: np.ndarray, probs: np.ndarray) -> float:
     return math.nan
   valid = mask != VOID
   truth = np.take_along_axis(probs[valid], mask[valid][:, None], axis=-1)
-  return -np.log(np.maximum(truth, 1e-30)).sum(dtype=np.float64)
+  return -np.log(np.maximum(truth, MIN_PROB)).sum(dtype=np.float64)
 
 
 def score_instances(example: Mapping[str, Any], labels: np.ndarray) -> list[float]:

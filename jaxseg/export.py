@@ -62,6 +62,8 @@ def describe(info: DatasetInfo, output: str, onnx_size: Sequence[int]) -> dict[s
       "channels": {1: "grey", 3: "RGB"}.get(info.channels, "bands"),
       "value_range": list(full_range(info)),  # black and white, of all channels or of each
       "image_format": dataclasses.asdict(info.image_format(info.dtype)),
+      "clip": info.clip,
+      "display_bands": list(info.display_bands),
     },
     "output": {
       "labels": {"dtype": "uint8", "shape": free},

@@ -9,6 +9,7 @@ from jaxseg import UserError, export, parallel, workdirs
 from jaxseg.data.decode import DatasetInfo, to_picture
 from jaxseg.data.encoded import Notes
 from jaxseg.data.resize import convert
+from jaxseg.packed import digest
 from jaxseg.predict import most_likely
 
 
@@ -22,9 +23,13 @@ def read_exported(path: pathlib.Path) -> tuple[DatasetInfo, Callable, int | None
   if not path.is_file():
     raise UserError(f"no file {path}: correct the path, or export the run first")
   info, about = _read_description(path)
-  notes = Notes(is_trained=True)
+  notes, content = Notes(is_trained=True), path.read_bytes()
+  known = about.get("sha256", {path.name: digest(content)})  # older ones have none
+  if known.get(path.name) != digest(content):
+    text = f"{path} is damaged, or its classes.json is of another export: export the run again"
+    raise UserError(text)
   try:
-    call = export.load_stablehlo(path.read_bytes())
+    call = export.load_stablehlo(content)
   except Exception as error:  # of any kind, for damaged files
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
     text = f"{path} is damaged, or of another JAX ({reason}): export the run again"
@@ -60,6 +65,8 @@ def _read_description(path):
       "value_range": tuple(stored["stored_as_black_and_white"]),
       "dtype": "uint8",
     }
-    return DatasetInfo(tuple(about["classes"]), palette, **fmt), about
+    display = {"clip": stored.get("clip", True)}
+    display["display_bands"] = tuple(stored.get("display_bands", ()))
+    return DatasetInfo(tuple(about["classes"]), palette, **fmt, **display), about
   except (AttributeError, IndexError, KeyError, TypeError) as error:
     raise UserError(f"{place} is damaged ({error!r}): {remedy}") from error

@@ -164,7 +164,7 @@ def figures(found: Iterable[str]) -> Iterator[str]:
 
 def class_name(name: str, color: Sequence[int]) -> str:
   """The name of a class beside its colour, (R, G, B)."""
-  color = ",".join(map(str, color))
+  color = ",".join(f"{value:d}" for value in color)
   swatch = f'<span class="swatch" style="background:rgb({color})"></span>{escape(name)}'
   return f'<span class="name">{swatch}</span>' if len(name) <= 20 else swatch
 

@@ -25,7 +25,8 @@ def watch() -> None:
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
   signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-  os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+  if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
   sys.excepthook = _hook
   threading.Thread(target=_listen, args=(reader,), name="interrupts", daemon=True).start()
 

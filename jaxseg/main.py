@@ -6,6 +6,7 @@ if __name__ == "__main__":
   start.prepare()  # before JAX is imported
 
 import functools
+import os
 import pathlib
 import re
 import sys
@@ -80,6 +81,8 @@ def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str | None], li
       if overrides.setdefault(key, text) != text:
         say(f"note: --config.{key} is given twice; the last counts, {text!r}", sys.stderr)
       overrides[key] = text
+    elif re.match("--?(workdir|model|input|output)=", argument):  # shells leave ~ as it is there
+      others.append(re.sub("(?<=[=,])~(?=/|,|$)", lambda x: os.path.expanduser(x[0]), argument))
     else:
       others.append(argument)
   return overrides, others
@@ -204,8 +207,10 @@ def configure(
   donor = overrides.get("model.init_from")
   if config is None and donor and MODE.value == "train":  # a new run like that one
     config = public.read_config(donor) or read_run(donor)
-    if config is not None:  # a temperature is of one checkpoint
-      config = settings.override(config, {"predict.temperature": 0.0})
+    if config is None:
+      raise UserError(f"{donor} has no checkpoint: correct --config.model.init_from")
+    # A temperature is of one checkpoint.
+    config = settings.override(config, {"predict.temperature": 0.0})
   if config is None and MODE.value == "report" and (workdir / "evaluation.json").is_file():
     config = settings.from_run({})  # of a network that was trained elsewhere
   if config is None:

@@ -9,6 +9,8 @@ from jaxseg import VOID, UserError
 
 NUM_RESAMPLES, CHUNK = 1000, 100
 MAX_MISSING = 0.025  # part of the resamples that may lack a score
+CLASS_SCORES = ("iou", "dice", "accuracy")  # of `scores`, those whose last axis is that of classes
+MIN_PROB = 1e-30  # of a class: keeps its logarithm finite
 
 
 def confusion_matrix(mask: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxseg import VOID, __version__
 from jaxseg.data.decode import DatasetInfo
-from jaxseg.evaluation import CLASS_SCORES
+from jaxseg.metrics import CLASS_SCORES
 from jaxseg.printing import printable, shown
 from jaxseg.report_page import title_of
 

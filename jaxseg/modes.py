@@ -4,6 +4,7 @@ import collections.abc
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import sys
 from typing import Any
@@ -96,6 +97,8 @@ def evaluate(
   Raises:
     UserError: nothing trained there, no data, or a key that contradicts the network.
   """
+  if output:
+    _check_output(output, workdir)
   segmenter = load_run(workdir, overrides or {}, config)
   with settings.config_errors():
     config = segmenter.config
@@ -128,6 +131,14 @@ def evaluate(
       results.write_page(folder, line, info, evaluation, config)
   given = {"overrides": overrides} if overrides else {}
   return {"split": split, "step": step, **given, **evaluation.result}
+
+
+def _check_output(folder, workdir):
+  """Raises UserError for a folder whose own scores an evaluation would replace."""
+  folder, own = pathlib.Path(folder), workdirs.run_of(workdir)
+  packed.check_is_none(folder, "give another --output")
+  if folder.resolve() != own.resolve() and (folder / "config.json").is_file():
+    raise UserError(f"{folder} is another run, whose scores would be lost: give another --output")
 
 
 def print_scores(result: dict) -> None:
@@ -168,6 +179,8 @@ def export_run(
         "an exported file has neither dense CRF nor several scales: set config.crf.num_iterations "
         "to 0 and config.predict.scales to (1.0,)"
       )
+    if public.is_published(workdir) and not config.data.dtype and info.value_range:
+      raise UserError("`value_range` is set: set `dtype` to the type of the images, too")
     if not parallel.is_main():
       return
     run = export.whole_image(
@@ -181,9 +194,8 @@ def export_run(
       temperature=config.predict.temperature or 1.0,
     )
   workdirs.make_folder(output, "--output")
-  about = export.describe(info, options.output, options.onnx_size)
-  workdirs.write_json(output / "classes.json", {"step": segmenter.step, **about})
-  images = sample_images(config, info)
+  # Somebody else's config may name any data set, which would be downloaded.
+  images = sample_images(config, info, is_own=not packed.is_packed(workdir))
   step = export.file_step(segmenter.model)
   if data.fit == "crop" and input_step(segmenter.model) < step == INPUT_STEP:
     say(f"note: the files mirror images up to multiples of {step} px, which --mode=predict does "
@@ -192,11 +204,19 @@ def export_run(
     images = [export.fit_size(image, size) for image, size in zip(images, sides, strict=True)]
   stablehlo = export.to_stablehlo(run, info.channels, info.dtype)
   predict = segmenter.predict
+  files = {"model.stablehlo": stablehlo}
   write_artefact(output / "model.stablehlo", stablehlo, export.load_stablehlo, predict, images)
   if options.onnx_size:
-    onnx = export.to_onnx(run, options.onnx_size, info.channels, info.dtype)
+    files["model.onnx"] = onnx = export.to_onnx(
+      run, options.onnx_size, info.channels, info.dtype
+    )
     images = [export.fit_size(image, options.onnx_size) for image in images]
     write_artefact(output / "model.onnx", onnx, export.load_onnx, predict, images)
+  else:
+    (output / "model.onnx").unlink(missing_ok=True)  # of another export
+  about = export.describe(info, options.output, options.onnx_size)
+  about["sha256"] = {name: packed.digest(content) for name, content in files.items()}
+  workdirs.write_json(output / "classes.json", {"step": segmenter.step, **about})
 
 
 def write_artefact(
@@ -215,17 +235,26 @@ def write_artefact(
   text = f"{share:.4%} of the pixels of {len(images)} images have the network's label"
   if share < 0.999:
     raise UserError(f"{path} is not written: only {text}; this is a bug, please report it")
-  path.write_bytes(content)
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_bytes(content)
+  os.replace(temporary, path)
   say(f"{path}: {len(content) / 2**20:.1f} MiB, {text}")
 
 
-def sample_images(config: ConfigDict, info: DatasetInfo) -> list[np.ndarray]:
+def sample_images(
+  config: ConfigDict, info: DatasetInfo, is_own: bool = True
+) -> list[np.ndarray]:
   """Images spread over the evaluation split, u8[H,W,D]; random ones if it cannot be used.
 
   The random ones are of an odd size, which no stride divides.
+
+  Args:
+    is_own: use the split even if it has to be downloaded.
   """
   num_images = config.export.num_images
   try:
+    if not (is_own or config.data.data_dir):
+      raise UserError("not here")
     found, source = build.open_split(config, "eval", value_range=info.value_range)
     if found.channels != info.channels:
       raise UserError("images of another kind")

@@ -22,8 +22,8 @@ def normalize(image: jax.Array, value_range: Sequence = (), clip: bool = True) -
   Args:
     image: u8, u16 or f32 [...,D].
     value_range: (low, high) of black and white, or D of these pairs; () for the full range of the
-      type, which for f32 is [0, 1].
-    clip: cuts values beyond black and white off.
+      type; f32 is then passed on as it is, and has to be in [0, 1].
+    clip: with a value_range, cuts values beyond black and white off.
   """
   x = image.astype(jnp.float32)
   if not value_range:

@@ -10,13 +10,16 @@ from jaxseg import UserError
 
 
 def muon(betas: tuple[float, float], epsilon: float) -> optax.GradientTransformation:
-  """Muon (Jordan et al. 2024): momentum with its singular values made equal; NAdam for vectors.
+  """Muon (Jordan et al. 2024): momentum with its singular values made equal.
+
+  NAdam for vectors and for depthwise kernels [k,k,C].
 
   A kernel [k,k,C,D] counts as a matrix [k k C,D]. Steps have the size of Adam's (Liu et al. 2025,
   "Muon is scalable for LLM training", section 2.2), so that learning rates of the two compare.
 
   Args:
-    betas, epsilon: of NAdam; Muon's own momentum is 0.95.
+    betas: of NAdam; Muon's own momentum is 0.95.
+    epsilon: of both; Muon adds it to the norm that it divides a kernel's momentum by.
   """
 
   def matrices(params):
@@ -99,7 +102,7 @@ def make_optimizer(
     name: key of OPTIMIZERS.  learning_rate: a number, or a function of the step.
     momentum: of "sgd".
     betas: decay rates of Adam's first and second moment (Kingma and Ba 2015, algorithm 1); in
-      "muon" of what is no kernel.  epsilon: what keeps its denominator from 0.
+      "muon" of vectors and depthwise kernels.  epsilon: what keeps its denominator from 0.
     weight_decay: of kernels, not of biases and normalisations: added to the gradient times the
       weight ("adam", "sgd"), or to the step ("adamw", "muon").
     clip_norm: > 0 scales the gradient of all trained parameters together down to this Euclidean

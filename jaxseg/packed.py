@@ -38,10 +38,12 @@ def find(source: Path) -> Path:
     return source
   folder = hub.download(source, NAMES)
   if not is_packed(folder):
+    name, _, revision = source[len(hub.PREFIX) :].partition("@")
+    name += f" --revision={revision}" if revision else ""
     raise UserError(
       f"{source} is no network that jaxseg has packed: correct the name; one of "
-      f"segmentation_models.pytorch is read from a folder: hf download {source[len(hub.PREFIX):]} "
-      "--local-dir=DIR, then --model=DIR"
+      f"segmentation_models.pytorch is read from a folder: hf download {name} --local-dir=DIR, "
+      "then --model=DIR"
     )
   return folder
 

@@ -28,7 +28,8 @@ from jaxseg import (
   settings,
   workdirs,
 )
-from jaxseg.evaluation import CLASS_SCORES, check_evaluation
+from jaxseg.evaluation import check_evaluation
+from jaxseg.metrics import CLASS_SCORES
 from jaxseg.model_card import Facts, repository, write_card
 from jaxseg.notebook import warn
 from jaxseg.packed import CARD, CONFIG, NAMES, PICTURE, SCORES, WEIGHTS
@@ -37,6 +38,7 @@ from jaxseg.printing import say
 from jaxseg.segmenter import load_run
 
 NEEDED = {"miou", "num_images", *CLASS_SCORES}  # of evaluation.json
+SPEED = ("data.num_threads", "data.num_workers", "data.cache_mb")  # nothing else depends on them
 PLACE = re.compile(r"[/\\~]|\.\.|\w:[/\\]|\w+://", re.ASCII)  # how a path on a machine begins
 
 
@@ -63,6 +65,9 @@ def pack(
   root, step = workdirs.run_of(workdir), segmenter.step
   values = shareable(settings.config_values(segmenter.config))
   scores = scores_of(root, step, segmenter.config, workdir)
+  num_evaluations = _num_evaluations(root, scores)
+  if scores:
+    scores["split"] = _without_place(scores["split"])
   files = {SCORES: _json(scores)} if scores else {}
   if picture:
     files[PICTURE] = _picture(root, step)
@@ -76,7 +81,7 @@ def pack(
     models.num_parameters(segmenter.variables),
     _num_images(root, step),
     scores,
-    _num_evaluations(root, scores),
+    num_evaluations,
     _own_parts(values),
     PICTURE if picture else "",
   )
@@ -104,20 +109,28 @@ def shareable(values: Mapping[str, Any]) -> dict[str, Any]:
   Names of classes and the like, which are no paths, stay as they are.
   """
   declared = settings.declared_keys()
-  is_file = bool(values["data.data_dir"]) or os.path.exists(values["data.source"])
+  folder, source = values["data.data_dir"], values["data.source"]
+  # Names of data sets have a slash, too.
+  is_file = os.path.exists(os.path.join(folder, source)) or folder and pathlib.Path(source).suffix
   places = {"model.pretrained", "model.init_from"} | ({"data.source"} if is_file else set())
 
   def strip(name, value):
     if isinstance(value, tuple) and name not in declared:
       return tuple(strip(name, x) for x in value)
-    is_place = isinstance(value, str) and (name in places or PLACE.match(value))
-    return pathlib.PureWindowsPath(value).name if is_place else value
+    if not isinstance(value, str):
+      return value
+    return pathlib.PureWindowsPath(value).name if name in places else _without_place(value)
 
   found = {name: strip(name, value) for name, value in values.items()}
   if values["model.init_from"].startswith("hf:"):
     found["model.init_from"] = values["model.init_from"]
   machine = [name for name in declared if name.startswith("parallel.")]
   return found | {name: declared[name].default for name in ("data.data_dir", *machine)}
+
+
+def _without_place(text):
+  """The last name of a path on this machine; other texts as they are."""
+  return pathlib.PureWindowsPath(text).name if PLACE.match(text) else text
 
 
 def scores_of(
@@ -137,11 +150,14 @@ def scores_of(
   if latest:
     check_evaluation(latest, path, remedy)
   saved = checkpoint_files.read(root, step, "metrics").get("metrics")
+  overrides = latest.pop("overrides", {})
+  others = [x for x in overrides if x.startswith("data.") and x not in SPEED]
   own, theirs = (
     {name: x for name, x in options.items() if name.startswith(("predict.", "crf."))}
-    for options in (settings.changed(config, run), latest.pop("overrides", {}))
+    for options in (settings.changed(config, run), overrides)
   )
   is_same = (latest.get("step"), latest.get("split"), theirs) == (step, split, own)
+  is_same &= saved is not None or not others  # which may be of other data
   if is_same and latest.keys() >= NEEDED:
     # The version before did not note its options.
     if saved is None or math.isclose(latest["miou"], saved["miou"], abs_tol=1e-4):

@@ -5,14 +5,25 @@ import dataclasses
 import io
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from jaxseg import UserError
-from jaxseg.metrics import scores
+from jaxseg.metrics import CLASS_SCORES, scores
 
 COUNTS = ("right", "true", "predicted")  # pixels of each class, as in docs/metrics.md
+
+
+def single_scores(found: Mapping[Any, np.ndarray], classes: Sequence[str]) -> dict:
+  """Scores whose last axis is that of classes as one for each: {..., ("iou", class): f64[...]}.
+
+  Of the scores of classes, only the IoU.
+  """
+  iou = zip(classes, np.moveaxis(found["iou"], -1, 0), strict=True)
+  single = {name: x for name, x in found.items() if name not in CLASS_SCORES}
+  return single | {("iou", name): x for name, x in iou}
 
 
 @dataclasses.dataclass(frozen=True)

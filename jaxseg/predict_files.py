@@ -223,7 +223,8 @@ def predict_files(
         for example, labels in predict(
           examples(pages, waiting), reduce=most_likely, progress=progress
         ):
-          write(waiting.pop(0), example["image"], labels)
+          write(waiting[0], example["image"], labels)
+          del waiting[0]
         return
       except (UserError, MemoryError, jax.errors.JaxRuntimeError) as error:
         if not waiting:
@@ -276,7 +277,7 @@ def write_legend(folder: pathlib.Path, info: DatasetInfo, overlays: Iterable[str
     overlays: names of the files there. If one is legend.png, it becomes legend_of_classes.png.
   """
   name = "legend.png"
-  while name in overlays:
+  while name in {x.casefold() for x in overlays}:  # some file systems do not tell them apart
     name = name.replace(".png", "_of_classes.png")
   legend(folder / f".{name}", info.classes, info.palette)
   os.replace(folder / f".{name}", folder / name)

@@ -17,7 +17,7 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from jaxseg import UserError, faults, parallel, peers, settings
+from jaxseg import UserError, faults, packed, parallel, peers, settings
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.files import few, num_pages
 from jaxseg.data.windows import WindowedImage, is_large
@@ -63,7 +63,9 @@ def predict_folder(
   number, count = parallel.this_process()
   with agreed(output), settings.config_errors():
     data, info = segmenter.config.data, segmenter.info
-    listing = Listing(source, output, data.images, data.masks)
+    # Patterns of somebody else's files say nothing about these.
+    patterns = ("", "") if packed.is_packed(workdir) else (data.images, data.masks)
+    listing = Listing(source, output, *patterns)
     make_folder(output / OVERLAYS, "--output")
     if number == 0:
       write_legend(output / OVERLAYS, info, listing.legends)
@@ -146,7 +148,8 @@ def mark(segmenter: Segmenter) -> str:
     digest.update(np.ascontiguousarray(leaf))
   config = flatten(segmenter.config.to_dict())
   names = [name for name in config if name.split(".")[0] in ("model", "predict", "crf")]
-  options = [config[name] for name in sorted([*names, "data.fit", "data.image_size"])]
+  names += ["data.fit", "data.image_size", "train.precision"]
+  options = [config[name] for name in sorted(names)]
   digest.update(json.dumps([options, dataclasses.asdict(segmenter.info)]).encode())
   return digest.hexdigest()[:16]
 

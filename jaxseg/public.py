@@ -7,6 +7,7 @@ segmentation_models.pytorch, see `public_smp`.
 import dataclasses
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ from jaxseg.public_torchvision import PUBLISHED, recognise
 from jaxseg.workdirs import has_checkpoint
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")  # of weight files of PyTorch
+NAME = re.compile(r"[a-z_]{2,}:\w+")  # no path, such as runs/10:30 or C:\runs
 
 
 def is_published(source: str | os.PathLike) -> bool:
@@ -33,7 +35,8 @@ def is_published(source: str | os.PathLike) -> bool:
   path = pathlib.Path(source)
   if path.is_dir():
     return public_smp.is_smp(path) and not has_checkpoint(path)
-  return (":" in os.fspath(source) and not path.exists()) or path.suffix in SUFFIXES
+  is_name = NAME.fullmatch(os.fspath(source)) and not path.exists()
+  return bool(is_name) or path.suffix in SUFFIXES
 
 
 def check_source(source: str | os.PathLike) -> None:
@@ -149,6 +152,7 @@ def with_data(
   """
   own = network_values(saved)
   if config is not None:
+    settings.check(config)
     saved = settings.override(config, {**own, "data.fit": saved.data.fit})
   config = settings.override(saved, overrides)
   values = settings.config_values(config)
@@ -186,6 +190,7 @@ def with_names(info: DatasetInfo, config: ConfigDict, source: str | os.PathLike)
     info = dataclasses.replace(info, classes=tuple(data.classes))
   return dataclasses.replace(
     info,
+    dtype=data.dtype or info.dtype,
     value_range=data.value_range,
     bands=data.bands,
     orient=data.exif_orientation,

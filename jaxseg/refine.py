@@ -9,6 +9,7 @@ import numpy as np
 from jaxseg import UserError
 from jaxseg.calibration import at_temperature
 from jaxseg.crf import dense_crf
+from jaxseg.metrics import MIN_PROB
 from jaxseg.ops import resizing_matrix
 from jaxseg.predict import no_progress
 
@@ -80,10 +81,13 @@ def with_temperature(predict: Callable, temperature: float) -> Callable:
   if temperature == 1.0:
     return predict
 
+  def row_of(probs):
+    log_probs = np.log(np.maximum(probs, MIN_PROB))
+    return np.exp(at_temperature(log_probs, temperature)).astype(np.float32)
+
   def tempered(variables, examples, reduce=None, progress=no_progress):
     for example, probs in predict(variables, examples, progress=progress):
-      log_probs = np.log(np.maximum(probs, np.finfo(np.float32).tiny))
-      probs = np.exp(at_temperature(log_probs, temperature)).astype(np.float32)
+      probs = np.stack([row_of(row) for row in probs])  # in float64, one at a time
       yield example, reduce(probs) if reduce else probs
 
   return tempered

@@ -1,6 +1,7 @@
 """--mode=report: the page of a run's latest evaluation, or of what differs between several."""
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -26,12 +27,15 @@ from jaxseg.data.folder import default_palette
 from jaxseg.differences import Run, changed_most, compare
 from jaxseg.evaluation import check_evaluation, tally_probs
 from jaxseg.extremes import draw_panels, ends
+from jaxseg.metrics import class_pixels
 from jaxseg.platforms import usual_rules
 from jaxseg.report_page import Evaluation
 from jaxseg.segmenter import load_run
 from jaxseg.tally import Tally, for_scores
 
 Place = str | pathlib.Path
+FREE = ("data.data_dir", "data.source", "data.num_threads", "data.num_workers", "data.cache_mb",
+        "eval.batch_size")  # fmt: skip
 
 
 @usual_rules()
@@ -49,13 +53,16 @@ def report(
   Args:
     places: work directory, or several; the first is what the others are compared with.
     output: folder of the page; "" is plots/ of the first run.
-    overrides: keys that differ from the runs' configs, such as {"data.data_dir": FOLDER}.
+    overrides: keys that differ from the runs' configs and do not change predictions: where the data
+      are, {"data.data_dir": FOLDER}, and how fast they are read.
   Returns:
     path of the page, report.html or comparison.html
   Raises:
     UserError: a run that was not evaluated, or that does not compare with the first.
   """
   overrides = dict(overrides or {})
+  if other := [name for name in overrides if name not in FREE and not name.startswith("parallel.")]:
+    raise UserError(f"config.{min(other)} does not change what a report shows: evaluate with it")
   places = [places] if isinstance(places, str | pathlib.Path) else list(places)
   if not places or not all(str(place).strip() for place in places):
     raise UserError(f"{','.join(map(str, places))!r} names no run: give work directories, as A,B")
@@ -132,8 +139,8 @@ def read_evaluation(place: Place) -> Run:
   images = per_image.read(place / "per_image.csv", info.classes, remedy)
   if images is None:
     raise UserError(f"{place} has no per_image.csv; {remedy}")
-  hits = np.diagonal(np.array(result["confusion"], np.int64))
-  if hits.tolist() != images.pixels[:, 0].sum(0).tolist():
+  counts = class_pixels(np.array(result["confusion"], np.int64))
+  if not np.array_equal(counts, images.pixels.sum(0)):
     raise UserError(f"{path} and per_image.csv are of different evaluations; {remedy}")
   overrides = result.get("overrides", {})
   config = settings.override(config, overrides)
@@ -149,9 +156,10 @@ def _info(place, config, classes):
   except UserError:
     info = None
   if info is None or tuple(info.classes) != classes:
-    palette = config.data.palette
-    palette = palette if len(palette) == len(classes) else default_palette(len(classes))
-    return DatasetInfo(classes, palette, config.data.channels)
+    about = {"classes": classes, "palette": config.data.palette, "channels": config.data.channels}
+    if packed.wrong_entries(json.loads(json.dumps(about))):  # as of a file
+      about |= {"palette": default_palette(len(classes)), "channels": 3}
+    return DatasetInfo(**about)
   return info
 
 

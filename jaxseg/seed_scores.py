@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from jaxseg import UserError, settings, workdirs
-from jaxseg.evaluation import CLASS_SCORES, check_evaluation
+from jaxseg.evaluation import check_evaluation
+from jaxseg.metrics import CLASS_SCORES
 from jaxseg.printing import printable
 
 SUMMARY = "seeds.json"
@@ -85,7 +86,7 @@ def table(summary: Mapping[str, Any]) -> str:
   rows = []
   for name, value in summary.items():
     if isinstance(value, dict):
-      parts = {"": value} if "values" in value else value
+      parts = value if name in CLASS_SCORES else {"": value}
       rows += [(f"{name} {part}".strip(), x) for part, x in parts.items()]
   width = max(len(printable(name)) for name, _ in rows)
   heads = "".join(f"{f'seed {seed}':>10}" for seed in summary["seeds"])

@@ -30,6 +30,7 @@ from jaxseg.exported import read_exported
 from jaxseg.images import to_images
 from jaxseg.platforms import usual_rules
 from jaxseg.predict import most_likely
+from jaxseg.printing import printable
 from jaxseg.unused_keys import warn_of_unused
 from jaxseg.visualize import overlay
 from jaxseg.workdirs import read_temperature, run_of
@@ -61,7 +62,7 @@ class Segmenter:
 
   def __repr__(self) -> str:
     name = self.config.model.name if self.config else "exported network"
-    return f"Segmenter({name}, step {self.step}: {', '.join(self.classes)})"
+    return printable(f"Segmenter({name}, step {self.step}: {', '.join(self.classes)})")
 
   @property
   def classes(self) -> tuple[str, ...]:

@@ -206,6 +206,11 @@ def _read_packed(folder):
   known = {*keys, *(declared.was for declared in keys.values())}
   loss = "train.losses."  # of one's own, or a newer one: as in runs, only training needs it
   packed.check_keys(folder, [x for x in values if x not in known and not x.startswith(loss)])
+  names = {*known, *values}
+  groups = {name[:i] for name in names for i, letter in enumerate(name) if letter == "."}
+  if wrong := names & groups:
+    where = f"{folder}/{packed.CONFIG}: config.{min(wrong)[:80]}"
+    raise UserError(f"{where} is both a key and a group of keys: {packed.REMEDY}")
   others = {
     "augment.extra": {"augment.extra": ()},
     "data.name": {"data.name": "folder", **{f"data.{x}": about["info"][x] for x in FOLDER}},

@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from jaxseg import VOID, parallel
+from jaxseg.metrics import MIN_PROB
 from jaxseg.predict import Part, Predictor, Window, enlarged_probs, no_progress
 
 NUM_BINS = 15  # of confidence, as in Guo et al. (2017)
@@ -102,7 +103,7 @@ def tally(probs: jax.Array, mask: jax.Array) -> Found:
     cpu=bin_by_scatter,
     default=bin_by_product,
   )
-  loss = jnp.where(valid, -jnp.log(jnp.maximum(chosen, 1e-30)), 0.0).sum(axis=-1)
+  loss = jnp.where(valid, -jnp.log(jnp.maximum(chosen, MIN_PROB)), 0.0).sum(axis=-1)
   is_finite = jnp.isfinite(probs.sum(axis=(1, 2)))  # probabilities are not negative
   confidence = jnp.round(255 * top).astype(jnp.uint8)
   return Found(counts, jnp.where(is_finite, loss, jnp.nan), bins, labels, confidence)
@@ -136,11 +137,12 @@ def count_by_scatter(
 def count_by_product(
   probs: jax.Array, mask: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """The same by a matrix product for each line, exact, as no line has 2^24 pixels."""
+  """The same by a matrix product, or by one for each line: float32 counts up to 2^24 pixels."""
   truth, found = (x[..., None] == jnp.arange(probs.shape[-1]) for x in (mask, labels))
   one_hot = truth.astype(jnp.bfloat16), found.astype(jnp.bfloat16)
-  counts = jnp.einsum("hwi,hwj->hij", *one_hot, preferred_element_type=jnp.float32)
-  counts = counts.astype(jnp.int32).sum(axis=0, dtype=jnp.int32)
+  sums = "hwi,hwj->ij" if mask.size < 2**24 else "hwi,hwj->hij"
+  counts = jnp.einsum(sums, *one_hot, preferred_element_type=jnp.float32).astype(jnp.int32)
+  counts = counts.reshape(-1, *counts.shape[-2:]).sum(axis=0, dtype=jnp.int32)
   return counts, jnp.where(truth, probs, 0.0).sum(axis=-1)
 
 

@@ -21,7 +21,8 @@ from jaxseg import (
 from jaxseg.calibration import at_temperature, bins_of, calibration_error, fit_temperature
 from jaxseg.data.encoded import read_as_trained
 from jaxseg.data.input_pipeline import eval_examples
-from jaxseg.evaluation import check_classes
+from jaxseg.evaluation import check_classes, checked
+from jaxseg.metrics import MIN_PROB
 from jaxseg.notebook import progress
 from jaxseg.platforms import usual_rules
 from jaxseg.segmenter import load_run
@@ -63,7 +64,11 @@ def calibrate(
   if own is not None and own.predict.temperature:
     raise UserError(f"the config of {workdir} sets predict.temperature={own.predict.temperature}, "
                     "which comes before what would be found: train with 0")  # fmt: skip
-  overrides = {**(overrides or {}), "predict.temperature": 1.0}
+  overrides = {**(overrides or {})}
+  if other := [name for name in overrides if name.startswith(("predict.", "crf."))]:
+    raise UserError(f"a temperature is for the run's own predictions: leave out "
+                    f"--config.{min(other)}")  # fmt: skip
+  overrides["predict.temperature"] = 1.0
   segmenter = load_run(workdir, overrides, config)
   config = segmenter.config
   found = parallel.on_main(_fit, config, segmenter)
@@ -82,14 +87,16 @@ def _fit(config, segmenter):
     predict = predictors.build_predictor(config, segmenter.model, info)
     most = min(MAX_PIXELS, max(1, MAX_VALUES // (len(source) * len(info.classes))))
     examples = eval_examples(source, num_threads=config.data.num_threads)
-    predictions = predict(segmenter.variables, examples)
+    predictions = predict(segmenter.variables, checked(examples, len(info.classes)))
     for example, probs in progress(predictions, total=len(source), desc="predicting", leave=False):
       chosen = np.flatnonzero(example["mask"] != VOID)
       if len(chosen) > most:
         chosen = rng.choice(chosen, most, replace=False)
       if len(chosen):
         probs = probs.reshape(-1, probs.shape[-1])[chosen]
-        images.append(np.log(np.maximum(probs, np.finfo(np.float32).tiny)))
+        if not np.isfinite(probs).all():
+          raise UserError("the network's output is not finite: calibrate another checkpoint")
+        images.append(np.log(np.maximum(probs, MIN_PROB)))
         labels.append(example["mask"].ravel()[chosen])
     if not images:
       raise UserError("no pixel of the images has a label; correct `eval_split` or the masks")

@@ -31,9 +31,10 @@ from jaxseg import (
   settings,
   spatial,
 )
-from jaxseg.data import changes, datasets
+from jaxseg.data import changes
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.input_pipeline import Cached, fitted_source, with_fast_jpeg
+from jaxseg.data.source_checks import check_source, with_checked_labels
 from jaxseg.data.stored import Kept, Stored, store
 from jaxseg.first_pass import class_counts, measured_range, share
 from jaxseg.initial_state import new_state, pretrained_state
@@ -88,13 +89,14 @@ def _train(config, workdir):
   info, source = build.open_split(config, "train", value_range=value_range)
   checks.check_with_data(config, info)
   eval_info, eval_source = build.open_split(config, "eval", value_range=value_range)
-  datasets.check_source(source, info)
+  check_source(source, info)
   examples = {"train": changes.digest(source), "eval": changes.digest(eval_source)}
-  datasets.check_source(eval_source, dataclasses.replace(info, dtype=eval_info.dtype))
+  check_source(eval_source, dataclasses.replace(info, dtype=eval_info.dtype))
   eval_source = Cached(eval_source, config.data.cache_mb << 20)
   model = build.build_model(config, info)
   if config.data.fast_jpeg:
     source = with_fast_jpeg(source, size - 2 * model.margin)
+  source = with_checked_labels(source, len(info.classes))
   epoch_steps = len(source) / options.batch_size
   num_steps = max(1, round(options.num_epochs * epoch_steps))
   optimizer, learning_rate = build.build_optimizer(config, num_steps, epoch_steps)

@@ -123,7 +123,7 @@ def border_weight(instances: jax.Array, *, w0: float = 10.0, sigma: float = 5.0)
     f32[H,W] >= 0; zero inside cells, and everywhere if there are fewer than two.
   """
   # d1 >= 1 on the background, and beyond d1 + d2 = 5.68 sigma the exponential is below 1e-7.
-  radius = int(5.68 * sigma) + 1
+  radius = min(int(5.68 * sigma) + 1, sum(instances.shape))  # no distance is larger
   nearest, second = two_nearest(instances, radius)
   weight = w0 * jnp.exp(-jnp.square(nearest + second) / (2 * sigma**2))
   return jnp.where((instances == NO_CELL) & (second <= radius), weight, 0.0)

@@ -22,7 +22,7 @@ def saved_config(workdir: str | pathlib.Path) -> dict | None:
   if not path.exists():
     return None
   try:
-    saved = json.loads(path.read_text())
+    saved = json.loads(path.read_text("utf-8"))
     return saved if flatten(saved) else {}
   except (ValueError, AttributeError, OSError, RecursionError) as error:
     raise UserError(f"{path} is not a config ({error}); use another --workdir") from error
@@ -102,7 +102,7 @@ def read_json(path: str | pathlib.Path, remedy: str) -> Any:
   if not path.exists():
     return None
   try:
-    value = json.loads(path.read_text())
+    value = json.loads(path.read_text("utf-8"))
   except (ValueError, OSError, RecursionError) as error:
     raise UserError(f"{path} is damaged ({error}): {remedy}") from error
   if not isinstance(value, dict):
@@ -143,7 +143,7 @@ def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
   for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else [], 1):
     try:
       found.append(_checked_line(json.loads(line)))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, RecursionError, TypeError, ValueError):
       damaged.append(str(number))
   if damaged:
     more = f" and {len(damaged) - 10} more" if len(damaged) > 10 else ""
@@ -154,8 +154,9 @@ def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _checked_line(line):
-  """A line of metrics; raises KeyError, TypeError or ValueError if it is none."""
-  if not math.isfinite(line["step"] + line["epoch"] + line["loss"]):
+  """A line of metrics; raises KeyError, OverflowError, TypeError or ValueError if it is none."""
+  scores = (line[name] for name in ("miou", "pixel_accuracy") if line.get(name) is not None)
+  if not math.isfinite(sum(scores, line["step"] + line["epoch"] + line["loss"])):
     raise ValueError("not finite")
   if not isinstance(line["split"], str):
     raise TypeError("no split")

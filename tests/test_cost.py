@@ -76,6 +76,15 @@ def test_batch_statistics_are_no_parameters():
   assert models.num_parameters(variables) == 17
 
 
+def test_dropout_is_kept_for_the_gradient():
+  def kept(dropout):
+    model = models.build("unet", 2, widths=(4, 8), dropout=dropout)
+    return cost.training_bytes(model, models.abstract_variables(model, 1), 1, 32, 2)
+
+  # At the coarsest level, 16 px and 8 channels: whether each value was kept, at least.
+  assert kept(0.5) >= kept(0.0) + 2 * 16 * 16 * 8
+
+
 def test_backends_that_do_not_tell():
   class Silent:
     def __init__(self, answer):

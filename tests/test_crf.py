@@ -102,6 +102,16 @@ def test_labels_follow_the_edges_of_the_image(exact):
   np.testing.assert_array_equal(labels, disk)
 
 
+def test_a_spatial_kernel_wider_than_the_image():
+  """Every pixel has the same neighbours, at once however wide it is."""
+  probs, image = example(9, 11)
+  found = dense_crf(probs, image, spatial_sigma=1e9, bilateral_weight=0.0, num_iterations=1)
+  expected = dense_crf(
+    probs, image, spatial_sigma=1e4, bilateral_weight=0.0, num_iterations=1, exact=True
+  )
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 @PATHS
 def test_zero_weights_and_zero_iterations_change_nothing(exact):
   probs, image = example(9, 11)

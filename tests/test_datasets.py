@@ -149,30 +149,6 @@ def test_pets_equal_an_independent_decode(data_dir):
     assert example["name"] == expected[i]["file_name"].decode()
 
 
-@pytest.mark.parametrize(
-  "changes, words",
-  [
-    ({"image": np.zeros((4, 5), np.uint8)}, "image is uint8"),
-    ({"image": np.zeros((4, 5, 1), np.uint8)}, "uint8[4, 5, 3]"),
-    ({"image": np.zeros((4, 5, 3), np.float32)}, "float32"),
-    ({"mask": np.zeros((4, 6), np.uint8)}, "uint8[4, 5, 3]"),
-    ({"mask": np.zeros((4, 5), np.int32)}, "mask is int32"),
-    ({"mask": np.full((4, 5), 3, np.uint8)}, "holds 3, which is no label of 3 classes"),
-    ({"mask": None}, "no mask"),
-  ],
-)
-def test_examples_of_the_users_own(changes, words):
-  good = {"image": np.zeros((4, 5, 3), np.uint8), "mask": np.full((4, 5), VOID, np.uint8)}
-  example = {"name": "a", **good}
-  info = datasets.DatasetInfo(("x", "y", "z"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)), 3)
-  datasets.check_source([example], info)
-  example = {k: v for k, v in {**example, **changes}.items() if v is not None}
-  assert words in error_of(lambda: datasets.check_source([example], info))
-  assert "no examples" in error_of(lambda: datasets.check_source([], info))
-  one = datasets.DatasetInfo(("x",), ((0, 0, 0),), 3)
-  assert "1 classes" in error_of(lambda: datasets.check_source([example], one))
-
-
 def test_pets_without_their_extra(monkeypatch):
   monkeypatch.delitem(sys.modules, "jaxseg.data.pets", raising=False)
   monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)  # as if not installed

@@ -13,7 +13,8 @@ from PIL import Image
 from test_main import TINY, error_of, jaxseg, trained  # noqa: F401, fixtures
 from test_predict import draw_variables, images_of, probs_of, squeeze
 
-from jaxseg import UserError, export, models
+from configs import default
+from jaxseg import UserError, build, export, exported, models, modes
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.resize import resize_image
 from jaxseg.models.unet import UNet
@@ -87,6 +88,25 @@ def test_depth_and_value_range_are_in_the_artefact(fit, info):
   ((_, live),) = predict(variables, [{"image": image}])
   assert np.ptp(live[..., 0]) > 0.01
   np.testing.assert_allclose(call(image[None])[0], live, atol=1e-4)
+
+
+def test_the_description_holds_the_whole_info(tmp_path):
+  info = DatasetInfo(
+    ("a", "b"), ((0, 0, 0), (9, 9, 9)), 12, ((0.0, 1.5),) * 12, tuple(range(1, 13)), "float32",
+    orient=False, pages="channels", clip=False, display_bands=(7, 3, 2),
+  )  # fmt: skip
+  about = export.describe(info, "labels", ())
+  (tmp_path / "classes.json").write_text(json.dumps(about))
+  found, _ = exported._read_description(tmp_path / "model.stablehlo")
+  assert json.dumps(dataclasses.asdict(found)) == json.dumps(dataclasses.asdict(info))
+
+
+def test_data_are_not_downloaded_for_somebody_elses_network(monkeypatch):
+  config = default.get_config()
+  config.data.name, config.data.image_size = "oxford_iiit_pet", 32
+  monkeypatch.setattr(build, "open_split", lambda *_, **__: pytest.fail("it is opened"))
+  images = modes.sample_images(config, INFO, is_own=False)
+  assert len(images) == config.export.num_images and images[0].shape == (31, 47, 3)
 
 
 @pytest.mark.parametrize("fit", ["resize", "crop"])

@@ -105,6 +105,7 @@ def test_nobody_answers(hub, monkeypatch):
     ("hf:me/broken", "answers 500; try again later"),
     ("hf:me/empty", "is no network that jaxseg has packed: correct the name"),
     ("hf:me/other", "is no network that jaxseg has packed: correct the name"),
+    ("hf:me/other@main", "hf download me/other --revision=main --local-dir=DIR, then"),
     ("hf:roads", "is no name on the Hub; write hf:OWNER/NAME or hf:OWNER/NAME@COMMIT"),
     ("hf:me/roads@", "is no name on the Hub; write hf:OWNER/NAME"),
     ("hf:../roads", "cannot be a name there; correct it"),

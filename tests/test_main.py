@@ -150,7 +150,16 @@ def test_a_new_run_like_another_one(jaxseg, trained, tmp_path):
   assert config == donor
   workdir = tmp_path / "other"
   status, _, err = jaxseg(f"--workdir={workdir}", flags[0], f"{flags[1]}x")
-  assert status == 1 and f"{workdir} has no checkpoint" in err and not workdir.exists()
+  assert status == 1 and f"{trained}x has no checkpoint: correct --config.model.init_from" in err
+  assert not workdir.exists()
+
+
+def test_home_in_flags(monkeypatch):
+  """`--workdir=~/a` reaches the command as it is."""
+  monkeypatch.setenv("HOME", "/home/me")
+  given = ["main.py", "--workdir=~/a,~/b~", "--input=~", "--output=a~/b", "--config=~/c.py"]
+  _, found = main.split_arguments(given)
+  assert found[1:] == ["--workdir=/home/me/a,/home/me/b~", "--input=/home/me", *given[3:]]
 
 
 @pytest.mark.parametrize("damage", [b"{", b"\xff", None])

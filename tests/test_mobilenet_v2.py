@@ -133,6 +133,13 @@ def test_stages(h, w):
   assert encoder.stride == 32
 
 
+def test_reach_as_smp():
+  """A layer that loses its stride is dilated itself: it looks as far as those behind it."""
+  radii = {x: MobileNetV2(x, "smp").receptive_radius for x in (8, 16, 32)}
+  assert radii == {32: 245, 16: 245 + 16, 8: 245 + 16 + 8}
+  assert MobileNetV2(8).receptive_radius == 245
+
+
 @pytest.mark.parametrize("size", [pytest.param(64, marks=pytest.mark.slow), 65])
 def test_output_strides(size):
   """With the same weights, 8 and 16 subsampled are 32, up to the edges.

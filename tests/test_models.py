@@ -82,6 +82,12 @@ def test_encoder(name):
     assert stages[stage].shape[1:3] == (64 >> i, 32 >> i)
 
 
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, 1.5])
+def test_dropout_that_leaves_nothing(dropout):
+  with pytest.raises(UserError, match="has to be 0 or more and below 1"):
+    build("unet", dropout=dropout)
+
+
 @pytest.mark.parametrize(
   "name, encoder",
   [

@@ -22,6 +22,7 @@ from tiny import error_of
 import jaxseg
 from jaxseg import (
   DataWarning,
+  checkpoint,
   evaluation,
   metrics,
   model_card,
@@ -160,6 +161,8 @@ def test_paths_become_names():
   assert packing.shareable({**values, **changes}) == {**values, **expected}
   hub = {"data.source": "owner/name", "model.init_from": "hf:owner/name"}
   assert packing.shareable({**values, **hub}) == {**values, **hub}
+  named = {**values, "data.source": "cityscapes/semantic_segmentation"}  # TFDS
+  assert packing.shareable({**named, "data.data_dir": "/home/me/tfds"}) == named
 
 
 def header_of(folder):
@@ -474,6 +477,41 @@ def test_damaged(copy, kind):
   assert words in message and len(message) < 400
   if not words.startswith("config."):
     assert message.startswith(f"{copy}/")
+
+
+def test_a_key_that_is_a_group(copy):
+  def change(about, config):
+    about["config"] |= config
+    about["own_keys"] = ["model", "seed.x"]
+
+  for config in ({"model": 5}, {"seed": {"x": 1}}):
+    rewrite(copy, lambda about, config=config: change(about, config))
+    assert "is both a key and a group of keys" in error_of(jaxseg.load, copy)
+
+
+def test_patterns_of_its_files_are_not_for_others(copy, tmp_path):
+  def change(about):
+    about["config"]["data"] |= {"images": "{name}.jpg", "masks": "{name}.png"}
+
+  rewrite(copy, change)
+  (tmp_path / "in").mkdir()
+  Image.fromarray(photo()).save(tmp_path / "in" / "a.png")
+  jaxseg.predict_folder(copy, tmp_path / "in", tmp_path / "out")
+  assert (tmp_path / "out" / "a.png").is_file()
+
+
+def test_scores_of_other_data_are_not_on_the_card(run, tmp_path):
+  """Of a checkpoint that training did not score, those of evaluation.json count, unless..."""
+  place = pathlib.Path(shutil.copytree(run, tmp_path / "run"))
+  step = checkpoint.best_checkpoint(place)[0]
+  shutil.rmtree(place / "checkpoints" / str(step) / "metrics", ignore_errors=True)
+  config = settings.read_run(place)
+  found = packing.scores_of(place, step, config, place)
+  edit_json(place / "evaluation.json", overrides={"data.num_threads": 1})
+  assert packing.scores_of(place, step, config, place)["miou"] == found["miou"]
+  edit_json(place / "evaluation.json", overrides={"data.data_dir": "/other"})
+  with pytest.warns(DataWarning, match="the card has no scores"):
+    assert packing.scores_of(place, step, config, place) is None
 
 
 def test_keys_of_ones_own_are_known(copy):

@@ -315,6 +315,24 @@ def test_an_image_called_legend_keeps_its_overlay(tmp_path):
   assert len(files(overlays)) == 3
   for name in names:
     assert Image.open(overlays / name.replace("jpg", "png")).size == (8, 6)
+  (overlays / "other").mkdir()  # where Legend.png is the same file as legend.png
+  write_legend(overlays / "other", GREY, ["Legend.png"])
+  assert files(overlays / "other") == ["legend_of_classes.png"]
+
+
+def test_an_overlay_without_memory_is_that_image_alone(folder, tmp_path, monkeypatch):
+  def to_picture(image, info):
+    if image.shape[0] == 17:
+      raise MemoryError("out of memory")
+    return image
+
+  def together(examples, reduce, progress):
+    yield from predict(list(examples), reduce, progress)
+
+  monkeypatch.setattr(predict_files, "to_picture", to_picture)
+  outcome, lines = run(folder, tmp_path / "out", predict=together)
+  assert (outcome.written, outcome.failed) == (4, 1)
+  assert lines == [f"failed: {folder / 'palette.png'}: out of memory"]
 
 
 def test_a_remedy_that_a_trained_network_cannot_follow_is_not_offered(tmp_path):

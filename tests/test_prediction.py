@@ -133,6 +133,7 @@ def test_other_networks_and_options_have_other_marks():
     dataclasses.replace(SEGMENTER, info=dataclasses.replace(RGB, palette=palette)),
     change(predict__tta="flip"),
     change(data__image_size=99),
+    change(train__precision="bfloat16"),
   ]
   marks = {prediction.mark(other) for other in others}
   assert len(marks) == len(others) and set(map(len, marks)) == {16}

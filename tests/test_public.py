@@ -181,7 +181,9 @@ def test_names_tell_the_hash():
   for name, network in public.PUBLISHED.items():
     digits = network.download.hash.removeprefix("sha256:")
     assert network.download.url.endswith(f"{name.partition(':')[2]}_coco-{digits}.pth")
-  assert not public.is_published("runs/unet_cells")
+  for path in ("runs/unet_cells", "runs/2026-01-01T10:30", "10:30", r"C:\runs\a", "c:/runs"):
+    assert not public.is_published(path)
+  assert public.is_published("torchvision:fcn_resnet50") and public.is_published("torchvision:none")
   assert pretrained.READERS.keys() >= {".pth", ".safetensors"}
 
 

@@ -16,11 +16,13 @@ from tiny import error_of
 
 from jaxseg import (
   extremes,
+  html_page,
   modes,
   per_image,
   reports,
   seed_scores,
 )
+from jaxseg.data.folder import default_palette
 from jaxseg.training import train
 
 
@@ -120,6 +122,10 @@ def test_what_was_not_evaluated_is_named(runs):
   assert message == f"{runs[0]} has no per_image.csv; {remedy}"
   shutil.copy(runs[1] / "per_image.csv", runs[0])
   assert "are of different evaluations" in error_of(reports.report, runs)
+  table = runs[1] / "per_image.csv"
+  head, row, *rows = table.read_text().splitlines()
+  table.write_text("\n".join([head, f"{row}9", *rows, ""]))  # more predicted pixels
+  assert "are of different evaluations" in error_of(reports.report, runs[1])
   (runs[0] / "evaluation.json").unlink()
   assert error_of(reports.report, runs) == f"{runs[0]} has no evaluation.json; {remedy}"
 
@@ -174,6 +180,28 @@ def test_a_folder_that_an_evaluation_wrote(runs, tmp_path):
   assert (place / "plots" / "report.html").read_text() == before
   (place / "evaluation.json").unlink()
   assert error_of(reports.report, [runs[0], place]).endswith(f"--model=... --output={place}")
+
+
+def test_what_a_report_does_not_take(runs):
+  for name, value in {"predict.tta": "flip", "eval.boundary_f1": True}.items():
+    message = error_of(reports.report, runs[0], overrides={name: value})
+    assert message == f"config.{name} does not change what a report shows: evaluate with it"
+  assert reports.report(runs[0], overrides={"eval.batch_size": 2}).is_file()
+
+
+def test_scores_of_another_run_stay(runs):
+  before = (runs[0] / "evaluation.json").read_bytes()
+  assert "whose scores would be lost" in error_of(modes.evaluate, runs[1], output=runs[0])
+  assert (runs[0] / "evaluation.json").read_bytes() == before
+
+
+def test_a_palette_that_is_none(tmp_path):
+  """A config that somebody hands in may hold anything."""
+  config = tiny.make_config(1)
+  config.data.palette = (('0)"><meta>', 0, 0), (1, 2, 3))
+  assert reports._info(tmp_path, config, ("a", "b")).palette == default_palette(2)
+  with pytest.raises(ValueError):
+    html_page.class_name("a", ('0)">', 0, 0))
 
 
 def test_evaluations_of_a_checkpoint_are_in_its_run(runs):

@@ -129,6 +129,9 @@ def test_reach():
   # Two to a block.
   layers = 4 * 4 + (4 + 3 * 8) + (8 + 3 * 16) + (16 + 3 * 32)
   assert ResNet(18).receptive_radius == 3 + 2 + layers
+  # As "smp", the first 3x3 convolution of a layer that loses its stride is dilated, too.
+  smp = {stride: ResNet(18, stride, "smp").receptive_radius for stride in (8, 16, 32)}
+  assert smp == {32: 3 + 2 + layers, 16: 3 + 2 + layers + 16, 8: 3 + 2 + layers + 8 + 16}
 
 
 def test_other_depth_than_the_file(depth, weight_file):

@@ -1,5 +1,6 @@
 """`jaxseg.load`: what a user calls, on arrays, files and lists, with options and without."""
 
+import json
 import os
 import subprocess
 import sys
@@ -131,6 +132,12 @@ def test_exported_file(workdir, photo, tmp_path, output, capsys):
   else:
     assert "config.export.output=probs" in error_of(seg.probs, photo)
   assert "options" in error_of(jaxseg.load, tmp_path / "model.stablehlo", tta="flip")
+  about = json.loads((tmp_path / "classes.json").read_text())
+  (tmp_path / "classes.json").write_text(json.dumps({**about, "sha256": {"model.stablehlo": "0"}}))
+  message = error_of(jaxseg.load, tmp_path / "model.stablehlo")
+  assert "or its classes.json is of another export" in message
+  del about["sha256"]  # as of older versions
+  (tmp_path / "classes.json").write_text(json.dumps(about))
   whole = (tmp_path / "model.stablehlo").read_bytes()
   for size in (0, 1, 100, len(whole) // 2):
     (tmp_path / "model.stablehlo").write_bytes(whole[:size])

@@ -85,6 +85,12 @@ def test_a_checkpoint_is_calibrated_in_its_run(run):
   assert load(run).config.predict.temperature == found["temperature"]
 
 
+def test_other_predictions_have_no_temperature_here(run):
+  for name, value in {"predict.tta": "flip", "crf.num_iterations": 2}.items():
+    message = error_of(temperature.calibrate, run, {name: value})
+    assert message.endswith(f"leave out --config.{name}")
+
+
 def test_a_run_of_a_fixed_temperature(run):
   saved = json.loads((run / "config.json").read_text())
   saved["predict"]["temperature"] = 2.0
@@ -97,6 +103,20 @@ def test_a_run_that_begins_anew_has_no_temperature(run):
   shutil.rmtree(run / "checkpoints")
   assert train(tiny.make_config(3, eval_every=3), run) is True
   assert not (run / "calibration.json").exists()
+
+
+def test_what_cannot_be_calibrated(run, monkeypatch):
+  def predict(variables, examples):
+    for example in examples:
+      yield example, np.full((*example["mask"].shape, 3), np.nan, np.float32)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(temperature.predictors, "build_predictor", lambda *_: predict)
+    assert "the network's output is not finite" in error_of(temperature.calibrate, run)
+  image, mask = np.zeros((40, 40, 3), np.uint8), np.full((40, 40), 3, np.uint8)
+  examples = [{"name": "a", "image": image, "mask": mask}]
+  monkeypatch.setattr(temperature.build, "open_split", lambda *_, **__: (tiny.INFO, examples))
+  assert "a mask holds 3, which is no label" in error_of(temperature.calibrate, run)
 
 
 def test_few_pixels_of_many_images(run, monkeypatch):

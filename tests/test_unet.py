@@ -341,7 +341,7 @@ def test_context_on_mobilenet_v2():
     for i in range(repeats):
       reach += stride
       stride *= block_stride if i == 0 else 1
-  assert (reach, stride) == (245, 32) == (MobileNetV2.receptive_radius, MobileNetV2().stride)
+  assert (reach, stride) == (245, 32) == (MobileNetV2().receptive_radius, MobileNetV2().stride)
   reach += 32 + 16 + 8 + 4 + 2  # the up-blocks
   model = EncoderUNet(3, MobileNetV2())
   assert model.context == 320 == 32 * -(-reach // 32)

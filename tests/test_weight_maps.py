@@ -55,6 +55,14 @@ def test_hand_made_cases(name, sigma):
     assert not weight.any()
 
 
+@pytest.mark.parametrize("name, sigma", [("two", 100.0), ("one", 2e5)])
+def test_weights_wider_than_the_image(name, sigma):
+  instances = hand_made()[name]
+  weight = weight_maps.border_weight(instances, sigma=sigma)
+  expected = reference_weight(instances, 10.0, sigma) if name == "two" else 0
+  np.testing.assert_allclose(weight, np.broadcast_to(expected, weight.shape), atol=1e-4)
+
+
 def test_the_gap_of_one_pixel():
   # Between two cells one pixel apart d1 = d2 = 1, so the weight is 10 exp(-4 / 50).
   instances = hand_made()["two"]

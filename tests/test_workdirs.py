@@ -134,6 +134,8 @@ def test_a_line_that_was_cut_short(tmp_path, num_bytes_lost):
   b'{"step": "4", "epoch": 1, "split": "train", "loss": 0.5}',
   b'{"step": 4, "epoch": 1, "split": "train", "loss": NaN}',
   b'{"step": 4, "epoch": 1, "split": 7, "loss": 0.5}',
+  b'{"step": 4, "epoch": 1, "split": "test", "loss": 0.5, "miou": {}}',
+  b'{"step": 4, "epoch": 1, "split": "train", "loss": 1' + b"0" * 400 + b"}", b"[" * 100_000,
 ])  # fmt: skip
 def test_damaged_lines_are_named_and_left_out(tmp_path, damage):
   for line in lines(2, 4, 6):

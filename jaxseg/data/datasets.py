@@ -226,32 +226,6 @@ DATASETS = {
 }
 
 
-def check_source(source: Sequence, info: DatasetInfo) -> None:
-  """Raises UserError unless a source has examples and the first is what `info` says."""
-  if not len(source):
-    raise UserError("the data set has no examples; correct its split")
-  if not 2 <= len(info.classes) == len(info.palette):
-    raise UserError(
-      f"the data set has {len(info.classes)} classes and {len(info.palette)} colours; it needs two "
-      "classes or more, and a colour for each"
-    )
-  example = source[0]
-  if missing := {"image", "mask", "name"} - set(example):
-    raise UserError(f"an example of the data set has no {' and no '.join(sorted(missing))}")
-  image, mask = example["image"], example["mask"]
-  kinds = [f"{x.dtype}{list(x.shape)}" for x in (image, mask)]
-  where, (height, width) = f"example {example['name']!r}", (*mask.shape, 0, 0)[:2]
-  if image.dtype != info.dtype or image.shape != (height, width, info.channels):
-    expected = f"{info.dtype}[{height}, {width}, {info.channels}]"
-    raise UserError(f"{where}: its image is {kinds[0]}, but has to be {expected}")
-  if mask.dtype != np.uint8 or mask.ndim != 2:
-    raise UserError(f"{where}: its mask is {kinds[1]}, not uint8[H,W]")
-  if wrong := set(np.unique(mask).tolist()) - {VOID, *range(len(info.classes))}:
-    raise UserError(
-      f"{where}: its mask holds {min(wrong)}, which is no label of {len(info.classes)} classes"
-    )
-
-
 INFOS = {"cells": CELLS, "oxford_iiit_pet": PETS}
 
 

@@ -69,7 +69,7 @@ def build(name: str, num_classes: int, **options: Any) -> nn.Module:
     num_classes: channels of the logits, see `num_logits`.
     options: those of the builder, see `options_of`. All built-in networks take
       widths: channels of the levels, () for the published ones.
-      dropout: rate, 0 to 1.  up: one of UPS.
+      dropout: rate, 0 to below 1.  up: one of UPS.
       precision: key of PRECISIONS, the type of activations; parameters are float32.
       remat: compute activations again for the gradient instead of keeping them; `layers.block`.
       axis_name: the mapped axis under `pmap`, else None.

@@ -65,17 +65,17 @@ def training_bytes(
     channels, size: see `summary`.  batch_size: examples at once on one device.
   """
 
-  def kept(params, others, image, key):
+  def kept(params, others, image, keys):
     def forward(params):
-      variables, rngs = {**others, "params": params}, {"dropout": key}
-      return model.apply(variables, image, train=True, mutable=["batch_stats"], rngs=rngs)[0]
+      variables = {**others, "params": params}
+      return model.apply(variables, image, train=True, keys=keys, mutable=["batch_stats"])[0]
 
     return jax.vjp(forward, params)[1]
 
   image = jax.ShapeDtypeStruct((batch_size, size, size, channels), jnp.float32)
   others = {name: value for name, value in variables.items() if name != "params"}
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  arrays = jax.eval_shape(kept, variables["params"], others, image, key)
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch_size))
+  arrays = jax.eval_shape(kept, variables["params"], others, image, keys)
   return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(arrays))
 
 

@@ -50,7 +50,7 @@ class ASPP(nn.Module):
 class DeepLab(nn.Module):
   """DeepLabv3+; DeepLabv3 without `decoder`; without `aspp`, too, a dilated FCN.
 
-  f32[B,H,W,3] in [0, 1] -> f32[B,H,W,num_classes] logits, for any H and W: the image is mirrored
+  f32[B,H,W,D] in [0, 1] -> f32[B,H,W,num_classes] logits, for any H and W: the image is mirrored
   up to a multiple of the encoder's stride and the logits are cut back.
 
   With `exact`, nothing is mirrored: the map has ceil(H / stride) rows, and the logits of these are

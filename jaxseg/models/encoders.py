@@ -42,6 +42,8 @@ def common_fields(
   widths: Sequence[int], dropout: float, up: str, precision: str, remat: bool, axis_name: str | None
 ) -> dict[str, Any]:
   """The fields that all networks have, from the options of `models.build`."""
+  if not 0 <= dropout < 1:
+    raise UserError(f"`dropout` is {dropout}, but has to be 0 or more and below 1")
   return {
     "dropout": dropout,
     "up": look_up(UPS, up, "up"),

@@ -33,7 +33,7 @@ class Conv7x7(nn.Module):
 
 
 class FCN(nn.Module):
-  """FCN-32s, 16s or 8s.  f32[B,H,W,3] in [0, 1] -> f32[B,H,W,num_classes] logits, any H and W.
+  """FCN-32s, 16s or 8s.  f32[B,H,W,D] in [0, 1] -> f32[B,H,W,num_classes] logits, any H and W.
 
   The classifier's fully connected layers `fc1` (fc6 in the paper) and `fc2` (fc7) are
   convolutions, a 1x1 convolution gives scores, and transposed convolutions enlarge them; on the

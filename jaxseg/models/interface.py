@@ -22,6 +22,10 @@ class Encoder(Protocol):
     axis_name: the mapped axis under `pmap`, over which batch normalisation averages, or None.
     dtype: of the activations. Parameters are float32.
     remat: its blocks are computed again for the gradient, see `layers.block`.
+    variant: its form; "smp" is asked for by networks of segmentation_models.pytorch.
+  Optional attribute:
+    rgb: places of red, green and blue among the input channels of its weight files; (0, 1, 2) if it
+      has none. Images of other channels begin with filters made of these.
   """
 
   @property

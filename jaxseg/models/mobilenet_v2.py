@@ -49,7 +49,7 @@ TORCH_STAGES = ("features_1", "features_3", "features_6", "features_13", "featur
 
 
 class MobileNetV2(nn.Module):
-  """f32[B,H,W,3] in [0, 1] -> named stages {name: [B,ceil(H/s),ceil(W/s),C]}.
+  """f32[B,H,W,D] in [0, 1] -> named stages {name: [B,ceil(H/s),ceil(W/s),C]}.
 
   Each `block_K_expand_relu` is the expanded, still unstrided input of the block that halves the
   size; `block_16_project` is that layer's output before its normalisation, as the TensorFlow
@@ -73,13 +73,18 @@ class MobileNetV2(nn.Module):
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
-  receptive_radius = 245  # px: the sum of (k - 1) / 2 times the stride over all layers
   classifier = ()  # fully connected layers that a network may have as convolutions
 
   @property
   def is_torch(self) -> bool:
     """Whether it is torchvision's network."""
     return self.variant == "smp"
+
+  @property
+  def receptive_radius(self) -> int:
+    """px: the sum of (k - 1) / 2 times the stride over all layers."""
+    # As "smp", a layer that loses its stride is dilated itself.
+    return 245 + sum(x for x in (8, 16) if 2 * x > self.output_stride and self.is_torch)
 
   @property
   def stages(self) -> Sequence[str]:

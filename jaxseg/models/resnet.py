@@ -36,7 +36,7 @@ IMAGENET = {
 
 
 class ResNet(nn.Module):
-  """f32[B,H,W,3] in [0, 1] -> named stages {name: [B,ceil(H/s),ceil(W/s),C]}.
+  """f32[B,H,W,D] in [0, 1] -> named stages {name: [B,ceil(H/s),ceil(W/s),C]}.
 
   With the same weights, the coarsest stage of output stride s holds that of 32: every (32/s)-th
   value each way from the first on, for any size, because all padding is symmetric (not so in
@@ -70,10 +70,12 @@ class ResNet(nn.Module):
   @property
   def receptive_radius(self) -> int:
     """px: the sum of (k - 1) / 2 times the stride over all layers."""
-    # The first 3x3 convolution of layer2, 3 and 4 still sees the stride before it.
+    # The first 3x3 convolution of layer2, 3 and 4 still sees the stride before it, but for one that
+    # is dilated at once.
     blocks = zip(NUM_BLOCKS[self.depth], (4, 8, 16, 32), strict=True)
-    convs = 2 if self.is_basic else 1
-    return 3 + 2 + convs * sum(num * stride for num, stride in blocks) - (4 + 8 + 16)
+    convs, is_smp = 2 if self.is_basic else 1, self.variant == "smp"
+    before = sum(x for x in (4, 8, 16) if 2 * x <= self.output_stride or not is_smp)
+    return 3 + 2 + convs * sum(num * stride for num, stride in blocks) - before
 
   @property
   def is_basic(self) -> bool:

@@ -148,12 +148,13 @@ class UNet(nn.Module):
 class EncoderUNet(nn.Module):
   """U-Net decoder on the named stages of any encoder (the TensorFlow segmentation tutorial).
 
-  f32[B,H,W,3] in [0, 1] -> f32[B,H,W,num_classes] logits, for any H and W: the image is mirrored
+  f32[B,H,W,D] in [0, 1] -> f32[B,H,W,num_classes] logits, for any H and W: the image is mirrored
   up to a multiple of the encoder's stride and the logits are cut back.
 
   As `smp`, it is that of segmentation_models.pytorch: an up-block doubles by the nearest neighbour
   and has two convolutions of the result beside the skip; one more, without a skip, ends at the
-  image's size; a 3x3 convolution makes logits. Only sides below the stride are mirrored, up to it.
+  image's size; a 3x3 convolution makes logits. Images are mirrored only if a side is below the
+  stride.
 
   Attributes:
     encoder: see `interface.Encoder`.

@@ -26,7 +26,7 @@ BLOCKS = (
 
 
 class Xception65(nn.Module):
-  """f32[B,H,W,3] in [0, 1] -> named stages {name: [B,ceil(H/s),ceil(W/s),C]}.
+  """f32[B,H,W,D] in [0, 1] -> named stages {name: [B,ceil(H/s),ceil(W/s),C]}.
 
   Each `blocks_K_conv2` is the input of the strided convolution that halves the size, before its
   ReLU; that of block 1 is DeepLabv3+'s low-level feature.
