@@ -149,7 +149,8 @@ def test_what_follows_from_a_file_that_does_not_pair_is_no_error_of_its_own(tmp_
   assert "4 pages: save it with one, or set config.data.pages=auto" in error.text
 
 
-@pytest.mark.parametrize("deep", ["train", pytest.param("val", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("deep", ["train", "val"])
 def test_splits_of_different_depths(tmp_path, deep):
   """Black and white of each type are 0 and 1, so training does not mind; the check says so."""
   rng = np.random.default_rng(0)

@@ -39,7 +39,7 @@ FORMS = [(1, 1, "same"), (2, 1, "same"), (1, 2, "same"), (1, 6, "same"), (2, 3, 
          (2, 1, "symmetric"), (2, 2, "symmetric")]  # fmt: skip
 
 
-@pytest.mark.parametrize("kernel_size", [3, 5])
+@pytest.mark.parametrize("kernel_size", [3, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("stride, dilation, padding", FORMS)
 def test_depthwise_conv_equals_grouped_convolution(stride, dilation, padding, kernel_size):
   """Values and both gradients, at even, odd and tiny sizes."""

@@ -84,8 +84,10 @@ def assert_same_bits(batch, expected):
 
 
 @pytest.mark.parametrize(
-  "run, is_split", [("one", False), *itertools.product(("jit", "pmap"), (False, True))]
-)
+  "run, is_split",
+  [("one", False), ("jit", True), ("pmap", False),
+   *(pytest.param(*x, marks=pytest.mark.slow) for x in (("jit", False), ("pmap", True)))],
+)  # fmt: skip
 @pytest.mark.parametrize("case", CASES)
 def test_batches_are_those_of_the_host(case, run, is_split, monkeypatch):
   if is_split:

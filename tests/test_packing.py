@@ -339,7 +339,9 @@ def test_what_is_in_the_way_stays(run, folder, copy, tmp_path, photos):
     assert f"{source} is no run of your own" in error_of(jaxseg.pack, source, tmp_path / "x")
 
 
-@pytest.mark.parametrize("num_done", range(4))
+@pytest.mark.parametrize(
+  "num_done", [0, *(pytest.param(x, marks=pytest.mark.slow) for x in (1, 2)), 3]
+)
 def test_a_killed_pack_is_none(folder, copy, num_done, monkeypatch):
   """Over one of another network of the same shapes, stopped before each file gets its place."""
   labels = jaxseg.load(folder)(photo())

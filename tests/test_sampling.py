@@ -128,7 +128,7 @@ def test_examples_by_class():
   probabilities = np.full(10, 0.4 / 10)
   for examples in sampling.examples:
     probabilities[examples] += 0.6 / 3 / len(examples)
-  check_frequencies(numbers(take(batches, 30)).tolist(), dict(enumerate(probabilities)))
+  check_frequencies(numbers(take(batches, 10)).tolist(), dict(enumerate(probabilities)))
 
 
 def test_the_others_are_as_shuffled():
