@@ -24,8 +24,8 @@ def read_exported(path: pathlib.Path) -> tuple[DatasetInfo, Callable, int | None
     raise UserError(f"no file {path}: correct the path, or export the run first")
   info, about = _read_description(path)
   notes, content = Notes(is_trained=True), path.read_bytes()
-  known = about.get("sha256", {path.name: digest(content)})  # older ones have none
-  if known.get(path.name) != digest(content):
+  known = about.get("sha256")  # older ones have none
+  if known is not None and digest(content) not in known.values():
     text = f"{path} is damaged, or its classes.json is of another export: export the run again"
     raise UserError(text)
   try:
@@ -65,8 +65,8 @@ def _read_description(path):
       "value_range": tuple(stored["stored_as_black_and_white"]),
       "dtype": "uint8",
     }
-    display = {"clip": stored.get("clip", True)}
-    display["display_bands"] = tuple(stored.get("display_bands", ()))
+    display = {name: stored[name] for name in ("clip", "display_bands") if name in stored}
+    about.get("sha256", {}).values()
     return DatasetInfo(tuple(about["classes"]), palette, **fmt, **display), about
   except (AttributeError, IndexError, KeyError, TypeError) as error:
     raise UserError(f"{place} is damaged ({error!r}): {remedy}") from error

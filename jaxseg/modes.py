@@ -204,19 +204,18 @@ def export_run(
     images = [export.fit_size(image, size) for image, size in zip(images, sides, strict=True)]
   stablehlo = export.to_stablehlo(run, info.channels, info.dtype)
   predict = segmenter.predict
-  files = {"model.stablehlo": stablehlo}
   write_artefact(output / "model.stablehlo", stablehlo, export.load_stablehlo, predict, images)
+  about = {"step": segmenter.step, **export.describe(info, options.output, options.onnx_size)}
+  about["sha256"] = {"model.stablehlo": packed.digest(stablehlo)}
+  workdirs.write_json(output / "classes.json", about)
   if options.onnx_size:
-    files["model.onnx"] = onnx = export.to_onnx(
-      run, options.onnx_size, info.channels, info.dtype
-    )
+    onnx = export.to_onnx(run, options.onnx_size, info.channels, info.dtype)
     images = [export.fit_size(image, options.onnx_size) for image in images]
     write_artefact(output / "model.onnx", onnx, export.load_onnx, predict, images)
-  else:
-    (output / "model.onnx").unlink(missing_ok=True)  # of another export
-  about = export.describe(info, options.output, options.onnx_size)
-  about["sha256"] = {name: packed.digest(content) for name, content in files.items()}
-  workdirs.write_json(output / "classes.json", {"step": segmenter.step, **about})
+    about["sha256"]["model.onnx"] = packed.digest(onnx)
+    workdirs.write_json(output / "classes.json", about)
+  elif (output / "model.onnx").exists():
+    say(f"note: {output}/model.onnx is of another export: delete it", sys.stderr)
 
 
 def write_artefact(
@@ -241,9 +240,7 @@ def write_artefact(
   say(f"{path}: {len(content) / 2**20:.1f} MiB, {text}")
 
 
-def sample_images(
-  config: ConfigDict, info: DatasetInfo, is_own: bool = True
-) -> list[np.ndarray]:
+def sample_images(config: ConfigDict, info: DatasetInfo, is_own: bool = True) -> list[np.ndarray]:
   """Images spread over the evaluation split, u8[H,W,D]; random ones if it cannot be used.
 
   The random ones are of an odd size, which no stride divides.

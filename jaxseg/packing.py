@@ -109,9 +109,8 @@ def shareable(values: Mapping[str, Any]) -> dict[str, Any]:
   Names of classes and the like, which are no paths, stay as they are.
   """
   declared = settings.declared_keys()
-  folder, source = values["data.data_dir"], values["data.source"]
-  # Names of data sets have a slash, too.
-  is_file = os.path.exists(os.path.join(folder, source)) or folder and pathlib.Path(source).suffix
+  is_file = bool(values["data.data_dir"]) or os.path.exists(values["data.source"])
+  is_file &= values["data.name"] != "tfds"  # whose names have a slash, too
   places = {"model.pretrained", "model.init_from"} | ({"data.source"} if is_file else set())
 
   def strip(name, value):
@@ -157,7 +156,8 @@ def scores_of(
     for options in (settings.changed(config, run), overrides)
   )
   is_same = (latest.get("step"), latest.get("split"), theirs) == (step, split, own)
-  is_same &= saved is not None or not others  # which may be of other data
+  if saved is None and others:  # moved, or other data
+    is_same &= latest["num_images"] == _num_images(root, step).get("eval")
   if is_same and latest.keys() >= NEEDED:
     # The version before did not note its options.
     if saved is None or math.isclose(latest["miou"], saved["miou"], abs_tol=1e-4):

@@ -63,8 +63,9 @@ def predict_folder(
   number, count = parallel.this_process()
   with agreed(output), settings.config_errors():
     data, info = segmenter.config.data, segmenter.info
-    # Patterns of somebody else's files say nothing about these.
-    patterns = ("", "") if packed.is_packed(workdir) else (data.images, data.masks)
+    patterns = data.images, data.masks
+    if packed.is_packed(workdir):  # those of somebody else's files say nothing about these
+      patterns = ((overrides or {}).get(f"data.{name}", "") for name in ("images", "masks"))
     listing = Listing(source, output, *patterns)
     make_folder(output / OVERLAYS, "--output")
     if number == 0:

@@ -25,7 +25,7 @@ from jaxseg.public_torchvision import PUBLISHED, recognise
 from jaxseg.workdirs import has_checkpoint
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")  # of weight files of PyTorch
-NAME = re.compile(r"[a-z_]{2,}:\w+")  # no path, such as runs/10:30 or C:\runs
+NAME = re.compile(r"[A-Za-z_]{2,}:[\w-]+")  # no path, such as runs/10:30 or C:\runs
 
 
 def is_published(source: str | os.PathLike) -> bool:

@@ -34,8 +34,10 @@ from jaxseg.segmenter import load_run
 from jaxseg.tally import Tally, for_scores
 
 Place = str | pathlib.Path
-FREE = ("data.data_dir", "data.source", "data.num_threads", "data.num_workers", "data.cache_mb",
-        "eval.batch_size")  # fmt: skip
+# Keys that say where data are and how they are read; and those of data sets of one's own.
+READING = ("data.data_dir", "data.source", "data.images", "data.masks", "data.split_file",
+           "data.num_threads", "data.num_workers", "data.cache_mb", "eval.batch_size",
+           "predict.tile")  # fmt: skip
 
 
 @usual_rules()
@@ -61,7 +63,10 @@ def report(
     UserError: a run that was not evaluated, or that does not compare with the first.
   """
   overrides = dict(overrides or {})
-  if other := [name for name in overrides if name not in FREE and not name.startswith("parallel.")]:
+  declared = settings.declared_keys()
+  free = {*READING, *(name for name in overrides if name.startswith("parallel."))}
+  free |= {name for name in overrides if name.startswith("data.") and name not in declared}
+  if other := overrides.keys() - free:
     raise UserError(f"config.{min(other)} does not change what a report shows: evaluate with it")
   places = [places] if isinstance(places, str | pathlib.Path) else list(places)
   if not places or not all(str(place).strip() for place in places):

@@ -64,13 +64,13 @@ def calibrate(
   if own is not None and own.predict.temperature:
     raise UserError(f"the config of {workdir} sets predict.temperature={own.predict.temperature}, "
                     "which comes before what would be found: train with 0")  # fmt: skip
-  overrides = {**(overrides or {})}
-  if other := [name for name in overrides if name.startswith(("predict.", "crf."))]:
-    raise UserError(f"a temperature is for the run's own predictions: leave out "
-                    f"--config.{min(other)}")  # fmt: skip
-  overrides["predict.temperature"] = 1.0
+  overrides = {**(overrides or {}), "predict.temperature": 1.0}
   segmenter = load_run(workdir, overrides, config)
   config = segmenter.config
+  changed = settings.changed(config, own).keys() - {"predict.temperature", "predict.tile"}
+  if other := [name for name in changed if name.startswith(("predict.", "crf."))]:
+    raise UserError(f"a temperature is for the run's own predictions: leave config.{min(other)} as "
+                    "it was")  # fmt: skip
   found = parallel.on_main(_fit, config, segmenter)
   found |= {"split": build.eval_name(config), "step": segmenter.step}
   if parallel.is_main():

@@ -1,5 +1,6 @@
 """What all tests share: eight CPU devices, fast compilation, one cache of compiled programs."""
 
+import gc
 import os
 import pathlib
 import shutil
@@ -13,6 +14,7 @@ import pytest
 # What a shell starts in the background ignores Ctrl-C, as do the programs that it starts.
 if threading.current_thread() is threading.main_thread():
   signal.signal(signal.SIGINT, signal.default_int_handler)
+gc.set_threshold(100_000, 50, 50)  # tracing makes many objects: a tenth of the time
 NUM_DEVICES = 8
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["KERAS_BACKEND"] = "jax"

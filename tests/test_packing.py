@@ -161,8 +161,16 @@ def test_paths_become_names():
   assert packing.shareable({**values, **changes}) == {**values, **expected}
   hub = {"data.source": "owner/name", "model.init_from": "hf:owner/name"}
   assert packing.shareable({**values, **hub}) == {**values, **hub}
-  named = {**values, "data.source": "cityscapes/semantic_segmentation"}  # TFDS
+  named = {**values, "data.name": "tfds", "data.source": "cityscapes/semantic_segmentation"}
   assert packing.shareable({**named, "data.data_dir": "/home/me/tfds"}) == named
+
+
+def test_a_split_that_is_a_path(run, tmp_path, monkeypatch):
+  scores = json.loads((run / "evaluation.json").read_text())
+  monkeypatch.setattr(packing, "scores_of", lambda *_: {**scores, "split": "/home/me/val.txt"})
+  jaxseg.pack(run, tmp_path / "out")
+  assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["split"] == "val.txt"
+  assert not [x for x in contents(tmp_path / "out").values() if b"/home/me" in x]
 
 
 def header_of(folder):
@@ -481,14 +489,14 @@ def test_damaged(copy, kind):
     assert message.startswith(f"{copy}/")
 
 
-def test_a_key_that_is_a_group(copy):
-  def change(about, config):
+@pytest.mark.parametrize("config", [{"model": 5}, {"seed": {"x": 1}}])
+def test_a_key_that_is_a_group(copy, config):
+  def change(about):
     about["config"] |= config
     about["own_keys"] = ["model", "seed.x"]
 
-  for config in ({"model": 5}, {"seed": {"x": 1}}):
-    rewrite(copy, lambda about, config=config: change(about, config))
-    assert "is both a key and a group of keys" in error_of(jaxseg.load, copy)
+  rewrite(copy, change)
+  assert "is both a key and a group of keys" in error_of(jaxseg.load, copy)
 
 
 def test_patterns_of_its_files_are_not_for_others(copy, tmp_path):
@@ -500,6 +508,9 @@ def test_patterns_of_its_files_are_not_for_others(copy, tmp_path):
   Image.fromarray(photo()).save(tmp_path / "in" / "a.png")
   jaxseg.predict_folder(copy, tmp_path / "in", tmp_path / "out")
   assert (tmp_path / "out" / "a.png").is_file()
+  own = {"data.images": "{name}.jpg", "data.masks": "{name}.png"}
+  places = copy, tmp_path / "in", tmp_path / "out"
+  assert "no images" in error_of(jaxseg.predict_folder, *places, own)
 
 
 def test_scores_of_other_data_are_not_on_the_card(run, tmp_path):
@@ -509,9 +520,10 @@ def test_scores_of_other_data_are_not_on_the_card(run, tmp_path):
   shutil.rmtree(place / "checkpoints" / str(step) / "metrics", ignore_errors=True)
   config = settings.read_run(place)
   found = packing.scores_of(place, step, config, place)
-  edit_json(place / "evaluation.json", overrides={"data.num_threads": 1})
-  assert packing.scores_of(place, step, config, place)["miou"] == found["miou"]
-  edit_json(place / "evaluation.json", overrides={"data.data_dir": "/other"})
+  for overrides in {"data.num_threads": 1}, {"data.data_dir": "/moved"}:
+    edit_json(place / "evaluation.json", overrides=overrides)
+    assert packing.scores_of(place, step, config, place)["miou"] == found["miou"]
+  edit_json(place / "evaluation.json", num_images=7)
   with pytest.warns(DataWarning, match="the card has no scores"):
     assert packing.scores_of(place, step, config, place) is None
 

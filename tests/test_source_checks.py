@@ -57,9 +57,10 @@ def test_a_label_that_is_no_class_ends_training(tmp_path, monkeypatch):
   checked = pickle.loads(pickle.dumps(with_checked_labels(examples, 3)))
   assert len(list(checked)) == 20
   examples[7]["mask"][3, 4] = 3
-  monkeypatch.setitem(datasets.DATASETS, "photos", lambda split: (tiny.INFO, examples))
-  message = error_of(train, tiny.make_config(9, data__name="photos"), tmp_path)
-  assert "a mask holds 3, which is no label of 3 classes" in message
+  splits = {"train": examples, "test": examples[:5]}
+  monkeypatch.setitem(datasets.DATASETS, "photos", lambda split: (tiny.INFO, splits[split]))
+  message = error_of(train, tiny.make_config(9), tmp_path)
+  assert "example '7': its mask holds 3, which is no label of 3 classes" in message
 
 
 def test_what_is_decoded_is_checked_already():

@@ -88,7 +88,8 @@ def test_a_checkpoint_is_calibrated_in_its_run(run):
 def test_other_predictions_have_no_temperature_here(run):
   for name, value in {"predict.tta": "flip", "crf.num_iterations": 2}.items():
     message = error_of(temperature.calibrate, run, {name: value})
-    assert message.endswith(f"leave out --config.{name}")
+    assert message.endswith(f"leave config.{name} as it was")
+  assert temperature.calibrate(run, {"predict.tile": 64})["num_images"] == 9
 
 
 def test_a_run_of_a_fixed_temperature(run):
@@ -116,7 +117,7 @@ def test_what_cannot_be_calibrated(run, monkeypatch):
   image, mask = np.zeros((40, 40, 3), np.uint8), np.full((40, 40), 3, np.uint8)
   examples = [{"name": "a", "image": image, "mask": mask}]
   monkeypatch.setattr(temperature.build, "open_split", lambda *_, **__: (tiny.INFO, examples))
-  assert "a mask holds 3, which is no label" in error_of(temperature.calibrate, run)
+  assert "'a': its mask holds 3, which is no label" in error_of(temperature.calibrate, run)
 
 
 def test_few_pixels_of_many_images(run, monkeypatch):

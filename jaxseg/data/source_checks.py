@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from jaxseg import VOID, UserError
-from jaxseg.data.datasets import DatasetInfo, Subset
+from jaxseg.data.datasets import Subset
+from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.encoded import Encoded
 from jaxseg.data.raster import unit_floats
 
@@ -45,7 +46,8 @@ def check_labels(example: Mapping[str, Any], num_classes: int) -> None:
   pixels = np.bincount(example["mask"].ravel(), minlength=VOID)
   if wrong := np.flatnonzero(pixels[num_classes:VOID]).tolist():
     label = num_classes + wrong[0]
-    raise UserError(f"a mask holds {label}, which is no label of {num_classes} classes")
+    where = f"example {example['name']!r}: its mask" if "name" in example else "a mask"
+    raise UserError(f"{where} holds {label}, which is no label of {num_classes} classes")
 
 
 def with_checked_labels(source: Sequence, num_classes: int) -> Sequence:
