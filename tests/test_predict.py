@@ -217,15 +217,8 @@ def test_valid_network_in_tiles_is_the_mirrored_image_in_one_piece(valid_unet, s
     )
 
 
-@pytest.mark.parametrize(
-  "shape",
-  [
-    pytest.param((388, 388), marks=pytest.mark.slow),
-    pytest.param((389, 389), marks=pytest.mark.slow),
-    pytest.param((512, 512), marks=pytest.mark.slow),
-    (700, 333),
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(388, 388), (389, 389), (512, 512), (700, 333)])
 def test_five_levels_in_tiles_of_the_paper_and_larger_than_the_image(shape):
   model = UNet(num_classes=2, widths=(2, 3, 4, 5, 6), padding="valid")
   variables = draw_variables(model, 188)

@@ -104,6 +104,7 @@ def output_of(*arguments, status=0):
   return text
 
 
+@pytest.mark.slow
 def test_predict_prints_names_escaped(run, tmp_path):
   workdir, folder = run
   (folder / "images" / f"x.{NASTY}").write_text("no image")

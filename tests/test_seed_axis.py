@@ -103,6 +103,7 @@ def test_several_seeds_are_each_of_them(num_seeds, num_devices, groups, options)
   assert largest_difference(singles[0][0].params, singles[1][0].params) > 1e-2
 
 
+@pytest.mark.slow
 def test_groups_of_devices_do_not_talk():
   """A device that has seeds of its own needs nothing of the others."""
   mesh = seed_axis.make_mesh(4, jax.devices()[:4])

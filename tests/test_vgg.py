@@ -118,6 +118,7 @@ def test_equals_keras(weight_file, keras_values):
     assert_close(ours[name], expected)
 
 
+@pytest.mark.slow
 def test_file_without_top(file_without_top, weight_file):
   """The encoder is the same, and FCN's fc1 and fc2 keep their own start."""
   model = FCN(2, VGG16(), widths=(5, 4))

@@ -83,8 +83,12 @@ class KerasPadding(nn.Module):
     return nn.functional.pad(x, (w % 2, 1, h % 2, 1))
 
 
-def build(name, weights):
-  """A network whose encoder computes what Keras' does with the same weights."""
+def build(name, weights, without_last=False):
+  """A network whose encoder computes what Keras' does with the same weights.
+
+  Args:
+    without_last: of DeepLabV3Plus: its ASPP gets the 320 channels before the encoder's last layer.
+  """
   file = pathlib.Path(__file__).resolve().parents[1] / "training_speed" / "peer.py"
   spec = importlib.util.spec_from_file_location("networks", file)
   networks = importlib.util.module_from_spec(spec)
@@ -103,6 +107,14 @@ def build(name, weights):
       "running_var": layer["moving_variance"], "num_batches_tracked": norm.num_batches_tracked,
     })  # fmt: skip
     norm.eps = 1e-3
+  if without_last:
+    from segmentation_models_pytorch.base.initialization import initialize_decoder
+
+    model.encoder.features[-1] = nn.Identity()
+    model.decoder = type(model.decoder)(
+      [3, 16, 24, 32, 96, 320], 5, 256, (12, 24, 36), 16, aspp_separable=True, aspp_dropout=0.5
+    )
+    initialize_decoder(model.decoder)
   for block in list(model.encoder.modules()):
     for key, child in list(block.named_children()):
       if isinstance(child, nn.Conv2d) and child.stride == (2, 2):
@@ -155,7 +167,7 @@ def in_workers(_):
 
 def train(model, args):
   """Prints {"seconds", "miou"} of evaluations; seconds count from --began, without evaluations."""
-  import segmentation_models_pytorch as smp
+  import segmentation_models_pytorch as smp  # after `build`, which prepares it
 
   recipe, budget = RECIPES[args.recipe], 60 * args.minutes
   data = CamVid(args.data / "train", augmentation())
@@ -212,6 +224,7 @@ def main():
   parser.add_argument("--weights", required=True, help="weights.npz of run.py")
   parser.add_argument("--check", help="features.npz of run.py: prints errors instead of training")
   parser.add_argument("--recipe", default="published", choices=RECIPES)
+  parser.add_argument("--without_last", action="store_true", help="see `build`")
   parser.add_argument("--minutes", default=20.0, type=float)
   parser.add_argument("--evaluations", default=10, type=int)
   parser.add_argument("--steps", type=int, help="ends after so many")
@@ -219,7 +232,9 @@ def main():
   parser.add_argument("--began", default=time.time(), type=float, help="when the clock started")
   args = parser.parse_args()
   torch.manual_seed(0)
-  model = build(args.network, np.load(args.weights))
+  if args.without_last and args.network != "DeepLabV3Plus":
+    parser.error("--without_last is for DeepLabV3Plus")
+  model = build(args.network, np.load(args.weights), args.without_last)
   if args.check:
     print(json.dumps(check(model, np.load(args.check))))
   else:

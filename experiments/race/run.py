@@ -32,13 +32,20 @@ CONFIG = "--config=configs/deeplabv3plus_camvid_medium.py"
 NETWORKS = {
   "U-Net": ("Unet", [
     CONFIG, "--config.model.name=encoder_unet", "--config.model.output_stride=32",
-    "--config.predict.output_stride=0",
+    "--config.predict.output_stride=0", "--config.model.up=transposed",
+    "--config.model.widths=(256,128,64,32)",
   ]),
   "DeepLabv3+": ("DeepLabV3Plus", [CONFIG]),
 }  # fmt: skip
-# name: recipe in peer.py
-SIDES = {"jaxseg": None, "smp": "published", "smp, settings of jaxseg": "ours"}
-COLOURS = dict(zip(SIDES, ("tab:blue", "tab:orange", "tab:green"), strict=True))
+# name: flags of peer.py
+SIDES = {
+  "jaxseg": None,
+  "smp": ["--recipe=published"],
+  "smp, settings of jaxseg": ["--recipe=ours"],
+  "the same, without its last layer": ["--recipe=ours", "--without_last"],
+}
+USUAL = list(SIDES)[:3]
+COLOURS = dict(zip(SIDES, ("tab:blue", "tab:orange", "tab:green", "tab:olive"), strict=True))
 
 
 def layer_names():
@@ -176,9 +183,9 @@ def ours(flags, folder, name, data, weights, minutes, evaluations):
   return {"steps": lines[-1][1]["step"], **without_evaluations(lines)}
 
 
-def theirs(python, network, recipe, folder, data, minutes, evaluations):
+def theirs(python, network, flags, folder, data, minutes, evaluations):
   """A row of results.json. First two short runs tell how many workers are faster."""
-  start, speeds = (python, network, folder, data, f"--recipe={recipe}"), {}
+  start, speeds = (python, network, folder, data, *flags), {}
   for workers in (1, 2):
     short = f"--steps={PEER_STEPS}", "--evaluations=0", f"--workers={workers}"
     speeds[workers] = peer(*start, *short)[-1]["steps_per_second"]
@@ -223,7 +230,7 @@ def main():
   parser.add_argument("--minutes", default=20.0, type=float, help="of each run; default: 20")
   parser.add_argument("--evaluations", default=10, type=int, help="of each run; default: 10")
   parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-  parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+  parser.add_argument("--sides", nargs="+", choices=SIDES, default=USUAL)
   parser.add_argument("--out", default=HERE, type=pathlib.Path, help="folder of the results")
   parser.add_argument("--plot", action="store_true", help="of results that are there")
   args = parser.parse_args()
@@ -258,8 +265,8 @@ def main():
     lengths = args.minutes, args.evaluations
     for side in args.sides:
       print(f"{network}, {side}")
-      if recipe := SIDES[side]:
-        found = theirs(args.peer_python, their_name, recipe, folder, data, *lengths)
+      if side != "jaxseg":
+        found = theirs(args.peer_python, their_name, SIDES[side], folder, data, *lengths)
       else:
         found = ours(flags, folder, their_name, data, weights, *lengths)
       row = {"network": network, "side": side, "minutes": args.minutes, **found}
