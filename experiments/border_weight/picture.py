@@ -1,6 +1,9 @@
 """Draws what networks trained without and with the border weight make of the same cells.
 
-python experiments/border_weight/picture.py   (after sweep.py, which leaves the work directories)
+python experiments/border_weight/picture.py
+
+It needs the work directories of "off" and "on", seed 0, in runs/border_weight: remove their rows from
+results.json and run sweep.py, which leaves them there.
 """
 
 import json
