@@ -57,6 +57,7 @@ data_extra() {
       --workdir=*) files+=("${flag#*=}/config.json") ;;
     esac
   done
+  files=("${files[@]/#\~\//$HOME/}")
   for ((i = 0; i < ${#files[@]} && i < 50; i++)); do  # 50: should files import each other.
     [[ -f ${files[i]} ]] || continue
     name=$(grep -oEm1 "[:=] *[\"'](oxford_iiit_pet|tfds|huggingface)[\"']" "${files[i]}" || true)

@@ -31,7 +31,7 @@ def get_config():
   config.augment.contrast = (0.8, 1.25)
   config.model.name = "unet"
   config.model.widths = (16, 32, 64, 128)
-  # EDIT: an epoch is one window of each image, so 20 images need more epochs than 500. Steps are
+  # EDIT: an epoch is one window of each image, so few images need many epochs. Steps are
   # images * num_epochs / batch_size; have 500 or more.
   config.train.num_epochs = 60.0
   config.train.batch_size = 8

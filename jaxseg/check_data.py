@@ -28,7 +28,7 @@ from jaxseg.printing import printable, say
 from jaxseg.seeds import has_begun
 from jaxseg.settings import with_keys
 from jaxseg.visualize import data_sheet, window_sheet
-from jaxseg.workdirs import make_folder
+from jaxseg.workdirs import make_folder, with_home
 
 MAX_FILES = 5  # files listed for each kind of finding
 MAX_NAME = 30  # letters of a class in the table
@@ -123,6 +123,7 @@ def listing(findings: Sequence[Finding]) -> list[str]:
   return [printable(line) for line in lines]
 
 
+@with_home("workdir")
 @usual_rules()
 def check_data(config: ConfigDict, workdir: str | pathlib.Path) -> list[Finding]:
   """Reads both splits of a config, prints a report and draws data.png, augmented.png and data.html.
@@ -133,7 +134,7 @@ def check_data(config: ConfigDict, workdir: str | pathlib.Path) -> list[Finding]
   if not parallel.is_main():
     return []
   with settings.config_errors():
-    return _check_data(config, pathlib.Path(workdir))
+    return _check_data(settings.with_home(config), pathlib.Path(workdir))
 
 
 def _check_data(config, workdir):

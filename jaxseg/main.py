@@ -81,7 +81,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str | None], li
       if overrides.setdefault(key, text) != text:
         say(f"note: --config.{key} is given twice; the last counts, {text!r}", sys.stderr)
       overrides[key] = text
-    elif re.match("--?(workdir|model|input|output)=", argument):  # shells leave ~ as it is there
+    elif re.match("--?(config|workdir|model|input|output)=", argument):  # shells leave ~ there
       others.append(re.sub("(?<=[=,])~(?=/|,|$)", lambda x: os.path.expanduser(x[0]), argument))
     else:
       others.append(argument)
@@ -204,7 +204,7 @@ def configure(
   config = file_config
   if config is None:
     config = read_run(workdir, to_resume=MODE.value == "train")
-  donor = overrides.get("model.init_from")
+  donor = os.path.expanduser(overrides.get("model.init_from") or "")
   if config is None and donor and MODE.value == "train":  # a new run like that one
     config = public.read_config(donor) or read_run(donor)
     if config is None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from jaxseg import VOID, __version__
+from jaxseg import __version__
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.metrics import CLASS_SCORES
 from jaxseg.printing import printable, shown
@@ -216,8 +216,13 @@ def _limits(facts):
   )
   yield (
     "The scores count pixels, of all images together: small objects weigh little in them, and a "
-    f"few images may be far worse. Pixels of the label {VOID} do not count."
+    "few images may be far worse. Pixels without a label do not count."
   )
+  if values["predict.temperature"] and "ece" in scores:
+    yield (
+      "If `--mode=calibrate` found the temperature of the probabilities, it did so on these "
+      "images: cross-entropy and ECE are then optimistic."
+    )
   if "miou_interval" in scores:
     yield (
       "The intervals come from drawing these images again, with replacement. They do not cover "

@@ -72,6 +72,7 @@ def evaluate_split(
   return Evaluation(result, images, samples, shown)
 
 
+@workdirs.with_home("workdir", "output")
 @usual_rules()
 def evaluate(
   workdir: str | pathlib.Path,
@@ -153,6 +154,7 @@ def print_scores(result: dict) -> None:
       say(line, sys.stderr)
 
 
+@workdirs.with_home("workdir", "output")
 @usual_rules()
 def export_run(
   workdir: str | pathlib.Path,

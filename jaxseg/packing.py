@@ -42,6 +42,7 @@ SPEED = ("data.num_threads", "data.num_workers", "data.cache_mb")  # nothing els
 PLACE = re.compile(r"[/\\~]|\.\.|\w:[/\\]|\w+://", re.ASCII)  # how a path on a machine begins
 
 
+@workdirs.with_home("workdir", "output")
 @usual_rules()
 def pack(
   workdir: str | pathlib.Path, output: str | pathlib.Path, *, picture: bool = False

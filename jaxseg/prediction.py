@@ -31,9 +31,10 @@ from jaxseg.printing import printable, say
 from jaxseg.schema import flatten
 from jaxseg.segmenter import Segmenter, load_run
 from jaxseg.together import agreed, json_from_all
-from jaxseg.workdirs import make_folder
+from jaxseg.workdirs import make_folder, with_home
 
 
+@with_home("workdir", "source", "output")
 @usual_rules()
 def predict_folder(
   workdir: str | pathlib.Path,

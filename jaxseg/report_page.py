@@ -172,8 +172,8 @@ def _scores(result):
       )
   yield "</table></div>"
   yield (
-    '<p class="dim">Intervals are of the choice of images (bootstrap): another seed of training is '
-    "not in them.</p>"
+    '<p class="dim">The intervals come from drawing these images again (bootstrap). They do not '
+    "cover training with another seed, and a few images give no reliable ones.</p>"
   )
 
 
@@ -225,7 +225,8 @@ def _calibration(result):
   yield (
     f"<p>The probability of the predicted class is on average {much} the share of pixels that are "
     f"right. Expected calibration error (ECE, {len(bins)} bins): {result['ece']:.4f}. "
-    "<code>--mode=calibrate</code> fits a temperature, on these images.</p>"
+    "<code>--mode=calibrate</code> fits a temperature on these images; at that temperature, their "
+    "ECE and cross-entropy are optimistic.</p>"
   )
   with ink():
     yield drawing(draw_reliability(bins), "How often pixels are right, by their probability")
@@ -254,8 +255,8 @@ def _pictures(shown, images, colors, budget):
   if not shown:
     return
   yield (
-    '<p class="dim">By mean IoU of the image. Errors are red; white pixels have no label. '
-    "Confidence goes from black, a guess among all classes, to white, certain.</p>"
+    '<p class="dim">By mean IoU of the image. Errors are red there, and pixels without a label '
+    "white. Confidence is black for a guess among all classes, and white where it is certain.</p>"
   )
   yield legend(images, list(shown), colors)
   yield from figures(
@@ -298,8 +299,8 @@ def table_of_images(images: PerImage) -> Iterator[str]:
   if len(order) < len(images.names):
     yield f"<p>The {len(order):,} worst of {len(images.names):,} images.</p>"
   yield (
-    '<p class="dim">A click on a head sorts. per_image.csv has all images, with the IoU and the '
-    "pixels of each class.</p>"
+    '<p class="dim">Click a column heading to sort. per_image.csv has all images, with the IoU and '
+    "the pixels of each class.</p>"
   )
   columns = list(scores)
   rows = (

@@ -40,6 +40,7 @@ READING = ("data.data_dir", "data.source", "data.images", "data.masks", "data.sp
            "predict.tile")  # fmt: skip
 
 
+@workdirs.with_home("places", "output")
 @usual_rules()
 def report(
   places: Place | Sequence[Place],
@@ -98,6 +99,9 @@ def report(
   differences = [compare(first, run) for run in others]
   workdirs.make_folder(folder, "--output")
   shown, notes = [], []
+  if len({run.config.predict.temperature or 1.0 for run in runs}) > 1:
+    notes.append("The runs have different temperatures (predict.temperature; --mode=calibrate), "
+                 "which change cross-entropy and calibration error.")  # fmt: skip
   for place, run, difference in zip(places[1:], others, differences, strict=True):
     pictures, problems = _pairs(places[0], first, place, run, difference, overrides)
     shown.append(pictures)
@@ -132,6 +136,10 @@ def read_evaluation(place: Place) -> Run:
     remedy = f"evaluate again: --mode=evaluate --model=... --output={place}"
   path = place / "evaluation.json"
   result = workdirs.read_json(path, remedy)
+  if result is None and not place.is_dir():
+    raise UserError(f"no folder {place}: correct the work directory")
+  if result is None and (seeds := sorted(place.glob("seed_*/evaluation.json"))):
+    raise UserError(f"{place} holds the runs of several seeds: give one, as {seeds[0].parent}")
   if result is None:
     raise UserError(f"{place} has no evaluation.json; {remedy}")
   check_evaluation(result, path, remedy)

@@ -33,7 +33,7 @@ from jaxseg.predict import most_likely
 from jaxseg.printing import printable
 from jaxseg.unused_keys import warn_of_unused
 from jaxseg.visualize import overlay
-from jaxseg.workdirs import read_temperature, run_of
+from jaxseg.workdirs import read_temperature, run_of, with_home
 
 Array = np.ndarray
 
@@ -151,6 +151,7 @@ class Segmenter:
     return found[0] if kind == "image" else np.stack(found) if kind == "batch" else found
 
 
+@with_home("path")
 def load(
   path: str | pathlib.Path,
   *,

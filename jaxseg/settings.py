@@ -7,6 +7,7 @@ in "`up` is 'x'"; `config_errors` turns these into the keys that a user sets.
 import collections.abc
 import contextlib
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -219,6 +220,13 @@ def _read_packed(folder):
     if name in values and keys[name].wrong(values[name]):
       values |= change
   return values
+
+
+def with_home(config: ConfigDict) -> ConfigDict:
+  """The config with the home folder for ~ in front of files of weights and of runs."""
+  values = config_values(config)
+  names = ("model.init_from", "model.pretrained")
+  return override(config, {name: os.path.expanduser(values[name]) for name in names})
 
 
 def check_resumes(workdir: str | pathlib.Path, saved: ConfigDict, config: ConfigDict) -> None:

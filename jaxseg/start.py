@@ -26,6 +26,9 @@ Train, score and use semantic segmentation networks.
   jaxseg --mode=check_data --config=FILE    read all data and report what is wrong with them
   jaxseg --mode=keys                        list all config keys
 
+  --mode=MODE           train unless it is given; the others are above
+  --input, --output     predict: images, label maps. --output: also where evaluate, report, export
+                        and pack write
   --config=FILE         a file of configs/, or yours; a run knows its own
   --config.KEY=VALUE    another value for a single key, as often as needed
   --workdir=DIR         folder of the run; default: runs/NAME_OF_CONFIG

@@ -32,6 +32,7 @@ MAX_PIXELS = 4096  # of an image
 MAX_VALUES = 2**25  # probabilities of all images
 
 
+@workdirs.with_home("workdir")
 @usual_rules()
 def calibrate(
   workdir: str | pathlib.Path,

@@ -46,8 +46,10 @@ from jaxseg.predict import Predictor
 from jaxseg.run import Run, tell
 from jaxseg.stop_requests import stop_signals
 from jaxseg.tally import for_scores
+from jaxseg.workdirs import with_home
 
 
+@with_home("workdir")
 @usual_rules()
 def train(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
   """Trains the run of a work directory, from its latest checkpoint if it has one.
@@ -61,7 +63,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
   """
   parallel.use_compilation_cache()
   with settings.config_errors():
-    build.check_training(config)
+    build.check_training(config := settings.with_home(config))
     remedy = f"train in another --workdir, with `init_from`={workdir}"
     packed.check_is_none(workdir, remedy)
     if public.is_published(workdir):

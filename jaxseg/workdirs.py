@@ -1,6 +1,8 @@
 """The files of a work directory other than checkpoints: config, metrics, evaluation."""
 
 import collections.abc
+import functools
+import inspect
 import json
 import math
 import os
@@ -10,6 +12,29 @@ from typing import Any
 from jaxseg import UserError
 from jaxseg.notebook import warn
 from jaxseg.schema import flatten
+
+
+def with_home(*names: str) -> collections.abc.Callable:
+  """A decorator: of these arguments, ~ at the start of a path is the home folder, as in shells."""
+
+  def expand(value):
+    if isinstance(value, list | tuple):
+      return [expand(x) for x in value]
+    is_path = isinstance(value, str | pathlib.Path) and str(value).startswith("~")
+    return type(value)(os.path.expanduser(value)) if is_path else value
+
+  def decorate(function):
+    parameters = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+      given = parameters.bind(*args, **kwargs)
+      given.arguments |= {x: expand(given.arguments[x]) for x in names if x in given.arguments}
+      return function(*given.args, **given.kwargs)
+
+    return call
+
+  return decorate
 
 
 def saved_config(workdir: str | pathlib.Path) -> dict | None:

@@ -159,7 +159,9 @@ def test_home_in_flags(monkeypatch):
   monkeypatch.setenv("HOME", "/home/me")
   given = ["main.py", "--workdir=~/a,~/b~", "--input=~", "--output=a~/b", "--config=~/c.py"]
   _, found = main.split_arguments(given)
-  assert found[1:] == ["--workdir=/home/me/a,/home/me/b~", "--input=/home/me", *given[3:]]
+  assert found[1:] == [
+    "--workdir=/home/me/a,/home/me/b~", "--input=/home/me", given[3], "--config=/home/me/c.py"
+  ]  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", [b"{", b"\xff", None])

@@ -2,11 +2,13 @@
 
 import json
 import os
+import pathlib
 
 import pytest
 from tiny import error_of
 
-from jaxseg import DataWarning, UserError, workdirs
+from configs import default
+from jaxseg import DataWarning, UserError, settings, workdirs
 
 SCOPES = {"model.name": "network", "data.threads": "free"}
 VALUES = {"seed": 0, "model.name": "unet", "model.widths": [4, 8], "data.threads": 2}
@@ -158,3 +160,25 @@ def test_many_damaged_lines(tmp_path):
 def test_metrics_of_a_new_run(tmp_path):
   workdirs.forget_metrics_after(tmp_path, 0)
   assert workdirs.read_metrics(tmp_path) == []
+
+
+def test_home_in_arguments(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+
+  @workdirs.with_home("place", "more")
+  def function(first, place, *, more=None):
+    return first, place, more
+
+  assert function("~/a", "~/a") == ("~/a", f"{tmp_path}/a", None)
+  assert function("", place=pathlib.Path("~/b"), more=("~/c", "d~")) == (
+    "", tmp_path / "b", [f"{tmp_path}/c", "d~"]
+  )  # fmt: skip
+  assert function("", "hf:a/b", more=["x"]) == ("", "hf:a/b", ["x"])
+
+
+def test_home_in_a_config(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  config = default.get_config()
+  config.model.init_from = "~/runs/a"
+  found = settings.with_home(config).model
+  assert (found.init_from, found.pretrained) == (f"{tmp_path}/runs/a", config.model.pretrained)

@@ -124,8 +124,7 @@ def common_dtype(records: Sequence[Mapping[str, Any]], fmt: ImageFormat) -> str:
   dtype = max(found, key=DTYPES.index, default=DTYPES[0])
   if len(found) > 1:
     text = f"images are {', '.join(sorted(found))}; all become {dtype}"
-    scaled = "" if fmt.value_range else ", and each type's white becomes that of it"
-    warn(text + scaled)
+    warn(text + ("" if fmt.value_range else ", and the white of each type stays white"))
   return dtype
 
 
