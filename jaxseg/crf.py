@@ -159,7 +159,7 @@ def _separable_filter(h, w, sigma, weight):
 
 def _gaussian_blocks(length, sigma, weight):
   """`_gaussian_matrix` as [(rows, columns, f32[...])], without entries near 0."""
-  place, reach = np.arange(length), min(math.ceil(REACH * sigma), length)
+  place, reach = np.arange(length), math.ceil(min(REACH * sigma, length))
   kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
   norm = np.convolve(np.ones(length), kernel)[reach : reach + length] ** -0.5
   blocks = []

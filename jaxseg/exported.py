@@ -9,7 +9,7 @@ from jaxseg import UserError, export, parallel, workdirs
 from jaxseg.data.decode import DatasetInfo, to_picture
 from jaxseg.data.encoded import Notes
 from jaxseg.data.resize import convert
-from jaxseg.packed import digest
+from jaxseg.packed import digest, wrong_entries
 from jaxseg.predict import most_likely
 
 
@@ -59,14 +59,18 @@ def _read_description(path):
   if about is None:
     raise UserError(f"{place} is missing: keep it next to {path.name}")
   try:
-    palette, stored = tuple(map(tuple, about["palette"])), about["input"]
+    stored = about["input"]
     fmt = stored.get("image_format") or {  # version 0.1 had 8-bit input only
       "channels": stored["shape"][-1],
-      "value_range": tuple(stored["stored_as_black_and_white"]),
+      "value_range": stored["stored_as_black_and_white"],
       "dtype": "uint8",
     }
     display = {name: stored[name] for name in ("clip", "display_bands") if name in stored}
     about.get("sha256", {}).values()
-    return DatasetInfo(tuple(about["classes"]), palette, **fmt, **display), about
+    info = {"classes": about["classes"], "palette": about["palette"], **fmt, **display}
+    if wrong := wrong_entries(info):
+      raise KeyError(wrong[0])
+    palette = tuple(map(tuple, info.pop("palette")))
+    return DatasetInfo(tuple(info.pop("classes")), palette, **info), about
   except (AttributeError, IndexError, KeyError, TypeError) as error:
     raise UserError(f"{place} is damaged ({error!r}): {remedy}") from error

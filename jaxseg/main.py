@@ -182,8 +182,8 @@ def configure(
       config = file_config or own or settings.from_run({})
       values = settings.parse_overrides(config, overrides)
       return model, settings.override(config, values) if file_config else config, values
-  if file_config is not None and MODE.value == "report":
-    raise UserError("--mode=report takes configs from the runs: leave out --config")
+  if MODE.value == "report":
+    file_config = None  # which only fills tables: configs are those of the runs
   place = packed.find(MODEL.value or work_directories()[0])
   if file_config is None and not place:
     config_example, run_example = "--config=configs/unet_cells.py", "--workdir=runs/unet_cells"

@@ -30,6 +30,7 @@ from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo, to_picture
 from jaxseg.data.encoded import read_as_trained
 from jaxseg.data.input_pipeline import eval_examples
+from jaxseg.data.source_checks import with_checks
 from jaxseg.evaluation import LISTS, check_classes, score, score_table
 from jaxseg.extremes import Extremes, draw_panels, ends
 from jaxseg.notebook import progress, warn
@@ -109,6 +110,7 @@ def evaluate(
       if not public.has_names(info) and len(found.classes) == len(info.classes):
         info = dataclasses.replace(info, classes=found.classes, palette=found.palette)
       check_classes(found.classes, info.classes)
+      source = with_checks(source, found)
     with read_as_trained(info.channels, info.value_range):
       predict = predictors.build_predictor(config, segmenter.model, info)
       predict = for_scores(predict, segmenter.variables)
@@ -127,7 +129,7 @@ def evaluate(
     line = results.about(split, step, evaluation.result["num_images"], config, overrides)
     with faults.by_the_way(f"the scores are not in {output or 'the work directory'}"):
       results.write(folder, split, step or 0, info, evaluation, overrides)
-      if output:
+      if output and not workdirs.has_checkpoint(output):
         results.write_origin(output, step, config, info)
       results.write_page(folder, line, info, evaluation, config)
   given = {"overrides": overrides} if overrides else {}
@@ -135,11 +137,17 @@ def evaluate(
 
 
 def _check_output(folder, workdir):
-  """Raises UserError for a folder whose own scores an evaluation would replace."""
-  folder, own = pathlib.Path(folder), workdirs.run_of(workdir)
+  """Raises UserError for a folder that is not for the scores of this evaluation."""
   packed.check_is_none(folder, "give another --output")
-  if folder.resolve() != own.resolve() and (folder / "config.json").is_file():
-    raise UserError(f"{folder} is another run, whose scores would be lost: give another --output")
+  place, own = pathlib.Path(folder).resolve(), workdirs.run_of(workdir).resolve()
+  for run in (place, *place.parents):
+    if (run / "config.json").is_file() and (run / "checkpoints").is_dir():
+      if run != own or place.is_relative_to(run / "checkpoints"):
+        raise UserError(f"{folder} is part of the run {run}, which stays as it is: give another "
+                        "--output")  # fmt: skip
+      break
+  if parallel.is_main():
+    workdirs.make_folder(folder, "--output")
 
 
 def print_scores(result: dict) -> None:

@@ -147,6 +147,7 @@ def read_evaluation(place: Place) -> Run:
   if config is None and (origin := results.read_origin(place, remedy)):
     step, config, info = origin
   config = config or settings.from_run({})
+  settings.check_own_values(config)
   if info is None or tuple(info.classes) != tuple(result["iou"]):
     info = _info(place, config, tuple(result["iou"]))
   images = per_image.read(place / "per_image.csv", info.classes, remedy)

@@ -79,7 +79,12 @@ def read_origin(
   is_step = step is None or (type(step) is int and step >= 0)
   if not is_step or not isinstance(config, dict) or packed.wrong_entries(info):
     raise UserError(f"{path} is damaged: {remedy}")
-  return step, settings.from_run(config), DatasetInfo(**info)
+  try:
+    config = settings.from_run(config)
+    settings.check_own_values(config)
+  except UserError as error:
+    raise UserError(f"{path} is damaged ({error}): {remedy}") from error
+  return step, config, DatasetInfo(**info)
 
 
 def about(

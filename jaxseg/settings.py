@@ -39,6 +39,7 @@ def from_run(saved: collections.abc.Mapping) -> ConfigDict:
   """
   keys = declared_keys()
   values = schema.saved_values(saved, keys)
+  schema.check_groups(values, "config.json", "it is damaged; use another --workdir")
   values |= {name: keys[name].default for name in keys if name.startswith("parallel.")}
   return schema.to_config(values)
 
@@ -100,6 +101,12 @@ def check(config: ConfigDict) -> None:
   if not any(config.train.losses.values()):
     names = ", ".join(config.train.losses)
     raise UserError(f"config.train.losses are all 0; set one of {names}")
+
+
+def check_own_values(config: ConfigDict) -> None:
+  """Raises UserError for a value that a key of jaxseg cannot have; names in tables may be any."""
+  values, keys = config_values(config), declared_keys()
+  schema.check_values({x: value for x, value in values.items() if x not in OPEN_KEYS}, keys)
 
 
 def config_values(config: ConfigDict) -> dict[str, Any]:
@@ -207,11 +214,7 @@ def _read_packed(folder):
   known = {*keys, *(declared.was for declared in keys.values())}
   loss = "train.losses."  # of one's own, or a newer one: as in runs, only training needs it
   packed.check_keys(folder, [x for x in values if x not in known and not x.startswith(loss)])
-  names = {*known, *values}
-  groups = {name[:i] for name in names for i, letter in enumerate(name) if letter == "."}
-  if wrong := names & groups:
-    where = f"{folder}/{packed.CONFIG}: config.{min(wrong)[:80]}"
-    raise UserError(f"{where} is both a key and a group of keys: {packed.REMEDY}")
+  schema.check_groups({*known, *values}, f"{folder}/{packed.CONFIG}", packed.REMEDY)
   others = {
     "augment.extra": {"augment.extra": ()},
     "data.name": {"data.name": "folder", **{f"data.{x}": about["info"][x] for x in FOLDER}},

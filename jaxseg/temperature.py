@@ -65,11 +65,14 @@ def calibrate(
   if own is not None and own.predict.temperature:
     raise UserError(f"the config of {workdir} sets predict.temperature={own.predict.temperature}, "
                     "which comes before what would be found: train with 0")  # fmt: skip
+  if (overrides or {}).get("predict.temperature"):
+    raise UserError("config.predict.temperature is what calibrate finds: leave it out")
   overrides = {**(overrides or {}), "predict.temperature": 1.0}
   segmenter = load_run(workdir, overrides, config)
   config = segmenter.config
   changed = settings.changed(config, own).keys() - {"predict.temperature", "predict.tile"}
-  if other := [name for name in changed if name.startswith(("predict.", "crf."))]:
+  others = ("predict.", "crf.", "data.fit", "data.image_size", "train.precision")
+  if other := [name for name in changed if name.startswith(others)]:
     raise UserError(f"a temperature is for the run's own predictions: leave config.{min(other)} as "
                     "it was")  # fmt: skip
   found = parallel.on_main(_fit, config, segmenter)

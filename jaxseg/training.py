@@ -34,7 +34,7 @@ from jaxseg import (
 from jaxseg.data import changes
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.input_pipeline import Cached, fitted_source, with_fast_jpeg
-from jaxseg.data.source_checks import check_source, with_checked_labels
+from jaxseg.data.source_checks import check_source, with_checks
 from jaxseg.data.stored import Kept, Stored, store
 from jaxseg.first_pass import class_counts, measured_range, share
 from jaxseg.initial_state import new_state, pretrained_state
@@ -93,12 +93,12 @@ def _train(config, workdir):
   eval_info, eval_source = build.open_split(config, "eval", value_range=value_range)
   check_source(source, info)
   examples = {"train": changes.digest(source), "eval": changes.digest(eval_source)}
-  check_source(eval_source, dataclasses.replace(info, dtype=eval_info.dtype))
-  eval_source = Cached(eval_source, config.data.cache_mb << 20)
+  eval_info = dataclasses.replace(info, dtype=eval_info.dtype)
+  check_source(eval_source, eval_info)
+  eval_source = Cached(with_checks(eval_source, eval_info), config.data.cache_mb << 20)
   model = build.build_model(config, info)
-  if config.data.fast_jpeg:
-    source = with_fast_jpeg(source, size - 2 * model.margin)
-  source = with_checked_labels(source, len(info.classes))
+  fast = config.data.fast_jpeg
+  source = with_checks(with_fast_jpeg(source, size - 2 * model.margin) if fast else source, info)
   epoch_steps = len(source) / options.batch_size
   num_steps = max(1, round(options.num_epochs * epoch_steps))
   optimizer, learning_rate = build.build_optimizer(config, num_steps, epoch_steps)

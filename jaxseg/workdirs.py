@@ -148,7 +148,7 @@ def read_temperature(workdir: str | pathlib.Path, step: int) -> float | None:
     return None
   temperature = found.get("temperature")
   if not isinstance(temperature, float) or not 0 < temperature <= 100:
-    raise UserError(f"{path} is damaged (temperature {temperature!r}): {remedy}")
+    raise UserError(f"{path} is damaged (temperature {temperature!r:.60}): {remedy}")
   return temperature
 
 

@@ -164,7 +164,7 @@ def test_damaged_coco_objects(tmp_path, segmentation):
   assert message.startswith(place) and len(message) < 400 + len(str(tmp_path))
 
 
-@pytest.mark.parametrize("nothing", [[], {"size": [6, 8], "counts": [48]}])
+@pytest.mark.parametrize("nothing", [[], [[]], {"size": [6, 8], "counts": [48]}])
 def test_objects_without_pixels_are_named(tmp_path, nothing):
   objects = [{"category_id": 5, "segmentation": x} for x in (rectangle(0, 0, 6, 5), nothing)]
   for number, expected in (1, []), (2, ["annotations without pixels are left out"]):

@@ -133,6 +133,7 @@ def test_any_number_of_channels():
     (encode(Image.fromarray(GREY).convert("P"), "GIF", transparency=int(GREY[0, 0])), 3,
      "transparency (alpha) is not used"),
     (encode(RGB), 2, "2 of 3 bands are used: set `channels`=3"),
+    (encode(palette_image(), transparency=b"\xff\0"), 3, "transparency (alpha) is not used"),
   ],
 )  # fmt: skip
 def test_what_is_not_used_is_named(data, channels, note):
@@ -143,7 +144,8 @@ def test_what_is_not_used_is_named(data, channels, note):
 
 def test_nothing_is_noted_where_all_is_used():
   for data, channels in ((encode(RGB), 3), (encode(RGB), 1), (encode(GREY), 3),
-                         (encode(np.dstack([RGB, ALPHA])), 4)):  # fmt: skip
+                         (encode(np.dstack([RGB, ALPHA])), 4),
+                         (encode(palette_image(), transparency=b"\xff\xff"), 3)):  # fmt: skip
     notes = []
     decode(data, channels, notes)
     assert notes == []

@@ -401,6 +401,8 @@ def test_folders_of_scores_and_of_checkpoints(jaxseg, trained, tmp_path):
     status, out, err = jaxseg(*flags, f"--workdir={places}")
     assert status == 0 and f"report: {tmp_path / 'comparison.html'}" in out + err
   assert f"its page is {scores}" in error_of(jaxseg, *flags, f"--workdir={scores}")
+  # A file that adds a data set of one's own is read; configs are those of the runs.
+  assert jaxseg("--config=configs/unet_pets.py", *flags, f"--workdir={trained}")[0] == 0
   message = error_of(jaxseg, f"--workdir={step}", num_steps(8))
   assert f"{step} is a checkpoint: resume its run with --workdir={trained}" in message
 

@@ -47,6 +47,9 @@ def test_labels_are_mapped_and_void_stays():
 
 def test_palette_counts_by_index():
   check(encode(palette_image()), THREE, LABELS)
+  notes = []
+  decode_mask(encode(palette_image(), transparency=0), "m", THREE, notes=notes)
+  assert notes == []  # what its colours are does not matter
 
 
 def test_one_bit():

@@ -178,6 +178,12 @@ def test_a_folder_that_an_evaluation_wrote(runs, tmp_path):
   message = error_of(reports.report, place)
   assert message.endswith(f"its page is {place / 'plots' / 'report.html'}")
   assert (place / "plots" / "report.html").read_text() == before
+  origin = json.loads((place / "origin.json").read_text())
+  for name, value in {"data": None, "model": 5, "train": {"num_epochs": "x"}}.items():
+    config = {**origin["config"], name: value}
+    (place / "origin.json").write_text(json.dumps({**origin, "config": config}))
+    message = error_of(reports.report, [runs[0], place])
+    assert message.startswith(f"{place}/origin.json is damaged (config")
   (place / "evaluation.json").unlink()
   assert error_of(reports.report, [runs[0], place]).endswith(f"--model=... --output={place}")
 
@@ -189,10 +195,15 @@ def test_what_a_report_does_not_take(runs):
   assert reports.report(runs[0], overrides={"eval.batch_size": 2}).is_file()
 
 
-def test_scores_of_another_run_stay(runs):
+def test_scores_of_another_run_stay(runs, tmp_path):
   before = (runs[0] / "evaluation.json").read_bytes()
-  assert "whose scores would be lost" in error_of(modes.evaluate, runs[1], output=runs[0])
+  places = runs[0], runs[0] / "plots", runs[0] / "checkpoints" / "1", runs[1] / "checkpoints"
+  for place in places:
+    message = error_of(modes.evaluate, runs[1], output=place)
+    assert message.startswith(f"{place} is part of the run ")
   assert (runs[0] / "evaluation.json").read_bytes() == before
+  (runs[0] / "file").touch()
+  assert "correct --output" in error_of(modes.evaluate, runs[1], output=tmp_path / "short/file")
 
 
 def test_a_palette_that_is_none(tmp_path):

@@ -143,7 +143,12 @@ def test_exported_file(workdir, photo, tmp_path, output, capsys):
     (tmp_path / "model.stablehlo").write_bytes(whole[:size])
     message = error_of(jaxseg.load, tmp_path / "model.stablehlo")
     assert "model.stablehlo is damaged" in message and "export the run again" in message
-  for text in ("{", "[]", "{}", '{"classes": ["a"], "palette": [[0, 0, 0]], "input": 3}'):
+  wrong = ["{", "[]", "{}", '{"classes": ["a"], "palette": [[0, 0, 0]], "input": 3}']
+  for name, value in {"channels": [], "bands": True, "value_range": "x", "dtype": None}.items():
+    changed = {**about["input"], "image_format": {**about["input"]["image_format"], name: value}}
+    wrong.append(json.dumps({**about, "input": changed}))
+  wrong += [json.dumps({**about, "classes": x}) for x in ([None, "b"], [], "abc")]
+  for text in wrong:
     (tmp_path / "classes.json").write_text(text)
     message = error_of(jaxseg.load, tmp_path / "model.stablehlo")
     assert "classes.json is damaged" in message and "export the run again" in message

@@ -5,6 +5,7 @@ import pytest
 import tiny
 from tiny import error_of
 
+from configs import default
 from jaxseg import UserError, settings
 from jaxseg.build import check_training
 from jaxseg.training import train
@@ -126,6 +127,15 @@ def test_check_finds_a_wrong_value_of_every_key():
     wrong = 3 if isinstance(declared.default, str | tuple) else "3"
     message = error_of(settings.override, config, {name: wrong})
     assert message.startswith(f"config.{name} is {wrong!r}, but has to be")
+
+
+@pytest.mark.parametrize("value", [True, None, [], "a", -1])
+def test_a_group_that_is_none(value):
+  """Of a config.json that somebody has edited."""
+  saved = {**default.get_config().to_dict(), "augment": value}
+  assert "config.json has config.augment as a key and as a group" in error_of(
+    settings.from_run, saved
+  )
 
 
 def test_override():

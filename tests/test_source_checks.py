@@ -11,7 +11,7 @@ from tiny import error_of
 from jaxseg import VOID
 from jaxseg.data import datasets
 from jaxseg.data.datasets import DatasetInfo, Subset
-from jaxseg.data.source_checks import check_source, with_checked_labels
+from jaxseg.data.source_checks import check_source, with_checks
 from jaxseg.training import train
 
 
@@ -44,7 +44,14 @@ def test_floats_are_in_the_unit_range_unless_there_is_another():
   image, mask = np.full((4, 5, 1), 255, np.float32), np.zeros((4, 5), np.uint8)
   example = {"name": "a", "image": image, "mask": mask}
   assert "values from 255 to 255 are not in [0, 1]" in error_of(check_source, [example], info)
-  check_source([example], dataclasses.replace(info, value_range=(0, 255)))
+  wide = dataclasses.replace(info, value_range=(0, 255))
+  check_source([example], wide)
+  image[2, 3] = np.nan
+  for kind in info, wide:
+    assert "'a': " in error_of(check_source, [example], kind)
+  other = {**example, "image": np.zeros((4, 5, 1), np.float32)}
+  checked = with_checks([other, example], info)
+  assert checked[0] is other and "holds NaN" in error_of(lambda: checked[1])
 
 
 def test_a_label_that_is_no_class_ends_training(tmp_path, monkeypatch):
@@ -54,7 +61,7 @@ def test_a_label_that_is_no_class_ends_training(tmp_path, monkeypatch):
     for i in range(20)
   ]
   examples[7]["mask"][3, 4] = VOID
-  checked = pickle.loads(pickle.dumps(with_checked_labels(examples, 3)))
+  checked = pickle.loads(pickle.dumps(with_checks(examples, tiny.INFO)))
   assert len(list(checked)) == 20
   examples[7]["mask"][3, 4] = 3
   splits = {"train": examples, "test": examples[:5]}
@@ -66,4 +73,4 @@ def test_a_label_that_is_no_class_ends_training(tmp_path, monkeypatch):
 def test_what_is_decoded_is_checked_already():
   _, source = tiny.load_photos("train", "", 32, 0)
   for decoded in source, Subset(source, [1, 2]):
-    assert with_checked_labels(decoded, 3) is decoded
+    assert with_checks(decoded, tiny.INFO) is decoded

@@ -43,9 +43,9 @@ CONVERTED = {"YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "PA": "RGBA", "RGBa": "
              "RGBX": "RGB", "I;16L": "I;16", "I;16N": "I;16"}  # fmt: skip
 NPY, PNG = b"\x93NUMPY", b"\x89PNG\r\n\x1a\n"
 JPEG2000 = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")
-
-# Slides exceed Pillow's default. Without a limit, a damaged header can use up all memory.
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # a warning; twice as many are an error
+TRANSPARENCY = "transparency (alpha) is not used"
+# Pillow's default is less than a slide. More is a warning, twice as many pixels are an error.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 
 
 def few(values: Sequence, limit: int = 10) -> str:
@@ -210,8 +210,9 @@ def _header(image, start, num_bytes):
     dtype = np.dtype(np.uint8 if declared <= 8 else np.uint16)
   if (count := getattr(image, "n_frames", 1)) > 1:
     notes.append(f"{count} frames, of which only the first is read")
-  if "transparency" in image.info:  # a colour of PNG or GIF, or those of a palette
-    notes.append("transparency (alpha) is not used")
+  opacity = image.info.get("transparency")  # a colour; or bytes, one for each of a palette
+  if opacity is not None and not (isinstance(opacity, bytes) and min(opacity, default=255) == 255):
+    notes.append(TRANSPARENCY)
   shape = (image.height, image.width, len(names))
   sizes.check_size(shape, declared, num_bytes)
   # The method of PNG files would decode the whole image, to find Exif data at its end.

@@ -9,7 +9,7 @@ from PIL import Image
 
 from jaxseg import VOID, UserError
 from jaxseg.data import polygons
-from jaxseg.data.files import few, read_raster
+from jaxseg.data.files import TRANSPARENCY, few, read_raster
 from jaxseg.data.label_faults import mask_fault
 from jaxseg.data.labels import BACKGROUND, LabelMap, Value
 from jaxseg.data.raster import Path, Raster
@@ -93,7 +93,9 @@ def read_mask(
   raster = read_raster(data, name, page=page, orient=orient)
   numbers, colors = _single_layer(raster, name, labels)
   if notes is not None:
-    notes += raster.header.notes
+    # Where the values are places in a palette, its colours do not matter.
+    is_index = raster.header.names == ("index",) and not labels.by_color
+    notes += [x for x in raster.header.notes if not (is_index and x == TRANSPARENCY)]
     if labels.by_color and colors is None:
       notes.append("the mask holds numbers, to which `mask_colors` does not apply")
     if "A" in raster.header.names and not _is_constant(

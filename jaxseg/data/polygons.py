@@ -200,6 +200,8 @@ def _runs(segmentation, size, where):
     return counts
   rings = []
   for ring in _checked(segmentation, list, f"{where}: its segmentation"):
+    if ring == []:
+      continue
     rings.append(_numbers(ring, None, (width, height), where))
     if len(ring) < 6 or len(ring) % 2:
       raise UserError(f"{where}: a polygon needs 3 points, x and y of each: correct or remove it")

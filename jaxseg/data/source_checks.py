@@ -22,7 +22,11 @@ def check_source(source: Sequence, info: DatasetInfo) -> None:
       f"the data set has {len(info.classes)} classes and {len(info.palette)} colours; it needs two "
       "classes or more, and a colour for each"
     )
-  example = source[0]
+  check_example(source[0], info)
+
+
+def check_example(example: Mapping[str, Any], info: DatasetInfo) -> None:
+  """Raises UserError unless an example is what `info` says: types, shapes, values and labels."""
   if missing := {"image", "mask", "name"} - set(example):
     raise UserError(f"an example of the data set has no {' and no '.join(sorted(missing))}")
   image, mask = example["image"], example["mask"]
@@ -33,12 +37,11 @@ def check_source(source: Sequence, info: DatasetInfo) -> None:
     raise UserError(f"{where}: its image is {kinds[0]}, but has to be {expected}")
   if info.dtype == "float32" and not info.value_range:
     unit_floats(image, where)
+  elif info.dtype == "float32" and not np.isfinite(image).all():
+    raise UserError(f"{where}: its image holds values that are not finite; replace them")
   if mask.dtype != np.uint8 or mask.ndim != 2:
     raise UserError(f"{where}: its mask is {kinds[1]}, not uint8[H,W]")
-  if wrong := set(np.unique(mask).tolist()) - {VOID, *range(len(info.classes))}:
-    raise UserError(
-      f"{where}: its mask holds {min(wrong)}, which is no label of {len(info.classes)} classes"
-    )
+  check_labels(example, len(info.classes))
 
 
 def check_labels(example: Mapping[str, Any], num_classes: int) -> None:
@@ -50,21 +53,21 @@ def check_labels(example: Mapping[str, Any], num_classes: int) -> None:
     raise UserError(f"{where} holds {label}, which is no label of {num_classes} classes")
 
 
-def with_checked_labels(source: Sequence, num_classes: int) -> Sequence:
-  """The source, whose examples raise UserError for a label that is no class."""
+def with_checks(source: Sequence, info: DatasetInfo) -> Sequence:
+  """The source, with `check_example` of each example that is read."""
   decodes = isinstance(source.source if isinstance(source, Subset) else source, Encoded)
-  return source if decodes else _Checked(source, num_classes)  # decoding has checked them
+  return source if decodes else _Checked(source, info)  # decoding has checked them
 
 
 @dataclasses.dataclass(frozen=True)
 class _Checked(Sequence):
   source: Sequence
-  num_classes: int
+  info: DatasetInfo
 
   def __len__(self):
     return len(self.source)
 
   def __getitem__(self, i):
     example = self.source[i]
-    check_labels(example, self.num_classes)
+    check_example(example, self.info)
     return example
