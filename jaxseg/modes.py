@@ -99,9 +99,10 @@ def evaluate(
   Raises:
     UserError: nothing trained there, no data, or a key that contradicts the network.
   """
-  if output:
-    _check_output(output, workdir)
   segmenter = load_run(workdir, overrides or {}, config)
+  if output:
+    with agreed(output):
+      _check_output(output, workdir)
   with settings.config_errors():
     config = segmenter.config
     info = segmenter.info
@@ -141,13 +142,12 @@ def _check_output(folder, workdir):
   packed.check_is_none(folder, "give another --output")
   place, own = pathlib.Path(folder).resolve(), workdirs.run_of(workdir).resolve()
   for run in (place, *place.parents):
-    if (run / "config.json").is_file() and (run / "checkpoints").is_dir():
+    if (run / "config.json").is_file() and (run == place or workdirs.has_checkpoint(run)):
       if run != own or place.is_relative_to(run / "checkpoints"):
         raise UserError(f"{folder} is part of the run {run}, which stays as it is: give another "
                         "--output")  # fmt: skip
       break
-  if parallel.is_main():
-    workdirs.make_folder(folder, "--output")
+  workdirs.make_folder(folder, "--output")
 
 
 def print_scores(result: dict) -> None:

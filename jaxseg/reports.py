@@ -146,8 +146,12 @@ def read_evaluation(place: Place) -> Run:
   step, info = result["step"], None
   if config is None and (origin := results.read_origin(place, remedy)):
     step, config, info = origin
+  if config is not None and info is None:
+    try:
+      settings.check_own_values(config)
+    except UserError as error:
+      raise UserError(f"{place}/config.json is damaged ({error}): restore it") from error
   config = config or settings.from_run({})
-  settings.check_own_values(config)
   if info is None or tuple(info.classes) != tuple(result["iou"]):
     info = _info(place, config, tuple(result["iou"]))
   images = per_image.read(place / "per_image.csv", info.classes, remedy)

@@ -188,17 +188,6 @@ def _tuples(value):
   return tuple(_tuples(x) for x in value) if isinstance(value, tuple | list) else value
 
 
-def check_groups(names: collections.abc.Collection[str], where: str, remedy: str) -> None:
-  """Raises UserError for a name that is a key and, with other names behind it, a group of keys.
-
-  Args:
-    where: what holds them.  remedy: the end of the message.
-  """
-  groups = {name[:i] for name in names for i, letter in enumerate(name) if letter == "."}
-  if wrong := groups.intersection(names):
-    raise UserError(f"{where} has config.{min(wrong)[:80]} as a key and as a group: {remedy}")
-
-
 def to_config(values: collections.abc.Mapping[str, Any]) -> ConfigDict:
   """{"a.b": value} -> a locked ConfigDict, with tuples for lists."""
   config = ConfigDict()

@@ -39,9 +39,16 @@ def from_run(saved: collections.abc.Mapping) -> ConfigDict:
   """
   keys = declared_keys()
   values = schema.saved_values(saved, keys)
-  schema.check_groups(values, "config.json", "it is damaged; use another --workdir")
+  _check_groups(values, "the config of the run")
   values |= {name: keys[name].default for name in keys if name.startswith("parallel.")}
   return schema.to_config(values)
+
+
+def _check_groups(names: collections.abc.Collection[str], where: str):
+  """Raises UserError for a name that is a key and, with other names behind it, a group of keys."""
+  groups = {name[:i] for name in names for i, letter in enumerate(name) if letter == "."}
+  if wrong := groups.intersection(names):
+    raise UserError(f"{where} has config.{min(wrong)[:80]} as a key and as a group: it is damaged")
 
 
 def override(config: ConfigDict, values: collections.abc.Mapping[str, Any]) -> ConfigDict:
@@ -214,7 +221,7 @@ def _read_packed(folder):
   known = {*keys, *(declared.was for declared in keys.values())}
   loss = "train.losses."  # of one's own, or a newer one: as in runs, only training needs it
   packed.check_keys(folder, [x for x in values if x not in known and not x.startswith(loss)])
-  schema.check_groups({*known, *values}, f"{folder}/{packed.CONFIG}", packed.REMEDY)
+  _check_groups({*known, *values}, f"{folder}/{packed.CONFIG}")
   others = {
     "augment.extra": {"augment.extra": ()},
     "data.name": {"data.name": "folder", **{f"data.{x}": about["info"][x] for x in FOLDER}},
@@ -229,7 +236,8 @@ def with_home(config: ConfigDict) -> ConfigDict:
   """The config with the home folder for ~ in front of files of weights and of runs."""
   values = config_values(config)
   names = ("model.init_from", "model.pretrained")
-  return override(config, {name: os.path.expanduser(values[name]) for name in names})
+  given = {x: values[x] for x in names if isinstance(values.get(x), str)}  # `check` says the rest
+  return override(config, {name: os.path.expanduser(value) for name, value in given.items()})
 
 
 def check_resumes(workdir: str | pathlib.Path, saved: ConfigDict, config: ConfigDict) -> None:

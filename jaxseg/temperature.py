@@ -71,7 +71,7 @@ def calibrate(
   segmenter = load_run(workdir, overrides, config)
   config = segmenter.config
   changed = settings.changed(config, own).keys() - {"predict.temperature", "predict.tile"}
-  others = ("predict.", "crf.", "data.fit", "data.image_size", "train.precision")
+  others = ("predict.", "crf.", "train.precision")
   if other := [name for name in changed if name.startswith(others)]:
     raise UserError(f"a temperature is for the run's own predictions: leave config.{min(other)} as "
                     "it was")  # fmt: skip

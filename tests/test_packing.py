@@ -497,7 +497,7 @@ def test_a_key_that_is_a_group(copy, config):
     about["own_keys"] = ["model", "seed.x"]
 
   rewrite(copy, change)
-  assert " as a key and as a group: copy or download" in error_of(jaxseg.load, copy)
+  assert " as a key and as a group: it is damaged" in error_of(jaxseg.load, copy)
 
 
 def test_patterns_of_its_files_are_not_for_others(copy, tmp_path):

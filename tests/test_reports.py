@@ -183,7 +183,7 @@ def test_a_folder_that_an_evaluation_wrote(runs, tmp_path):
     config = {**origin["config"], name: value}
     (place / "origin.json").write_text(json.dumps({**origin, "config": config}))
     message = error_of(reports.report, [runs[0], place])
-    assert message.startswith(f"{place}/origin.json is damaged (config")
+    assert message.startswith(f"{place}/origin.json is damaged (") and "config." in message
   (place / "evaluation.json").unlink()
   assert error_of(reports.report, [runs[0], place]).endswith(f"--model=... --output={place}")
 
@@ -202,8 +202,14 @@ def test_scores_of_another_run_stay(runs, tmp_path):
     message = error_of(modes.evaluate, runs[1], output=place)
     assert message.startswith(f"{place} is part of the run ")
   assert (runs[0] / "evaluation.json").read_bytes() == before
-  (runs[0] / "file").touch()
-  assert "correct --output" in error_of(modes.evaluate, runs[1], output=tmp_path / "short/file")
+  (tmp_path / "file").touch()
+  assert "correct --output" in error_of(modes.evaluate, runs[1], output=tmp_path / "file")
+  shutil.rmtree(runs[0] / "checkpoints")  # the scores stay
+  assert "is part of the run" in error_of(modes.evaluate, runs[1], output=runs[0])
+  config = runs[0] / "config.json"
+  changed = {**json.loads(config.read_text()), "seed": "x"}
+  config.write_text(json.dumps(changed))
+  assert error_of(reports.report, runs).startswith(f"{config} is damaged (config.seed is 'x'")
 
 
 def test_a_palette_that_is_none(tmp_path):

@@ -133,7 +133,7 @@ def test_check_finds_a_wrong_value_of_every_key():
 def test_a_group_that_is_none(value):
   """Of a config.json that somebody has edited."""
   saved = {**default.get_config().to_dict(), "augment": value}
-  assert "config.json has config.augment as a key and as a group" in error_of(
+  assert "the config of the run has config.augment as a key and as a group" in error_of(
     settings.from_run, saved
   )
 

@@ -89,7 +89,8 @@ def test_other_predictions_have_no_temperature_here(run):
   for name, value in {"predict.tta": "flip", "crf.num_iterations": 2}.items():
     message = error_of(temperature.calibrate, run, {name: value})
     assert message.endswith(f"leave config.{name} as it was")
-  assert "data.fit as it was" in error_of(temperature.calibrate, run, {"data.fit": "resize"})
+  given = {"train.precision": "bfloat16"}
+  assert "train.precision as it was" in error_of(temperature.calibrate, run, given)
   given = {"predict.temperature": 3.0}
   assert "is what calibrate finds" in error_of(temperature.calibrate, run, given)
   assert temperature.calibrate(run, {"predict.tile": 64})["num_images"] == 9

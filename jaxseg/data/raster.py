@@ -201,6 +201,12 @@ def decoding(name: str | Path) -> Iterator[None]:
 
 def unit_floats(array: np.ndarray, name: str) -> np.ndarray:
   """Floats in [0, 1] as float32; raises UserError for others."""
+  check_unit_floats(array, name)
+  return array.astype(np.float32).clip(0.0, 1.0)
+
+
+def check_unit_floats(array: np.ndarray, name: str) -> None:
+  """Raises UserError for NaN, and for values that are not in [0, 1]."""
   if np.isnan(array).any():
     raise UserError(f"{name}: holds NaN; replace it, for example with np.nan_to_num(image)")
   low, high = array.min(), array.max()
@@ -209,7 +215,6 @@ def unit_floats(array: np.ndarray, name: str) -> np.ndarray:
       f"{name}: {array.dtype} values from {low:g} to {high:g} are not in [0, 1]; rescale them, or "
       "convert 0 to 255 to uint8"
     )
-  return array.astype(np.float32).clip(0.0, 1.0)
 
 
 def jpeg2000_bits(start: bytes) -> int | None:

@@ -10,7 +10,7 @@ from jaxseg import VOID, UserError
 from jaxseg.data.datasets import Subset
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.encoded import Encoded
-from jaxseg.data.raster import unit_floats
+from jaxseg.data.raster import check_unit_floats
 
 
 def check_source(source: Sequence, info: DatasetInfo) -> None:
@@ -36,7 +36,7 @@ def check_example(example: Mapping[str, Any], info: DatasetInfo) -> None:
     expected = f"{info.dtype}[{height}, {width}, {info.channels}]"
     raise UserError(f"{where}: its image is {kinds[0]}, but has to be {expected}")
   if info.dtype == "float32" and not info.value_range:
-    unit_floats(image, where)
+    check_unit_floats(image, where)
   elif info.dtype == "float32" and not np.isfinite(image).all():
     raise UserError(f"{where}: its image holds values that are not finite; replace them")
   if mask.dtype != np.uint8 or mask.ndim != 2:
