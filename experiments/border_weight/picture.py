@@ -2,8 +2,8 @@
 
 python experiments/border_weight/picture.py
 
-It needs the work directories of "off" and "on", seed 0, in runs/border_weight: remove their rows from
-results.json and run sweep.py, which leaves them there.
+It needs the work directories of "off" and "on", seed 0, in runs/border_weight: remove their rows
+from results.json and run sweep.py, which leaves them there.
 """
 
 import json
