@@ -27,7 +27,7 @@ def watch() -> None:
   signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
   if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
-  sys.excepthook = _hook
+  sys.excepthook, sys.unraisablehook = _hook, _unraisable
   threading.Thread(target=_listen, args=(reader,), name="interrupts", daemon=True).start()
 
 
@@ -89,3 +89,10 @@ def _hook(kind, error, trace):
     sys.__excepthook__(kind, error, trace)
     return
   end()
+
+
+def _unraisable(raised):
+  """`sys.unraisablehook`; Ctrl-C in a callback, as of the garbage collector, ends the command."""
+  if issubclass(raised.exc_type, KeyboardInterrupt):
+    end()
+  sys.__unraisablehook__(raised)
