@@ -6,14 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-import types
 
 import command
 import pytest
 import test_end_to_end
 import tiny
 
-from jaxseg import DataWarning, UserError, faults, interrupts, modes, run, training
+from jaxseg import DataWarning, UserError, faults, modes, run, training
 from jaxseg.data import datasets
 
 ROOM = "No space left on device; make room on the disk"
@@ -65,23 +64,6 @@ def test_what_is_safe(tmp_path):
   assert message() == begin + "there is no checkpoint yet; then start again"
   with pytest.raises(ZeroDivisionError), faults.of_run(tmp_path):
     raise ZeroDivisionError
-
-
-def test_control_c_in_a_callback_is_no_traceback(monkeypatch):
-  """As of JAX, which the garbage collector calls."""
-
-  def end():
-    raise SystemExit(interrupts.STATUS)
-
-  shown = []
-  monkeypatch.setattr(interrupts, "end", end)
-  monkeypatch.setattr(sys, "__unraisablehook__", shown.append)
-  with pytest.raises(SystemExit):
-    interrupts._unraisable(types.SimpleNamespace(exc_type=KeyboardInterrupt))
-  assert not shown
-  other = types.SimpleNamespace(exc_type=ValueError)
-  interrupts._unraisable(other)
-  assert shown == [other]
 
 
 @pytest.mark.slow
