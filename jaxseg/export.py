@@ -118,7 +118,9 @@ def whole_image(
 
   def read(length):
     """Positions along an axis as in `tiles.split_axis`; JAX can see that the size divides."""
-    step = file_step(model) if fit == "crop" else 1
+    step = 1
+    if fit == "crop":
+      step = input_step(model) if isinstance(length, int) else file_step(model)
     whole = model.input_size(-(-length // step) * step + 2 * model.margin)
     return mirror(jnp.arange(whole) - model.margin, length).astype(jnp.int32)
 

@@ -10,7 +10,6 @@ import hashlib
 import html
 import io
 import os
-import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -19,6 +18,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
+from jaxseg import workdirs
 from jaxseg.printing import printable
 
 MAX_BYTES = 5_000_000 * 3 // 4  # of all pictures, before base64
@@ -109,11 +109,7 @@ def write_page(path: str | os.PathLike, title: str, body: Iterable[str], script:
     *([f"<script>{script}</script>"] if script else []),
     "</main></body></html>",
   ]
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-  os.replace(temporary, path)
+  workdirs.write_file(path, ("\n".join(lines) + "\n").encode())
 
 
 def jpeg(picture: np.ndarray) -> bytes:

@@ -4,7 +4,6 @@ import collections.abc
 import dataclasses
 import functools
 import json
-import os
 import pathlib
 import sys
 from typing import Any
@@ -30,6 +29,7 @@ from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo, to_picture
 from jaxseg.data.encoded import read_as_trained
 from jaxseg.data.input_pipeline import eval_examples
+from jaxseg.data.resize import convert
 from jaxseg.data.source_checks import with_checks
 from jaxseg.evaluation import LISTS, check_classes, score, score_table
 from jaxseg.extremes import Extremes, draw_panels, ends
@@ -212,46 +212,44 @@ def export_run(
         "not for this network: labels of other sizes differ, most near the edges")  # fmt: skip
     sides = [[max(step, n // step * step) for n in image.shape[:2]] for image in images]
     images = [export.fit_size(image, size) for image, size in zip(images, sides, strict=True)]
-  stablehlo = export.to_stablehlo(run, info.channels, info.dtype)
-  predict = segmenter.predict
-  write_artefact(output / "model.stablehlo", stablehlo, export.load_stablehlo, predict, images)
-  about = {"step": segmenter.step, **export.describe(info, options.output, options.onnx_size)}
-  about["sha256"] = {"model.stablehlo": packed.digest(stablehlo)}
-  workdirs.write_json(output / "classes.json", about)
+  made = {
+    "model.stablehlo": (
+      export.to_stablehlo(run, info.channels, info.dtype), export.load_stablehlo, images
+    )
+  }  # fmt: skip
   if options.onnx_size:
     onnx = export.to_onnx(run, options.onnx_size, info.channels, info.dtype)
     images = [export.fit_size(image, options.onnx_size) for image in images]
-    write_artefact(output / "model.onnx", onnx, export.load_onnx, predict, images)
-    about["sha256"]["model.onnx"] = packed.digest(onnx)
-    workdirs.write_json(output / "classes.json", about)
-  elif (output / "model.onnx").exists():
+    made["model.onnx"] = (onnx, export.load_onnx, images)
+  lines = [_check_file(output / name, *file, segmenter.predict) for name, file in made.items()]
+  files = {name: content for name, (content, *_) in made.items()}
+  about = {"step": segmenter.step, **export.describe(info, options.output, options.onnx_size)}
+  about["sha256"] = {name: packed.digest(content) for name, content in files.items()}
+  # The last to come: it never describes files of another export.
+  (output / "classes.json").unlink(missing_ok=True)
+  for name, content in files.items():
+    workdirs.write_file(output / name, content)
+  workdirs.write_json(output / "classes.json", about)
+  for line in lines:
+    say(line)
+  if not options.onnx_size and (output / "model.onnx").exists():
     say(f"note: {output}/model.onnx is of another export: delete it", sys.stderr)
 
 
-def write_artefact(
-  path: pathlib.Path,
-  content: bytes,
-  load: collections.abc.Callable,
-  predict: collections.abc.Callable,
-  images: list,
-) -> None:
-  """Writes a file if it gives the network's labels on some images.
+def _check_file(path, content, load, images, predict):
+  """A line about a file; UserError unless it gives the network's labels on some images.
 
-  Raises:
-    UserError: more than 1 in 1000 pixels differ; rounding alone changes hardly any.
+  Rounding alone changes hardly any: 1 in 1000 pixels may differ.
   """
   share = export.agreement(load(content), predict, images)
   text = f"{share:.4%} of the pixels of {len(images)} images have the network's label"
   if share < 0.999:
     raise UserError(f"{path} is not written: only {text}; this is a bug, please report it")
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_bytes(content)
-  os.replace(temporary, path)
-  say(f"{path}: {len(content) / 2**20:.1f} MiB, {text}")
+  return f"{path}: {len(content) / 2**20:.1f} MiB, {text}"
 
 
 def sample_images(config: ConfigDict, info: DatasetInfo, is_own: bool = True) -> list[np.ndarray]:
-  """Images spread over the evaluation split, u8[H,W,D]; random ones if it cannot be used.
+  """Images spread over the evaluation split, info.dtype[H,W,D]; or random ones without it.
 
   The random ones are of an odd size, which no stride divides.
 
@@ -266,7 +264,9 @@ def sample_images(config: ConfigDict, info: DatasetInfo, is_own: bool = True) ->
     if found.channels != info.channels:
       raise UserError("images of another kind")
     num_images = min(num_images, len(source))
-    return [source[i * len(source) // num_images]["image"] for i in range(num_images)]
+    images = [source[i * len(source) // num_images]["image"] for i in range(num_images)]
+    full = not info.value_range
+    return [x if x.dtype == info.dtype else convert(x, info.dtype, is_full_range=full) for x in images]
   except UserError:
     rng = np.random.default_rng(0)
     size = config.data.image_size

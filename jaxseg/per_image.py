@@ -4,13 +4,12 @@ import csv
 import dataclasses
 import io
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxseg import UserError
+from jaxseg import UserError, workdirs
 from jaxseg.metrics import CLASS_SCORES, scores
 
 COUNTS = ("right", "true", "predicted")  # pixels of each class, as in docs/metrics.md
@@ -94,10 +93,7 @@ def write(path: str | os.PathLike, table: PerImage) -> None:
   for name, row, pixels in zip(table.names, numbers.tolist(), table.pixels, strict=True):
     cells = ["" if x != x else f"{x:.9g}" for x in row]
     rows.writerow([name, *cells, *pixels.ravel().tolist()])
-  path = pathlib.Path(path)
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape", newline="")
-  os.replace(temporary, path)
+  workdirs.write_file(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def read(path: str | os.PathLike, classes: Sequence[str], remedy: str) -> PerImage | None:

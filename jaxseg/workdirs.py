@@ -1,6 +1,7 @@
 """The files of a work directory other than checkpoints: config, metrics, evaluation."""
 
 import collections.abc
+import contextlib
 import functools
 import inspect
 import json
@@ -109,12 +110,28 @@ def make_folder(path: str | pathlib.Path, flag: str) -> None:
 
 
 def write_json(path: str | pathlib.Path, value: Any) -> None:
-  """Writes a file atomically: it is never incomplete, even if the process dies."""
+  """Writes a file as `write_file` does."""
+  write_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_file(path: str | pathlib.Path, content: bytes) -> None:
+  """Writes a file atomically: it is never incomplete, even if the process dies.
+
+  Raises:
+    OSError: it names the file.
+  """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-  os.replace(temporary, path)
+  try:
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+  except BaseException as error:
+    with contextlib.suppress(OSError):
+      temporary.unlink(missing_ok=True)
+    if isinstance(error, OSError) and error.filename is None:
+      error.filename = str(path)
+    raise
 
 
 def read_json(path: str | pathlib.Path, remedy: str) -> Any:
@@ -191,7 +208,5 @@ def _checked_line(line):
 def forget_metrics_after(workdir: str | pathlib.Path, step: int) -> None:
   """Drops the lines that a killed run logged after the checkpoint from which it resumes."""
   kept = [line for line in read_metrics(workdir) if line["step"] <= step]
-  path = pathlib.Path(workdir) / "metrics.jsonl"
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-  os.replace(temporary, path)
+  text = "".join(json.dumps(line) + "\n" for line in kept)
+  write_file(pathlib.Path(workdir) / "metrics.jsonl", text.encode())

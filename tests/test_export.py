@@ -2,7 +2,9 @@
 
 import dataclasses
 import datetime
+import errno
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -14,7 +16,7 @@ from test_main import TINY, error_of, jaxseg, trained  # noqa: F401, fixtures
 from test_predict import draw_variables, images_of, probs_of, squeeze
 
 from configs import default
-from jaxseg import UserError, build, export, exported, models, modes
+from jaxseg import UserError, build, export, exported, models, modes, segmenter
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.resize import resize_image
 from jaxseg.models.unet import UNet
@@ -109,6 +111,23 @@ def test_data_are_not_downloaded_for_somebody_elses_network(monkeypatch):
   assert len(images) == config.export.num_images and images[0].shape == (31, 47, 3)
 
 
+def test_images_of_another_type_become_that_of_the_network(monkeypatch):
+  config, image = default.get_config(), np.uint16([[[0, 257, 65535]]])
+  config.data.name = "folder"
+  monkeypatch.setattr(build, "open_split", lambda *_, **__: (INFO, [{"image": image}]))
+  (found,) = modes.sample_images(config, INFO)
+  assert found.dtype == np.uint8 and found.tolist() == [[[0, 1, 255]]]
+
+
+def test_a_file_of_one_size_does_not_mirror_what_the_network_takes_as_it_is():
+  """100 px, which torchvision's network takes; a file for all sizes mirrors them up to 128."""
+  model = models.build("dilated_fcn", 3, encoder="resnet18", variant="torchvision", up="resize")
+  variables, (image,) = draw_variables(model, 64), images_of([(100, 100)])
+  run, live = export_of(model, variables), probs_of(model, variables, image)
+  assert np.ptp(live[..., 0]) > 0.01
+  np.testing.assert_allclose(run(image[None])[0], live, atol=1e-4)
+
+
 @pytest.mark.parametrize("fit", ["resize", "crop"])
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("tta", ["none", pytest.param("dihedral", marks=pytest.mark.slow)])
@@ -200,6 +219,28 @@ def test_a_file_that_differs_is_not_written(jaxseg, trained, tmp_path, monkeypat
   assert status == 1 and out == ""
   assert err.startswith("error: ") and "99.0000%" in err and err.count("\n") == 1
   assert not (tmp_path / "new" / "model.stablehlo").exists()
+
+
+def test_an_export_that_is_stopped(trained, tmp_path, monkeypatch):  # noqa: F811
+  """What is left behind never describes a file of another export."""
+  modes.export_run(trained, tmp_path)
+  about, names = (tmp_path / "classes.json").read_text(), set(tmp_path.iterdir())
+  with monkeypatch.context() as patch:
+    patch.setattr(export, "agreement", lambda *_: 0.99)
+    with pytest.raises(UserError, match="is not written"):
+      modes.export_run(trained, tmp_path)
+  assert (tmp_path / "classes.json").read_text() == about and set(tmp_path.iterdir()) == names
+
+  def full(path, content):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+  with pytest.raises(OSError) as raised:
+    modes.export_run(trained, tmp_path)
+  assert raised.value.filename == str(tmp_path / "model.stablehlo")
+  assert [path.name for path in tmp_path.iterdir()] == ["model.stablehlo"]
+  with pytest.raises(UserError, match="classes.json is missing"):
+    segmenter.load(tmp_path / "model.stablehlo")
 
 
 def test_agreement_counts_pixels():

@@ -30,7 +30,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.data.tiff", "jaxseg.data.sources", "jaxseg.data.workers"), 1),
   **{"jaxseg.interrupts": -1, "jaxseg.peers": 0, "jaxseg.faults": 2, "jaxseg.door": 3},
   "jaxseg.events": 1,
-  **dict.fromkeys(("jaxseg.html_page", "jaxseg.per_image", "jaxseg.surface_distances"), 1),
+  **{"jaxseg.html_page": 1.5, "jaxseg.per_image": 1.5, "jaxseg.surface_distances": 1},
   **{"jaxseg.calibration": 0, "jaxseg.extremes": 4, "jaxseg.report_page": 5, "jaxseg.results": 6},
   **{"jaxseg.differences": 6, "jaxseg.comparison": 6.5},
   "jaxseg.data.pets": 2,
