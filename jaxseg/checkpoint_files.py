@@ -1,8 +1,10 @@
 """Reads the files of a checkpoint and verifies them: what is returned is what was saved."""
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
 import pathlib
 import sys
 import textwrap
@@ -18,6 +20,7 @@ import orbax.checkpoint as ocp
 from jaxseg import UserError
 
 ARRAYS, JSON = ("variables", "optimizer"), ("data", "meta", "metrics")
+PASSING = errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOMEM  # say nothing about a file
 CHECKSUMS = "checksums"  # the part with the SHA-256 of each other part; older checkpoints have none
 PROCESSES = ocp.options.MultiprocessingOptions(  # only process 0 reads and writes checkpoints
   active_processes={0}, barrier_sync_key_prefix="main"
@@ -127,9 +130,8 @@ def _read_json(folder, part):
     value = json.loads(path.read_bytes())
   except FileNotFoundError as error:
     raise DamagedError(f"{part} is missing") from error
-  except PermissionError:
-    raise
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
+    _check_is_damage(folder, error)
     raise DamagedError(f"{part} cannot be read") from error
   if part != "data" and not isinstance(value, dict):
     raise DamagedError(f"{part} cannot be read")
@@ -146,13 +148,24 @@ def _read_arrays(folder, part):
     except MemoryError:
       raise
     except Exception as error:  # damaged files raise nearly anything
-      fault = next(iter(str(error).splitlines()), type(error).__name__)
-      is_forbidden = isinstance(error, PermissionError) or "PERMISSION_DENIED" in fault
+      found = error
     time.sleep(0.2)  # for the other arrays, which are being read
-  fault = textwrap.shorten(fault, 60, placeholder=" ...")
-  if is_forbidden:
-    raise UserError(f"{folder} cannot be read ({fault}): correct its permissions")
-  raise DamagedError(f"{part} cannot be read: {fault}")
+  _check_is_damage(folder, found)
+  raise DamagedError(f"{part} cannot be read: {_fault(found)}")
+
+
+def _fault(error):
+  fault = getattr(error, "strerror", "") or next(iter(str(error).splitlines()), "")
+  return textwrap.shorten(fault or type(error).__name__, 60, placeholder=" ...")
+
+
+def _check_is_damage(folder, error):
+  """Raises UserError for what may not be read, and OSError for a trouble of the system."""
+  if isinstance(error, PermissionError) or "PERMISSION_DENIED" in _fault(error):
+    raise UserError(f"{folder} cannot be read ({_fault(error)}): correct its permissions")
+  for number in PASSING:
+    if os.strerror(number) in str(error):
+      raise OSError(number, os.strerror(number), str(folder)) from error
 
 
 @contextlib.contextmanager

@@ -105,13 +105,15 @@ def of_run(
 def _what_is_safe(workdir, folders):
   if not workdir.is_dir():
     return "the work directory is gone, with its checkpoints; the same command begins anew"
-  with contextlib.suppress(OSError, UserError):  # it may not be readable any more
+  try:
     steps = set.intersection(*(set(checkpoint_files.list_steps(folder)) for folder in folders))
     for step in sorted(steps, reverse=True):
       if all(checkpoint_files.is_sound(folder, step) for folder in folders):
         return f"checkpoint {step} is safe, from which the same command then resumes"
     if steps:
       return "no checkpoint is sound; restore one from a copy, or use another --workdir"
+  except (OSError, UserError):
+    return "its checkpoints cannot be read now"
   return "there is no checkpoint yet; then start again"
 
 
@@ -133,7 +135,7 @@ def by_the_way(loss: str) -> Iterator[None]:
 def quiet_threads() -> None:
   """Prints no traceback for what the main thread hears of, too.
 
-  That is the system's errors in other threads, and Ctrl-C in what cannot raise.
+  That is the system's errors in other threads.
   """
   show, show_ignored = threading.excepthook, sys.unraisablehook
 
@@ -144,7 +146,7 @@ def quiet_threads() -> None:
   def ignored(arguments):
     # TensorStore says so for each of its writes that nobody waits for after one has failed.
     error = arguments.exc_value
-    if isinstance(error, KeyboardInterrupt) or str(error) == "Event loop is closed":
+    if str(error) == "Event loop is closed":
       return
     if error is None or describe(error) is None:
       show_ignored(arguments)

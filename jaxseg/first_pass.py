@@ -1,7 +1,6 @@
 """What a run measures on its training split, once, when it begins."""
 
 import collections.abc
-import json
 import pathlib
 
 from ml_collections import ConfigDict
@@ -41,12 +40,12 @@ def measured_range(
   return tuple(tuple(pair) for pair in parallel.on_main(find))
 
 
-def share(workdir: str | pathlib.Path, others: collections.abc.Iterable) -> None:
+def share(workdir: str | pathlib.Path, others: collections.abc.Sequence) -> None:
   """Gives other runs on the same data, by their work directories, what this run has measured."""
   for name in ("class_counts.json", "normalization.json"):
     path = pathlib.Path(workdir) / name
     for other in others if path.exists() else ():
-      workdirs.write_json(pathlib.Path(other) / name, json.loads(path.read_text()))
+      workdirs.write_file(pathlib.Path(other) / name, path.read_bytes())
 
 
 def class_counts(
@@ -71,7 +70,7 @@ def class_counts(
     path = pathlib.Path(workdir) / "class_counts.json"
     remedy, now = "delete it, and it is made anew", changes.digest(source)
     counts = workdirs.read_json(path, remedy) if reuse else None
-    if counts is not None and counts.get("pixels", {}).keys() != set(info.classes):
+    if counts is not None and not _names_all(counts, info.classes):
       raise UserError(f"{path} does not name the classes {', '.join(info.classes)}: {remedy}")
     if counts and (text := changes.difference(counts, now)):
       tell(
@@ -87,3 +86,9 @@ def class_counts(
     return counts
 
   return parallel.on_main(count)
+
+
+def _names_all(counts, classes):
+  """Whether stored counts have all classes, in their order."""
+  tables = (counts.get(name) for name in ("pixels", "pixels_of_their_images", "examples"))
+  return all(isinstance(table, dict) and [*table] == [*classes] for table in tables)

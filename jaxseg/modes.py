@@ -264,9 +264,9 @@ def sample_images(config: ConfigDict, info: DatasetInfo, is_own: bool = True) ->
     if found.channels != info.channels:
       raise UserError("images of another kind")
     num_images = min(num_images, len(source))
-    images = [source[i * len(source) // num_images]["image"] for i in range(num_images)]
-    full = not info.value_range
-    return [x if x.dtype == info.dtype else convert(x, info.dtype, is_full_range=full) for x in images]
+    images = (source[i * len(source) // num_images]["image"] for i in range(num_images))
+    of_type = functools.partial(convert, dtype=info.dtype, is_full_range=not info.value_range)
+    return [image if image.dtype == info.dtype else of_type(image) for image in images]
   except UserError:
     rng = np.random.default_rng(0)
     size = config.data.image_size

@@ -39,9 +39,12 @@ def _handled(numbers, handle):
     handle(number)
     signal.signal(number, previous[number])
 
-  previous = {number: signal.signal(number, note) for number in numbers}
+  # None is of a program that holds Python.
+  previous = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
   try:
     with interrupts.saving():
+      for number in numbers:
+        signal.signal(number, note)
       yield
   finally:
     for number, handler in previous.items():

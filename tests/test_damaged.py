@@ -2,6 +2,9 @@
 
 import errno
 import json
+import os
+import pathlib
+import re
 import shutil
 import warnings
 
@@ -11,7 +14,7 @@ import pytest
 from test_checkpoint import META, assert_same_bits, make_state
 from tiny import error_of
 
-from jaxseg import UserError, checkpoint, faults
+from jaxseg import UserError, checkpoint, checkpoint_files, faults
 from jaxseg.checkpoint_files import ARRAYS, DamagedError, checksum, folder_of, list_steps, read
 
 SCORES = {3: 0.25, 6: 0.5}  # the latest is the best, as well
@@ -252,3 +255,38 @@ def test_what_is_safe_is_sound(copy):
   assert safe() == "checkpoint 3 is safe, from which the same command then resumes"
   shutil.rmtree(workdir / "checkpoints" / "3" / "variables")
   assert safe() == "no checkpoint is sound; restore one from a copy, or use another --workdir"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE, errno.ESTALE])
+def test_what_cannot_be_read_now_is_not_damaged(copy, monkeypatch, number):
+  """Nothing is moved, and no other checkpoint takes its place."""
+  workdir, forbidden = copy(), number == errno.EACCES
+
+  def refuse(*_, **__):  # as TensorStore says it
+    code = "PERMISSION_DENIED" if forbidden else "UNKNOWN"
+    raise ValueError(f'{code}: opening "/a": {os.strerror(number)}')
+
+  def deny(path):
+    raise OSError(number, os.strerror(number), str(path))
+
+  for place, name, replacement in (
+    (checkpoint_files.ocp.StandardCheckpointer, "restore", refuse),
+    (pathlib.Path, "read_bytes", deny),
+  ):
+    with monkeypatch.context() as patch:
+      patch.setattr(place, name, replacement)
+      for call in checkpoint.load_best, checkpoint.set_aside_damaged:
+        with pytest.raises(UserError if forbidden else OSError) as raised:
+          call(workdir)
+        if forbidden:
+          assert re.fullmatch(
+            r".*/checkpoints/[36] cannot be read \(.*Permission denied\): correct its permissions",
+            str(raised.value),
+          )
+        else:
+          assert raised.value.errno == number
+          assert raised.value.filename in [str(folder_of(workdir, step)) for step in SCORES]
+      with pytest.raises(UserError, match="its checkpoints cannot be read now"):
+        with faults.of_run(workdir):
+          raise OSError(errno.ENOSPC, "")
+    assert list_steps(workdir) == [3, 6] and not (workdir / "damaged_checkpoints").exists()

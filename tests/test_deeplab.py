@@ -8,6 +8,7 @@ import pytest
 import reference
 
 from jaxseg import UserError
+from jaxseg.models.batch_norm import BatchNorm
 from jaxseg.models.deeplab import ASPP, ConvNormRelu, DeepLab
 from jaxseg.models.layers import UpScore
 from jaxseg.models.mobilenet_v2 import MobileNetV2
@@ -254,3 +255,18 @@ def test_context_without_image_pooling():
   whole, window = logits(model, variables, x), logits(model, variables, x[:, 16:])
   near = np.abs(whole[:, 16:] - window)
   assert near[:, 368:].max() < 1e-5 * whole.std() < near[:, :200].max()
+
+
+def test_every_normalisation_knows_the_devices():
+  """Five in the pyramid and three inside its separable ones, its last, one and four behind it."""
+  found = []
+
+  def note(call, args, words, context):
+    if isinstance(context.module, BatchNorm):
+      found.append((context.module.axis_name, context.module.dtype))
+    return call(*args, **words)
+
+  options = {"widths": (4, 3), "axis_name": "devices", "dtype": jnp.bfloat16}
+  with nn.intercept_methods(note):
+    abstract(DeepLab(3, TinyEncoder(), **options))
+  assert found == [("devices", jnp.bfloat16)] * 14

@@ -128,6 +128,8 @@ def test_defaults_of_smp():
 @pytest.mark.parametrize(
   "name, options, message",
   [
+    ("encoder_unet", {"variant": "smp", "up": "resize", "encoder": VGG16()},
+     r"^encoder_unet needs `variant` smp of its encoder: give VGG16\(variant='smp'\)$"),
     ("encoder_unet", {"variant": "smp"}, "^`variant` smp needs `up` 'resize', not 'transposed'"),
     ("encoder_unet", {"variant": "torchvision"}, "^`variant` torchvision is for deeplabv3 and"),
     ("encoder_unet", {"norm": False}, "^`norm` False needs `variant` smp in encoder_unet"),

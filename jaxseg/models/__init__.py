@@ -199,7 +199,7 @@ def build_encoder_unet(
     if not norm:
       raise UserError("`norm` False needs `variant` smp in encoder_unet; set it to True")
     return EncoderUNet(num_classes, make_encoder(encoder, common), **frozen, **common)
-  encoder = make_encoder(encoder, common, variant=variant)
+  encoder = make_encoder(encoder, common, by="encoder_unet", variant=variant)
   common = {"widths": (256, 128, 64, 32, 16), **common}
   smp = {"smp": True, "norm": norm, "center": isinstance(encoder, VGG16)}
   return EncoderUNet(num_classes, encoder, **smp, **frozen, **common)

@@ -70,9 +70,10 @@ def make_encoder(
   """
   needed = needed or {}
   if isinstance(encoder, nn.Module):
-    for field, value in needed.items():
+    own = {"variant": "smp"} if variant == "smp" and hasattr(encoder, "variant") else {}
+    for field, value in {**needed, **own}.items():
       if getattr(encoder, field, None) != value:
-        give = f"{type(encoder).__name__}({field}={value})"
+        give = f"{type(encoder).__name__}({field}={value!r})"
         raise UserError(f"{by} needs `{field}` {value} of its encoder: give {give}")
   else:
     name, constructor = encoder, look_up(ENCODERS, encoder, "encoder")

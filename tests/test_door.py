@@ -1,0 +1,43 @@
+"""The end of a command: one line, a status, and a traceback for a bug alone."""
+
+import threading
+
+import pytest
+
+from jaxseg import UserError, door, interrupts, peers
+
+
+def test_the_end_of_a_single_process(monkeypatch, capsys):
+  monkeypatch.setattr(interrupts, "_ending", threading.Lock())
+  full = OSError(28, "No space left on device", "/a")
+  assert [door.leave(x) for x in (KeyboardInterrupt(), UserError("a\x1b"), full)] == [130, 1, 1]
+  with pytest.raises(ZeroDivisionError):
+    door.leave(ZeroDivisionError("a bug"))
+  assert capsys.readouterr().err == (
+    "interrupted\nerror: a\\x1b\nerror: /a: No space left on device; make room on the disk\n"
+  )
+
+
+@pytest.mark.parametrize(
+  "error, reason, told",
+  [
+    (UserError("a\nb"), None, ("a", 1)),
+    (KeyboardInterrupt(), None, ("interrupted", 130)),
+    (ValueError("a bug\nmore"), None, ("ValueError: a bug", 1)),
+    (ValueError("gloo"), "process 1 ended: x", (None, 1)),
+  ],
+)
+def test_one_of_several_tells_the_others(monkeypatch, capsys, error, reason, told):
+  """The first line of why; a bug also shows its traceback, but not what another process caused."""
+
+  def end(*given):
+    raise SystemExit(given)
+
+  monkeypatch.setattr(interrupts, "_ending", threading.Lock())
+  monkeypatch.setattr(peers, "are_several", lambda: True)
+  monkeypatch.setattr(peers, "reason", lambda error: reason)
+  monkeypatch.setattr(peers, "end", end)
+  with pytest.raises(SystemExit) as ended:
+    door.leave(error)
+  assert ended.value.code == told
+  assert ("ValueError: a bug" in capsys.readouterr().err) == (told[0] == "ValueError: a bug")
