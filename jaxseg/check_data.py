@@ -19,6 +19,7 @@ from jaxseg.data.examine import Example, Finding, examine
 from jaxseg.data.files import few
 from jaxseg.data.input_pipeline import Mapped, eval_examples
 from jaxseg.data.source_checks import check_source
+from jaxseg.data.splits import parse_split
 from jaxseg.data_findings import class_rows, find, find_missing_crop_classes, grouped
 from jaxseg.data_page import Page, write_page
 from jaxseg.data_samples import Split, choose_samples, training_windows, with_black_and_white
@@ -157,11 +158,22 @@ def _check_data(config, workdir):
     text = f"config.data.eval_split is the training split, {held_out!r}, which inflates the score"
     text += ": name another one, or set config.data.num_folds"
     findings.append(Finding("warning", "same split for training and evaluation", "", text))
+  bases, whole = set(), set()  # splits that are read, and those read without regard to parts
   for role, name in names.items():
     problems, num_before = [], len(findings)
+    key, base = _split_of(data, role)
     opened = attempt("splits that cannot be opened", open_split, config, role, problems)
     if problems:  # then these are why it cannot be opened
       del findings[num_before:]
+    if problems and not opened and base not in bases:  # too few are left for its part or fold
+      name, changes = base, {"data.num_folds": 0, f"data.{key}": base}
+      arguments = settings.override(config, changes), key.removesuffix("_split"), []
+      opened = attempt("", open_split, *arguments)
+      del findings[num_before:]
+      whole.add(base)
+    elif base in whole:
+      opened = ()
+    bases.add(base)
     for kind, file, text in problems:
       text = text.removeprefix(str(file)).removeprefix(":").strip()
       findings.append(Finding("error", kind, str(file), text))
@@ -177,7 +189,8 @@ def _check_data(config, workdir):
     splits[role] = split = Split(f"{role}: {name}", info, source, examples)
     if 0 in split.good:  # else that is an error by itself
       attempt("examples that do not fit their data set", check_source, source, info)
-    say(f"{split.title}, {len(examples):,} images")
+    left_out = ", without what has problems" if problems else ""
+    say(f"{split.title}, {len(examples):,} images{left_out}")
     for what, text in summary(examples, split.orient):
       for line in wrapped(text, f"  {what:6}  ", " " * 10):
         say(line)
@@ -215,6 +228,14 @@ def _check_data(config, workdir):
   if splits:
     draw(workdir / "plots", splits, findings, windows, config)
   return findings
+
+
+def _split_of(data, role):
+  """(key, name) of the split of which a role reads all, a part or a fold."""
+  key = "train_split" if data.num_folds or role == "train" else "eval_split"
+  with contextlib.suppress(UserError):  # else it cannot be opened
+    return key, parse_split(data[key])[0]
+  return key, data[key]
 
 
 def read_all(role: str, source: Sequence, num_classes: int, num_threads: int) -> list[Example]:

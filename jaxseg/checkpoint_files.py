@@ -18,9 +18,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxseg import UserError
+from jaxseg.os_errors import chain, number_of
 
 ARRAYS, JSON = ("variables", "optimizer"), ("data", "meta", "metrics")
-PASSING = errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOMEM  # say nothing about a file
+# They say nothing about a file. EIO may be of a bad sector.
+TRANSIENT = (errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOMEM, errno.ETIMEDOUT,
+             errno.ENOTCONN)  # fmt: skip
 CHECKSUMS = "checksums"  # the part with the SHA-256 of each other part; older checkpoints have none
 PROCESSES = ocp.options.MultiprocessingOptions(  # only process 0 reads and writes checkpoints
   active_processes={0}, barrier_sync_key_prefix="main"
@@ -161,10 +164,11 @@ def _fault(error):
 
 def _check_is_damage(folder, error):
   """Raises UserError for what may not be read, and OSError for a trouble of the system."""
-  if isinstance(error, PermissionError) or "PERMISSION_DENIED" in _fault(error):
-    raise UserError(f"{folder} cannot be read ({_fault(error)}): correct its permissions")
-  for number in PASSING:
-    if os.strerror(number) in str(error):
+  for number in map(number_of, chain(error)):
+    if number in (errno.EACCES, errno.EPERM):
+      text = f"{folder} cannot be read ({_fault(error)}): correct its permissions"
+      raise UserError(text) from error
+    if number in TRANSIENT:
       raise OSError(number, os.strerror(number), str(folder)) from error
 
 

@@ -12,9 +12,8 @@ from jaxseg.data.files import few
 from jaxseg.data.fingerprints import nearest
 from jaxseg.data.label_faults import is_noisy, mask_fault
 from jaxseg.data.labels import BACKGROUND, LabelMap, Value
-from jaxseg.data.levels import range_fault
+from jaxseg.data.levels import DARK, range_fault
 
-DARK = 1 / 8  # of white; if no image exceeds this, 13 bits or fewer have been read as 16
 UNEQUAL = 3  # a class whose shares of two splits differ by more than this factor is marked
 MANY = 30  # classes; of more, the table lists those that occur
 

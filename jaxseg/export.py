@@ -147,7 +147,7 @@ def whole_image(
 
 
 def file_step(model: nn.Module) -> int:
-  """Sides that the network of a file sees are multiples of this, of `fit` "crop", px.
+  """Sides that the network of a file for all sizes sees are multiples of this, of `fit` "crop", px.
 
   Of published networks that take any size as it is, JAX cannot tell the shapes for all sizes at
   once: INPUT_STEP, unlike `predict.input_step`, so that the file mirrors what they do not.

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 from jaxseg import DataWarning, UserError, checkpoint_files, parallel
+from jaxseg.os_errors import chain, number_of
 
 ROOM, WRITABLE = "make room on the disk", "make its folder writable, or choose another"
 REMEDIES = {
@@ -32,21 +33,7 @@ REMEDIES = {
   errno.ENOMEM: "end other programs, or use less memory",
 }
 MEMORY = "lower config.train.batch_size or config.data.image_size, or set config.predict.tile"
-NAMES = {os.strerror(number): number for number in REMEDIES if number != errno.EPERM}
-NAMED = re.compile("|".join(map(re.escape, NAMES)))
-NUMBERED = re.compile(r"OS error (\d+)|\[Errno (\d+)\]")
 QUOTED = re.compile(r"""["'](/[^"']+)["']""")
-
-
-def _chain(error):
-  """The error and all that it came from."""
-  rest, seen = [error], []
-  while rest:
-    error = rest.pop(0)
-    if error is not None and error not in seen:
-      seen.append(error)
-      rest += [error.__cause__, error.__context__, *getattr(error, "exceptions", ())]
-  return seen
 
 
 def describe(error: BaseException, where: str | pathlib.Path = "") -> str | None:
@@ -57,18 +44,13 @@ def describe(error: BaseException, where: str | pathlib.Path = "") -> str | None
       everyday matter count; a missing file is one.
     where: the place to name if the error does not name one.
   """
-  for found in _chain(error):
+  for found in chain(error):
     text = str(found)
     if isinstance(found, MemoryError):
       return f"out of memory ({text or 'no size known'}); {MEMORY}"
-    number, path = None, ""
-    if isinstance(found, OSError) and found.errno:
-      number, path = found.errno, found.filename or ""
-    elif match := NUMBERED.search(text):  # TensorStore, or an error that was made text
-      number = int(match[1] or match[2])
-    elif match := NAMED.search(text):
-      number = NAMES[match[0]]
-    elif "RESOURCE_EXHAUSTED" in text and "memory" in text.lower():
+    number = number_of(found)
+    path = (found.filename or "") if isinstance(found, OSError) and found.errno else ""
+    if number is None and "RESOURCE_EXHAUSTED" in text and "memory" in text.lower():
       return f"out of the device's memory ({text.splitlines()[0]}); {MEMORY}"
     if number in REMEDIES or (found is error and path):
       quoted = QUOTED.search(text)

@@ -90,5 +90,6 @@ def class_counts(
 
 def _names_all(counts, classes):
   """Whether stored counts have all classes, in their order."""
-  tables = (counts.get(name) for name in ("pixels", "pixels_of_their_images", "examples"))
+  tables = [counts.get(name) for name in ("pixels", "pixels_of_their_images")]
+  tables.append(counts.get("examples", tables[0]))  # those of 0.1.0 have none
   return all(isinstance(table, dict) and [*table] == [*classes] for table in tables)

@@ -99,6 +99,9 @@ def evaluate(
   Raises:
     UserError: nothing trained there, no data, or a key that contradicts the network.
   """
+  if config is None and public.is_published(workdir) and "data.name" not in (overrides or {}):
+    public.check_source(workdir)
+    raise UserError(f"{workdir} knows no data: pass `config`, whose config.data is scored")
   segmenter = load_run(workdir, overrides or {}, config)
   if output:
     with agreed(output):
@@ -111,6 +114,12 @@ def evaluate(
       if not public.has_names(info) and len(found.classes) == len(info.classes):
         info = dataclasses.replace(info, classes=found.classes, palette=found.palette)
       check_classes(found.classes, info.classes)
+      if found.channels != info.channels:
+        raise UserError(
+          f"the images of the {config.data.eval_split} split have {found.channels} "
+          f"channel{'s' * (found.channels > 1)}, but this network takes {info.channels}: correct "
+          "config.data"
+        )
       source = with_checks(source, found)
     with read_as_trained(info.channels, info.value_range):
       predict = predictors.build_predictor(config, segmenter.model, info)
@@ -176,7 +185,7 @@ def export_run(
   Args:
     workdir, overrides, config: see `evaluate`.  output: folder, created if missing.
   Raises:
-    UserError: a file disagrees with the network; it is not written.
+    UserError: a file disagrees with the network; nothing is written.
   """
   overrides = {**(overrides or {}), "predict.tile": 0}  # a file has no tiles
   segmenter = load_run(workdir, overrides, config)
@@ -208,28 +217,25 @@ def export_run(
   images = sample_images(config, info, is_own=not packed.is_packed(workdir))
   step = export.file_step(segmenter.model)
   if data.fit == "crop" and input_step(segmenter.model) < step == INPUT_STEP:
-    say(f"note: the files mirror images up to multiples of {step} px, which --mode=predict does "
-        "not for this network: labels of other sizes differ, most near the edges")  # fmt: skip
+    say(f"note: model.stablehlo mirrors images up to multiples of {step} px, which --mode=predict "
+        "does not for this network: labels of other sizes differ, most near the edges")  # fmt: skip
     sides = [[max(step, n // step * step) for n in image.shape[:2]] for image in images]
     images = [export.fit_size(image, size) for image, size in zip(images, sides, strict=True)]
-  made = {
-    "model.stablehlo": (
-      export.to_stablehlo(run, info.channels, info.dtype), export.load_stablehlo, images
-    )
-  }  # fmt: skip
+  files, lines = {}, []
+
+  def add(name, content, load, images):
+    lines.append(_check_file(output / name, content, load, images, segmenter.predict))
+    files[name] = content
+
+  stablehlo = export.to_stablehlo(run, info.channels, info.dtype)
+  add("model.stablehlo", stablehlo, export.load_stablehlo, images)
   if options.onnx_size:
     onnx = export.to_onnx(run, options.onnx_size, info.channels, info.dtype)
     images = [export.fit_size(image, options.onnx_size) for image in images]
-    made["model.onnx"] = (onnx, export.load_onnx, images)
-  lines = [_check_file(output / name, *file, segmenter.predict) for name, file in made.items()]
-  files = {name: content for name, (content, *_) in made.items()}
+    add("model.onnx", onnx, export.load_onnx, images)
   about = {"step": segmenter.step, **export.describe(info, options.output, options.onnx_size)}
   about["sha256"] = {name: packed.digest(content) for name, content in files.items()}
-  # The last to come: it never describes files of another export.
-  (output / "classes.json").unlink(missing_ok=True)
-  for name, content in files.items():
-    workdirs.write_file(output / name, content)
-  workdirs.write_json(output / "classes.json", about)
+  workdirs.write_files(output, {**files, "classes.json": workdirs.to_json(about)})
   for line in lines:
     say(line)
   if not options.onnx_size and (output / "model.onnx").exists():

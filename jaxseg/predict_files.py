@@ -20,6 +20,7 @@ from jaxseg import UserError, faults
 from jaxseg.data.decode import DatasetInfo, decode_image, to_picture
 from jaxseg.data.encoded import Notes, read_as_trained
 from jaxseg.data.files import num_pages
+from jaxseg.data.levels import depth_notes
 from jaxseg.data.windows import ZARR, is_large, open_windows
 from jaxseg.large import mark_of_large
 from jaxseg.listing import OVERLAYS
@@ -184,7 +185,7 @@ def predict_files(
       if side and max(image.shape[:2]) > MUCH * side:
         found.append(f"is far larger than {side} x {side} px, at which the network sees it: small "
                      "things vanish; config.data.fit=crop trains one that sees all")  # fmt: skip
-      notes.warn(page.where, found)
+      notes.warn(page.where, [*found, *depth_notes(image, info)])
       waiting.append(page)
       yield {"image": image, "page": page}
 

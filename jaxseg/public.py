@@ -145,7 +145,7 @@ def with_data(
 
   Args:
     source: its name in errors.  saved: of `read_published`.
-    config: of the data, or None; its network and data.fit do not count.
+    config: of the data, or None; its network, precision and data.fit do not count.
     overrides: {key: value} that differ.
   Raises:
     UserError: a value that the network does not have.
@@ -153,7 +153,8 @@ def with_data(
   own = network_values(saved)
   if config is not None:
     settings.check(config)
-    saved = settings.override(config, {**own, "data.fit": saved.data.fit})
+    kept = {"data.fit": saved.data.fit, "train.precision": saved.train.precision}
+    saved = settings.override(config, own | kept)
   config = settings.override(saved, overrides)
   values = settings.config_values(config)
   for key, value in {**own, "data.channels": 3, "data.normalization": "range"}.items():

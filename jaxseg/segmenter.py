@@ -25,6 +25,7 @@ from jaxseg import (
 from jaxseg.checkpoint_files import fit
 from jaxseg.data.decode import DatasetInfo, check_format, check_palette, to_picture
 from jaxseg.data.encoded import Notes, read_as_trained
+from jaxseg.data.levels import depth_notes
 from jaxseg.data.windows import open_windows, windows_of
 from jaxseg.exported import read_exported
 from jaxseg.images import to_images
@@ -141,7 +142,11 @@ class Segmenter:
 
   def _read(self, image):
     with read_as_trained(self.info.channels, self.info.value_range):
-      return to_images(image, self.info.image_format(), self.notes)
+      images, kind = to_images(image, self.info.image_format(), self.notes)
+    name = os.fspath(image) if isinstance(image, str | os.PathLike) else "image"
+    for pixels in images:
+      self.notes.warn(name, depth_notes(pixels, self.info))
+    return images, kind
 
   @usual_rules()
   def _run(self, image, reduce):

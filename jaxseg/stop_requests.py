@@ -39,7 +39,7 @@ def _handled(numbers, handle):
     handle(number)
     signal.signal(number, previous[number])
 
-  # None is of a program that holds Python.
+  # None: of a program that embeds Python, which cannot be put back.
   previous = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
   try:
     with interrupts.saving():

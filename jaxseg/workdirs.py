@@ -111,26 +111,42 @@ def make_folder(path: str | pathlib.Path, flag: str) -> None:
 
 def write_json(path: str | pathlib.Path, value: Any) -> None:
   """Writes a file as `write_file` does."""
-  write_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+  write_file(path, to_json(value))
+
+
+def to_json(value: Any) -> bytes:
+  """The content of a file of `write_json`."""
+  return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
 def write_file(path: str | pathlib.Path, content: bytes) -> None:
-  """Writes a file atomically: it is never incomplete, even if the process dies.
+  """Writes a file atomically: it is never incomplete, even if the process dies."""
+  path = pathlib.Path(path)
+  write_files(path.parent, {path.name: content})
+
+
+def write_files(
+  folder: str | pathlib.Path, files: collections.abc.Mapping[str, bytes]
+) -> None:
+  """Writes {name: content} into a folder, each atomically, and none before there is room for all.
 
   Raises:
-    OSError: it names the file.
+    OSError: it names a file.
   """
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(path.name + ".tmp")
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  temporary, name = {name: folder / f"{name}.tmp" for name in files}, ""
   try:
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    for name, content in files.items():
+      temporary[name].write_bytes(content)
+    for name in files:
+      os.replace(temporary[name], folder / name)
   except BaseException as error:
-    with contextlib.suppress(OSError):
-      temporary.unlink(missing_ok=True)
+    for path in temporary.values():
+      with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
     if isinstance(error, OSError) and error.filename is None:
-      error.filename = str(path)
+      error.filename = str(folder / name)
     raise
 
 

@@ -81,6 +81,35 @@ def test_faults(root, tmp_path, capsys, plant, changes, severity, kind, files, w
   assert f"errors: {counts['error']}" in out and f"warnings: {counts['warning']}" in out
 
 
+@pytest.mark.parametrize(
+  "changes, lines",
+  [
+    ({"train_split": "train[2:]"}, {"train: train, 2 images, without what has problems"}),
+    ({"num_folds": 3}, {"train: train, 2 images, without what has problems"}),
+    # Of these two parts, the first is read as a part: else images would be in both.
+    ({"train_split": "train[:2]", "eval_split": "train[2:]"},
+     {"train: train[:2], 2 images, without what has problems"}),
+    ({"train_split": "train[2:]", "eval_split": "train[:2]"},
+     {"train: train, 2 images, without what has problems"}),
+    # The other split is read under its own name, though nothing of the first is.
+    ({"train_split": "val[5:]", "eval_split": "train[2:]"},
+     {"eval: train, 2 images, without what has problems"}),
+  ],
+)  # fmt: skip
+def test_a_missing_mask_does_not_hide_other_faults(root, tmp_path, capsys, changes, lines):
+  """Without its image, too few are left for a part or for the folds of three images."""
+  mask(root, 1).unlink()
+  array = MASK.copy()
+  array[0, 0] = 7
+  save(mask(root, 2), array)
+  kinds = {finding.kind for finding in check_data(make_config(root, **changes), tmp_path)}
+  own = {"splits that cannot be opened"} if "val[5:]" in changes.values() else set()
+  assert kinds - own == {"images without a mask", "masks with values that are not classes"}
+  out = capsys.readouterr().out.splitlines()
+  assert {line for line in out if line.startswith(("train: train", "eval: "))} >= lines
+  assert ("eval: train, 2 images, without what has problems" in out) == bool(own)
+
+
 def test_groups_in_both_splits(root, tmp_path):
   """Groups by the last letter of the name: 0 and 1 are in train and val, 2 is not."""
   layout = {part: f"{{split}}/{part}/{{name}}l{{patient}}" for part in ("images", "masks")}

@@ -270,3 +270,14 @@ def test_every_normalisation_knows_the_devices():
   with nn.intercept_methods(note):
     abstract(DeepLab(3, TinyEncoder(), **options))
   assert found == [("devices", jnp.bfloat16)] * 14
+
+
+@pytest.mark.parametrize("decoder", [False, True])
+def test_the_head_starts_large_enough_for_rare_classes(decoder):
+  """Glorot's uniform weights: up to sqrt(6 / (inputs + outputs)), a deviation of that / sqrt(3)."""
+  model = DeepLab(9, TinyEncoder(), widths=(91, 3), decoder=decoder)
+  variables = model.init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.float32), train=False)
+  kernel = variables["params"]["head"]["kernel"]
+  limit = (6 / 100) ** 0.5
+  assert kernel.shape == (1, 1, 91, 9) and 0.95 * limit < np.abs(kernel).max() <= limit
+  np.testing.assert_allclose(kernel.std(), limit / 3**0.5, rtol=0.05)

@@ -44,6 +44,13 @@ def test_counts_of_other_data_do_not_count(tmp_path, capsys, monkeypatch):
     assert copy.name == path.name and json.loads(copy.read_text()) == COUNTS
 
 
+def test_counts_of_an_earlier_version(tmp_path):
+  """0.1.0 did not store the examples of each class."""
+  old = {name: COUNTS[name] for name in ("pixels", "pixels_of_their_images")}
+  (tmp_path / "class_counts.json").write_text(json.dumps(old))
+  assert count(tmp_path, True) == old
+
+
 @pytest.mark.parametrize(
   "edited",
   [

@@ -10,6 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 RANKS = {
   "jaxseg": -1,
+  "jaxseg.os_errors": -1,
   "jaxseg.data": -1,
   "jaxseg.platforms": -2,
   "jaxseg.convolution": -1,

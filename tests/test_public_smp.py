@@ -175,6 +175,27 @@ def test_scored_on_data_of_a_config(deeplab, tmp_path):
     modes.evaluate(deeplab, config=config)
 
 
+@pytest.mark.usefixtures("photos")
+def test_a_config_of_data_does_not_change_the_network(deeplab):
+  """Nor its precision."""
+  config = tiny.make_config(1, train__precision="bfloat16", data__fit="resize")
+  found = load_run(deeplab, {}, config).config
+  assert (found.train.precision, found.data.fit) == ("float32", "crop")
+  assert found.model.name == "deeplabv3" and found.data.name == "photos"
+
+
+@pytest.mark.usefixtures("photos")
+def test_data_that_do_not_fit(deeplab, monkeypatch):
+  """None at all, and grey images."""
+  message = error_of(modes.evaluate, deeplab)
+  assert message == f"{deeplab} knows no data: pass `config`, whose config.data is scored"
+  grey = dataclasses.replace(tiny.INFO, channels=1)
+  monkeypatch.setattr(modes.build, "open_split", lambda *_, **__: (grey, []))
+  assert error_of(modes.evaluate, deeplab, config=tiny.make_config(1)) == (
+    "the images of the test split have 1 channel, but this network takes 3: correct config.data"
+  )
+
+
 def test_training_starts_from_it(deeplab, capsys):
   """Encoder, ASPP, the convolution behind it, and the head of as many classes."""
   own = public.network_values(public.read_config(deeplab))

@@ -261,3 +261,14 @@ def test_stream_says_what_needs_the_whole_image(workdir, photo):
   )
   assert "is no image" in error_of(first, jaxseg.load(workdir), np.zeros((2, 2, 2, 2)))
   assert "no file" in error_of(first, jaxseg.load(workdir), "missing.tif")
+
+
+def test_a_network_of_8_bits_sees_12_bits_almost_black(workdir, photo):
+  """It says so, once; the full range of 16 bits is the same image."""
+  segmenter, deep = jaxseg.load(workdir), photo.astype(np.uint16)
+  np.testing.assert_array_equal(segmenter(deep * 257), segmenter(photo))
+  with pytest.warns(DataWarning, match="16 bits stay below 1/8 of white, almost black to a netw"):
+    segmenter(deep * 16)
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    segmenter(deep * 16)

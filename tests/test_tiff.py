@@ -12,6 +12,7 @@ from encoders import DEEP, GREY, RGB, RNG, SMOOTH, encode, stored, tiff
 from PIL import Image
 from tiny import error_of
 
+from jaxseg.data import tiff as tiff_files
 from jaxseg.data.files import inspect, num_pages, read_raster
 
 
@@ -193,6 +194,23 @@ def test_pages_in_a_circle(tmp_path):
   struct.pack_into("<I", data, second + 2 + 12 * count, first)
   (tmp_path / "a.tif").write_bytes(data)
   assert "circle" in error_of(num_pages, tmp_path / "a.tif")
+
+
+def test_a_file_that_is_replaced_while_it_is_open(tmp_path, monkeypatch):
+  """The pages of the one are not taken for those of the other."""
+  path, other, opened = tmp_path / "a.tif", tmp_path / "b.tif", tiff_files._open
+  for name, count in (path, 3), (other, 9):
+    name.write_bytes(tiff(RNG.integers(0, 9, (count, 5, 7), np.uint8), photometric="minisblack"))
+
+  def open_and_replace(data):
+    tif = opened(data)
+    other.replace(path)
+    return tif
+
+  with monkeypatch.context() as patch:
+    patch.setattr(tiff_files, "_open", open_and_replace)
+    assert num_pages(path) == 3
+  assert num_pages(path) == 9
 
 
 def test_a_changed_file_is_listed_anew(tmp_path):

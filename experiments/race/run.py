@@ -271,6 +271,7 @@ def main():
         found = ours(flags, folder, their_name, data, weights, *lengths)
       row = {"network": network, "side": side, "minutes": args.minutes, **found}
       rows = [x for x in rows if (x["network"], x["side"]) != (network, side)] + [row]
+      rows.sort(key=lambda x: (list(NETWORKS).index(x["network"]), list(SIDES).index(x["side"])))
       results.write_text(json.dumps(rows, indent=2) + "\n")
       plot(rows, args.out / "race.png")
       print(f"  {found['steps']} steps, mean IoU {found['series'][-1][1]:.4f}")

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxseg.data.decode import black_and_white
+from jaxseg.data.decode import DatasetInfo, black_and_white
 
 MAX_VALUES = 1 << 16  # of a channel in an image
 CLIPPED = 0.5  # share of the pixels beyond black or white that is worth a warning
 FLAT = 0.02  # of the range, from the 1st to the 99th percentile
+DARK = 1 / 8  # of white; if no image exceeds this, 13 bits or fewer have been read as 16
 
 
 def levels(image: np.ndarray, value_range: Sequence) -> np.ndarray:
@@ -50,3 +51,17 @@ def range_fault(found: Sequence[np.ndarray]) -> str:
     f"{'; '.join(faults)}: correct `value_range`, the stored values of black and white, or leave "
     "it empty and set `normalization`=percentiles"
   )
+
+
+def depth_notes(image: np.ndarray, info: DatasetInfo) -> list[str]:
+  """A note if an image of 16 bits is dark to a network that was trained on 8; else none.
+
+  Args:
+    image: [H,W,D].  info: of what the network was trained on.
+  """
+  if image.dtype != np.uint16 or info.dtype != "uint8" or info.value_range:
+    return []
+  if image.max(initial=0) >= DARK * 65535:
+    return []
+  return ["its 16 bits stay below 1/8 of white, almost black to a network trained on 8 bits: "
+          "rescale it, so that white is 65535"]  # fmt: skip

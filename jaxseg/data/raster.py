@@ -120,7 +120,7 @@ def check_size(
   size = height * width * samples * max(1, bits // 8)
   if num_bytes is not None and size > max(SMALL, MAX_RATIO * num_bytes):
     raise ValueError(
-      f"{text} in {num_bytes:,} bytes: no picture is that empty; if this one is, save it as PNG"
+      f"{text} in {num_bytes:,} bytes: no picture is that empty; save such a one uncompressed"
     )
 
 

@@ -24,13 +24,14 @@ def images(
   """
   if isinstance(data, bytes):
     return _list_images(tif, pages)
-  stat = os.stat(data)
+  stat = os.fstat(tif.filehandle.fileno())  # not of a file that has taken its place
   key = (os.fspath(data), stat.st_mtime_ns, stat.st_size, pages)
-  if key not in _LISTED:
+  found = _LISTED.get(key)
+  if found is None:
     if len(_LISTED) >= 4096:
       _LISTED.clear()
-    _LISTED[key] = _list_images(tif, pages)
-  return _LISTED[key]
+    found = _LISTED[key] = _list_images(tif, pages)
+  return found
 
 
 _LISTED: dict[tuple, tuple] = {}

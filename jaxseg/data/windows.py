@@ -106,7 +106,7 @@ def open_windows(path: Path, fmt: ImageFormat, *, page: int = 0) -> WindowedImag
       raise UserError(f"{name}: only TIFF and Zarr are read by windows ({error})") from error
     tags = [pages[0].tags[code] for code in GEOREFERENCE if code in pages[0].tags]
     tags = [(tag.code, tag.dtype, tag.count, tag.value, True) for tag in tags]
-    read, stat = _TiffReader(tif, pages, name).read, os.stat(path)
+    read, stat = _TiffReader(tif, pages, name).read, os.fstat(tif.filehandle.fileno())
     check_size(header.shape, header.bits, stat.st_size, MAX_PIXELS)
     stamp = page, stat.st_size, stat.st_mtime_ns
     return WindowedImage(header, read, name, fmt, palette, tags, stamp)

@@ -70,7 +70,8 @@ def make_encoder(
   """
   needed = needed or {}
   if isinstance(encoder, nn.Module):
-    own = {"variant": "smp"} if variant == "smp" and hasattr(encoder, "variant") else {}
+    is_other = variant == "smp" and getattr(encoder, "variant", "") == "paper"
+    own = {"variant": variant} if is_other else {}
     for field, value in {**needed, **own}.items():
       if getattr(encoder, field, None) != value:
         give = f"{type(encoder).__name__}({field}={value!r})"
