@@ -1,7 +1,6 @@
 """Reads the files of a checkpoint and verifies them: what is returned is what was saved."""
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -18,12 +17,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxseg import UserError
-from jaxseg.os_errors import chain, number_of
+from jaxseg.os_errors import TRANSIENT, chain, is_forbidden, number_of
 
 ARRAYS, JSON = ("variables", "optimizer"), ("data", "meta", "metrics")
-# They say nothing about a file. EIO may be of a bad sector.
-TRANSIENT = (errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOMEM, errno.ETIMEDOUT,
-             errno.ENOTCONN)  # fmt: skip
 CHECKSUMS = "checksums"  # the part with the SHA-256 of each other part; older checkpoints have none
 PROCESSES = ocp.options.MultiprocessingOptions(  # only process 0 reads and writes checkpoints
   active_processes={0}, barrier_sync_key_prefix="main"
@@ -146,6 +142,8 @@ def _read_arrays(folder, part):
     raise DamagedError(f"{part} is missing")
   with _quiet():
     try:
+      with contextlib.suppress(FileNotFoundError):  # Orbax takes any error for this one
+        os.stat(folder / part / "_METADATA")
       with ocp.StandardCheckpointer(multiprocessing_options=PROCESSES) as checkpointer:
         return jax.tree.map(np.asarray, checkpointer.restore(folder / part))
     except MemoryError:
@@ -165,7 +163,7 @@ def _fault(error):
 def _check_is_damage(folder, error):
   """Raises UserError for what may not be read, and OSError for a trouble of the system."""
   for number in map(number_of, chain(error)):
-    if number in (errno.EACCES, errno.EPERM):
+    if is_forbidden(number):
       text = f"{folder} cannot be read ({_fault(error)}): correct its permissions"
       raise UserError(text) from error
     if number in TRANSIENT:

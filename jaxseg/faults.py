@@ -18,13 +18,14 @@ from jaxseg import DataWarning, UserError, checkpoint_files, parallel
 from jaxseg.os_errors import chain, number_of
 
 ROOM, WRITABLE = "make room on the disk", "make its folder writable, or choose another"
+PERMITTED = "correct its permissions, or choose another"
 REMEDIES = {
   errno.ENOSPC: ROOM,
   errno.EDQUOT: ROOM + ", or ask for a larger quota",
   errno.EFBIG: "raise the limit of a file's size (`ulimit -f unlimited`)",
   errno.EROFS: WRITABLE,
-  errno.EACCES: WRITABLE,
-  errno.EPERM: WRITABLE,
+  errno.EACCES: PERMITTED,
+  errno.EPERM: PERMITTED,
   errno.ENAMETOOLONG: "choose a shorter name",
   errno.EMFILE: "allow more open files (`ulimit -n 4096`)",
   errno.ENFILE: "end other programs, which hold too many files open",
@@ -126,9 +127,10 @@ def quiet_threads() -> None:
       show(arguments)
 
   def ignored(arguments):
-    # TensorStore says so for each of its writes that nobody waits for after one has failed.
+    # TensorStore says so for each of its writes that nobody waits for after one has failed, and
+    # asyncio of a loop for which there were too many open files.
     error = arguments.exc_value
-    if str(error) == "Event loop is closed":
+    if str(error) == "Event loop is closed" or "attribute '_ssock'" in str(error):
       return
     if error is None or describe(error) is None:
       show_ignored(arguments)

@@ -1,6 +1,7 @@
 """What a run measures on its training split, once, when it begins."""
 
 import collections.abc
+import operator
 import pathlib
 
 from ml_collections import ConfigDict
@@ -30,9 +31,10 @@ def measured_range(
 
   def find():
     if reuse and workdirs.has_checkpoint(workdir):  # else the run of this seed begins anew
-      return checkpoint.best_checkpoint(workdir)[1]["info"]["value_range"]
-    _, source = build.open_split(config, "train")
-    value_range = measure(source, mode, progress)
+      value_range = checkpoint.best_checkpoint(workdir)[1]["info"]["value_range"]
+    else:
+      _, source = build.open_split(config, "train")
+      value_range = measure(source, mode, progress)
     stored = {"normalization": mode, "value_range": value_range}
     workdirs.write_json(pathlib.Path(workdir) / "normalization.json", stored)
     return value_range
@@ -70,8 +72,9 @@ def class_counts(
     path = pathlib.Path(workdir) / "class_counts.json"
     remedy, now = "delete it, and it is made anew", changes.digest(source)
     counts = workdirs.read_json(path, remedy) if reuse else None
-    if counts is not None and not _names_all(counts, info.classes):
-      raise UserError(f"{path} does not name the classes {', '.join(info.classes)}: {remedy}")
+    if counts is not None and not _is_whole(counts, info.classes):
+      classes = ", ".join(info.classes)
+      raise UserError(f"{path} does not hold counts of the classes {classes}: {remedy}")
     if counts and (text := changes.difference(counts, now)):
       tell(
         f"note: {path} is of a training split that has changed since ({text}): it is made anew, "
@@ -88,8 +91,19 @@ def class_counts(
   return parallel.on_main(count)
 
 
-def _names_all(counts, classes):
-  """Whether stored counts have all classes, in their order."""
-  tables = [counts.get(name) for name in ("pixels", "pixels_of_their_images")]
-  tables.append(counts.get("examples", tables[0]))  # those of 0.1.0 have none
-  return all(isinstance(table, dict) and [*table] == [*classes] for table in tables)
+def _is_whole(counts, classes):
+  """Whether these can be counts of all classes, in their order."""
+  pixels, of_images = (counts.get(name) for name in ("pixels", "pixels_of_their_images"))
+  examples = counts.get("examples", dict.fromkeys(classes, []))  # those of 0.1.0 have none
+  tables, number = (pixels, of_images, examples), counts.get("num_examples", 0)
+  if not all(isinstance(table, dict) and [*table] == [*classes] for table in tables):
+    return False
+  if not all(isinstance(listed, list) for listed in examples.values()):
+    return False
+  places = [place for listed in examples.values() for place in listed]
+  numbers = [*pixels.values(), *of_images.values(), *places, number]
+  return (
+    all(type(x) is int and x >= 0 for x in numbers)
+    and all(map(operator.le, pixels.values(), of_images.values()))
+    and max(places, default=-1) < number
+  )

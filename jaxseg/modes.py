@@ -29,6 +29,7 @@ from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo, to_picture
 from jaxseg.data.encoded import read_as_trained
 from jaxseg.data.input_pipeline import eval_examples
+from jaxseg.data.levels import depth_notes
 from jaxseg.data.resize import convert
 from jaxseg.data.source_checks import with_checks
 from jaxseg.evaluation import LISTS, check_classes, score, score_table
@@ -121,6 +122,9 @@ def evaluate(
           "config.data"
         )
       source = with_checks(source, found)
+      first = source[0]["image"] if len(source) else np.zeros(1, np.uint8)
+      for note in depth_notes(first.dtype, first.max(initial=0), info):
+        warn(f"the first image of the {build.eval_name(config)} split: {note}")
     with read_as_trained(info.channels, info.value_range):
       predict = predictors.build_predictor(config, segmenter.model, info)
       predict = for_scores(predict, segmenter.variables)

@@ -10,6 +10,9 @@ KNOWN = (
   errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.ETIMEDOUT,
   errno.ENOTCONN,
 )  # fmt: skip
+# They say nothing about a file. EIO is not among them: it may be of a bad sector.
+TRANSIENT = (errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOMEM, errno.ETIMEDOUT,
+             errno.ENOTCONN)  # fmt: skip
 NAMES = {os.strerror(number): number for number in KNOWN} | {"PERMISSION_DENIED": errno.EACCES}
 NAMED = re.compile("|".join(map(re.escape, NAMES)))
 NUMBERED = re.compile(r"OS error (\d+)|\[Errno (\d+)\]")
@@ -36,3 +39,8 @@ def number_of(error: BaseException) -> int | None:
   if match := NAMED.search(text):
     return NAMES[match[0]]
   return None
+
+
+def is_forbidden(number: int | None) -> bool:
+  """Whether the permissions of a file or folder are why it cannot be read."""
+  return number in (errno.EACCES, errno.EPERM)

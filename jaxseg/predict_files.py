@@ -185,7 +185,8 @@ def predict_files(
       if side and max(image.shape[:2]) > MUCH * side:
         found.append(f"is far larger than {side} x {side} px, at which the network sees it: small "
                      "things vanish; config.data.fit=crop trains one that sees all")  # fmt: skip
-      notes.warn(page.where, [*found, *depth_notes(image, info)])
+      found += depth_notes(image.dtype, image.max(initial=0), info)
+      notes.warn(page.where, found)
       waiting.append(page)
       yield {"image": image, "page": page}
 
@@ -198,7 +199,8 @@ def predict_files(
           image = open_windows(page.file, fmt, page=page.number)
         outcome.written += large(image, output / page.name, picture)
         bar.update()
-      notes.warn(page.where, image.notes)
+      dark = depth_notes(image.dtype, image.brightest, info)
+      notes.warn(page.where, [*image.notes, *dark])
     except (UserError, MemoryError, jax.errors.JaxRuntimeError) as error:
       if not isinstance(error, UserError) and not faults.describe(error):
         raise

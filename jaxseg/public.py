@@ -52,6 +52,8 @@ def check_source(source: str | os.PathLike) -> None:
     )
   if os.fspath(source) in PUBLISHED or path.suffix in SUFFIXES or path.is_dir():
     return
+  if path.suffix == ".stablehlo":
+    raise UserError(f"{source} is an exported file: jaxseg.load reads it, and the command does not")
   raise UserError(
     f"{source} is no published network, no folder, and no file in {', '.join(SUFFIXES)}; choose "
     f"from {', '.join(PUBLISHED)}"

@@ -138,14 +138,15 @@ class Segmenter:
       for _, found in predictor.pieces(self.variables, [{"image": image}], most_likely):
         for (rows, cols), labels in found:
           yield rows, cols, labels
-      self.notes.warn("image", image.notes)
+      dark = depth_notes(image.dtype, image.brightest, self.info)
+      self.notes.warn("image", [*image.notes, *dark])
 
   def _read(self, image):
     with read_as_trained(self.info.channels, self.info.value_range):
       images, kind = to_images(image, self.info.image_format(), self.notes)
     name = os.fspath(image) if isinstance(image, str | os.PathLike) else "image"
     for pixels in images:
-      self.notes.warn(name, depth_notes(pixels, self.info))
+      self.notes.warn(name, depth_notes(pixels.dtype, pixels.max(initial=0), self.info))
     return images, kind
 
   @usual_rules()

@@ -260,18 +260,21 @@ def test_what_is_safe_is_sound(copy):
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE, errno.ENOTCONN])
 def test_what_cannot_be_read_now_is_not_damaged(copy, monkeypatch, number):
   """Nothing is moved, and no other checkpoint takes its place."""
-  workdir, forbidden = copy(), number == errno.EACCES
+  workdir, forbidden, stat = copy(), number == errno.EACCES, os.stat
 
   def refuse(*_, **__):  # as TensorStore says it
     place = f'Error reading "params.conv.kernel/.zarray" in OCDBT database at "{workdir}"'
     raise ValueError(f"{place}: Error opening file [OS error {number}: NAME {os.strerror(number)}]")
 
-  def deny(path):
+  def deny(path, **options):
+    if name == "stat" and not str(path).endswith("_METADATA"):
+      return stat(path, **options)
     raise OSError(number, os.strerror(number), str(path))
 
   for place, name, replacement in (
     (checkpoint_files.ocp.StandardCheckpointer, "restore", refuse),
     (pathlib.Path, "read_bytes", deny),
+    (checkpoint_files.os, "stat", deny),  # of the folder of arrays: Orbax says that it is empty
   ):
     with monkeypatch.context() as patch:
       patch.setattr(place, name, replacement)

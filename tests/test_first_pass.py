@@ -30,7 +30,8 @@ def test_counts_of_other_data_do_not_count(tmp_path, capsys, monkeypatch):
   """Those of a start that failed, and of another number of examples; other seeds get ours."""
   path = tmp_path / "class_counts.json"
   for number, reuse in (1, False), (5, True):
-    stale = {**COUNTS, "pixels": {"a": 9, "b": 9}, "num_examples": number}
+    nine = dict.fromkeys("ab", 9)
+    stale = {**COUNTS, "pixels": nine, "pixels_of_their_images": nine, "num_examples": number}
     path.write_text(json.dumps(stale))
     assert count(tmp_path, reuse) == COUNTS
     assert json.loads(path.read_text()) == COUNTS
@@ -58,11 +59,17 @@ def test_counts_of_an_earlier_version(tmp_path):
     {"pixels": {"b": 1, "a": 2}},  # class weights are taken in this order
     {"pixels_of_their_images": None},
     {"examples": {"a": [0]}},
+    {"examples": {"a": [0], "b": [1]}},  # there is one
+    {"examples": {"a": 0, "b": []}},
+    {"pixels": {"a": "2", "b": 1}},
+    {"pixels": {"a": -2, "b": 1}},
+    {"pixels": {"a": 4, "b": 1}},  # more than its images have
+    {"num_examples": "1"},
   ],
 )
 def test_counts_that_were_edited(tmp_path, edited):
   path = tmp_path / "class_counts.json"
   path.write_text(json.dumps(COUNTS | edited))
   assert error_of(count, tmp_path, True) == (
-    f"{path} does not name the classes a, b: delete it, and it is made anew"
+    f"{path} does not hold counts of the classes a, b: delete it, and it is made anew"
   )

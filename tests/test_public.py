@@ -148,6 +148,7 @@ def test_without_network(monkeypatch, tmp_path):
   "flags, words",
   [
     (["--mode=predict", "--model=fcn_resnet50"], "fcn_resnet50 is no published network"),
+    (["--mode=predict", "--model=a/model.stablehlo"], "model.stablehlo is an exported file: jaxs"),
     (["--mode=predict", "--model=UP.PTH"], "choose from torchvision:deeplabv3_resnet50, "),
     (["--mode=train"], "--model is for --mode=predict, evaluate, export; leave it out"),
     (["--mode=predict", "--workdir=x"], "--model is in place of --workdir: leave one of them out"),

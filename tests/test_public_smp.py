@@ -194,6 +194,12 @@ def test_data_that_do_not_fit(deeplab, monkeypatch):
   assert error_of(modes.evaluate, deeplab, config=tiny.make_config(1)) == (
     "the images of the test split have 1 channel, but this network takes 3: correct config.data"
   )
+  image, mask = np.full((32, 32, 3), 4095, np.uint16), np.zeros((32, 32), np.uint8)
+  dark = {"image": image, "mask": mask, "name": "dark"}
+  deep = dataclasses.replace(tiny.INFO, dtype="uint16")
+  monkeypatch.setattr(modes.build, "open_split", lambda *_, **__: (deep, [dark]))
+  with pytest.warns(DataWarning, match="first image of the test split: its 16 bits stay below 1/8"):
+    modes.evaluate(deeplab, config=tiny.make_config(1))
 
 
 def test_training_starts_from_it(deeplab, capsys):

@@ -272,3 +272,8 @@ def test_a_network_of_8_bits_sees_12_bits_almost_black(workdir, photo):
   with warnings.catch_warnings():
     warnings.simplefilter("error")
     segmenter(deep * 16)
+  with pytest.warns(DataWarning, match="16 bits stay below 1/8 of white"):
+    list(jaxseg.load(workdir).stream(deep * 16))
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    jaxseg.load(workdir)(np.zeros_like(deep))  # black, and nothing else

@@ -53,15 +53,15 @@ def range_fault(found: Sequence[np.ndarray]) -> str:
   )
 
 
-def depth_notes(image: np.ndarray, info: DatasetInfo) -> list[str]:
+def depth_notes(dtype: np.dtype, brightest: float, info: DatasetInfo) -> list[str]:
   """A note if an image of 16 bits is dark to a network that was trained on 8; else none.
 
   Args:
-    image: [H,W,D].  info: of what the network was trained on.
+    dtype, brightest: of the image, and its largest value.
+    info: of what the network was trained on.
   """
-  if image.dtype != np.uint16 or info.dtype != "uint8" or info.value_range:
-    return []
-  if image.max(initial=0) >= DARK * 65535:
+  is_deep = dtype == np.uint16 and info.dtype == "uint8" and not info.value_range
+  if not is_deep or not 0 < brightest < DARK * 65535:
     return []
   return ["its 16 bits stay below 1/8 of white, almost black to a network trained on 8 bits: "
           "rescale it, so that white is 65535"]  # fmt: skip

@@ -40,6 +40,7 @@ class WindowedImage:
     notes: what is not used of it, in words that follow "FILE: "; windows may add to them.
     georeference: the GeoTIFF tags of a TIFF, as `tifffile.TiffWriter.write` takes `extratags`.
     stamp: JSON-able; of another file, or of one that was changed, another.
+    dtype: of windows.  brightest: the largest value of those that have been read.
   """
 
   def __init__(
@@ -57,6 +58,7 @@ class WindowedImage:
     self.header, self.notes = header, []
     self.georeference, self.stamp = georeference, [*header.shape, *stamp]
     self._read, self._name, self._fmt, self._palette = read, name, fmt, palette
+    self.dtype, self.brightest = None, 0
     if fmt.orient and header.orientation != 1:
       raise UserError(f"{name}: is turned by a tag, and too large to be turned: save it upright")
     self.shape = (*header.shape[:2], self.read(slice(0, 1), slice(0, 1)).shape[2])
@@ -68,6 +70,7 @@ class WindowedImage:
     notes = list(self.header.notes)
     image = to_image(Raster(self.header, samples, self._palette), self._name, self._fmt, notes)
     self.notes += [note for note in notes if note not in self.notes]
+    self.dtype, self.brightest = image.dtype, max(self.brightest, image.max(initial=0))
     return image
 
   def whole(self) -> np.ndarray:
