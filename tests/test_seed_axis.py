@@ -91,9 +91,14 @@ def together(singles, num_devices, parts=1, steps=1, loop=None):
 
 
 def largest_difference(a, b):
-  """Over arrays: largest |difference| / largest |value|, if any is not 0."""
+  """Over arrays: largest |difference| / largest |value|."""
   pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-  return max(np.abs(x - y).max() / (np.abs(y).max() or 1) for x, y in pairs)
+  return max(np.abs(x - y).max() / np.abs(y).max() for x, y in pairs)
+
+
+def moments(state):
+  """The optimizer's floats in one row. A bias before a normalisation has rounding errors only."""
+  return np.concatenate([x.ravel() for x in jax.tree.leaves(state) if x.dtype.kind == "f"])
 
 
 @pytest.mark.slow  # `test_seeds.test_each_seed_is_its_single_run` is not
@@ -113,8 +118,9 @@ def test_several_seeds_are_each_of_them(num_seeds, num_devices, groups, options)
     for i, state in found.items():
       one = jax.tree.map(lambda x, j=seed: x[j], state)
       assert one.step == states[i].step == i
-      for part in ("params", "batch_stats", "ema", "opt_state"):
+      for part in ("params", "batch_stats", "ema"):
         assert largest_difference(getattr(one, part), getattr(states[i], part)) < 1e-5, part
+      assert largest_difference(moments(one.opt_state), moments(states[i].opt_state)) < 1e-5
   # The tolerance means something: seeds differ by much more.
   last = [states[-1].params for states, _ in singles]
   assert largest_difference(*last[:2]) > 1e-2
