@@ -18,7 +18,7 @@ from jaxseg import DataWarning, UserError, checkpoint_files, parallel
 from jaxseg.os_errors import chain, number_of
 
 ROOM, WRITABLE = "make room on the disk", "make its folder writable, or choose another"
-PERMITTED = "correct its permissions, or choose another"
+MOUNT, PERMITTED = "mount its file system again", "correct its permissions, or choose another"
 REMEDIES = {
   errno.ENOSPC: ROOM,
   errno.EDQUOT: ROOM + ", or ask for a larger quota",
@@ -30,7 +30,9 @@ REMEDIES = {
   errno.EMFILE: "allow more open files (`ulimit -n 4096`)",
   errno.ENFILE: "end other programs, which hold too many files open",
   errno.EIO: "check the disk",
-  errno.ESTALE: "mount its file system again",
+  errno.ESTALE: MOUNT,
+  errno.ENOTCONN: MOUNT,
+  errno.ETIMEDOUT: MOUNT,
   errno.ENOMEM: "end other programs, or use less memory",
 }
 MEMORY = "lower config.train.batch_size or config.data.image_size, or set config.predict.tile"

@@ -4,7 +4,7 @@ import errno
 import os
 import re
 
-# Those that are known by their text, too. EPERM has that of another.
+# Those that are known by their text, too.
 KNOWN = (
   errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG,
   errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.ETIMEDOUT,
@@ -14,7 +14,8 @@ KNOWN = (
 TRANSIENT = (errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOMEM, errno.ETIMEDOUT,
              errno.ENOTCONN)  # fmt: skip
 NAMES = {os.strerror(number): number for number in KNOWN} | {"PERMISSION_DENIED": errno.EACCES}
-NAMED = re.compile("|".join(map(re.escape, NAMES)))
+# The longest first: that of ENFILE begins with that of EMFILE.
+NAMED = re.compile("|".join(map(re.escape, sorted(NAMES, key=len, reverse=True))))
 NUMBERED = re.compile(r"OS error (\d+)|\[Errno (\d+)\]")
 
 
