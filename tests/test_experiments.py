@@ -33,6 +33,44 @@ def test_scripts_load(tmp_path):
   assert done.returncode == 0, done.stderr[-2000:]
 
 
+PLAIN = """
+import sys
+sys.path += [r"{root}", r"{root}/experiments/accelerators"]
+import jax, jax.numpy as jnp, plain, programs
+from jax import tree_util
+from jaxseg import build
+from jaxseg.models.batch_norm import BatchNorm
+
+def network(name):
+  config, info = programs.load(name, {{"train.precision": "float32"}})
+  model, image = build.build_model(config, info), jnp.zeros((1, 64, 64, info.channels))
+  start = lambda: model.init(jax.random.key(0), image, train=False)
+  run = lambda variables: model.apply(variables, image, train=False)
+  variables = jax.eval_shape(start)
+  return str(jax.make_jaxpr(run)(variables)), tree_util.tree_map(lambda x: x.shape, variables)
+
+names = "padded_unet", "mobilenet_unet", "fcn8s_vgg", "deeplab_mobilenet"
+def sizes(tree):  # flax.linen nests a norm of its own
+  return sorted(tree_util.tree_leaves(tree, is_leaf=lambda x: type(x) is tuple))
+
+ours = [network(name) for name in names]
+plain.use()
+del BatchNorm.__call__  # none of ours is left
+for name, (operations, shapes) in zip(names, ours):
+  others, own = network(name)
+  # Our convolutions have gradients of their own.
+  assert "custom_vjp" in operations and "custom_vjp" not in others, name
+  assert sizes(own) == sizes(shapes), name
+"""
+
+
+def test_networks_with_the_operations_of_flax():
+  """All layers of `compile.py --plain` are found and replaced; parameters stay."""
+  command = [sys.executable, "-c", PLAIN.format(root=ROOT)]
+  done = subprocess.run(command, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr[-2000:]
+
+
 def sweep(monkeypatch, capsys, *arguments):
   """(exit status or None, standard output, standard error) of experiments/sweep.py."""
   main = runpy.run_path(str(ROOT / "experiments" / "sweep.py"))["main"]

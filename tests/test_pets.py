@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import pickle
+import runpy
 import shutil
 import socket
 import subprocess
@@ -184,6 +185,19 @@ def error_line(data_dir, split="train"):
   message = str(error.value)
   assert "\n" not in message
   return message
+
+
+def test_three_breeds(infos, tmp_path, monkeypatch):
+  script = REPOSITORY / "experiments" / "pets_tutorial" / "subset.py"
+  monkeypatch.setattr(pets.PetsBuilder, "url_infos", infos)
+  prepare = runpy.run_path(str(script))["prepare"]
+  prepare(str(tmp_path))
+  kept = {"train": ("Abyssinian_1", "Abyssinian_5", "Abyssinian_34"), "test": ("Abyssinian_2",)}
+  for split, names in kept.items():
+    found = [example["name"] for example in pets.open_pets(str(tmp_path), split)]
+    assert sorted(found) == sorted(f"{name}.jpg" for name in names)
+  with pytest.raises(SystemExit, match="is there already"):
+    prepare(str(tmp_path))
 
 
 def test_prepare(prepared):

@@ -150,7 +150,7 @@ def test_scores_are_those_of_the_probabilities(unet, case, num_devices, monkeypa
   predictor = make_predictor(model, **{"size": 32, "batch_size": 3, **options})
   examples, options = make_examples(SIZES), {"boundaries": True, "sample_at": {0, 6}}
   ours = list(for_scores(predictor, variables)(iter(examples)))
-  assert [example is expected for (example, _), expected in zip(ours, examples, strict=True)]
+  assert all(example is expected for (example, _), expected in zip(ours, examples, strict=True))
   for (_, found), (_, probs) in zip(ours, predictor(variables, examples), strict=True):
     assert isinstance(found, Tally)
     np.testing.assert_array_equal(found.labels(), probs.argmax(-1))

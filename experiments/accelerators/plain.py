@@ -13,7 +13,7 @@ import optax
 from jax import lax
 
 from jaxseg import VOID, convolution, losses, ops, parallel, train_step
-from jaxseg.models import deeplab, fcn, layers, mobilenet_v2, resnet, unet, xception
+from jaxseg.models import conv_norm, deeplab, fcn, layers, mobilenet_v2, resnet, unet, xception
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
@@ -69,7 +69,8 @@ def center_crop(x, size):
   return x[:, top : top + size[0], left : left + size[1]]
 
 
-def resize(x, size):
+def resize(x, size, corners=False):
+  assert not corners  # which `jax.image.resize` cannot do
   return jax.image.resize(x, (x.shape[0], *size, x.shape[3]), "bilinear")
 
 
@@ -100,9 +101,9 @@ def use() -> None:
     setattr(layers, name, globals()[name])
   for module in (convolution, mobilenet_v2, xception, fcn):
     module.conv = conv
-  for module in (deeplab, mobilenet_v2, resnet, unet, xception):
+  for module in (conv_norm, mobilenet_v2, resnet, unet, xception):
     module.BatchNorm = batch_norm
-  for module in (deeplab, fcn, mobilenet_v2, resnet, unet, xception):
+  for module in (conv_norm, deeplab, fcn, mobilenet_v2, resnet, unet, xception):
     for name in ("Conv1x1", "Conv3x3", "DepthwiseConv"):
       if hasattr(module, name):
         setattr(module, name, concatenated(getattr(layers, name)))

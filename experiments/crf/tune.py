@@ -50,7 +50,7 @@ def run(arguments):
   rows = []
   for setting in [None, *settings]:
     refine = functools.partial(refined, crf=options | setting if setting else None)
-    result, _ = score(refine, saved, info.classes, boundaries=True)
+    result, *_ = score(refine, saved, info.classes, boundaries=True)
     row = {name: result[name] for name in SCORES}
     rows.append({"crf": setting, **row})
     print("  ".join(f"{x:.4f}" for x in row.values()), setting or "no CRF", flush=True)

@@ -147,7 +147,7 @@ def measure_evaluation(config):
   for i in range(ROUNDS + 1):
     for name, run in runs.items():
       start = np.array([time.perf_counter(), time.process_time()])
-      result, _ = evaluate_split(run, source, info, config)
+      result = evaluate_split(run, source, info, config).result
       if i:  # the first compiles and fills caches
         times[name].append(np.array([time.perf_counter(), time.process_time()]) - start)
   results = {}
