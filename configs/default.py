@@ -14,7 +14,8 @@ from jaxseg.data import datasets, files, input_pipeline
 from jaxseg.data.label_spaces import LABEL_SPACES
 from jaxseg.data.normalization import NORMALIZATIONS
 from jaxseg.losses import LOSSES
-from jaxseg.schema import flatten_keys, key, to_config
+from jaxseg.schema import Key as key
+from jaxseg.schema import flatten_keys, to_config
 
 
 def keys():

@@ -104,7 +104,7 @@ def listing(findings: Sequence[Finding]) -> list[str]:
     lines.append(f"{severity}: {kind}" + (f" ({num_files})" if num_files else ""))
     shown, left = max(1, MAX_FILES // len(texts)), 0
     for i, (text, group) in enumerate(texts.items()):
-      files = [x.file + (f": {x.detail}" if x.detail else "") for x in group if x.file]
+      files = [x.listed for x in group if x.file]
       if files and i >= MAX_FILES:
         left += len(files)
       elif len(files) == 1 and len(texts) > 1:
@@ -135,7 +135,7 @@ def check_data(config: ConfigDict, workdir: str | pathlib.Path) -> list[Finding]
   if not parallel.is_main():
     return []
   with settings.config_errors():
-    return _check_data(settings.with_home(config), pathlib.Path(workdir))
+    return _check_data(settings.expand_home(config), pathlib.Path(workdir))
 
 
 def _check_data(config, workdir):

@@ -277,19 +277,3 @@ def best_checkpoint(workdir: Path, key: str = "the work directory") -> tuple[int
   """(step, meta) of the best checkpoint of a work directory; see `load_best`."""
   step, found = load_best(workdir, key, ("meta",))
   return step, found["meta"]
-
-
-def restore_variables(
-  workdir: Path, step: int, variables: Mapping[str, Any] | None
-) -> dict[str, Any]:
-  """The network's variables in a checkpoint, without the state of training.
-
-  Args:
-    variables: {"params": ..., "batch_stats": ...} of arrays or their shapes; None takes those of
-      any network.
-  Returns:
-    the same structure of numpy arrays.
-  """
-  found = read(workdir, step, "variables")["variables"]
-  where = str(folder_of(workdir, step))
-  return found if variables is None else fit(found, variables, where)

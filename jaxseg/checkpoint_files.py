@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxseg import UserError
-from jaxseg.os_errors import TRANSIENT, chain, is_forbidden, number_of
+from jaxseg.os_errors import check_is_damage
 
 ARRAYS, JSON = ("variables", "optimizer"), ("data", "meta", "metrics")
 CHECKSUMS = "checksums"  # the part with the SHA-256 of each other part; older checkpoints have none
@@ -130,7 +130,7 @@ def _read_json(folder, part):
   except FileNotFoundError as error:
     raise DamagedError(f"{part} is missing") from error
   except (OSError, ValueError, RecursionError) as error:
-    _check_is_damage(folder, error)
+    check_is_damage(error, folder)
     raise DamagedError(f"{part} cannot be read") from error
   if part != "data" and not isinstance(value, dict):
     raise DamagedError(f"{part} cannot be read")
@@ -151,23 +151,13 @@ def _read_arrays(folder, part):
     except Exception as error:  # damaged files raise nearly anything
       found = error
     time.sleep(0.2)  # for the other arrays, which are being read
-  _check_is_damage(folder, found)
+  check_is_damage(found, folder)
   raise DamagedError(f"{part} cannot be read: {_fault(found)}")
 
 
 def _fault(error):
   fault = getattr(error, "strerror", "") or next(iter(str(error).splitlines()), "")
   return textwrap.shorten(fault or type(error).__name__, 60, placeholder=" ...")
-
-
-def _check_is_damage(folder, error):
-  """Raises UserError for what may not be read, and OSError for a trouble of the system."""
-  for number in map(number_of, chain(error)):
-    if is_forbidden(number):
-      text = f"{folder} cannot be read ({_fault(error)}): correct its permissions"
-      raise UserError(text) from error
-    if number in TRANSIENT:
-      raise OSError(number, os.strerror(number), str(folder)) from error
 
 
 @contextlib.contextmanager

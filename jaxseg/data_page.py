@@ -142,7 +142,7 @@ def _kinds(page, budget):
 def _texts(texts):
   left = MAX_LISTED
   for text, group in texts.items():
-    files = [x.file + (f": {x.detail}" if x.detail else "") for x in group if x.file]
+    files = [x.listed for x in group if x.file]
     if not left and files:
       continue
     yield f"<p>{escape(text[:1].upper() + text[1:])}</p>"

@@ -49,13 +49,6 @@ def grouped_conv(
   )  # fmt: skip
 
 
-def shifted_sum(
-  x: jax.Array, kernel: jax.Array, *, stride: int, dilation: int, pads: Pads
-) -> jax.Array:
-  """`depthwise_conv` as a sum of shifted products."""
-  return _depthwise_conv(x, kernel, stride, dilation, pads)
-
-
 def _same_padding(size, span, stride):
   total = max((-(-size // stride) - 1) * stride + span - size, 0)
   return total // 2, total - total // 2
@@ -77,13 +70,16 @@ def _weighted_sum(windows, kernel):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _depthwise_conv(x, kernel, stride, dilation, pads):
+def shifted_sum(
+  x: jax.Array, kernel: jax.Array, stride: int, dilation: int, pads: Pads
+) -> jax.Array:
+  """`depthwise_conv` as a sum of shifted products."""
   h, w = (-(-n // stride) for n in x.shape[1:3])
   return _weighted_sum(_windows(_pad(x, pads), kernel.shape[0], stride, dilation, h, w), kernel)
 
 
 def _depthwise_fwd(x, kernel, stride, dilation, pads):
-  return _depthwise_conv(x, kernel, stride, dilation, pads), (x, kernel)
+  return shifted_sum(x, kernel, stride, dilation, pads), (x, kernel)
 
 
 def _depthwise_bwd(stride, dilation, pads, residuals, g):
@@ -127,4 +123,4 @@ def _kernel_gradient_by_rows(xp, g, *, k, stride, dilation):
   return lax.scan(add_row, jnp.zeros((k, k, c), jnp.float32), jnp.arange(h))[0]
 
 
-_depthwise_conv.defvjp(_depthwise_fwd, _depthwise_bwd)
+shifted_sum.defvjp(_depthwise_fwd, _depthwise_bwd)

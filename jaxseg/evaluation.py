@@ -50,7 +50,7 @@ def score(
 
   Args:
     predict: function of examples that yields (example, `Tally` or f32[H,W,C] probabilities); see
-      `predict.for_scores`.
+      `tally.for_scores`.
     examples: this process' share, dicts of "image" and "mask"; see `input_pipeline`.
     classes: names.
     instances: adds the means over images of INSTANCE_SCORES, see `instance_metrics`; the true

@@ -15,7 +15,7 @@ from PIL import Image
 
 from jaxseg.data.decode import DatasetInfo, to_picture
 from jaxseg.data.windows import ZARR, WindowedImage
-from jaxseg.predict import Predictor, most_likely
+from jaxseg.predict import Predictor, most_likely, no_progress
 from jaxseg.visualize import MAX_OVERLAY, full_palette, overlay
 
 TILE = 512  # px, side of the tiles of a label map
@@ -49,7 +49,7 @@ def predict_large(
   process: tuple[int, int] = (0, 1),
   agreed: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
   say: Callable[[str], None] = lambda text: None,
-  progress: Callable = lambda iterable, **_: iterable,
+  progress: Callable = no_progress,
 ) -> bool:
   """Writes the label map of an image as a tiled, deflated BigTIFF with its palette, or as Zarr.
 

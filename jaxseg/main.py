@@ -22,7 +22,8 @@ import jaxseg
 from jaxseg import (
   DataWarning,
   UserError,
-  door,
+  command_end,
+  exporting,
   faults,
   modes,
   packed,
@@ -39,7 +40,7 @@ from jaxseg import (
   workdirs,
 )
 from jaxseg.check_data import check_data
-from jaxseg.config_errors import config_error
+from jaxseg.config_files import config_error
 from jaxseg.printing import say
 from jaxseg.training import train
 
@@ -261,7 +262,7 @@ def run(arguments: Sequence[str]) -> int:
       say(line)
   elif mode == "export":
     output = OUTPUT.value or workdirs.run_of(workdir) / "export"
-    modes.export_run(workdir, output, values, config=given)
+    exporting.export_run(workdir, output, values, config=given)
   elif mode == "pack":
     if values or not OUTPUT.value:
       fault = f"takes a run as it is: leave out --config.{min(values)}" if values else ""
@@ -297,7 +298,7 @@ def warn_of_data(show: Callable) -> Callable:
 
 
 def main() -> None:
-  """Entry point; what ends the command early is one line, see `door.leave`."""
+  """Entry point; what ends the command early is one line, see `command_end.leave`."""
   logging.set_verbosity(logging.FATAL)  # what Orbax and JAX log as an error, they raise, too
   logging.use_absl_handler()
   warnings.showwarning = warn_of_data(warnings.showwarning)
@@ -308,7 +309,7 @@ def main() -> None:
   except BrokenPipeError:
     sys.exit(start.leave_pipe())
   except (Exception, KeyboardInterrupt) as error:
-    sys.exit(door.leave(error))
+    sys.exit(command_end.leave(error))
 
 
 if __name__ == "__main__":

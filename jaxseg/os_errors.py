@@ -10,9 +10,9 @@ KNOWN = (
   errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.ETIMEDOUT,
   errno.ENOTCONN,
 )  # fmt: skip
-# They say nothing about a file. EIO is not among them: it may be of a bad sector.
-TRANSIENT = (errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOMEM, errno.ETIMEDOUT,
-             errno.ENOTCONN)  # fmt: skip
+# They say nothing about what a file holds.
+ELSEWHERE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOMEM,
+             errno.ETIMEDOUT, errno.ENOTCONN)  # fmt: skip
 NAMES = {os.strerror(number): number for number in KNOWN} | {"PERMISSION_DENIED": errno.EACCES}
 # The longest first: that of ENFILE begins with that of EMFILE.
 NAMED = re.compile("|".join(map(re.escape, sorted(NAMES, key=len, reverse=True))))
@@ -42,6 +42,11 @@ def number_of(error: BaseException) -> int | None:
   return None
 
 
-def is_forbidden(number: int | None) -> bool:
-  """Whether the permissions of a file or folder are why it cannot be read."""
-  return number in (errno.EACCES, errno.EPERM)
+def check_is_damage(error: BaseException, path: str | os.PathLike) -> None:
+  """Raises OSError if `error` says nothing about what a file or folder holds.
+
+  So it is with permissions and with a trouble of the system, unlike with a bad sector (EIO).
+  """
+  for number in map(number_of, chain(error)):
+    if number in ELSEWHERE:
+      raise OSError(number, os.strerror(number), os.fspath(path)) from error

@@ -1,7 +1,6 @@
 """Packs the network of a run into one folder that stands alone, to share it; `packed` reads it."""
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -69,7 +68,7 @@ def pack(
   num_evaluations = _num_evaluations(root, scores)
   if scores:
     scores["split"] = _without_place(scores["split"])
-  files = {SCORES: _json(scores)} if scores else {}
+  files = {SCORES: workdirs.to_json(scores)} if scores else {}
   if picture:
     files[PICTURE] = _picture(root, step)
   declared = settings.declared_keys()
@@ -98,7 +97,7 @@ def pack(
     "own_keys": [name for name in values if name not in declared],
     "sha256": {name: packed.digest(files[name]) for name in (WEIGHTS, CARD)},
   }
-  write(output, {CONFIG: _json(about), **files})
+  write(output, {CONFIG: workdirs.to_json(about), **files})
   size = sum(map(len, files.values())) / 2**20
   say(f"{output}: {size:.1f} MiB, step {step}; see {output}/{CARD}, and set the licence there")
   say(f"to share it: hf upload {repository(facts.name)} {shlex.quote(str(output))}")
@@ -210,10 +209,6 @@ def _check_own(folder):
   sums = [packed.digest(x.read_bytes()) for x in (card, folder / f"{CARD}.tmp") if x.is_file()]
   if card.is_file() and known not in sums:
     raise UserError(f"{card} was edited after packing; move it away, or give another --output")
-
-
-def _json(value):
-  return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
 def _weights(variables):

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxseg import UserError, workdirs
 from jaxseg.metrics import CLASS_SCORES, scores
+from jaxseg.os_errors import check_is_damage
 
 COUNTS = ("right", "true", "predicted")  # pixels of each class, as in docs/metrics.md
 
@@ -128,4 +129,5 @@ def read(path: str | os.PathLike, classes: Sequence[str], remedy: str) -> PerIma
   except FileNotFoundError:
     return None
   except (OSError, ValueError, IndexError, OverflowError, csv.Error) as error:
+    check_is_damage(error, path)
     raise UserError(f"{path} is damaged ({error}): {remedy}") from error

@@ -1,6 +1,6 @@
 """Declarations of config keys, and what follows from them: values, checks, documentation.
 
-`configs/default.py` declares every key once with `key`. A declaration gives the key's meaning, its
+`configs/default.py` declares every key once, as a `Key`. A declaration gives the key's meaning, its
 allowed values and its scope.
 """
 
@@ -31,10 +31,23 @@ SMALLEST = 2.0**-126  # the smallest normal float32; devices take what is smalle
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-  """One config key; see `key`."""
+  """One config key.
+
+  Attributes:
+    default: its value unless a config or a flag sets another; also gives the type.
+    meaning: one line.
+    low, high: smallest and largest value.  above: a value that it has to exceed.
+    choices: the allowed values, or a table whose keys are read when a value is checked.
+    item, length: type and number of the entries of a tuple; limits and choices then apply to each
+      entry. The default is always allowed.
+    most: entries of a tuple.  form: of a tuple, if its entries are more than numbers or names.
+    scope: key of SCOPES.
+    was: the key's name in work directories of earlier versions.
+  """
 
   default: Any
   meaning: str
+  _: dataclasses.KW_ONLY
   low: float | None = None
   above: float | None = None
   high: float | None = None
@@ -45,6 +58,10 @@ class Key:
   form: Form | None = None
   scope: str = "experiment"
   was: str = ""
+
+  def __post_init__(self):
+    if self.scope not in SCOPES:
+      raise ValueError(f"scope is {self.scope!r}; choose from {', '.join(SCOPES)}")
 
   def wrong(self, value: Any) -> str:
     """What follows "KEY is VALUE, " in the error about a wrong value; "" for a valid one."""
@@ -113,39 +130,6 @@ class Key:
     if self.above is not None:
       return f"{text} above {self.above}, at most {self.high:,}" if self.high else text
     return text
-
-
-def key(
-  default: Any,
-  meaning: str,
-  *,
-  low: float | None = None,
-  above: float | None = None,
-  high: float | None = None,
-  choices: collections.abc.Collection | None = None,
-  item: type | None = None,
-  length: int | None = None,
-  most: int = 2**16,
-  form: Form | None = None,
-  scope: str = "experiment",
-  was: str = "",
-) -> Key:
-  """Declares a config key.
-
-  Args:
-    default: its value unless a config or a flag sets another; also gives the type.
-    meaning: one line.
-    low, high: smallest and largest value.  above: a value that it has to exceed.
-    choices: the allowed values, or a table whose keys are read when a value is checked.
-    item, length: type and number of the entries of a tuple; limits and choices then apply to each
-      entry. The default is always allowed.
-    most: entries of a tuple.  form: of a tuple, if its entries are more than numbers or names.
-    scope: key of SCOPES.
-    was: the key's name in work directories of earlier versions.
-  """
-  if scope not in SCOPES:
-    raise ValueError(f"scope is {scope!r}; choose from {', '.join(SCOPES)}")
-  return Key(default, meaning, low, above, high, choices, item, length, most, form, scope, was)
 
 
 def _has_type(value, kind):

@@ -20,8 +20,8 @@ from jaxseg.notebook import warn
 
 # Their choices are tables that a user's config file may extend.
 OPEN_KEYS = ("data.name", "model.name", "model.encoder", "augment.extra")
-# Groups that take no keys of the user's own: all of their keys are keywords of one function.
 FOLDER = ("classes", "channels")  # what a folder of images has to be told
+# Groups that take no keys of the user's own: all of their keys are keywords of one function.
 CLOSED_GROUPS = ("augment", "predict", "crf", "export", "parallel")
 
 
@@ -81,7 +81,7 @@ def parse_overrides(
   for name, text in texts.items():
     if name not in flat:
       raise schema.unknown_key(name, flat, keys)
-    declaration = keys.get(name) or schema.key(flat[name], "")  # a key of the user's own
+    declaration = keys.get(name) or schema.Key(flat[name], "")  # a key of the user's own
     values[name] = schema.parse_value(name, text, declaration)
   return values
 
@@ -232,7 +232,7 @@ def _read_packed(folder):
   return values
 
 
-def with_home(config: ConfigDict) -> ConfigDict:
+def expand_home(config: ConfigDict) -> ConfigDict:
   """The config with the home folder for ~ in front of files of weights and of runs."""
   values = config_values(config)
   names = ("model.init_from", "model.pretrained")

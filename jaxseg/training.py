@@ -63,7 +63,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
   """
   parallel.use_compilation_cache()
   with settings.config_errors():
-    build.check_training(config := settings.with_home(config))
+    build.check_training(config := settings.expand_home(config))
     remedy = f"train in another --workdir, with `init_from`={workdir}"
     packed.check_is_none(workdir, remedy)
     if public.is_published(workdir):

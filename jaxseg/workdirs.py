@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxseg import UserError
 from jaxseg.notebook import warn
-from jaxseg.os_errors import TRANSIENT, is_forbidden, number_of
+from jaxseg.os_errors import check_is_damage
 from jaxseg.schema import flatten
 
 
@@ -52,6 +52,7 @@ def saved_config(workdir: str | pathlib.Path) -> dict | None:
     saved = json.loads(path.read_text("utf-8"))
     return saved if flatten(saved) else {}
   except (ValueError, AttributeError, OSError, RecursionError) as error:
+    check_is_damage(error, path)
     raise UserError(f"{path} is not a config ({error}); use another --workdir") from error
 
 
@@ -163,12 +164,7 @@ def read_json(path: str | pathlib.Path, remedy: str) -> Any:
   try:
     value = json.loads(path.read_text("utf-8"))
   except (ValueError, OSError, RecursionError) as error:
-    number = number_of(error) if isinstance(error, OSError) else None
-    if is_forbidden(number):
-      text = f"{path} cannot be read ({error.strerror}): correct its permissions"
-      raise UserError(text) from error
-    if number in TRANSIENT:
-      raise
+    check_is_damage(error, path)
     raise UserError(f"{path} is damaged ({error}): {remedy}") from error
   if not isinstance(value, dict):
     raise UserError(f"{path} is damaged (no JSON object): {remedy}")

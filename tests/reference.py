@@ -327,18 +327,40 @@ def random_weight(rng, name, shape):
   return rng.normal(0, 0.2, shape).astype(np.float32)
 
 
+def abstract(model, channels=3, size=32):
+  """Shapes of a network's variables, for images of so many channels and a size that it takes."""
+  image = np.zeros((1, size, size, channels), np.float32)
+  return jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
+
+
 def random_variables(model, channels, seed=0, size=32):
   """Variables of a network for images of so many channels, without compiling its `init`.
 
   `size`: one that the network takes, px.
   """
   rng = np.random.default_rng(seed)
-  shapes = jax.eval_shape(
-    lambda: model.init(jax.random.key(0), np.zeros((1, size, size, channels), "f4"), train=False)
-  )
   return jax.tree_util.tree_map_with_path(
-    lambda path, x: random_weight(rng, path[-1].key, x.shape), shapes
+    lambda path, x: random_weight(rng, path[-1].key, x.shape), abstract(model, channels, size)
   )
+
+
+def count(tree):
+  """Number of values in all arrays, or shapes, of a tree."""
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def logits(model, variables, image, **options):
+  """f32 logits of one compiled prediction."""
+  return np.asarray(
+    jax.jit(lambda v, x: model.apply(v, x, train=False, **options))(variables, image)
+  )
+
+
+def run_encoder(encoder, variables, image):
+  """Stages of an image, compiled without optimisation, which would take longer than the network."""
+  options = {"xla_backend_optimization_level": 0}
+  apply = jax.jit(lambda v, x: encoder.apply(v, x, train=False), compiler_options=options)
+  return apply(variables, image)
 
 
 def largest_gap(fine, coarse, factor, offset=0):

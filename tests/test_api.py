@@ -8,7 +8,7 @@ import typing
 import pytest
 
 import jaxseg
-from jaxseg import augment, losses, models, optim, schema, segmenter
+from jaxseg import augment, losses, models, optim, segmenter
 from jaxseg.data import datasets
 from jaxseg.models import interface
 
@@ -42,7 +42,7 @@ def api():
     x = x.fget if isinstance(x, property) else x
     if inspect.isfunction(x) and (name == "__call__" or name[0] != "_"):
       found[f"Segmenter.{name}"] = x
-  return {**found, "datasets.load": datasets.load, "schema.key": schema.key}
+  return {**found, "datasets.load": datasets.load}
 
 
 API = api()

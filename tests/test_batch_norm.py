@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from reference import normal
 
 from jaxseg.models.batch_norm import BatchNorm
 
@@ -17,10 +18,6 @@ START = {
     "mean": np.float32([5, -5, 0, 1, 2]), "var": np.float32([4, 0.25, 1, 2, 3]),
   },
 }  # fmt: skip
-
-
-def normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def cut(x, widths):

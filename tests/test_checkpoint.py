@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from jaxseg import UserError, checkpoint, train_state
+from jaxseg.checkpoint_files import fit
 
 META = {"config": {"seed": 0, "model": {"widths": [4, 8]}}, "info": {"classes": ["a", "b"]}}
 
@@ -90,7 +91,7 @@ def test_restore_is_bit_for_bit(tmp_path, ema):
   assert type(restored) is type(state) and int(restored.step) == 7
   # For use, the running mean if there is one.
   expected = state.ema if ema else {"params": state.params, "batch_stats": state.batch_stats}
-  assert_same_bits(checkpoint.restore_variables(tmp_path, 7, None), expected)
+  assert_same_bits(checkpoint.load_step(tmp_path, 7)["variables"], expected)
 
 
 def test_the_latest_is_restored_not_the_best(tmp_path):
@@ -124,8 +125,7 @@ def test_variables_alone(tmp_path):
   step, meta = checkpoint.best_checkpoint(tmp_path)
   expected = make_state(1, 1)
   variables = {"params": expected.params, "batch_stats": expected.batch_stats}
-  shapes = jax.eval_shape(lambda: variables)
-  assert_same_bits(checkpoint.restore_variables(tmp_path, step, shapes), variables)
+  assert_same_bits(checkpoint.load_step(tmp_path, step)["variables"], variables)
   assert meta == META
 
 
@@ -137,7 +137,8 @@ def test_no_batch_statistics(tmp_path):
     manager.wait_until_finished()
     assert_same_bits(checkpoint.restore(tmp_path, state)[0], state)
   variables = {"params": state.params, "batch_stats": {}}
-  assert_same_bits(checkpoint.restore_variables(tmp_path, 1, variables), variables)
+  found = checkpoint.load_step(tmp_path, 1)["variables"]
+  assert_same_bits(fit(found, variables, "checkpoint 1"), variables)
 
 
 def test_saving_does_not_see_later_changes(tmp_path):
@@ -184,9 +185,7 @@ def test_looking_disturbs_nobody(interrupted):
   before = tree()
   step, _ = checkpoint.best_checkpoint(interrupted)
   assert step == 1
-  state = make_state(0)
-  variables = {"params": state.params, "batch_stats": state.batch_stats}
-  checkpoint.restore_variables(interrupted, step, variables)
+  checkpoint.load_step(interrupted, step)
   assert tree() == before
 
 

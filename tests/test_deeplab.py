@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from reference import count, logits, normal
 
 from jaxseg import UserError
 from jaxseg.models.batch_norm import BatchNorm
@@ -15,21 +16,9 @@ from jaxseg.models.mobilenet_v2 import MobileNetV2
 from jaxseg.models.resnet import ResNet
 
 
-def normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def count(tree):
-  return sum(x.size for x in jax.tree.leaves(tree))
-
-
 def abstract(model):
   image = np.zeros((1, 64, 64, 3), np.float32)
   return jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
-
-
-def logits(model, variables, image):
-  return np.asarray(jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, image))
 
 
 class TinyEncoder(nn.Module):

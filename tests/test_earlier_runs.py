@@ -28,7 +28,7 @@ from PIL import Image
 from tiny import error_of
 
 import jaxseg
-from jaxseg import modes, prediction, settings
+from jaxseg import exporting, modes, prediction, settings
 
 FIXTURE = pathlib.Path(__file__).with_name("fixtures") / "run_of_version_0_1.zip"
 
@@ -78,7 +78,7 @@ def test_predictions(earlier, capsys):
 
 
 def test_export(earlier, capsys):
-  modes.export_run(earlier / "run", earlier / "export")
+  exporting.export_run(earlier / "run", earlier / "export")
   exported = jaxseg.load(earlier / "export" / "model.stablehlo")
   photo = next((earlier / "photos").iterdir())
   agreement = exported(photo) == jaxseg.load(earlier / "run")(photo)

@@ -16,7 +16,7 @@ from test_main import TINY, error_of, jaxseg, trained  # noqa: F401, fixtures
 from test_predict import draw_variables, images_of, probs_of, squeeze
 
 from configs import default
-from jaxseg import UserError, build, export, exported, models, modes, segmenter
+from jaxseg import UserError, build, export, exported, exporting, models, segmenter
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.data.resize import resize_image
 from jaxseg.models.unet import UNet
@@ -107,7 +107,7 @@ def test_data_are_not_downloaded_for_somebody_elses_network(monkeypatch):
   config = default.get_config()
   config.data.name, config.data.image_size = "oxford_iiit_pet", 32
   monkeypatch.setattr(build, "open_split", lambda *_, **__: pytest.fail("it is opened"))
-  images = modes.sample_images(config, INFO, is_own=False)
+  images = exporting.sample_images(config, INFO, is_own=False)
   assert len(images) == config.export.num_images and images[0].shape == (31, 47, 3)
 
 
@@ -115,7 +115,7 @@ def test_images_of_another_type_become_that_of_the_network(monkeypatch):
   config, image = default.get_config(), np.uint16([[[0, 257, 65535]]])
   config.data.name = "folder"
   monkeypatch.setattr(build, "open_split", lambda *_, **__: (INFO, [{"image": image}]))
-  (found,) = modes.sample_images(config, INFO)
+  (found,) = exporting.sample_images(config, INFO)
   assert found.dtype == np.uint8 and found.tolist() == [[[0, 1, 255]]]
 
 
@@ -223,12 +223,12 @@ def test_a_file_that_differs_is_not_written(jaxseg, trained, tmp_path, monkeypat
 
 def test_an_export_that_is_stopped(trained, tmp_path, monkeypatch):  # noqa: F811
   """The one before stays as it was, and nothing else."""
-  modes.export_run(trained, tmp_path)
+  exporting.export_run(trained, tmp_path)
   about, names = (tmp_path / "classes.json").read_text(), set(tmp_path.iterdir())
   with monkeypatch.context() as patch:
     patch.setattr(export, "agreement", lambda *_: 0.99)
     with pytest.raises(UserError, match="is not written"):
-      modes.export_run(trained, tmp_path)
+      exporting.export_run(trained, tmp_path)
   assert (tmp_path / "classes.json").read_text() == about and set(tmp_path.iterdir()) == names
 
   def full(path, content):
@@ -238,7 +238,7 @@ def test_an_export_that_is_stopped(trained, tmp_path, monkeypatch):  # noqa: F81
 
   monkeypatch.setattr(pathlib.Path, "write_bytes", full)
   with pytest.raises(OSError) as raised:
-    modes.export_run(trained, tmp_path)
+    exporting.export_run(trained, tmp_path)
   assert raised.value.filename == str(tmp_path / "model.stablehlo")
   assert (tmp_path / "classes.json").read_text() == about and set(tmp_path.iterdir()) == names
   segmenter.load(tmp_path / "model.stablehlo")

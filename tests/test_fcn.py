@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import reference
+from reference import logits, normal
 
 from jaxseg.models.fcn import FCN
 from jaxseg.models.layers import Dropout, interpolation_kernel
@@ -14,16 +15,6 @@ from jaxseg.models.mobilenet_v2 import MobileNetV2
 from jaxseg.models.vgg import VGG16
 
 STRIDES = 32, 16, 8
-
-
-def normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def logits(model, variables, image, **options):
-  return np.asarray(
-    jax.jit(lambda v, x: model.apply(v, x, train=False, **options))(variables, image)
-  )
 
 
 def given_encoder(stages, stride=32):

@@ -9,7 +9,7 @@ import tiny
 from tiny import error_of
 
 from jaxseg import UserError, initial_state, models, train_state
-from jaxseg.checkpoint import restore_variables
+from jaxseg.checkpoint import load_step
 from jaxseg.data import datasets
 from jaxseg.training import train
 
@@ -31,7 +31,7 @@ def test_start_from_another_run(donor, tmp_path, capsys):
   config = tiny.make_config(1, model__init_from=str(donor), model__up="resize")
   config.train.learning_rate = 1e-30  # too small to change a weight
   train(config, tmp_path)
-  theirs, ours = (restore_variables(run, 1, None)["params"] for run in (donor, tmp_path))
+  theirs, ours = (load_step(run, 1)["variables"]["params"] for run in (donor, tmp_path))
   assert theirs.keys() == ours.keys()
   kernels = [name for name in ours if "kernel" in ours[name]]
   changed = {n for n in kernels if not np.array_equal(ours[n]["kernel"], theirs[n]["kernel"])}

@@ -10,12 +10,9 @@ import numpy as np
 import pytest
 import reference
 from jax import lax
+from reference import normal
 
 from jaxseg.models import layers
-
-
-def normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def shapes(module, *args):

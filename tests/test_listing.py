@@ -3,16 +3,11 @@
 import os
 
 import pytest
+from folders import touch
 from tiny import error_of
 
 from jaxseg import UserError
 from jaxseg.listing import Image, Listing, check_paths, describe, output_stems
-
-
-def touch(folder, *names):
-  for name in names:
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).touch()
 
 
 def read(path, output="/nowhere", *patterns, number=0, count=1):

@@ -1,6 +1,8 @@
 """The command line: what it does, and one line for every mistake."""
 
+import errno
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -16,6 +18,7 @@ from absl.testing import flagsaver
 from PIL import Image
 
 from jaxseg import main
+from jaxseg.faults import REMEDIES
 
 ROOT = pathlib.Path(__file__).parents[1]
 CELLS = f"--config={ROOT}/configs/unet_cells.py"
@@ -179,6 +182,21 @@ def test_a_config_json_that_is_damaged_or_gone(jaxseg, trained, tmp_path, damage
   assert status == 1 and "config.seed=0, not 5" in err.splitlines()[-1]
   assert jaxseg(f"--workdir={workdir}")[0] == 0
   assert path.read_text() == before
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE])
+def test_a_config_json_that_cannot_be_read_is_not_damaged(jaxseg, trained, monkeypatch, number):
+  path, read = trained / "config.json", pathlib.Path.read_text
+
+  def deny(self, *arguments, **options):
+    if self == path:
+      raise OSError(number, os.strerror(number), str(self))
+    return read(self, *arguments, **options)
+
+  monkeypatch.setattr(pathlib.Path, "read_text", deny)
+  status, _, err = jaxseg(f"--workdir={trained}", "--mode=summary")
+  assert status == 1 and "damaged" not in err
+  assert err.splitlines()[-1].endswith(f"{path}: {os.strerror(number)}; {REMEDIES[number]}")
 
 
 def test_resume_without_a_config(jaxseg, trained):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import reference
 from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
+from reference import abstract, run_encoder
 
 from jaxseg.models.mobilenet_v2 import MobileNetV2
 from jaxseg.models.pretrained import assign_weights, read_keras_h5
@@ -19,11 +20,6 @@ STAGES = {
   "block_13_expand_relu": (16, 576),
   "block_16_project": (32, 320),
 }
-
-
-def abstract(encoder):
-  image = np.zeros((1, 32, 32, 3), np.float32)
-  return jax.eval_shape(lambda: encoder.init(jax.random.key(0), image, train=False))
 
 
 def load(path):
@@ -149,18 +145,11 @@ def test_output_strides(size):
   """
   variables = reference.random_variables(MobileNetV2(), 3)
   image = np.random.default_rng(1).random((1, size, size, 3), np.float32)
-
-  def run(output_stride):
-    encoder = MobileNetV2(output_stride)
-    # Compiled without optimisation, which would take longer than the network.
-    options = {"xla_backend_optimization_level": 0}
-    apply = jax.jit(lambda v, x: encoder.apply(v, x, train=False), compiler_options=options)
-    return encoder, apply(variables, image)
-
-  _, coarse = run(32)
+  coarse = run_encoder(MobileNetV2(32), variables, image)
   for stride in 16, 8:
-    encoder, stages = run(stride)
+    encoder = MobileNetV2(stride)
     assert encoder.stride == stride
+    stages = run_encoder(encoder, variables, image)
     for name, (full_stride, channels) in STAGES.items():
       factor = full_stride // stride
       if factor <= 1:

@@ -125,23 +125,6 @@ def test_defaults_of_smp():
   assert not models.build("encoder_unet", 3, **common).center
 
 
-@pytest.mark.parametrize(
-  "name, options, message",
-  [
-    ("encoder_unet", {"variant": "smp", "up": "resize", "encoder": VGG16()},
-     r"^encoder_unet needs `variant` smp of its encoder: give VGG16\(variant='smp'\)$"),
-    ("encoder_unet", {"variant": "smp"}, "^`variant` smp needs `up` 'resize', not 'transposed'"),
-    ("encoder_unet", {"variant": "torchvision"}, "^`variant` torchvision is for deeplabv3 and"),
-    ("encoder_unet", {"norm": False}, "^`norm` False needs `variant` smp in encoder_unet"),
-    ("dilated_fcn", {"variant": "smp"}, "^`variant` smp is for encoder_unet, deeplabv3 and"),
-    ("deeplabv3", {"rates": (6, 12)}, r"^`rates` is \(6, 12\), but has to be three, or \(\)"),
-  ],
-)
-def test_variants_that_do_not_fit(name, options, message):
-  with pytest.raises(UserError, match=message):
-    models.build(name, 3, **options)
-
-
 @pytest.mark.parametrize("name", models.MODELS)
 def test_options_reach_the_model(name):
   options = {"dropout": 0.3, "up": "resize", "precision": "bfloat16", "axis_name": "devices"}
@@ -184,9 +167,17 @@ def test_options_reach_the_model(name):
     ("encoder_unet", {"padding": "valid"}, "^encoder_unet has no option 'padding'"),
     ("unet", {"encoder": "vgg16"}, "^unet has no option 'encoder'"),
     ("fcn8s", {"final_stride": 16}, "^fcn8s has no option 'final_stride'"),
+    # Variants that do not fit.
+    ("encoder_unet", {"variant": "smp", "up": "resize", "encoder": VGG16()},
+     r"^encoder_unet needs `variant` smp of its encoder: give VGG16\(variant='smp'\)$"),
+    ("encoder_unet", {"variant": "smp"}, "^`variant` smp needs `up` 'resize', not 'transposed'"),
+    ("encoder_unet", {"variant": "torchvision"}, "^`variant` torchvision is for deeplabv3 and"),
+    ("encoder_unet", {"norm": False}, "^`norm` False needs `variant` smp in encoder_unet"),
+    ("dilated_fcn", {"variant": "smp"}, "^`variant` smp is for encoder_unet, deeplabv3 and"),
+    ("deeplabv3", {"rates": (6, 12)}, r"^`rates` is \(6, 12\), but has to be three, or \(\)"),
   ],
 )
-def test_unknown_names_and_options(name, options, message):
+def test_names_and_options_that_do_not_fit(name, options, message):
   with pytest.raises(UserError, match=message):
     models.build(name, 3, **options)
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from jaxseg import checkpoint_files, faults, os_errors
+from jaxseg import faults, os_errors
 
 
 @pytest.mark.parametrize(
@@ -44,10 +44,15 @@ def test_the_chain_holds_causes_contexts_and_groups_once():
 
 def test_a_bad_sector_is_damage_and_a_lost_mount_is_not(tmp_path):
   """The first may be put aside for an older checkpoint."""
-  assert errno.EIO not in os_errors.TRANSIENT
-  checkpoint_files._check_is_damage(tmp_path, OSError(errno.EIO, "x"))
+  os_errors.check_is_damage(OSError(errno.EIO, "x"), tmp_path)
   with pytest.raises(OSError) as raised:
-    checkpoint_files._check_is_damage(tmp_path, ValueError(os.strerror(errno.ENOTCONN)))
+    os_errors.check_is_damage(ValueError(os.strerror(errno.ENOTCONN)), tmp_path)
   assert faults.describe(raised.value) == (
     f"{tmp_path}: {os.strerror(errno.ENOTCONN)}; mount its file system again"
   )
+
+
+def test_each_known_error_has_a_remedy():
+  """Also if it comes as text, unlike EPERM."""
+  assert {*faults.REMEDIES} == {*os_errors.KNOWN, errno.EPERM}
+  assert {*os_errors.ELSEWHERE} <= {*faults.REMEDIES}

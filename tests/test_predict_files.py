@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from test_predict import images_of
 
 from jaxseg import DataWarning, UserError, predict_files
 from jaxseg.data.decode import DatasetInfo
@@ -41,11 +42,6 @@ def run(folder, output, info=RGB, predict=predict, **options):
 
 def files(folder):
   return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-def images_of(sizes, seed=0):
-  rng = np.random.default_rng(seed)
-  return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
 
 
 @pytest.fixture

@@ -12,15 +12,12 @@ import numpy as np
 import pooch
 import pytest
 import weight_files
+from reference import normal
+from weight_files import error_line
 
 from jaxseg import UserError
 from jaxseg.models.pretrained import Download, assign_weights, fetch, read_keras_h5, read_weights
 from jaxseg.models.tensor_names import to_keras
-
-
-def normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
 
 # A network of each kind of layer: variables as in Flax, tensors as in Keras.
 VARIABLES = {
@@ -61,14 +58,6 @@ def assert_equal(loaded, expected=VARIABLES):
     else:
       assert isinstance(loaded[name], np.ndarray) and loaded[name].dtype == np.float32
       np.testing.assert_array_equal(loaded[name], value)
-
-
-def error_line(function, *args, **options):
-  with pytest.raises(UserError) as error:
-    function(*args, **options)
-  message = str(error.value)
-  assert "\n" not in message and len(message) < 500
-  return message
 
 
 # Reading

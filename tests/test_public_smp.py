@@ -24,6 +24,7 @@ from jaxseg import (
   UserError,
   build,
   checks,
+  exporting,
   initial_state,
   models,
   modes,
@@ -242,7 +243,7 @@ def test_what_another_network_would_need_is_told(deeplab, capsys):
 @pytest.mark.slow
 def test_export(deeplab, tmp_path):
   """The file gives the network's labels, or it would not be written; of odd sizes, too."""
-  modes.export_run(deeplab, tmp_path / "out", {"export.num_images": 1})
+  exporting.export_run(deeplab, tmp_path / "out", {"export.num_images": 1})
   exported = library.load(tmp_path / "out" / "model.stablehlo")
   assert exported.classes == ("class 0", "class 1", "class 2")
   image = np.random.default_rng(0).integers(0, 256, (41, 75, 3), np.uint8)

@@ -6,17 +6,13 @@ import pytest
 import reference
 import weight_files
 from fixtures import make_torch_encoders
+from reference import abstract, run_encoder
 
 from jaxseg import UserError, models
 from jaxseg.models.resnet import ResNet
 from jaxseg.models.unet import EncoderUNet
 
 CHANNELS = {18: (64, 64, 128, 256, 512), 50: (64, 256, 512, 1024, 2048)}  # He et al., table 1
-
-
-def abstract(encoder):
-  image = np.zeros((1, 32, 32, 3), np.float32)
-  return jax.eval_shape(lambda: encoder.init(jax.random.key(0), image, train=False))
 
 
 # test_public compares the deeper one, too.
@@ -46,15 +42,8 @@ def variables(depth, weight_file):
   return {collection: tree["encoder"] for collection, tree in loaded.items()}
 
 
-def run(encoder, variables, image):
-  # Compiled without optimisation, which would take longer than the network.
-  options = {"xla_backend_optimization_level": 0}
-  apply = jax.jit(lambda v, x: encoder.apply(v, x, train=False), compiler_options=options)
-  return apply(variables, image)
-
-
 def test_equals_torchvision(depth, variables, state_and_stages):
-  ours = run(ResNet(depth), variables, make_torch_encoders.make_image())
+  ours = run_encoder(ResNet(depth), variables, make_torch_encoders.make_image())
   assert ours.keys() == set(ResNet.stages)
   for name, expected in zip(ResNet.stages, state_and_stages[1], strict=True):
     # Not dead, or the comparison would say little.
@@ -66,7 +55,7 @@ def test_equals_torchvision(depth, variables, state_and_stages):
 def test_output_strides(depth, variables):
   """With the same weights, 8 and 16 subsampled are 32: at any size, up to the edges."""
   image = np.random.default_rng(1).random((1, 37, 64, 3), np.float32)
-  coarse, *others = (run(ResNet(depth, s), variables, image) for s in (32, 16, 8))
+  coarse, *others = (run_encoder(ResNet(depth, s), variables, image) for s in (32, 16, 8))
   for stride, stages in zip((16, 8), others, strict=True):
     for i, name in enumerate(ResNet.stages, start=1):
       if 2**i <= stride:

@@ -9,7 +9,7 @@ from tiny import error_of
 
 from configs import default
 from jaxseg import schema
-from jaxseg.schema import key
+from jaxseg.schema import Key as key
 
 ROOT = pathlib.Path(__file__).parents[1]
 TABLE = {"a": 1, "b": 2}

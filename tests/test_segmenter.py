@@ -15,7 +15,7 @@ from PIL import Image
 from tiny import error_of
 
 import jaxseg
-from jaxseg import DataWarning, UserError, build, checkpoint, modes
+from jaxseg import DataWarning, UserError, build, checkpoint, exporting
 from jaxseg.crf import dense_crf
 from jaxseg.data import datasets
 from jaxseg.predict import make_predictor
@@ -41,7 +41,7 @@ def photo():
 def live(workdir, image, step=None, **options):
   """Probabilities of a checkpoint by hand."""
   best, meta = checkpoint.best_checkpoint(workdir)
-  variables = checkpoint.restore_variables(workdir, step or best, None)
+  variables = checkpoint.load_step(workdir, step or best)["variables"]
   model = build.build_model(tiny.make_config(4), datasets.DatasetInfo(**meta["info"]))
   predict = make_predictor(model, fit="crop", size=32, batch_size=16, **options)
   ((_, probs),) = predict(variables, [{"image": image}])
@@ -122,7 +122,7 @@ def test_overlay(workdir, photo):
 
 @pytest.mark.parametrize("output", ["labels", "probs"])
 def test_exported_file(workdir, photo, tmp_path, output, capsys):
-  modes.export_run(workdir, tmp_path, {"export.output": output})
+  exporting.export_run(workdir, tmp_path, {"export.output": output})
   seg, other = jaxseg.load(tmp_path / "model.stablehlo"), jaxseg.load(workdir)
   assert (seg.classes, seg.palette, seg.step) == (other.classes, other.palette, other.step)
   assert (seg(photo) == other(photo)).mean() > 0.999
@@ -225,7 +225,7 @@ def test_what_is_not_used_of_an_image_is_said(workdir, photo, tmp_path):
 
 
 def test_an_exported_file_says_that_it_rounds(workdir, photo, tmp_path):
-  modes.export_run(workdir, tmp_path)
+  exporting.export_run(workdir, tmp_path)
   seg = jaxseg.load(tmp_path / "model.stablehlo")
   deep = photo.astype(np.uint16) * 257
   with pytest.warns(DataWarning, match="uint16 images are rounded to uint8"):

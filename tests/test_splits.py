@@ -5,6 +5,7 @@ import random
 import warnings
 
 import pytest
+from folders import touch
 from tiny import error_of
 
 from jaxseg import DataWarning, UserError, build
@@ -135,12 +136,6 @@ def test_counts_that_cut_a_group():
     splits.part_indices, 10, ("", "6"), "x[:6]", groups
   )
   assert "in 1 groups" in error_of(splits.part_indices, 9, ("80%", ""), "x", in_groups(9))
-
-
-def touch(root, *paths):
-  for path in paths:
-    (root / path).parent.mkdir(parents=True, exist_ok=True)
-    (root / path).touch()
 
 
 def images_of(root, split="all", **layout):

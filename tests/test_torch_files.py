@@ -12,16 +12,19 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import weight_files
-from weight_files import ORDERED_DICT, REBUILD_TENSOR, pickled, pickled_state, pickled_tensor
+from reference import normal
+from weight_files import (
+  ORDERED_DICT,
+  REBUILD_TENSOR,
+  error_line,
+  pickled,
+  pickled_state,
+  pickled_tensor,
+)
 
 from jaxseg import UserError
 from jaxseg.models.pretrained import read_weights
 from jaxseg.models.torch_files import read_pth, read_safetensors
-
-
-def normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
 
 # Of each kind of layer: as PyTorch names and stores it, and as Keras does.
 STATE = {
@@ -68,14 +71,6 @@ def read(path, pickle, **members):
 @pytest.fixture
 def path(tmp_path):
   return tmp_path / "weights.pth"
-
-
-def error_line(function, *args, **options):
-  with pytest.raises(UserError) as error:
-    function(*args, **options)
-  message = str(error.value)
-  assert "\n" not in message and len(message) < 500
-  return message
 
 
 # Reading

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import reference
+from reference import count, logits
 
 from jaxseg import UserError
 from jaxseg.models.batch_norm import BatchNorm
@@ -42,17 +43,6 @@ def tiny_encoder_unet(**options):
 
 def image(b, h, w, d=3, seed=0):
   return np.random.default_rng(seed).random((b, h, w, d), np.float32)
-
-
-def logits(model, variables, image, **options):
-  """f32 logits of one compiled prediction."""
-  return np.asarray(
-    jax.jit(lambda v, x: model.apply(v, x, train=False, **options))(variables, image)
-  )
-
-
-def count(tree):
-  return sum(x.size for x in jax.tree.leaves(tree))
 
 
 def abstract(model, channels):

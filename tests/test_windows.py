@@ -11,7 +11,7 @@ import tensorstore
 import tifffile
 from tiny import error_of
 
-from jaxseg.data import windows
+from jaxseg.data import raster, windows
 from jaxseg.data.decode import ImageFormat, decode_image
 from jaxseg.data.windows import open_windows, windows_of
 
@@ -254,8 +254,8 @@ def test_arrays_of_another_byte_order():
 
 
 def test_what_does_not_fit_in_memory_is_not_read_whole(monkeypatch):
-  monkeypatch.setattr(windows.sizes, "free_host_bytes", lambda: 1 << 20)
-  monkeypatch.setattr(windows.sizes, "SMALL", 1 << 20)
+  monkeypatch.setattr(raster, "free_host_bytes", lambda: 1 << 20)
+  monkeypatch.setattr(raster, "SMALL", 1 << 20)
   image = windows_of(np.zeros((1000, 1000, 3), np.uint8), "image", ImageFormat(3))
   assert image.read(slice(0, 9), slice(0, 5)).shape == (9, 5, 3)
   assert "need 0.0 GiB of memory" in error_of(image.whole)

@@ -180,5 +180,5 @@ def test_home_in_a_config(tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path))
   config = default.get_config()
   config.model.init_from = "~/runs/a"
-  found = settings.with_home(config).model
+  found = settings.expand_home(config).model
   assert (found.init_from, found.pretrained) == (f"{tmp_path}/runs/a", config.model.pretrained)

@@ -6,17 +6,13 @@ import pytest
 import reference
 import safetensors.numpy
 from fixtures import make_torch_encoders
+from reference import abstract, run_encoder
 
 from jaxseg import UserError, models
 from jaxseg.models.unet import EncoderUNet
 from jaxseg.models.xception import Xception65
 
 CHANNELS = (128, 256, 728, 1024, 2048)
-
-
-def abstract(encoder):
-  image = np.zeros((1, 32, 32, 3), np.float32)
-  return jax.eval_shape(lambda: encoder.init(jax.random.key(0), image, train=False))
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +31,8 @@ def variables(state_and_stages, tmp_path_factory):
   return {collection: tree["encoder"] for collection, tree in loaded.items()}
 
 
-def run(encoder, variables, image):
-  # Compiled without optimisation, which would take longer than the network.
-  options = {"xla_backend_optimization_level": 0}
-  apply = jax.jit(lambda v, x: encoder.apply(v, x, train=False), compiler_options=options)
-  return apply(variables, image)
-
-
 def test_equals_timm(variables, state_and_stages):
-  ours = run(Xception65(), variables, make_torch_encoders.make_image())
+  ours = run_encoder(Xception65(), variables, make_torch_encoders.make_image())
   assert ours.keys() == set(Xception65.stages)
   for name, expected in zip(Xception65.stages, state_and_stages[1], strict=True):
     # Not dead, or the comparison would say little.
@@ -56,7 +45,7 @@ def test_equals_timm(variables, state_and_stages):
 def test_output_stride(variables):
   """With the same weights, 8 subsampled is 32: at any size, up to the edges."""
   image = np.random.default_rng(1).random((1, 37, 64, 3), np.float32)
-  coarse, stages = (run(Xception65(s), variables, image) for s in (32, 8))
+  coarse, stages = (run_encoder(Xception65(s), variables, image) for s in (32, 8))
   for i, name in enumerate(Xception65.stages, start=1):
     if 2**i <= 8:
       np.testing.assert_allclose(stages[name], coarse[name], atol=1e-5)

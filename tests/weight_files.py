@@ -6,6 +6,9 @@ import zipfile
 
 import h5py
 import numpy as np
+import pytest
+
+from jaxseg import UserError
 
 
 def write_keras_h5(path, tensors, *, suffix=":0", group=None):
@@ -75,3 +78,12 @@ def write_pth(path, tensors):
     state[name] = pickled_tensor(str(i), x.shape, strides, kind=kinds[x.dtype.str[1:]])
     members[f"data/{i}"] = x.tobytes()
   write_zip(path, {"data.pkl": pickled_state(state, end=b"}b"), **members})
+
+
+def error_line(function, *args, **options):
+  """The message of the UserError that a call raises: one line, and no long one."""
+  with pytest.raises(UserError) as error:
+    function(*args, **options)
+  message = str(error.value)
+  assert "\n" not in message and len(message) < 500, message
+  return message

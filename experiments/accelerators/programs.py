@@ -105,8 +105,7 @@ def lower(name, what, devices, values):
   run = build.build_train_step(config, model, optimizer, weights, mesh, info)
   data = {"image": image, "mask": array(image.shape[:3], jnp.uint8)}
   data["index"] = array((batch,), jnp.int32)
-  needed = any(loss.needs_instances for _, loss in build.selected_losses(config).values())
-  if needed or config.train.border_weight > 0:
+  if build.needs_instances(config):
     data["instances"] = array(image.shape[:3], jnp.int32)
   state = jax.eval_shape(lambda v: train_state.create(v, optimizer), variables)
   return run.lower(state, data, jax.eval_shape(lambda: jax.random.key(0))), facts

@@ -46,6 +46,11 @@ class Finding:
   detail: str = ""
   pair: tuple[str, ...] = ()
 
+  @property
+  def listed(self) -> str:
+    """The file, with the detail."""
+    return self.file + (f": {self.detail}" if self.detail else "")
+
 
 @dataclasses.dataclass(frozen=True)
 class Parts:

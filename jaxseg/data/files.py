@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from jaxseg import UserError
-from jaxseg.data import raster as sizes
+from jaxseg.data import raster
 from jaxseg.data.raster import MAX_PIXELS, Header, Path, Raster, check_png, decoding, upright
 from jaxseg.data.resize import resize_image
 
@@ -116,19 +116,19 @@ def read_raster(
     if _is_tiff(start):
       from jaxseg.data.tiff import read_tiff
 
-      raster = read_tiff(data, pages, page)
+      found = read_tiff(data, pages, page)
     elif page:
       raise ValueError(f"there is no page {page + 1}")
     elif start.startswith(NPY):
       array = _load_npy(data)
       header = _npy_header(array)
-      raster = Raster(header, array.reshape(header.shape).astype(header.dtype))
+      found = Raster(header, array.reshape(header.shape).astype(header.dtype))
     else:
-      raster = _read_by_pillow(data, start, shrink_to)
-  if suspect := _suffix_note(data, raster.header.format):
-    header = dataclasses.replace(raster.header, notes=(suspect, *raster.header.notes))
-    raster = dataclasses.replace(raster, header=header)
-  return _turned(raster) if orient else raster
+      found = _read_by_pillow(data, start, shrink_to)
+  if suspect := _suffix_note(data, found.header.format):
+    header = dataclasses.replace(found.header, notes=(suspect, *found.header.notes))
+    found = dataclasses.replace(found, header=header)
+  return _turned(found) if orient else found
 
 
 def _suffix_note(data, file_format):
@@ -171,7 +171,7 @@ def _npy_header(array):
     shape = ",".join(map(str, array.shape))
     raise ValueError(f"an array {array.dtype}[{shape}] is no image [H,W] or [H,W,channels]")
   shape = array.shape if array.ndim == 3 else (*array.shape, 1)
-  sizes.check_size(shape, 8 * array.itemsize, None)
+  raster.check_size(shape, 8 * array.itemsize, None)
   names = {1: ("grey",), 3: tuple("RGB")}.get(shape[2], ("band",) * shape[2])
   bits = 8 * array.itemsize
   maximum = 1 if array.dtype == bool else (1 << bits) - 1
@@ -194,7 +194,7 @@ def _header(image, start, num_bytes):
   if kind == "BMP" and declared > 8:  # "BGR;15": 5 bits a colour
     declared = bits
   if kind == "JPEG2000":
-    declared = sizes.jpeg2000_bits(start) or bits
+    declared = raster.jpeg2000_bits(start) or bits
   elif kind == "AVIF" and (at := start.find(b"pixi")) > 0:
     declared = start[at + 9]
   maximum = (1 << declared) - 1 if declared <= 16 else None
@@ -214,7 +214,7 @@ def _header(image, start, num_bytes):
   if opacity is not None and not (isinstance(opacity, bytes) and min(opacity, default=255) == 255):
     notes.append(TRANSPARENCY)
   shape = (image.height, image.width, len(names))
-  sizes.check_size(shape, declared, num_bytes)
+  raster.check_size(shape, declared, num_bytes)
   # The method of PNG files would decode the whole image, to find Exif data at its end.
   orientation = Image.Image.getexif(image).get(ORIENTATION, 1)
   if orientation not in range(1, 9):
@@ -235,19 +235,19 @@ def picture_raster(image: Image.Image, name: str, orient: bool = True) -> Raster
       header = dataclasses.replace(
         header, dtype=np.dtype(np.uint8), bits=8, maximum=255, notes=(*header.notes, note)
       )
-    raster = _loaded(image, header)
-  return _turned(raster) if orient else raster
+    found = _loaded(image, header)
+  return _turned(found) if orient else found
 
 
-def _turned(raster):
+def _turned(found):
   """A raster turned upright."""
-  if raster.header.orientation == 1:
-    return raster
-  samples = np.ascontiguousarray(upright(raster.samples, raster.header.orientation))
-  full_size = raster.full_size
-  if full_size and raster.header.orientation > 4:
+  if found.header.orientation == 1:
+    return found
+  samples = np.ascontiguousarray(upright(found.samples, found.header.orientation))
+  full_size = found.full_size
+  if full_size and found.header.orientation > 4:
     full_size = full_size[::-1]
-  return dataclasses.replace(raster, samples=samples, full_size=full_size)
+  return dataclasses.replace(found, samples=samples, full_size=full_size)
 
 
 def _read_by_pillow(data, start, shrink_to):
@@ -256,7 +256,7 @@ def _read_by_pillow(data, start, shrink_to):
     check_png(data)
   elif start.startswith(JPEG2000):
     data = data if isinstance(data, bytes) else pathlib.Path(data).read_bytes()
-    sizes.check_jpeg2000(data)
+    raster.check_jpeg2000(data)
   with Image.open(_as_file(data)) as image:
     header = _header(image, start, _num_bytes(data))
     if shrink_to and image.format in ("JPEG", "MPO"):
@@ -272,7 +272,7 @@ def _read_by_pillow(data, start, shrink_to):
 
 def _loaded(image, header):
   """The Raster of a Pillow image."""
-  sizes.check_memory((image.height, image.width, len(header.names)), header.bits)
+  raster.check_memory((image.height, image.width, len(header.names)), header.bits)
   image.load()
   if header.format == "PNG" and (late := image.info.get("exif")):
     exif = Image.Exif()
@@ -312,7 +312,7 @@ def _by_imagecodecs(data, header):
               "AVIF": imagecodecs.avif_decode}  # fmt: skip
   if header.format not in decoders:
     raise UserError(f"{header.format} of {header.bits} bits a colour is not read: save it as TIFF")
-  sizes.check_memory(header.shape, header.bits)
+  raster.check_memory(header.shape, header.bits)
   encoded = data if isinstance(data, bytes) else pathlib.Path(data).read_bytes()
   samples = decoders[header.format](encoded)
   if samples.shape != header.shape:

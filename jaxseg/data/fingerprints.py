@@ -13,6 +13,7 @@ from jaxseg import VOID
 
 SIDE = 16  # cells of the grid that a hash compares
 NEAR = 24  # bits of 256 in which two pictures of the same scene differ at most
+SPECK = 3  # px of the largest area that is a slip of the hand
 BLOCK = 64  # rows of the distance matrix at a time
 
 
@@ -43,9 +44,9 @@ def fingerprint(picture: np.ndarray) -> np.ndarray | None:
 
 
 def nearest(
-  hashes: np.ndarray, others: np.ndarray | None = None, most: int = NEAR
+  hashes: np.ndarray, others: np.ndarray | None = None
 ) -> list[tuple[int, int, int]]:
-  """For each hash the most similar other one, if at most `most` bits differ.
+  """For each hash the most similar other one, if at most NEAR bits differ.
 
   Args:
     hashes: u64[N,4], see `fingerprint`.
@@ -67,15 +68,13 @@ def nearest(
     if not stop:
       break
     best = bits.argmin(1)
-    for i in np.flatnonzero(bits.min(1) <= most):
+    for i in np.flatnonzero(bits.min(1) <= NEAR):
       found.append((start + int(i), int(best[i]), int(bits[i, best[i]])))
   return found
 
 
-def specks(
-  labels: np.ndarray, largest: int = 3, void: int = VOID
-) -> tuple[int, list[tuple[int, int, int, int]]]:
-  """Areas of a label map of at most `largest` pixels: slips of the hand, traces of resizing.
+def specks(labels: np.ndarray) -> tuple[int, list[tuple[int, int, int, int]]]:
+  """Areas of a label map of at most SPECK pixels: slips of the hand, traces of resizing.
 
   An area is what is 8-connected and of one label; areas of VOID do not count.
 
@@ -94,7 +93,7 @@ def specks(
     equal[here] += same
     equal[there] += same
   # No pixel of such an area has more equal neighbours than this: few pixels are left to look at.
-  few = ((equal < largest) & (labels != void)).ravel()
+  few = ((equal < SPECK) & (labels != VOID)).ravel()
   pixels = np.flatnonzero(few)
   if not len(pixels):
     return 0, []
@@ -114,7 +113,7 @@ def specks(
   inner = np.bincount(area[tails], minlength=count) * 2
   outer = np.bincount(area, weights=equal.ravel()[pixels], minlength=count)
   sizes = np.bincount(area, minlength=count)
-  found = np.flatnonzero((sizes <= largest) & (inner == outer))
+  found = np.flatnonzero((sizes <= SPECK) & (inner == outer))
   boxes = []
   for i in found[:100]:
     ys, xs = rows[area == i], cols[area == i]

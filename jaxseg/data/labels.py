@@ -96,7 +96,7 @@ def label_map(
       raise UserError("`reduce_zero_label` and `mask_values` are both set: set one of them")
     mask_values, void_values = counted, (0, *(v for v in void_values if v != 0))
   values, names = _numbers_and_names(classes, mask_values, void_values)
-  colors = _colors_of(classes, palette, mask_colors, void_colors)
+  colors = _colors_of(palette, mask_colors, void_colors)
   _check_tolerance(colors, color_tolerance)
   is_listed = any(not isinstance(x, str) for entry in mask_values for x in _items(entry))
   return LabelMap(values, colors, names, color_tolerance, bool(mask_colors), is_listed)
@@ -136,7 +136,7 @@ def _numbers_and_names(classes, mask_values, void_values):
   return values, names
 
 
-def _colors_of(classes, palette, mask_colors, void_colors):
+def _colors_of(palette, mask_colors, void_colors):
   """{(R, G, B): class or VOID}"""
   if mask_colors:
     entries = [(c, i) for i, entry in enumerate(mask_colors) for c in _colors(entry)]

@@ -15,9 +15,9 @@ from jaxseg.data.memory import free_host_bytes
 
 SLACK = 1e-6  # of [0, 1]: resizing in float32 leaves values such as 1.0000001
 MAX_PIXELS = 1 << 31  # of an image; more are an error before anything is allocated
+LARGE = 1 << 27  # px, beyond which an image is read by windows
 # Samples to bytes of a file. Deflate reaches 1,032, and 8,256 with one bit a sample; other methods
 # make more of blank pictures alone, or of bombs.
-LARGE = 1 << 27  # px, beyond which an image is read by windows
 MAX_RATIO = 10_000
 SMALL = 1 << 26  # bytes that are decoded whatever the ratio
 

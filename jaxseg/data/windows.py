@@ -16,7 +16,7 @@ import tensorstore
 import tifffile
 
 from jaxseg import UserError
-from jaxseg.data import raster as sizes
+from jaxseg.data import raster
 from jaxseg.data.decode import ImageFormat, to_image
 from jaxseg.data.files import TIFF_SUFFIXES, inspect
 from jaxseg.data.fingerprints import chunks_digest
@@ -77,7 +77,7 @@ class WindowedImage:
     """All of it: u8, u16 or f32 [H,W,channels]."""
     with decoding(self._name):
       check_size(self.header.shape, self.header.bits, None)
-      sizes.check_memory(self.header.shape, self.header.bits)
+      raster.check_memory(self.header.shape, self.header.bits)
     return self.read(slice(0, self.shape[0]), slice(0, self.shape[1]))
 
   def __getitem__(self, places: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
@@ -152,7 +152,7 @@ def windows_of(array: Any, name: str, fmt: ImageFormat) -> WindowedImage:
       raise UserError(f"{name}: [rows, columns] gives {found} instead of {dtype}{list(wanted)}")
     pixels = pixels.reshape(*wanted[:2], shape[2])
     if dtype.kind == "f" and not fmt.value_range:
-      pixels = sizes.unit_floats(pixels, name)
+      pixels = raster.unit_floats(pixels, name)
     return pixels.astype(np.uint8 if dtype.kind == "b" else dtype.newbyteorder("="), copy=False)
 
   return WindowedImage(_header("array", shape, dtype), read, name, fmt)

@@ -15,8 +15,8 @@ from jaxseg.models.resnet import ResNet
 from jaxseg.models.vgg import VGG16
 from jaxseg.models.xception import Xception65
 
-# Constructors. `build` passes those of output_stride, axis_name, dtype, remat and pad that it
-# takes.
+# Constructors. `make_encoder` passes those of output_stride, axis_name, dtype, remat, pad and
+# variant that they take.
 ENCODERS: dict[str, Callable[..., nn.Module]] = {
   "mobilenet_v2": MobileNetV2,
   "vgg16": VGG16,

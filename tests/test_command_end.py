@@ -4,15 +4,16 @@ import threading
 
 import pytest
 
-from jaxseg import UserError, door, interrupts, peers
+from jaxseg import UserError, command_end, interrupts, peers
 
 
 def test_the_end_of_a_single_process(monkeypatch, capsys):
   monkeypatch.setattr(interrupts, "_ending", threading.Lock())
   full = OSError(28, "No space left on device", "/a")
-  assert [door.leave(x) for x in (KeyboardInterrupt(), UserError("a\x1b"), full)] == [130, 1, 1]
+  errors = KeyboardInterrupt(), UserError("a\x1b"), full
+  assert [command_end.leave(error) for error in errors] == [130, 1, 1]
   with pytest.raises(ZeroDivisionError):
-    door.leave(ZeroDivisionError("a bug"))
+    command_end.leave(ZeroDivisionError("a bug"))
   assert capsys.readouterr().err == (
     "interrupted\nerror: a\\x1b\nerror: /a: No space left on device; make room on the disk\n"
   )
@@ -38,6 +39,6 @@ def test_one_of_several_tells_the_others(monkeypatch, capsys, error, reason, tol
   monkeypatch.setattr(peers, "reason", lambda error: reason)
   monkeypatch.setattr(peers, "end", end)
   with pytest.raises(SystemExit) as ended:
-    door.leave(error)
+    command_end.leave(error)
   assert ended.value.code == told
   assert ("ValueError: a bug" in capsys.readouterr().err) == (told[0] == "ValueError: a bug")
