@@ -38,7 +38,13 @@ accelerator() {
     return
   elif driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null) &&
     [[ $driver =~ ^([0-9]+)\. ]]; then
-    if ((BASH_REMATCH[1] >= 580)); then echo cuda; else echo cuda12; fi
+    # What CUDA 13 asks for; compute capability 7.5 is Turing.
+    if ((BASH_REMATCH[1] >= 580)) &&
+      ! nvidia-smi --query-gpu=compute_cap --format=csv,noheader | grep -qE '^([1-6]\.|7\.[0-4])'; then
+      echo cuda
+    else
+      echo cuda12
+    fi
   elif grep -qs 0x1ae0 /sys/bus/pci/devices/*/vendor &&  # Google: a TPU, or just a network card.
     [[ -n $(compgen -G '/dev/accel[0-9]*' || compgen -G '/dev/vfio/[0-9]*') ]]; then
     echo tpu

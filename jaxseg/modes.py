@@ -108,6 +108,8 @@ def evaluate(
   with settings.config_errors():
     config = segmenter.config
     info = segmenter.info
+    if config.data.num_folds and "data.eval_split" in (overrides or {}):
+      build.warn_of_folds(config)
     with agreed():
       found, source = build.open_split(config, "eval", value_range=info.value_range)
       if not public.has_names(info) and len(found.classes) == len(info.classes):

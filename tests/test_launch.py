@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import pathlib
 import subprocess
 
@@ -14,15 +15,18 @@ NAMES = sorted(file.stem for file in (ROOT / "configs").glob("[!_]*.py"))
 EXTRAS = {"oxford_iiit_pet": "tfds", "tfds": "tfds", "huggingface": "huggingface", "cells": ""}
 
 
-def extra(*flags):
+def extra(*flags, function="data_extra", **environ):
   """What the shell function prints."""
-  program = """
+  program = f"""
 set -euo pipefail
-eval "$(sed -n '/^data_extra()/,/^}/p' launch.sh)"
-data_extra "$@"
+eval "$(sed -n '/^{function}()/,/^}}/p' {ROOT}/launch.sh)"
+{function} "$@"
 """
   done = subprocess.run(
-    ["bash", "-c", program, "-", *flags], cwd=ROOT, capture_output=True, text=True
+    ["bash", "-c", program, "-", *flags],
+    capture_output=True,
+    text=True,
+    env={**os.environ, **environ},
   )
   assert done.returncode == 0 and not done.stderr, done.stderr
   return done.stdout.strip()
@@ -44,6 +48,32 @@ def test_flag_work_directory_and_file(name, tmp_path):
   file = tmp_path / "mine.py"
   file.write_text(f"config.data.name = '{name}'\n")
   assert extra(f"--config={file}") == EXTRAS[name]
+
+
+@pytest.mark.parametrize(
+  "driver, cards, expected",
+  [
+    ("580.65.06", "9.0", "cuda"),
+    ("590.1", "7.5\\n12.0", "cuda"),
+    ("580.65.06", "8.6\\n7.0", "cuda12"),
+    ("580.65.06", "6.1", "cuda12"),
+    ("570.86.15", "9.0", "cuda12"),
+  ],
+)
+def test_cuda_for_driver_and_cards(driver, cards, expected, tmp_path, monkeypatch):
+  """Volta, 7.0, and what is older have no CUDA 13."""
+  smi = tmp_path / "nvidia-smi"
+  smi.write_text(f"""#!/usr/bin/env bash
+case $1 in
+  --query-gpu=driver_version) printf '{driver}\\n' ;;
+  --query-gpu=compute_cap) printf '{cards}\\n' ;;
+esac
+""")
+  smi.chmod(0o755)
+  path = f"{tmp_path}:{os.environ['PATH']}"
+  monkeypatch.delenv("JAXSEG_EXTRAS", raising=False)
+  monkeypatch.chdir(tmp_path)  # no .venv that has CUDA already
+  assert extra(function="accelerator", PATH=path) == expected
 
 
 def test_other_flags():

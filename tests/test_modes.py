@@ -13,6 +13,7 @@ from tiny import error_of
 
 from jaxseg import (
   VOID,
+  DataWarning,
   build,
   checkpoint,
   models,
@@ -94,6 +95,14 @@ def test_evaluate_on_other_data_with_other_batches(trained, best, capsys):
   assert (result["split"], result["num_images"]) == ("train", 20)
   assert result["miou"] != best["miou"]
   capsys.readouterr()
+
+
+def test_another_split_of_a_run_with_folds(trained, tmp_path):
+  """The default of `eval_split`, too, if it is asked for."""
+  values = {"data.num_folds": 4, "data.eval_split": "test"}
+  with pytest.warns(DataWarning, match="eval_split='test' is not used, folds are: set config.data"):
+    result = modes.evaluate(trained[0], values, output=tmp_path)
+  assert result["split"] == "fold 0 of 4"
 
 
 def test_restored_predictor_is_the_best_network(trained, best):

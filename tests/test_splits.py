@@ -211,6 +211,10 @@ def test_folds_of_a_config(patients, name):
     for role, source in sources.items()
   }
   assert groups == {"eval": {name}, "train": {"p2", "p9", "p10"} - {name}}
+  config.data.eval_split = "val"
+  note = r"config.data.eval_split='val' is not used, folds are: set config.data.num_folds=0"
+  with pytest.warns(DataWarning, match=note):
+    build.open_split(config, "eval")
 
 
 @pytest.fixture
