@@ -36,8 +36,8 @@ def train(workdir, flags):
 def flat_scores(row):
   """{"miou": ..., "dice cell": ...} of an evaluation."""
   for name, value in row.items():
-    if isinstance(value, dict) and not name.endswith("_interval"):
-      yield from ((f"{name} {key}", number) for key, number in value.items())
+    if isinstance(value, dict) and not name.endswith(("_interval", "overrides")):
+      yield from ((f"{name} {key}", x) for key, x in value.items() if x is not None)
     elif isinstance(value, float):
       yield name, value
 
@@ -48,7 +48,7 @@ def print_table(rows):
     runs = [dict(flat_scores(row)) for row in rows if row["variant"] == variant]
     print(f"\n{variant}, {len(runs)} seed{'s' * (len(runs) > 1)}")
     for name in runs[0]:
-      values = [run[name] for run in runs]
+      values = [run[name] for run in runs if name in run]
       spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
       print(f"  {name:24} {np.mean(values):.5g}{spread}")
 

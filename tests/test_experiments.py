@@ -2,13 +2,16 @@
 
 import json
 import pathlib
+import re
 import runpy
 import subprocess
 import sys
 from types import SimpleNamespace
 
+import command
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxseg import models
@@ -92,6 +95,34 @@ def test_a_sweep_says_what_it_has_from_before(tmp_path, monkeypatch, capsys):
   assert status is None
   assert out.splitlines()[0] == f"read from {tmp_path}/results.json, not repeated: 2 runs"
   assert "\na, 2 seeds\n" in out and "\nb, 1 seed\n" in out and " 0.5 ± " in out
+
+
+SWEEPS = [file.parent for file in sorted((ROOT / "experiments").glob("*/variants.json"))]
+SWEEPS = [folder for folder in SWEEPS if (folder / "results.json").exists()]
+
+
+@pytest.mark.parametrize("folder", SWEEPS, ids=lambda folder: folder.name)
+def test_tables_of_the_kept_sweeps(folder, monkeypatch, capsys):
+  """Also of scores with overrides, and of classes that a run does not have."""
+  rows = json.loads((folder / "results.json").read_text())
+  status, out, _ = sweep(monkeypatch, capsys, folder, "--seeds=0")
+  assert status is None
+  for variant in {row["variant"] for row in rows}:
+    mean = np.mean([row["miou"] for row in rows if row["variant"] == variant])
+    table = out.split(f"\n{variant}, ")[1].split("\n\n")[0]
+    assert re.search(rf"  miou +{mean:.5g}( ±|\n)", table), table
+
+
+@pytest.mark.slow
+def test_tuning_of_a_crf(tmp_path):
+  values = {"train.num_epochs": 0.02, "data.image_size": 32, "model.widths": "4,8"}
+  command.finish(command.start("unet_cells", tmp_path, values))
+  script = str(ROOT / "experiments" / "crf" / "tune.py")
+  flags = f"--workdir={tmp_path}", "--num_images=2", "--bilateral_weight=2,5"
+  done = subprocess.run([sys.executable, script, *flags], capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr[-2000:]
+  rows = json.loads((tmp_path / "crf.json").read_text())["rows"]
+  assert len(rows) == 3 and sum(row["crf"] is None for row in rows) == 1
 
 
 @pytest.mark.parametrize(

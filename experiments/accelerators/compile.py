@@ -76,7 +76,8 @@ def compile_here(name, what, target, values, hlo_file, operations):
   if clock:
     seconds = cycles / clock
     row |= {"ms": seconds * 1e3, "share": cost["flops"] / seconds / peak}
-    row["model_share"] = row["model_TFLOP"] * 1e12 / seconds / peak
+    if "model_TFLOP" in row:  # not of the CRF
+      row["model_share"] = row["model_TFLOP"] * 1e12 / seconds / peak
   return row
 
 

@@ -5,6 +5,7 @@ python experiments/crf/picture.py WORKDIR POSITION [POSITION ...] [--NAME=VALUE 
 Positions are of the evaluation split, NAME and VALUE of config.crf.
 """
 
+import json
 import pathlib
 import sys
 
@@ -30,7 +31,7 @@ def main():
   rows = []
   for example, probs in segmenter.predict(source[i] for i in positions):
     image, mask = example["image"], example["mask"]
-    refined = dense_crf(probs, image, **{name: float(x) for name, x in options.items()})
+    refined = dense_crf(probs, image, **{name: json.loads(x) for name, x in options.items()})
     labels = [mask, *(x.argmax(-1).astype(np.uint8) for x in (probs, refined))]
     labels = [np.where(mask == VOID, VOID, x).astype(np.uint8) for x in labels]
     pictures = [image, *(colour_labels(x, segmenter.palette) for x in labels)]

@@ -29,9 +29,9 @@ NUM_IMAGES = flags.DEFINE_integer("num_images", 0, "of the split, evenly spread;
 BEST = flags.DEFINE_enum("best", "miou", SCORES, "score that counts")
 
 
-def refined(saved, crf):
+def refined(examples, saved, crf):
   """(example, probabilities) pairs, behind a CRF unless there is none."""
-  for example, probs in saved:
+  for example, probs in zip(examples, saved, strict=True):
     yield example, np.asarray(dense_crf(probs, example["image"], **crf)) if crf else probs
 
 
@@ -44,13 +44,13 @@ def run(arguments):
   _, source = build.open_split(config, "eval")
   num_images = min(NUM_IMAGES.value or len(source), len(source))
   chosen = [source[i * len(source) // num_images] for i in range(num_images)]
-  saved = list(segmenter.predict(chosen))
+  saved = [probs for _, probs in segmenter.predict(chosen)]
   values = [[float(x) for x in LISTS[name].value] or [options[name]] for name in PARAMETERS]
   settings = [dict(zip(PARAMETERS, row, strict=True)) for row in itertools.product(*values)]
   rows = []
   for setting in [None, *settings]:
-    refine = functools.partial(refined, crf=options | setting if setting else None)
-    result, *_ = score(refine, saved, info.classes, boundaries=True)
+    refine = functools.partial(refined, saved=saved, crf=options | setting if setting else None)
+    result, *_ = score(refine, chosen, info.classes, boundaries=True)
     row = {name: result[name] for name in SCORES}
     rows.append({"crf": setting, **row})
     print("  ".join(f"{x:.4f}" for x in row.values()), setting or "no CRF", flush=True)

@@ -163,7 +163,8 @@ def training(quick):
   with tempfile.TemporaryDirectory() as folder:
     command = [sys.executable, "-m", "jaxseg.main", "--config=configs/unet_cells.py"]
     began = time.perf_counter()
-    subprocess.run([*command, f"--workdir={folder}/run", *narrow], check=True)
+    root = pathlib.Path(__file__).resolve().parents[2]
+    subprocess.run([*command, f"--workdir={folder}/run", *narrow], check=True, cwd=root)
     taken = time.perf_counter() - began
     scores = json.loads((pathlib.Path(folder) / "run" / "evaluation.json").read_text())
   yield {"training": "unet_cells", "seconds": taken, "miou": scores["miou"]}
