@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from jaxseg import UserError
+from jaxseg.data.arrays import check_shape, in_words, unmasked
 from jaxseg.data.decode import ImageFormat, decode_image, to_image
 from jaxseg.data.encoded import Notes
 from jaxseg.data.files import num_pages, picture_raster
@@ -69,7 +70,7 @@ def _single(image, fmt, name, notes):
   array = _array(image, fmt, name)
   if array.ndim == 4:
     raise UserError(
-      f"{name}: a batch of shape {_shape(array)}; pass it alone, a list takes single images"
+      f"{name}: a batch of shape {in_words(array.shape)}; pass it alone, a list takes single images"
     )
   return _from_array(array, fmt, name, notes)
 
@@ -105,34 +106,9 @@ def _array(image, fmt, name):
   if not hasattr(image, "__array__"):
     kind = type(image).__name__
     raise UserError(f"{name}: of type {kind}; pass an array, a path, a PIL image or a list of them")
-  array = np.asarray(image)
-  _check_shape(array, fmt, name)
+  array = unmasked(image, name)
+  check_shape(array.shape, fmt, name)
   return array
-
-
-def _shape(array):
-  return f"[{','.join(map(str, array.shape))}]"
-
-
-def _check_shape(array, fmt, name):
-  """Raises UserError unless [H,W], [H,W,C] or [B,H,W,C] with a C that can be taken."""
-  counts = {1, 3, 4} if fmt.channels in (1, 3) else {fmt.channels}
-  counts |= {max(fmt.bands) + 1} if fmt.bands else set()
-  fault = ""
-  given = 1 if array.ndim == 2 else array.shape[-1] if array.ndim in (3, 4) else None
-  if fmt.bands and given is not None and max(fmt.bands) < given <= 1024:
-    counts |= {given}
-  if given not in counts:
-    kinds = ["[H,W]"] * (1 in counts) + [f"[H,W,{count}]" for count in sorted(counts)]
-    fault = f"taken are {', '.join(kinds)} and batches [B,H,W,C]"
-    if array.ndim in (3, 4) and array.shape[-3] in counts:
-      fault += "; if the channels come first, move them to the end with np.moveaxis(image, -3, -1)"
-    elif array.ndim == 3 and array.shape[-1] > 4:
-      fault += "; a batch of grey images is image[..., None]"
-  elif 0 in array.shape:
-    fault = "there is nothing in it"
-  if fault:
-    raise UserError(f"{name}: shape {_shape(array)}; {fault}")
 
 
 def _from_array(array, fmt, name, notes):

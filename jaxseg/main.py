@@ -177,9 +177,9 @@ def configure(
   if model := MODEL.value:
     if WORKDIR.value:
       raise UserError("--model is in place of --workdir: leave one of them out")
-    if not packed.is_packed(model):
-      public.check_use(model, MODE.value, file_config is not None, OUTPUT.value)
-      own = None if public.is_published(model) else read_run(model)
+    if not parallel.on_main(packed.is_packed, model):  # only process 0 may have its folder
+      parallel.on_main(public.check_use, model, MODE.value, file_config is not None, OUTPUT.value)
+      own = None if parallel.on_main(public.is_published, model) else read_run(model)
       config = file_config or own or settings.from_run({})
       values = settings.parse_overrides(config, overrides)
       return model, settings.override(config, values) if file_config else config, values

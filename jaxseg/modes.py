@@ -136,7 +136,7 @@ def evaluate(
     warn(f"{workdir} is packed and stays as it is: its evaluation.json does not have these scores")
   own = settings.read_run(workdir) if is_run else None
   changed = settings.changed(config, own) if own else {}
-  noted = ("data.", "predict.", "crf.")
+  noted = ("data.", "predict.", "crf.", "train.precision")
   noted += ("eval.surface_tolerance",) if config.eval.surface_distances else ()
   overrides = {k: x for k, x in changed.items() if k.startswith(noted)}
   if parallel.is_main() and folder:

@@ -36,6 +36,7 @@ def find(source: Path) -> Path:
   """
   if not hub.is_name(source):
     return source
+  source = os.fspath(source)
   folder = hub.download(source, NAMES)
   if not is_packed(folder):
     name, _, revision = source[len(hub.PREFIX) :].partition("@")

@@ -37,6 +37,7 @@ from jaxseg.printing import say
 from jaxseg.segmenter import load_run
 
 NEEDED = {"miou", "num_images", *CLASS_SCORES}  # of evaluation.json
+OPTIONS = ("predict.", "crf.", "train.precision")  # of predictions
 SPEED = ("data.num_threads", "data.num_workers", "data.cache_mb")  # nothing else depends on them
 PLACE = re.compile(r"[/\\~]|\.\.|\w:[/\\]|\w+://", re.ASCII)  # how a path on a machine begins
 
@@ -152,7 +153,7 @@ def scores_of(
   overrides = latest.pop("overrides", {})
   others = [x for x in overrides if x.startswith("data.") and x not in SPEED]
   own, theirs = (
-    {name: x for name, x in options.items() if name.startswith(("predict.", "crf."))}
+    {name: x for name, x in options.items() if name.startswith(OPTIONS)}
     for options in (settings.changed(config, run), overrides)
   )
   is_same = (latest.get("step"), latest.get("split"), theirs) == (step, split, own)

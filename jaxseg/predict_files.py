@@ -33,6 +33,7 @@ MUCH = 16  # times the size of the network's input, beyond which a note says so
 MAX_NAMED = 10  # failed files in the summary
 MAX_SAID = 100  # failed files that get a line, in a process
 MARK = "jaxseg"  # key of the text in a label map that tells which network it is of
+LEGEND = "legend of jaxseg"  # mark of a legend
 END = b"IEND\xaeB`\x82"  # of a PNG
 # Errors of a disk, which the next file would meet as well.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -46,7 +47,7 @@ class Outcome:
   Attributes:
     written, skipped: label maps; those that were there.
     replaced: of the written, those in whose place there was one of another network.
-    kept: files without a mark that are called like a label map.
+    kept: files without a mark that are called like a label map or an overlay.
     failed: images.  names: of the first of these.  reason: why the first of them did.
     error: what stopped it; "" for nothing.
     seen: see `Listing`.
@@ -70,6 +71,7 @@ class Page(NamedTuple):
   number: int
   where: str  # in messages
   name: str
+  picture: pathlib.Path | None  # its overlay, unless somebody else's file is there
 
 
 def predict_files(
@@ -101,7 +103,8 @@ def predict_files(
     info: of the training data.
     outcome: counts along.
     mark: of the network. Label maps that have it are not made again, nor are files replaced that
-      have none: they may be somebody's work. Label maps of another network are replaced.
+      have none: they may be somebody's work. Label maps of another network are replaced. Overlays
+      follow their label maps.
     overwrite: replaces all.
     side: px, to which images are resized for the network; 0 if they are not.
     large: function of (image read by windows, path of its label map, path of its overlay) that
@@ -150,7 +153,7 @@ def predict_files(
         except (UserError, OSError) as error:
           failed(where, error)
           continue
-        picture = name
+        picture = output / OVERLAYS / name
         if is_windowed:
           name = f"{name.removesuffix('.png')}{ZARR if image.path.suffix == ZARR else '.tif'}"
         find_mark = mark_of_large if is_windowed else mark_of
@@ -159,14 +162,17 @@ def predict_files(
           outcome.kept += 1
           bar.update()
           continue
-        if there == mark and (output / OVERLAYS / picture).exists():
+        if there == mark and picture.exists():
           outcome.skipped += 1
           bar.update()
           continue
         outcome.replaced += there not in ("", mark, "broken")
-        page = Page(image.path, number, where, name)
+        if not (there or overwrite) and mark_of(picture) == "none":
+          outcome.kept += 1
+          picture = None
+        page = Page(image.path, number, where, name, picture)
         if is_windowed:
-          write_large(page, output / OVERLAYS / picture)
+          write_large(page)
         else:
           yield page
 
@@ -190,14 +196,14 @@ def predict_files(
       waiting.append(page)
       yield {"image": image, "page": page}
 
-  def write_large(page, picture):
+  def write_large(page):
     try:
       with read_as_trained(info.channels, info.value_range):
         with agreed():
-          for folder in (picture.parent, (output / page.name).parent):
-            folder.mkdir(parents=True, exist_ok=True)
+          for path in filter(None, (page.picture, output / page.name)):
+            path.parent.mkdir(parents=True, exist_ok=True)
           image = open_windows(page.file, fmt, page=page.number)
-        outcome.written += large(image, output / page.name, picture)
+        outcome.written += large(image, output / page.name, page.picture)
         bar.update()
       dark = depth_notes(image.dtype, image.brightest, info)
       notes.warn(page.where, [*image.notes, *dark])
@@ -209,7 +215,8 @@ def predict_files(
   def write(page, image, labels):
     picture = overlay(to_picture(image, info), labels, info.palette)
     try:
-      write_png(output / OVERLAYS / page.name, Image.fromarray(picture))
+      if page.picture:
+        write_png(page.picture, Image.fromarray(picture), mark)
       write_png(output / page.name, label_map(labels, info.palette), mark)
       outcome.written += 1
       bar.update()
@@ -273,14 +280,20 @@ def write_png(path: pathlib.Path, image: Image.Image, mark: str = "") -> None:
     raise
 
 
-def write_legend(folder: pathlib.Path, info: DatasetInfo, overlays: Iterable[str]) -> None:
+def write_legend(
+  folder: pathlib.Path, info: DatasetInfo, overlays: Iterable[str], overwrite: bool = False
+) -> None:
   """Writes legend.png, with names and colours of the classes, into the folder of overlays.
 
   Args:
-    overlays: names of the files there. If one is legend.png, it becomes legend_of_classes.png.
+    overlays: names of the files there. If one is legend.png, it becomes legend_of_classes.png; so
+      it does if somebody else's file has that name, unless this is to overwrite it.
   """
-  name = "legend.png"
-  while name in {x.casefold() for x in overlays}:  # some file systems do not tell them apart
+  name, taken = "legend.png", {x.casefold() for x in overlays}  # as in some file systems
+  while name in taken or not overwrite and mark_of(folder / name) == "none":
     name = name.replace(".png", "_of_classes.png")
-  legend(folder / f".{name}", info.classes, info.palette)
-  os.replace(folder / f".{name}", folder / name)
+  temporary = folder / ".legend.png"
+  legend(temporary, info.classes, info.palette)
+  with Image.open(temporary) as picture:
+    write_png(folder / name, picture, LEGEND)
+  temporary.unlink()

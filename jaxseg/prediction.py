@@ -61,16 +61,17 @@ def predict_folder(
   with agreed():
     check_paths(source, output)
   segmenter = load_run(workdir, overrides or {}, config)
+  is_packed = parallel.on_main(packed.is_packed, workdir)  # only process 0 may have its folder
   number, count = parallel.this_process()
   with agreed(output), settings.config_errors():
     data, info = segmenter.config.data, segmenter.info
     patterns = data.images, data.masks
-    if packed.is_packed(workdir):  # those of somebody else's files say nothing about these
+    if is_packed:  # those of somebody else's files say nothing about these
       patterns = ((overrides or {}).get(f"data.{name}", "") for name in ("images", "masks"))
     listing = Listing(source, output, *patterns)
     make_folder(output / OVERLAYS, "--output")
     if number == 0:
-      write_legend(output / OVERLAYS, info, listing.legends)
+      write_legend(output / OVERLAYS, info, listing.legends, overwrite)
   several = is_folder(source)
   rows, files, in_step = (0, 1), (number, count), contextlib.nullcontext
   if count > 1 and by_windows(segmenter, rows, in_step) and is_one_large(listing, info):
@@ -164,8 +165,8 @@ def report(outcomes: collections.abc.Sequence[Outcome], output: pathlib.Path) ->
     tell(f"{total['replaced']:,} of the label maps replace one of another network or other options")
   if total["kept"]:
     tell(
-      f"{total['kept']:,} files in {output} are called like label maps, but do not say which "
-      "network they are of: kept; --overwrite replaces them"
+      f"{total['kept']:,} files in {output} are called like label maps or overlays, but do not say "
+      "which network they are of: kept; --overwrite replaces them"
     )
   there = f", {total['skipped']:,} were there" if total["skipped"] else ""
   again = " (--overwrite makes them again)" if there else ""

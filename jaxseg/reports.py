@@ -130,9 +130,10 @@ def read_evaluation(place: Place) -> Run:
     UserError: there is none, it is damaged, or of a version without per_image.csv.
   """
   place = pathlib.Path(place)
-  config = settings.read_run(place)
+  is_origin = (place / results.ORIGIN).is_file() and not workdirs.has_checkpoint(place)
+  config = None if is_origin else settings.read_run(place)
   remedy = f"evaluate again: --mode=evaluate --workdir={place}"
-  if config is None and (place / results.ORIGIN).is_file():
+  if is_origin:
     remedy = f"evaluate again: --mode=evaluate --model=... --output={place}"
   path = place / "evaluation.json"
   result = workdirs.read_json(path, remedy)

@@ -73,7 +73,7 @@ class Key:
       return "" if kind is bool or value == self.default else self._wrong_item(value)
     if self.item and not all(_has_type(x, self.item) for x in value):
       return f"but has to be {self._tuple_of()}"
-    if _tuples(value) == self.default:
+    if tuples(value) == self.default:
       return ""
     if (self.length or len(value)) != len(value) or (self.form and not self.form.fits(value)):
       return f"but has to be {self._tuple_of()}"
@@ -86,7 +86,7 @@ class Key:
     kind = type(self.default)
     if kind is not tuple:
       return kind(value)
-    return tuple(map(self.item, value)) if self.item in (int, float) else _tuples(value)
+    return tuple(map(self.item, value)) if self.item in (int, float) else tuples(value)
 
   def _tuple_of(self):
     if self.form:
@@ -168,8 +168,9 @@ def _lists(value):
   return [_lists(x) for x in value] if isinstance(value, tuple | list) else value
 
 
-def _tuples(value):
-  return tuple(_tuples(x) for x in value) if isinstance(value, tuple | list) else value
+def tuples(value: Any) -> Any:
+  """Tuples for lists, also in each other."""
+  return tuple(tuples(x) for x in value) if isinstance(value, tuple | list) else value
 
 
 def to_config(values: collections.abc.Mapping[str, Any]) -> ConfigDict:
@@ -182,7 +183,7 @@ def to_config(values: collections.abc.Mapping[str, Any]) -> ConfigDict:
       if group not in part:
         part[group] = ConfigDict()
       part = part[group]
-    part[last] = _tuples(value)
+    part[last] = tuples(value)
   return config.lock()
 
 

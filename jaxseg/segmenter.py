@@ -25,6 +25,7 @@ from jaxseg import (
 from jaxseg.checkpoint_files import fit
 from jaxseg.data.decode import DatasetInfo, check_format, check_palette, to_picture
 from jaxseg.data.encoded import Notes, read_as_trained
+from jaxseg.data.files import num_pages
 from jaxseg.data.levels import depth_notes
 from jaxseg.data.windows import open_windows, windows_of
 from jaxseg.exported import read_exported
@@ -114,7 +115,9 @@ class Segmenter:
       raise UserError(f"`opacity` is {opacity}, but has to be from 0 to 1")
     return overlay(pixels, labels, self.palette, opacity)
 
-  def stream(self, image: Any) -> collections.abc.Iterator[tuple[slice, slice, Array]]:
+  def stream(
+    self, image: Any, *, page: int | None = None
+  ) -> collections.abc.Iterator[tuple[slice, slice, Array]]:
     """Labels of an image that does not fit into memory, window by window, each pixel once.
 
     With a network of finite context, labels are those of the whole image. The image pooling of
@@ -123,6 +126,7 @@ class Segmenter:
     Args:
       image: path of a TIFF or of a folder *.zarr, or what gives pixels as `image[rows, cols]` of
         slices, [H,W] or [H,W,C], such as numpy.memmap, h5py.Dataset or zarr.Array.
+      page: number of the image, from 0, in a TIFF of several, which needs it.
     Yields:
       (rows, columns, u8[h,w]), where the labels are in the image, in its order.
     Raises:
@@ -132,7 +136,10 @@ class Segmenter:
     fmt = self.info.image_format()
     with read_as_trained(self.info.channels, self.info.value_range):
       if isinstance(image, str | os.PathLike):
-        image = open_windows(image, fmt)
+        count = num_pages(image, fmt.pages) if os.path.isfile(image) else 1
+        if count > 1 and page is None:
+          raise UserError(f"{image}: has {count} pages: pass `page`, 0 to {count - 1}")
+        image = open_windows(image, fmt, page=page or 0)
       else:
         image = windows_of(image, "image", fmt)
       for _, found in predictor.pieces(self.variables, [{"image": image}], most_likely):
@@ -230,7 +237,7 @@ def load_run(
     arrays = []  # in process 0
     workdir, step, meta = parallel.on_main(_find, path, arrays)
     saved, info = settings.from_run(meta["config"]), DatasetInfo(**meta["info"])
-    if public.is_published(path):
+    if step is None:  # published
       config = public.with_data(path, saved, config, overrides)
       info = public.with_names(info, config, path)
     else:

@@ -78,7 +78,9 @@ def calibrate(
   found = parallel.on_main(_fit, config, segmenter)
   found |= {"split": build.eval_name(config), "step": segmenter.step}
   if parallel.is_main():
-    workdirs.write_json(workdirs.run_of(workdir) / "calibration.json", found)
+    root = workdirs.run_of(workdir)
+    others = workdirs.read_calibrations(root)
+    workdirs.write_json(root / workdirs.CALIBRATION, {**others, str(segmenter.step): found})
   return found
 
 

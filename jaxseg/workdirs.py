@@ -15,6 +15,8 @@ from jaxseg.notebook import warn
 from jaxseg.os_errors import check_is_damage
 from jaxseg.schema import flatten
 
+CALIBRATION, RECALIBRATE = "calibration.json", "delete it, and calibrate again"
+
 
 def with_home(*names: str) -> collections.abc.Callable:
   """A decorator: of these arguments, ~ at the start of a path is the home folder, as in shells."""
@@ -50,7 +52,9 @@ def saved_config(workdir: str | pathlib.Path) -> dict | None:
     return None
   try:
     saved = json.loads(path.read_text("utf-8"))
-    return saved if flatten(saved) else {}
+    if (flat := flatten(saved)) and not {"model.name", "data.name"} & {*flat}:
+      raise ValueError("it is of another program")
+    return saved if flat else {}
   except (ValueError, AttributeError, OSError, RecursionError) as error:
     check_is_damage(error, path)
     raise UserError(f"{path} is not a config ({error}); use another --workdir") from error
@@ -171,18 +175,27 @@ def read_json(path: str | pathlib.Path, remedy: str) -> Any:
   return value
 
 
+def read_calibrations(workdir: str | pathlib.Path) -> dict[str, Any]:
+  """What calibration.json holds, {step: result of --mode=calibrate}; {} without the file.
+
+  Raises:
+    UserError: it is damaged.
+  """
+  found = read_json(pathlib.Path(workdir) / CALIBRATION, RECALIBRATE) or {}
+  return {str(found["step"]): found} if "step" in found else found  # as it was at first
+
+
 def read_temperature(workdir: str | pathlib.Path, step: int) -> float | None:
   """The temperature that --mode=calibrate found for the checkpoint of a step; None without one.
 
   Raises:
     UserError: calibration.json is damaged.
   """
-  path = pathlib.Path(workdir) / "calibration.json"
-  remedy = "delete it, and calibrate again"
-  found = read_json(path, remedy)
-  if found is None or found.get("step") != step:
+  path, remedy = pathlib.Path(workdir) / CALIBRATION, RECALIBRATE
+  found = read_calibrations(workdir).get(str(step))
+  if found is None:
     return None
-  temperature = found.get("temperature")
+  temperature = found.get("temperature") if isinstance(found, dict) else None
   if not isinstance(temperature, float) or not 0 < temperature <= 100:
     raise UserError(f"{path} is damaged (temperature {temperature!r:.60}): {remedy}")
   return temperature

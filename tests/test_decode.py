@@ -1,6 +1,7 @@
 """Stored samples -> images of any number of channels and depth, and errors that name the file."""
 
 import dataclasses
+import json
 
 import imagecodecs
 import numpy as np
@@ -303,6 +304,12 @@ def test_image_from_a_path(tmp_path):
 
 
 INFO = DatasetInfo(("a", "b"), ((0, 0, 0), (9, 9, 9)), 3)
+
+
+def test_info_that_was_json():
+  """As checkpoints store it, and process 0 sends it to the others."""
+  info = dataclasses.replace(INFO, value_range=((0, 1), (2, 3), (4, 5)), bands=(2, 1, 0))
+  assert DatasetInfo(**json.loads(json.dumps(dataclasses.asdict(info)))) == info
 
 
 def test_pictures():

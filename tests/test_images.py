@@ -46,6 +46,19 @@ EXPECTED = {
 }
 
 
+def test_masked_arrays():
+  """What lies under a mask means nothing."""
+  array = np.ma.array(RGB, mask=np.zeros(RGB.shape, bool))
+  np.testing.assert_array_equal(to_images(array, 3)[0][0], RGB)
+  array[0, 0] = np.ma.masked
+  for given in array, [array], array[None]:
+    assert "has masked pixels; fill them, as with image.filled(0)" in error_of(to_images, given, 3)
+
+
+def test_a_palette_without_colours():
+  assert "its palette has no colours" in error_of(to_images, Image.new("P", (4, 3)), 3)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", EXPECTED)
 def test_arrays(name, channels):

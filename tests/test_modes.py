@@ -97,6 +97,11 @@ def test_evaluate_on_other_data_with_other_batches(trained, best, capsys):
   capsys.readouterr()
 
 
+def test_precision_is_noted(trained, tmp_path):
+  result = modes.evaluate(trained[0], {"train.precision": "bfloat16"}, output=tmp_path)
+  assert result["overrides"] == {"train.precision": "bfloat16"}
+
+
 def test_another_split_of_a_run_with_folds(trained, tmp_path):
   """The default of `eval_split`, too, if it is asked for."""
   values = {"data.num_folds": 4, "data.eval_split": "test"}

@@ -2,16 +2,23 @@
 
 import functools
 import json
+import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import chex
 import command
 import numpy as np
 import pytest
+import safetensors.numpy
+from fixtures import make_smp_networks
+from PIL import Image
 
+import jaxseg
 from jaxseg.locks import NAME, only_training
 
 # Without fusion, a batch statistic of two processes ends 2e-5 from that of one.
@@ -121,6 +128,43 @@ def test_only_the_first_process_needs_the_run(alone, tmp_path):
   places = tmp_path / "run", alone
   found, expected = (json.loads((x / "evaluation.json").read_text()) for x in places)
   assert found["miou"] == pytest.approx(expected["miou"], abs=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["packed", "published"])
+def test_only_the_first_process_needs_a_network(alone, tmp_path, kind):
+  """Patterns of a packed network's own data do not divide the images, in either process."""
+  network, flags = tmp_path / "network", []
+  if kind == "packed":
+    run = shutil.copytree(alone, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["data"] |= {"images": "{name}.png", "masks": "{name}_m.png"}
+    (run / "config.json").write_text(json.dumps(config))
+    jaxseg.pack(run, network)
+  else:
+    config, state, _ = make_smp_networks.read("deeplabv3_resnet18")
+    network.mkdir()
+    (network / "config.json").write_text(json.dumps(config))
+    safetensors.numpy.save_file(state, network / "model.safetensors")
+    flags = ["--config.data.classes=a,b,c"]
+  (tmp_path / "photos").mkdir()
+  names = {f"{i}{end}.png" for i in range(3) for end in ("", "_m")}
+  for name in names:
+    Image.new("RGB", (40, 36), (9, 99, 199)).save(tmp_path / "photos" / name)
+  environ = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+  flags += [f"--input={tmp_path}/photos", f"--output={tmp_path}/out", "--mode=predict"]
+  command.finish(*(
+    subprocess.Popen(
+      [sys.executable, "-m", "jaxseg.main", f"--model={model}", *flags],
+      cwd=command.ROOT,
+      env={**os.environ, **environ, "RANK": str(rank)},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for rank, model in enumerate((network, tmp_path / "none"))
+  ))  # fmt: skip
+  assert {path.name for path in (tmp_path / "out").glob("*.png")} == names
 
 
 @pytest.mark.slow

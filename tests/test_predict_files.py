@@ -228,6 +228,27 @@ def test_label_maps_of_another_network_are_replaced_and_other_files_kept(folder,
   assert outcome.written == 5 and mark_of(output / "grey.png") == MARK
 
 
+def test_overlays_and_legends_of_somebody_else_are_kept(folder, tmp_path):
+  output, mine = tmp_path / "out", Image.new("RGB", (5, 4), (1, 2, 3))
+  (output / "overlays").mkdir(parents=True)
+  for name in "grey.png", "legend.png":
+    mine.save(output / "overlays" / name)
+  outcome, _ = run(folder, output)
+  write_legend(output / "overlays", RGB, ())
+  assert (outcome.written, outcome.kept) == (5, 1)
+  for name in "grey.png", "legend.png":
+    assert Image.open(output / "overlays" / name).size == (5, 4)
+  names = "legend.png", "legend_of_classes.png"
+  assert {x for x in files(output / "overlays") if "legend" in x} == {*names}
+  write_legend(output / "overlays", RGB, ())
+  assert {x for x in files(output / "overlays") if "legend" in x} == {*names}
+  outcome, _ = run(folder, output, overwrite=True)
+  write_legend(output / "overlays", RGB, (), overwrite=True)
+  assert (outcome.written, outcome.kept) == (5, 0)
+  assert Image.open(output / "overlays" / "grey.png").size == (31, 20)
+  assert Image.open(output / "overlays" / "legend.png").size != (5, 4)
+
+
 def test_marks(tmp_path):
   path, image = tmp_path / "a.png", Image.new("L", (300, 200))
   assert mark_of(path) == ""

@@ -251,6 +251,18 @@ def test_stream(workdir, photo, tmp_path):
   np.testing.assert_array_equal(grey[0][2], seg(image[..., 0])[grey[0][:2]])
 
 
+def test_stream_of_a_file_of_several_images(workdir, photo, tmp_path):
+  seg, pages = jaxseg.load(workdir), [photo, 255 - photo]
+  tifffile.imwrite(tmp_path / "a.tif", np.stack(pages), photometric="rgb")
+  with pytest.raises(UserError, match="has 2 pages: pass `page`, 0 to 1"):
+    next(seg.stream(tmp_path / "a.tif"))
+  for number, page in enumerate(pages):
+    ((_, _, labels),) = seg.stream(tmp_path / "a.tif", page=number)
+    np.testing.assert_array_equal(labels, seg(page))
+  with pytest.raises(UserError, match="page 3"):
+    next(seg.stream(tmp_path / "a.tif", page=2))
+
+
 def test_stream_says_what_needs_the_whole_image(workdir, photo):
   def first(seg, image=photo):
     return next(seg.stream(image))

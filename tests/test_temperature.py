@@ -35,7 +35,7 @@ def test_calibrate(run):
   picture = tiny.load_photos("test", "", 32, 0)[1][0]["image"]
   before = load(run)
   found = temperature.calibrate(run)
-  assert json.loads((run / "calibration.json").read_text()) == found
+  assert json.loads((run / "calibration.json").read_text()) == {"3": found}
   assert (found["step"], found["split"], found["num_images"]) == (3, "test", 9)
   assert found["temperature"] not in (0.05, 1.0, 20.0)
   assert found["before"]["loss"] > found["after"]["loss"] - 0.05
@@ -53,11 +53,15 @@ def test_calibrate(run):
   assert result["loss"] < found["before"]["loss"] + 1e-3
   about = json.loads((run / "evaluation.json").read_text())["overrides"]
   assert about == {"predict.temperature": fitted}
-  changed = {**found, "step": 2}
-  (run / "calibration.json").write_text(json.dumps(changed))
+  (run / "calibration.json").write_text(json.dumps({"2": found}))
   assert load(run).config.predict.temperature == 0
-  (run / "calibration.json").write_text(json.dumps({**found, "temperature": "hot"}))
-  assert "calibration.json is damaged (temperature 'hot')" in error_of(load, run)
+  (run / "calibration.json").write_text(json.dumps(found))  # as it was at first
+  assert load(run).config.predict.temperature == fitted
+  for damaged in {"3": {**found, "temperature": "hot"}}, {**found, "temperature": "hot"}:
+    (run / "calibration.json").write_text(json.dumps(damaged))
+    assert "calibration.json is damaged (temperature 'hot')" in error_of(load, run)
+  (run / "calibration.json").write_text(json.dumps({"3": [1]}))
+  assert "calibration.json is damaged (temperature None)" in error_of(load, run)
 
 
 def test_calibrate_again_begins_at_one(run):
@@ -83,6 +87,15 @@ def test_a_checkpoint_is_calibrated_in_its_run(run):
   found = temperature.calibrate(run / "checkpoints" / "3")
   assert not (run / "checkpoints" / "3" / "calibration.json").exists()
   assert load(run).config.predict.temperature == found["temperature"]
+
+
+def test_another_checkpoint_keeps_its_temperature(run):
+  found = temperature.calibrate(run)
+  other = shutil.copytree(run / "checkpoints" / "3", run / "checkpoints" / "2").parent
+  assert temperature.calibrate(other / "2")["step"] == 2
+  assert {load(path).config.predict.temperature for path in (run, other / "2", other / "3")} == {
+    found["temperature"]
+  }
 
 
 def test_other_predictions_have_no_temperature_here(run):

@@ -133,6 +133,70 @@ def write_ome(path, driver, level):
   (path / ("zarr.json" if driver == "zarr3" else ".zattrs")).write_text(json.dumps(about))
 
 
+@pytest.mark.parametrize("driver", ["zarr", "zarr3"])
+@pytest.mark.parametrize(
+  "names, array",
+  [
+    (("band", "y", "x"), RGB.transpose(2, 0, 1)),
+    (("X", "Y", "Channel"), RGB.transpose(1, 0, 2)),
+    (("lat", "time", "lon", "bands"), RGB[:, None]),
+    ((None, "dim_1", "dim_2"), RGB),
+  ],
+  ids=["first", "turned", "flat", "none"],
+)
+def test_zarr_of_named_axes(driver, names, array, tmp_path):
+  """As Zarr 3 has them, and xarray in Zarr 2."""
+  path = write_zarr(tmp_path / "a.zarr", array, driver)
+  name_axes(path, names)
+  image = open_windows(path, ImageFormat(3))
+  np.testing.assert_array_equal(image.read(slice(3, 99), slice(5, 80)), RGB[3:99, 5:80])
+
+
+def name_axes(path, names):
+  file = path / "zarr.json"
+  if file.exists():
+    file.write_text(json.dumps({**json.loads(file.read_text()), "dimension_names": names}))
+  else:
+    (path / ".zattrs").write_text(json.dumps({"_ARRAY_DIMENSIONS": names}))
+
+
+@pytest.mark.parametrize(
+  "names, words",
+  [
+    (("y", "x", "polarisation"), "has axes y, x, polarisation; 'polarisation' is unknown: call"),
+    (("y", "x", "row"), "axes yxy of shape (150, 170, 3) are not an image"),
+    (("y", "x"), "axes yx of shape (150, 170, 3) are not an image"),
+    (("t", "y", "x"), "has several planes of time"),
+  ],
+)
+def test_zarr_of_other_axes(names, words, tmp_path):
+  path = write_zarr(tmp_path / "a.zarr", RGB, "zarr")
+  name_axes(path, names)
+  assert words in error_of(open_windows, path, ImageFormat(3))
+
+
+def test_channels_that_come_first(tmp_path):
+  """Of files that do not say so, and of arrays."""
+  first = RGB.transpose(2, 0, 1)
+  write_zarr(tmp_path / "a.zarr", first, "zarr3")
+  np.save(tmp_path / "a.npy", first)
+  words = "of shape [3, 150, 170], its channels seem to come first"
+  assert words in error_of(open_windows, tmp_path / "a.zarr", ImageFormat(3))
+  assert words in error_of(decode_image, tmp_path / "a.npy", "a.npy", ImageFormat(3))
+  words = "image: shape [3,150,170]; taken are [H,W], [H,W,1], [H,W,3], [H,W,4]; if the channels"
+  assert words in error_of(windows_of, first, "image", ImageFormat(3))
+  np.save(tmp_path / "b.npy", RGB[:3])  # three rows
+  assert decode_image(tmp_path / "b.npy", "b.npy", ImageFormat(3)).shape == (3, 170, 3)
+
+
+def test_masked_pixels_are_no_pixels():
+  array = np.ma.array(RGB, mask=np.zeros(RGB.shape, bool))
+  np.testing.assert_array_equal(windows_of(array, "image", ImageFormat(3)).whole(), RGB)
+  array[2, 3, 1] = np.ma.masked
+  image = windows_of(array, "image", ImageFormat(3))
+  assert "image: has masked pixels; fill them" in error_of(image.whole)
+
+
 def test_zarr_that_points_elsewhere(tmp_path):
   write_zarr(tmp_path / "other", RGB, "zarr")
   (tmp_path / "a.zarr").mkdir()
@@ -230,7 +294,7 @@ class Lying:
     ([[1, 2]], "list has no `shape`"),
     (mock.Mock(shape=(None, 3), dtype="u1"), "Mock has no `shape`"),
     (mock.Mock(shape=(3, 3), dtype="banana"), "Mock has no `shape`"),
-    (np.zeros((0, 5), np.uint8), "0 x 5 px, it has no pixels"),
+    (np.zeros((0, 5), np.uint8), "shape [0,5]; there is nothing in it"),
     (np.zeros((2, 2, 3, 3), np.uint8), "is no image [H,W] or [H,W,C]"),
     (np.full((9, 5, 3), 200.0, np.float32), "values from 200 to 200 are not in [0, 1]"),
     (np.zeros((9, 5, 3), np.int32), "the full range of int32 is unknown: give it as uint8"),

@@ -43,11 +43,12 @@ def test_message_names_the_other_keys():
 
 def test_saved_config(tmp_path):
   assert workdirs.saved_config(tmp_path / "new") is None
-  workdirs.write_json(tmp_path / "config.json", {"seed": 3})
-  assert workdirs.saved_config(tmp_path) == {"seed": 3}
+  saved = {"seed": 3, "data": {"name": "cells"}}
+  workdirs.write_json(tmp_path / "config.json", saved)
+  assert workdirs.saved_config(tmp_path) == saved
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '"x"'])
+@pytest.mark.parametrize("text", ["", "{", "[1]", '"x"', '{"model_type": "segformer"}'])
 def test_damaged_config(tmp_path, text):
   (tmp_path / "config.json").write_text(text)
   with pytest.raises(UserError, match="config.json is not a config"):

@@ -4,14 +4,15 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from jaxseg import UserError
+from jaxseg.data.colours import cmyk_to_rgb, rgb_to_grey
 from jaxseg.data.files import read_raster
 from jaxseg.data.raster import Path, Raster, in_memory
+from jaxseg.schema import tuples
 
+COLOURS = (1, 3, 4)  # channels of grey, RGB and RGBA
 DTYPES = ("uint8", "uint16", "float32")
-LUMA = (19595, 38470, 7471)  # ITU-R 601-2 in units of 2^-16, as in Pillow
 MOST = 1e38  # of a value_range; NaN and infinity are beyond, too
 EXACT = 1 << 24  # whole numbers up to here are exact in float32
 
@@ -62,6 +63,10 @@ class DatasetInfo:
   pages: str = "auto"
   clip: bool = True
   display_bands: tuple[int, ...] = ()
+
+  def __post_init__(self):
+    for name in ("classes", "palette", "value_range", "bands", "display_bands"):
+      object.__setattr__(self, name, tuples(getattr(self, name)))  # lists, of what was JSON
 
   def image_format(self, dtype: str = "") -> ImageFormat:
     """How to read an image for a network that was trained on this data set."""
@@ -123,7 +128,17 @@ def to_channels(
   Raises:
     UserError: too few samples, or values of which the full range is unknown.
   """
-  samples, names = raster.samples, raster.header.names
+  header = raster.header
+  if header.format in ("NPY", "Zarr") and not fmt.bands:  # which do not say what their axes are
+    known, (height, _, count) = (*COLOURS, fmt.channels), header.shape
+    if count not in known and height in known:
+      raise UserError(
+        f"{name}: of shape {list(header.shape)}, its channels seem to come first: move them to the "
+        "end, as with np.moveaxis(image, 0, -1)"
+      )
+  samples, names = raster.samples, header.names
+  if raster.palette is not None and not len(raster.palette):
+    raise UserError(f"{name}: its palette has no colours")
   if raster.palette is not None:
     samples, names = raster.palette[np.minimum(samples[..., 0], len(raster.palette) - 1)], "RGB"
   elif not fmt.value_range:
@@ -207,34 +222,12 @@ def _choose(names, samples, name, fmt, notes):
     notes.append(text)
   samples = samples[..., :colours]
   if colours == 4:
-    samples = _from_cmyk(samples)
+    samples = cmyk_to_rgb(samples)
   if samples.shape[-1] == wanted:
     return samples
   if wanted == 3:
     return np.repeat(samples, 3, axis=-1)
-  return _grey(samples)
-
-
-def _from_cmyk(samples):
-  if samples.dtype == bool:
-    return samples.any(-1, keepdims=True).repeat(3, -1)
-  if samples.dtype == np.uint8:
-    return np.asarray(Image.fromarray(samples, "CMYK").convert("RGB"))
-  full = 1.0 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max
-  rgb = (full - samples[..., :3]) * ((full - samples[..., 3:]) / full)
-  return np.round(rgb).astype(samples.dtype) if full > 1 else rgb.astype(samples.dtype)
-
-
-def _grey(samples):
-  """RGB -> grey by ITU-R 601-2, rounded as in Pillow."""
-  if samples.dtype == bool:
-    return samples.any(-1, keepdims=True)
-  if samples.dtype == np.uint8:
-    return np.asarray(Image.fromarray(samples).convert("L"))[..., None]
-  if samples.dtype.kind == "f":
-    return (samples @ (np.array(LUMA, np.float32) / 65536))[..., None]
-  grey = (samples.astype(np.uint64) * np.array(LUMA, np.uint64)).sum(-1, keepdims=True)
-  return ((grey + 0x8000) >> 16).astype(samples.dtype)
+  return rgb_to_grey(samples)
 
 
 def _cast(array, name, fmt):

@@ -2,8 +2,6 @@
 
 import collections
 import itertools
-import json
-import math
 import operator
 import os
 import pathlib
@@ -12,21 +10,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import tensorstore
 import tifffile
 
 from jaxseg import UserError
 from jaxseg.data import raster
+from jaxseg.data.arrays import check_shape, unmasked
 from jaxseg.data.decode import ImageFormat, to_image
 from jaxseg.data.files import TIFF_SUFFIXES, inspect
 from jaxseg.data.fingerprints import chunks_digest
 from jaxseg.data.raster import LARGE, Header, Path, Raster, check_size, decoding
 from jaxseg.data.tiff import open_image
+from jaxseg.data.zarr_files import CACHE, MAX_TILE, ZARR, array_header, open_zarr
 
-ZARR = ".zarr"  # suffix of a folder
 MAX_PIXELS = 1 << 40
-CACHE = 1 << 28  # bytes of decoded tiles that are kept
-MAX_TILE = 1 << 28  # bytes of one decoded tile or strip
 # GeoTIFF: scale, tie points, transformation, directory of keys, and their numbers and texts.
 GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737)
 JPEG = (6, 7, 34892, 33007)  # compressions whose tiles need the page's tables
@@ -101,7 +97,7 @@ def open_windows(path: Path, fmt: ImageFormat, *, page: int = 0) -> WindowedImag
     raise UserError(f"no file {name}; correct the path of the image")
   with decoding(name):
     if pathlib.Path(path).is_dir():
-      header, read, folder = _open_zarr(pathlib.Path(path))
+      header, read, folder = open_zarr(pathlib.Path(path))
       return WindowedImage(header, read, name, fmt, stamp=[chunks_digest(folder)])
     try:
       tif, header, pages, palette = open_image(path, fmt.pages, page)
@@ -119,7 +115,7 @@ def is_large(path: Path, fmt: ImageFormat, *, page: int = 0) -> bool:
   """Whether an image is to be read by windows: a TIFF or a folder *.zarr of more than LARGE px."""
   with decoding(os.fspath(path)):
     if os.fspath(path).endswith(ZARR):
-      height, width, _ = _open_zarr(pathlib.Path(path))[0].shape
+      height, width, _ = open_zarr(pathlib.Path(path))[0].shape
     elif os.fspath(path).lower().endswith(TIFF_SUFFIXES):
       height, width, _ = inspect(path, os.fspath(path), page=page, pages=fmt.pages).shape
     else:
@@ -140,12 +136,13 @@ def windows_of(array: Any, name: str, fmt: ImageFormat) -> WindowedImage:
     raise UserError(f"{text}: give an array, or the path of a TIFF or Zarr") from error
   if len(shape) not in (2, 3) or dtype.kind not in "buif":
     raise UserError(f"{name}: {dtype} of shape {shape} is no image [H,W] or [H,W,C]")
+  check_shape(shape, fmt, name, batches=False)
   if not fmt.value_range and (dtype.kind == "i" or dtype.kind == "u" and dtype.itemsize > 2):
     raise UserError(f"{name}: the full range of {dtype} is unknown: give it as uint8 or uint16")
   num_axes, shape = len(shape), (*shape, 1)[:3]
 
   def read(rows, cols):
-    pixels = np.asarray(array[rows, cols])
+    pixels = unmasked(array[rows, cols], name)
     wanted = (rows.stop - rows.start, cols.stop - cols.start, *shape[2:num_axes])
     if pixels.shape != wanted or pixels.dtype.newbyteorder("=") != dtype.newbyteorder("="):
       found = f"{pixels.dtype}{list(pixels.shape)}"
@@ -155,16 +152,7 @@ def windows_of(array: Any, name: str, fmt: ImageFormat) -> WindowedImage:
       pixels = raster.unit_floats(pixels, name)
     return pixels.astype(np.uint8 if dtype.kind == "b" else dtype.newbyteorder("="), copy=False)
 
-  return WindowedImage(_header("array", shape, dtype), read, name, fmt)
-
-
-def _header(kind, shape, dtype):
-  """The Header of samples that say no more than their shape and type."""
-  count, bits = shape[2], 1 if dtype.kind == "b" else 8 * dtype.itemsize
-  names = {1: ("grey",), 3: tuple("RGB"), 4: tuple("RGBA")}.get(count, ("band",) * count)
-  maximum = (1 << bits) - 1 if dtype.kind in "bu" and bits <= 16 else None
-  dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype.newbyteorder("=")
-  return Header(kind, shape, dtype, names, bits, maximum)
+  return WindowedImage(array_header("array", shape, dtype), read, name, fmt)
 
 
 class _TiffReader:
@@ -264,51 +252,3 @@ def _is_plain(page):
   """Whether a page's samples lie in the file as in the image."""
   is_whole = page.dtype.kind in "uif" and page.bitspersample == 8 * page.dtype.itemsize
   return page.is_contiguous and page.axes != "SYX" and is_whole
-
-
-def _open_zarr(path):
-  """(Header, function that reads windows, folder) of a Zarr array, or the largest of OME-Zarr."""
-  folder, axes = path, ""
-  try:
-    attributes = _json(path / ".zattrs") or (_json(path / "zarr.json") or {}).get("attributes", {})
-    scales = (attributes.get("ome") or attributes).get("multiscales")
-    if scales:
-      levels, axes = scales[0]["datasets"], scales[0].get("axes", "")
-      axes = "".join(x["name"] if isinstance(x, dict) else x for x in axes) or "tczyx"
-      folder = path / levels[0]["path"]
-  except (AttributeError, IndexError, KeyError, TypeError) as error:
-    raise ValueError("its metadata are damaged") from error
-  if scales:
-    if path.resolve() not in folder.resolve().parents:
-      raise ValueError(f"its largest level is outside of it: {levels[0]['path']}")
-  driver = "zarr3" if (folder / "zarr.json").is_file() else "zarr"
-  store = {"driver": driver, "kvstore": {"driver": "file", "path": f"{os.path.abspath(folder)}/"}}
-  context = tensorstore.Context({"cache_pool": {"total_bytes_limit": CACHE}})
-  array = tensorstore.open(store, read=True, open=True, context=context).result()
-  chunk = math.prod(array.chunk_layout.read_chunk.shape) * array.dtype.numpy_dtype.itemsize
-  if chunk > MAX_TILE:
-    raise UserError(f"{path}: has chunks of {chunk:,} bytes, too large to decode one")
-  axes = axes or {2: "yx", 3: "yxc"}.get(array.ndim, "")
-  if len(axes) != array.ndim or not {"y", "x"} <= set(axes):
-    raise UserError(f"{path}: axes {axes or '?'} of shape {tuple(array.shape)} are not an image")
-  for axis, meaning in {"t": "time", "z": "depth"}.items():
-    if axis in axes:
-      if array.shape[axes.index(axis)] != 1:
-        raise UserError(f"{path}: has several planes of {meaning}: give it one")
-      array, axes = array[(slice(None),) * axes.index(axis) + (0,)], axes.replace(axis, "")
-  if "c" not in axes:
-    array, axes = array[..., tensorstore.newaxis], axes + "c"
-  array = array.transpose([axes.index(axis) for axis in "yxc"])
-  dtype = array.dtype.numpy_dtype
-  if dtype.kind not in "uif":
-    raise ValueError(f"samples of type {dtype}")
-  header = _header("Zarr", tuple(array.shape), dtype)
-
-  def read(rows, cols):
-    return np.asarray(array[rows, cols].read().result()).astype(header.dtype, copy=False)
-
-  return header, read, folder
-
-
-def _json(path):
-  return json.loads(path.read_text()) if path.is_file() else None
