@@ -1,9 +1,10 @@
-"""U-Net from scratch on CamVid, for an hour or so on two CPU cores.
+"""U-Net from scratch on CamVid, for half an hour or so on two CPU cores.
 
 python -m jaxseg.main --config=configs/unet_camvid_medium.py --config.data.data_dir=DIR
 
 DIR is laid out as configs/unet_camvid.py says. As unet_camvid_small, but with Dice loss for the
-small classes, smaller windows, and three times as many epochs. No score yet.
+small classes, smaller windows, and three times as many epochs. Mean IoU 0.661, pixel accuracy 0.921
+on val (one run); 30 min on 2 CPU cores shared with other work.
 """
 
 from configs import unet_camvid_small
