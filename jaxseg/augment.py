@@ -151,7 +151,11 @@ def augment(
 
 def _extra(name, key, image, labels):
   before = {"image": image, **labels}
-  image, labels = AUGMENTATIONS[name](key, image, labels)
+  match AUGMENTATIONS[name](key, image, labels):
+    case (image, dict() as labels):
+      pass
+    case other:
+      raise UserError(f"augmentation {name!r} returns {type(other).__name__}, not (image, labels)")
   before, after = (
     {k: f"{x.dtype}{list(x.shape)}" for k, x in tree.items()}
     for tree in (before, {"image": image, **labels})

@@ -58,16 +58,17 @@ def open_split(
   if folded:
     unset = ("", settings.declared_keys()["data.eval_split"].default)
     if role == "eval" and data.eval_split not in unset:
-      warn_of_folds(config)
+      warn(unused_split(config))
     kept, held_out = splits.fold_indices(len(source), data.num_folds, data.fold, groups)
     source = datasets.Subset(source, held_out if role == "eval" else kept)
   return info, source
 
 
-def warn_of_folds(config: ConfigDict) -> None:
-  """Says that the evaluation split is a fold."""
-  warn(f"config.data.eval_split={config.data.eval_split!r} is not used, folds are: set "
-       "config.data.num_folds=0")  # fmt: skip
+def unused_split(config: ConfigDict) -> str:
+  """That the evaluation split is a fold, whatever `eval_split` says."""
+  data = config.data
+  text = f"config.data.eval_split={data.eval_split!r} is not used, folds are"
+  return f"{text}: set config.data.num_folds=0"
 
 
 def eval_name(config: ConfigDict) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxseg.differences import Difference, Run, changed_most, verdict
+from jaxseg.differences import MIN_IMAGES, Difference, Run, changed_most, verdict
 from jaxseg.html_page import Budget, class_name, drawing, escape, figures, ink
 from jaxseg.report_page import MAX_ROWS, legend, number, panels, table, title_of, write_sections
 from jaxseg.schema import flatten
@@ -66,6 +66,8 @@ def _scores(first, run, difference):
   yield f"<p>On {len(difference.first.names):,} images that both have.</p>"
   rows = ([escape(title_of(n)), *_cells(n, difference.scores[n])] for n in names)
   yield from table(_heads("score", first, run), rows, "Differences of scores")
+  if len(difference.first.names) < MIN_IMAGES:
+    yield f'<p class="warning">Of fewer than {MIN_IMAGES} images there is no verdict.</p>'
   yield (
     '<p class="dim">Images are drawn for both runs at once (paired bootstrap). Better and worse '
     "are said where the whole interval is on one side of 0; of many classes, one in twenty is so "

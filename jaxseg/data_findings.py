@@ -9,10 +9,10 @@ import numpy as np
 from jaxseg import VOID
 from jaxseg.data.examine import Example, Finding
 from jaxseg.data.files import few
-from jaxseg.data.fingerprints import nearest
 from jaxseg.data.label_faults import is_noisy, mask_fault
 from jaxseg.data.labels import BACKGROUND, LabelMap, Value
 from jaxseg.data.levels import DARK, range_fault
+from jaxseg.duplicates import find_same_images, find_similar_images
 
 UNEQUAL = 3  # a class whose shares of two splits differ by more than this factor is marked
 MANY = 30  # classes; of more, the table lists those that occur
@@ -66,25 +66,36 @@ def find(
 def find_wrong_values(examples: Sequence[Example], labels: LabelMap) -> list[Finding]:
   """Masks with values that are no class; the remedy follows from all masks of the same kind.
 
-  Kinds are numbers, colours and names.
+  Kinds are numbers, colours and names, by the format of the files.
   """
-  values = {0: collections.Counter(), 1: collections.Counter(), 2: collections.Counter()}
+  values = collections.defaultdict(collections.Counter)
   wrong = {id(example): labels.unknown(example.values) for example in examples}
+
+  def group(example):
+    kind, _ = by_kind((wrong[id(example)] or [*example.values])[0])
+    return kind, _mask_format(example)
+
   for example in examples:
     if example.values and not is_noisy(example.values, labels):
-      values[by_kind((wrong[id(example)] or [*example.values])[0])[0]].update(example.values)
+      values[group(example)].update(example.values)
   findings = []
   for example in examples:
     if not example.fault:
       continue
-    kind, text = "masks of 0 and 255", example.fault
+    kind, text, detail = "masks of 0 and 255", example.fault, example.json
     if unknown := wrong[id(example)]:
       kind = "masks with values that are not classes"
       if not is_noisy(example.values, labels):
-        file_format = example.formats.get("mask", "").split(" ")[0]
-        text = mask_fault(values[by_kind(unknown[0])[0]], labels, file_format)
-    findings.append(Finding("error", kind, f"mask of {example.file}", text, example.json))
+        together = values[group(example)]
+        text = mask_fault(together, labels, _mask_format(example))
+        if len(labels.unknown(together)) > len(unknown):
+          detail = f"holds {few(sorted(unknown, key=by_kind))}"
+    findings.append(Finding("error", kind, f"mask of {example.file}", text, detail))
   return findings
+
+
+def _mask_format(example):
+  return example.formats.get("mask", "").split(" ")[0]
 
 
 def find_missing_classes(
@@ -181,77 +192,6 @@ def _mask_kind(example):
   kinds = {0: "numbers", 1: "colours", 2: "names"}
   found = {kinds[by_kind(value)[0]] for value in example.values}
   return found.pop() if len(found) == 1 and not example.fault else ""
-
-
-def find_same_images(splits: Mapping[str, Sequence[Example]]) -> list[Finding]:
-  """Images with the same pixels, within a split and across splits."""
-  findings, before = [], {}
-  for role, examples in splits.items():
-    seen = {}
-    for example in examples:
-      if not example.digest:
-        continue
-      pair = ()
-      if example.digest in seen:
-        pair, kind = (example.file, seen[example.digest]), f"duplicates in the {role} split"
-        text = "the same pixels count twice: keep one of them"
-      elif example.digest in before:
-        pair, kind = (example.file, before[example.digest]), "images in both splits"
-        text = "they can be memorised, which inflates the score: remove them from one split"
-      if pair:
-        findings.append(Finding("warning", kind, _named(" = ", pair), text, pair=pair))
-      seen.setdefault(example.digest, example.file)
-    before |= seen
-  return findings
-
-
-def find_similar_images(splits: Mapping[str, Sequence[Example]]) -> list[Finding]:
-  """Images that a perceptual hash cannot tell apart, though their pixels differ.
-
-  Each image is compared with those before it in its split, and with those of earlier splits; the
-  most similar one is named. Exact copies, see `find_same_images`, are left out.
-  """
-  findings, before = [], []
-  for role, examples in splits.items():
-    unique = {}
-    for example in examples:
-      if example.hash is not None:
-        unique.setdefault(example.digest, example)
-    part = list(unique.values())
-    digests = {example.digest for example in before}
-    new = [example for example in part if example.digest not in digests]
-    kind = f"near-duplicates in the {role} split"
-    text = (
-      "they show nearly the same and add little: keep one of them; a split by percentage or folds "
-      "needs `group_by`, or they straddle it"
-    )
-    findings += _similar(kind, text, part, None)
-    if before:
-      text = (
-        "they show nearly the same, which inflates the score: move them to one split, or split by "
-        "`group_by`"
-      )
-      findings += _similar("near-duplicates in both splits", text, new, before)
-    before += part
-  return findings
-
-
-def _similar(kind, text, examples, others):
-  def stack(part):
-    return np.array([example.hash for example in part], np.uint64).reshape(-1, 4)
-
-  pairs = nearest(stack(examples), None if others is None else stack(others))
-  for i, j, bits in pairs:
-    pair = examples[i].file, (examples if others is None else others)[j].file
-    detail = f"{bits} of 256 bits differ"
-    yield Finding("warning", kind, _named(" ~ ", pair), text, detail, pair)
-
-
-def _named(sign, pair):
-  """Both files; the second without its folder if it has the same."""
-  first, second = pair
-  folder, slash, name = second.rpartition("/")
-  return first + sign + (name if first.startswith(folder + slash) else second)
 
 
 @dataclasses.dataclass(frozen=True)

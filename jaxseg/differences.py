@@ -14,6 +14,7 @@ from jaxseg.metrics import bootstrap_intervals
 from jaxseg.per_image import PerImage, single_scores
 from jaxseg.report_page import title_of
 
+MIN_IMAGES = 8  # for intervals, which say too much of fewer
 NUM_CHANGED = 6  # images in pictures, of those that got better and of those that got worse
 LOWER_IS_BETTER = ("loss", "warping_error", "hd95")
 
@@ -44,7 +45,8 @@ class Difference:
     first, second: their tables, with the same images in the same order.
     rows: (of the first, of the second), numbers of these images in the tables of the runs.
     scores: {name, or ("iou", class): (first, second, difference, [low, high] or None)}; intervals
-      are 95% bootstrap intervals of the difference, of images drawn for both at once.
+      are 95% bootstrap intervals of the difference, of images drawn for both at once. There are
+      none of fewer than MIN_IMAGES.
     notes: what makes them less comparable.
   """
 
@@ -72,8 +74,8 @@ def compare(first: Run, second: Run) -> Difference:
   pairs = [(i, places[key]) for i, key in enumerate(keys[0]) if key in places]
   if not pairs:
     raise UserError(
-      f"{first.name} and {second.name} were evaluated on no image of the same name: evaluate both "
-      "on the same split"
+      f"{first.name} ({first.result['split']}) and {second.name} ({second.result['split']}) were "
+      "evaluated on no image of the same name: evaluate both on the same split"
     )
   rows = tuple(map(list, zip(*pairs, strict=True)))
   one, two = (_taken(run.images, part) for run, part in zip((first, second), rows, strict=True))
@@ -131,7 +133,8 @@ def _differences(first, second):
     return {name: two[name] - one[name] for name in one}
 
   sums = np.concatenate([first.sums(), second.sums()], axis=-1)
-  intervals, (one, two) = bootstrap_intervals(sums, gains), both(sums.sum(0))
+  intervals = bootstrap_intervals(sums, gains) if len(sums) >= MIN_IMAGES else {}
+  one, two = both(sums.sum(0))
   return {name: (one[name], two[name], two[name] - one[name], intervals.get(name)) for name in one}
 
 

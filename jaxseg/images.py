@@ -12,6 +12,7 @@ from jaxseg.data.decode import ImageFormat, decode_image, to_image
 from jaxseg.data.encoded import Notes
 from jaxseg.data.files import num_pages, picture_raster
 from jaxseg.data.raster import Header, Raster, unit_floats
+from jaxseg.data.windows import ZARR, open_windows
 
 NAMES = {1: ("grey",), 2: ("grey", "A"), 3: tuple("RGB"), 4: tuple("RGBA")}
 
@@ -29,7 +30,7 @@ def to_images(
       - an array (NumPy, JAX, anything with __array__) [H,W], [H,W,1], [H,W,3], [H,W,4] or
         [H,W,fmt.channels]; bool, uint8, uint16 or float in [0, 1];
       - a batch [B,H,W,C] of these;
-      - the path of an image file, or of a TIFF of several images;
+      - the path of an image file, of a TIFF of several images, or of a folder *.zarr;
       - a PIL image;
       - a list or tuple of single images, which may mix all of the above.
     fmt: how the network reads images; with a value_range, arrays may have any number type.
@@ -78,10 +79,9 @@ def _single(image, fmt, name, notes):
 def _count_pages(path, fmt):
   """Number of images in a file; raises UserError if there is no such file."""
   if os.path.isdir(path):
-    remedy = "pass a list of its files, or use jaxseg.predict_folder"
-    if os.fspath(path).rstrip("/").endswith(".zarr"):
-      remedy = "a network's `stream` reads Zarr, as does jaxseg.predict_folder"
-    raise UserError(f"{path} is a folder; {remedy}")
+    if os.fspath(path).rstrip("/").endswith(ZARR):
+      return 1
+    raise UserError(f"{path} is a folder; pass a list of its files, or use jaxseg.predict_folder")
   if not os.path.exists(path):
     raise UserError(f"no file {path}; correct the path of the image")
   return num_pages(path, fmt.pages)
@@ -89,7 +89,11 @@ def _count_pages(path, fmt):
 
 def _decode(path, fmt, page, count, notes):
   name, found = f"{path} page {page + 1}" if count > 1 else str(path), []
-  image = decode_image(path, name, fmt, page=page, notes=found)
+  if os.path.isdir(path):  # Zarr
+    windowed = open_windows(path, fmt)
+    image, found = windowed.whole(), windowed.notes
+  else:
+    image = decode_image(path, name, fmt, page=page, notes=found)
   notes.warn(name, found)
   return image
 

@@ -106,7 +106,8 @@ def parse(arguments: Sequence[str]) -> ConfigDict | None:
   except (Exception, GeneratorExit, SystemExit) as error:  # a config file is a program
     raise config_error(config_path(arguments), error) from error
   if len(rest) > 1:
-    raise UserError(f"{rest[1]!r} is not a flag; flags are --NAME=VALUE, --help lists them")
+    hint = "; --input is one file or folder" if INPUT.present and os.path.exists(rest[1]) else ""
+    raise UserError(f"{rest[1]!r} is not a flag; flags are --NAME=VALUE, --help lists them{hint}")
   path = config_path(arguments)
   if not path:
     return None
@@ -205,6 +206,8 @@ def configure(
   config = file_config
   if config is None:
     config = read_run(workdir, to_resume=MODE.value == "train")
+    if config is not None and MODE.value not in ("train", "check_data"):
+      config = settings.for_use(config)
   donor = os.path.expanduser(overrides.get("model.init_from") or "")
   if config is None and donor and MODE.value == "train":  # a new run like that one
     config = public.read_config(donor) or read_run(donor)

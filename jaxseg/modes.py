@@ -105,11 +105,16 @@ def evaluate(
   if output:
     with agreed(output):
       _check_output(output, workdir)
+  is_public = public.is_published(workdir)
+  is_run = not is_public and not packed.is_packed(workdir)
+  own = settings.read_run(workdir) if is_run else None
+  if own and (text := _trained_on(segmenter.config.data, own.data)):
+    warn(text)
   with settings.config_errors():
     config = segmenter.config
     info = segmenter.info
     if config.data.num_folds and "data.eval_split" in (overrides or {}):
-      build.warn_of_folds(config)
+      raise UserError(build.unused_split(config))
     with agreed():
       found, source = build.open_split(config, "eval", value_range=info.value_range)
       if not public.has_names(info) and len(found.classes) == len(info.classes):
@@ -129,12 +134,10 @@ def evaluate(
       predict = predictors.build_predictor(config, segmenter.model, info)
       predict = for_scores(predict, segmenter.variables)
       evaluation = evaluate_split(predict, source, info, config, progress)
-  split, step, is_public = build.eval_name(config), segmenter.step, public.is_published(workdir)
-  is_run = not is_public and not packed.is_packed(workdir)
+  split, step = build.eval_name(config), segmenter.step
   folder = output or (workdirs.run_of(workdir) if is_run else None)
   if not folder and not is_public:
     warn(f"{workdir} is packed and stays as it is: its evaluation.json does not have these scores")
-  own = settings.read_run(workdir) if is_run else None
   changed = settings.changed(config, own) if own else {}
   noted = ("data.", "predict.", "crf.", "train.precision")
   noted += ("eval.surface_tolerance",) if config.eval.surface_distances else ()
@@ -148,6 +151,17 @@ def evaluate(
       results.write_page(folder, line, info, evaluation, config)
   given = {"overrides": overrides} if overrides else {}
   return {"split": split, "step": step, **given, **evaluation.result}
+
+
+def _trained_on(data, own):
+  """A note if a run was trained on what is scored; "" if not.  config.data of now and of the run"""
+  scored = data.train_split if data.num_folds else data.eval_split
+  is_own_fold = data.num_folds and (data.num_folds, data.fold) == (own.num_folds, own.fold)
+  places = [(x.name, x.data_dir) for x in (data, own)]
+  if places[0] != places[1] or scored != own.train_split or is_own_fold:
+    return ""
+  part = "most of " if own.num_folds and own.num_folds != data.num_folds else ""
+  return f"this run was trained on {part}these images: its scores are too good"
 
 
 def _check_output(folder, workdir):

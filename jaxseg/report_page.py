@@ -91,7 +91,7 @@ def write_report(
     "Classes": _classes(result, colors),
     "Curves": [drawing(curves, "Loss and scores over the epochs of training")] if curves else (),
     "Confusion": _confusion(result, info),
-    "Calibration": _calibration(result),
+    "Calibration": _calibration(result, (recipe or {}).get("predict.temperature")),
     "Worst images": _pictures({i: shown[i] for i in worst if i in shown}, images, colors, budget),
     "Best images": _pictures({i: shown[i] for i in best if i in shown}, images, colors, budget),
     "All images": table_of_images(images),
@@ -215,18 +215,21 @@ def _largest_confusions(counts, classes):
   yield from table(heads, rows, "Largest confusions", num_texts=2)
 
 
-def _calibration(result):
+def _calibration(result, temperature):
   if result.get("reliability") is None or result.get("ece") is None:
     return
   bins = np.array(result["reliability"])
   pixels, right, confidence = bins.T
   mean = (confidence.sum() - right.sum()) / pixels.sum()
+  if temperature:
+    text = f"Probabilities are at temperature {temperature:g}; if it was fitted on these images,"
+  else:
+    text = "<code>--mode=calibrate</code> fits a temperature on these images; at that temperature,"
   much = "as high as" if abs(mean) < 5e-4 else f"{abs(mean):.3f} {'above' if mean > 0 else 'below'}"
   yield (
     f"<p>The probability of the predicted class is on average {much} the share of pixels that are "
-    f"right. Expected calibration error (ECE, {len(bins)} bins): {result['ece']:.4f}. "
-    "<code>--mode=calibrate</code> fits a temperature on these images; at that temperature, their "
-    "ECE and cross-entropy are optimistic.</p>"
+    f"right. Expected calibration error (ECE, {len(bins)} bins): {result['ece']:.4f}. {text} "
+    "their ECE and cross-entropy are optimistic.</p>"
   )
   with ink():
     yield drawing(draw_reliability(bins), "How often pixels are right, by their probability")

@@ -23,6 +23,7 @@ from jaxseg import (
   settings,
 )
 from jaxseg.checkpoint_files import fit
+from jaxseg.data.arrays import in_words
 from jaxseg.data.decode import DatasetInfo, check_format, check_palette, to_picture
 from jaxseg.data.encoded import Notes, read_as_trained
 from jaxseg.data.files import num_pages
@@ -102,12 +103,13 @@ class Segmenter:
     """
     images, kind = self._read(image)
     if kind != "image":
-      raise UserError(f"overlay takes one image, not a {kind}: call it for each image")
+      raise UserError(f"overlay takes one image, not a {kind} of {len(images)}: call it for each")
     pixels = to_picture(images[0], self.info)
     labels = self(image) if labels is None else np.asarray(labels)
     if labels.shape != pixels.shape[:2]:
       raise UserError(
-        f"the image is {pixels.shape[:2]} px, but its labels are {labels.shape}: they must match"
+        f"the image is {in_words(pixels.shape[:2])}, but its labels are {in_words(labels.shape)}: "
+        "they must match"
       )
     if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > 255:
       raise UserError(f"labels have to be whole numbers from 0 to 255, these are {labels.dtype}")
@@ -236,7 +238,8 @@ def load_run(
   with settings.config_errors():
     arrays = []  # in process 0
     workdir, step, meta = parallel.on_main(_find, path, arrays)
-    saved, info = settings.from_run(meta["config"]), DatasetInfo(**meta["info"])
+    saved = settings.for_use(settings.from_run(meta["config"]))
+    info = DatasetInfo(**meta["info"])
     if step is None:  # published
       config = public.with_data(path, saved, config, overrides)
       info = public.with_names(info, config, path)

@@ -137,6 +137,13 @@ def changed(config: ConfigDict, base: ConfigDict | None = None) -> dict[str, Any
   }
 
 
+def for_use(config: ConfigDict) -> ConfigDict:
+  """The config of a run without augmentations that are not known here: only training needs them."""
+  known = declared_keys()["augment.extra"].choices
+  extra = tuple(name for name in config.augment.extra if name in known)
+  return override(config, {"augment.extra": extra})
+
+
 @contextlib.contextmanager
 def own_entries(is_saved: bool) -> collections.abc.Iterator[None]:
   """Extends the error about a name that is in no table: how to add an entry of one's own.

@@ -56,7 +56,7 @@ def colour_instances(instances: np.ndarray) -> np.ndarray:
 def overlay(
   image: np.ndarray, labels: np.ndarray, palette: Palette, opacity: float = 0.45
 ) -> np.ndarray:
-  """The image tinted by class, with a line of full colour where the class changes.
+  """The image tinted by class, with a line of full colour around what has a later class.
 
   An image with a side above MAX_OVERLAY px is subsampled: every second, third, ... pixel.
 
@@ -73,9 +73,9 @@ def overlay(
   picture = (alpha * full_palette(palette).astype(np.uint16) + 128)[labels]
   picture += (256 - alpha) * image.astype(np.uint16)
   picture >>= 8
-  edge = np.zeros(labels.shape, bool)
-  edge[1:] |= labels[1:] != labels[:-1]
-  edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+  ranks = np.pad(labels + np.uint8(1), 1, "edge")  # VOID, 255, is the earliest
+  around = ranks[:-2, 1:-1], ranks[2:, 1:-1], ranks[1:-1, :-2], ranks[1:-1, 2:]
+  edge = ranks[1:-1, 1:-1] > np.minimum.reduce(around)
   picture[edge] = colour_labels(labels[edge], palette)
   return picture.astype(np.uint8)
 
@@ -209,6 +209,8 @@ def draw_curves(metrics: Sequence[dict]) -> Figure:
     epochs, is_train = [x["epoch"] for x in lines], split == "train"
     split = _drawn(split)
     style = {"label": split} if is_train else {"label": f"cross-entropy, {split}", "marker": "o"}
+    if len(lines) == 1:  # no line
+      style["marker"] = "o"
     left.plot(epochs, [x["loss"] for x in lines], **style)
     for name in (name for name in lines[0] if name.startswith("loss/")):
       label = f"{name[5:].replace('_', '-')}, {split}"

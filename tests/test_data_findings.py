@@ -9,9 +9,9 @@ from jaxseg.data_findings import (
   class_rows,
   find_missing_classes,
   find_mixtures,
-  find_similar_images,
   find_wrong_values,
 )
+from jaxseg.duplicates import find_similar_images
 
 AB = ("a", "b")
 

@@ -30,7 +30,7 @@ def make_run(name, gain=0, seed=0, names=None, config=None):
   scores = {"loss": rng.random(NUM) - 0.001 * (found[:, 2] - truth[:, 2])}
   names = names or [f"{i}.png" for i in range(NUM)]
   table = PerImage(names, INFO.classes, np.stack([right, truth, found], axis=1), scores)
-  result = {"miou": 0.5, "pixel_accuracy": 0.5, "num_images": NUM}
+  result = {"miou": 0.5, "pixel_accuracy": 0.5, "num_images": NUM, "split": "test"}
   return Run(name, f"about {name}", result, table, INFO, config or default.get_config())
 
 
@@ -116,6 +116,9 @@ def test_runs_that_do_not_compare():
   first = make_run("a")
   second = make_run("b", names=[f"other{i}" for i in range(NUM)])
   assert "no image of the same name" in error_of(compare, first, second)
+  assert "a (test) and b (val) were" in error_of(compare, first, dataclasses.replace(
+    second, result={**second.result, "split": "val"}
+  ))  # fmt: skip
   images = dataclasses.replace(first.images, classes=("sky", "road", "bus"))
   message = error_of(compare, first, dataclasses.replace(first, name="b", images=images))
   assert message.startswith("a and b have other classes (sky, road, car; sky, road, bus)")

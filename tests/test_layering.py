@@ -78,6 +78,7 @@ RANKS = {
   "jaxseg.data.changes": 8,
   "jaxseg.data.stored": 9,
   **dict.fromkeys(("jaxseg.build", "jaxseg.data_findings", "jaxseg.thumbnails"), 9),
+  "jaxseg.duplicates": 8.5,
   **dict.fromkeys(("jaxseg.public_smp", "jaxseg.public_torchvision"), 9),
   **dict.fromkeys(("jaxseg.public", "jaxseg.exported"), 9.5),
   **dict.fromkeys(("jaxseg.segmenter", "jaxseg.data_page"), 10),

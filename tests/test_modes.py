@@ -13,7 +13,6 @@ from tiny import error_of
 
 from jaxseg import (
   VOID,
-  DataWarning,
   build,
   checkpoint,
   models,
@@ -105,9 +104,31 @@ def test_precision_is_noted(trained, tmp_path):
 def test_another_split_of_a_run_with_folds(trained, tmp_path):
   """The default of `eval_split`, too, if it is asked for."""
   values = {"data.num_folds": 4, "data.eval_split": "test"}
-  with pytest.warns(DataWarning, match="eval_split='test' is not used, folds are: set config.data"):
-    result = modes.evaluate(trained[0], values, output=tmp_path)
-  assert result["split"] == "fold 0 of 4"
+  message = error_of(modes.evaluate, trained[0], values, output=tmp_path)
+  assert message.endswith("eval_split='test' is not used, folds are: set config.data.num_folds=0")
+
+
+@pytest.mark.parametrize(
+  "own, now, words",
+  [
+    ({}, {}, ""),
+    ({}, {"eval_split": "train"}, "was trained on these images"),
+    ({}, {"num_folds": 4}, "was trained on these images"),
+    ({}, {"eval_split": "train", "data_dir": "other"}, ""),
+    ({"num_folds": 4}, {"num_folds": 4}, ""),
+    ({"num_folds": 4}, {"num_folds": 4, "fold": 2}, "was trained on these images"),
+    ({"num_folds": 4}, {"num_folds": 3}, "on most of these images"),
+    ({"num_folds": 4}, {"eval_split": "train"}, "on most of these images"),
+    ({"num_folds": 4}, {}, ""),
+  ],
+)
+def test_scores_of_what_a_run_was_trained_on(own, now, words):
+  own, now = (
+    tiny.make_config(1, **{f"data__{name}": x for name, x in part.items()}).data
+    for part in (own, now)
+  )
+  found = modes._trained_on(now, own)
+  assert words in found and bool(words) == bool(found)
 
 
 def test_restored_predictor_is_the_best_network(trained, best):

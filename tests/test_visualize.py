@@ -63,11 +63,22 @@ def test_overlay_tints_and_outlines(channels):
   for y in range(12):
     for x in range(20):
       colour = np.array(PALETTE[labels[y, x]])
-      before = [labels[y - 1, x] if y else labels[y, x], labels[y, x - 1] if x else labels[y, x]]
-      if any(label != labels[y, x] for label in before):
+      around = labels[max(0, y - 1) : y + 2, x], labels[y, max(0, x - 1) : x + 2]
+      if any(label < labels[y, x] for label in np.concatenate(around)):
         np.testing.assert_array_equal(picture[y, x], colour)
       else:
         np.testing.assert_allclose(picture[y, x], 0.75 * grey[y, x] + 0.25 * colour, atol=0.51)
+
+
+def test_the_outline_is_as_wide_on_all_sides_and_void_has_none():
+  labels = np.full((9, 9), 255, np.uint8)
+  labels[1:8, 1:8] = 1
+  labels[3:6, 3:6] = 2
+  picture = overlay(np.zeros((9, 9, 3), np.uint8), labels, PALETTE, opacity=0)
+  drawn = picture.any(-1)
+  np.testing.assert_array_equal(drawn, drawn[::-1])
+  np.testing.assert_array_equal(drawn, drawn.T)
+  assert drawn[4].tolist() == [False, True, False, True, False, True, False, True, False]
 
 
 def test_overlay_of_one_class_is_the_image_behind_a_tint():
