@@ -31,7 +31,7 @@ find_python() {
 
 # Prints the extra for this machine's accelerator. nvidia-smi is slow: not again once CUDA is there.
 accelerator() {
-  local driver
+  local driver cards
   if [[ -n ${JAXSEG_EXTRAS+set} ]]; then
     echo "${JAXSEG_EXTRAS//,/ }"
   elif [[ $(sed -n 2p .venv/stamp 2>/dev/null) == *cuda* ]]; then
@@ -39,8 +39,8 @@ accelerator() {
   elif driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null) &&
     [[ $driver =~ ^([0-9]+)\. ]]; then
     # What CUDA 13 asks for; compute capability 7.5 is Turing.
-    if ((BASH_REMATCH[1] >= 580)) &&
-      ! nvidia-smi --query-gpu=compute_cap --format=csv,noheader | grep -qE '^([1-6]\.|7\.[0-4])'; then
+    cards=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null) || true
+    if ((BASH_REMATCH[1] >= 580)) && ! grep -qE '^([1-6]\.|7\.[0-4])' <<<"$cards"; then
       echo cuda
     else
       echo cuda12

@@ -47,10 +47,11 @@ def print_table(rows):
   for variant in dict.fromkeys(row["variant"] for row in rows):
     runs = [dict(flat_scores(row)) for row in rows if row["variant"] == variant]
     print(f"\n{variant}, {len(runs)} seed{'s' * (len(runs) > 1)}")
-    for name in runs[0]:
+    for name in dict.fromkeys(name for run in runs for name in run):
       values = [run[name] for run in runs if name in run]
       spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
-      print(f"  {name:24} {np.mean(values):.5g}{spread}")
+      some = f" ({len(values)} of {len(runs)})" if len(values) < len(runs) else ""
+      print(f"  {name:24} {np.mean(values):.5g}{spread}{some}")
 
 
 def main():

@@ -56,9 +56,6 @@ def open_split(
     info = dataclasses.replace(info, value_range=options["value_range"], clip=clip)
   groups = datasets.groups_of(source) if data.group_by else ()
   if folded:
-    unset = ("", settings.declared_keys()["data.eval_split"].default)
-    if role == "eval" and data.eval_split not in unset:
-      warn(unused_split(config))
     kept, held_out = splits.fold_indices(len(source), data.num_folds, data.fold, groups)
     source = datasets.Subset(source, held_out if role == "eval" else kept)
   return info, source
@@ -278,6 +275,9 @@ def training_faults(config: ConfigDict) -> collections.abc.Iterator[str]:
   if data.fold and not data.num_folds:
     yield f"config.data.fold is {data.fold}, but config.data.num_folds is 0; set both, or none"
   yield from seeds.faults(config)
+  unset = ("", settings.declared_keys()["data.eval_split"].default)
+  if data.num_folds and data.eval_split not in unset:
+    warn(unused_split(config))
   if config.parallel.space > 1:
     needs = f"config.parallel.space is {config.parallel.space}, which needs"
     if train.parallel != "jit":

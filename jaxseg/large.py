@@ -15,11 +15,12 @@ from PIL import Image
 
 from jaxseg.data.decode import DatasetInfo, to_picture
 from jaxseg.data.windows import ZARR, WindowedImage
+from jaxseg.marks import MARK, write_png
 from jaxseg.predict import Predictor, most_likely, no_progress
 from jaxseg.visualize import MAX_OVERLAY, full_palette, overlay
 
 TILE = 512  # px, side of the tiles of a label map
-MARK, ABOUT = "jaxseg", "jaxseg.json"  # the latter in the folder of a label map in Zarr
+ABOUT = "jaxseg.json"  # in the folder of a label map in Zarr
 BLOCK = 64  # rows of the image that are read at once for the overlay
 
 
@@ -88,7 +89,7 @@ def predict_large(
     if number == 0:
       write = _write_zarr if path.suffix == ZARR else _write_tiff
       if overlay_path:
-        _write_overlay(overlay_path, store, image, info)
+        _write_overlay(overlay_path, store, image, info, mark)
       write(path, store, image, info.palette, mark, progress)
   if number == 0:
     shutil.rmtree(folder)
@@ -215,7 +216,7 @@ def _rows_of_tiles(height, progress):
   return progress(tops, total=len(tops), unit="row", desc="writing", leave=False)
 
 
-def _write_overlay(path, store, image, info):
+def _write_overlay(path, store, image, info, mark):
   height, width, _ = image.shape
   step = -(-max(height, width) // MAX_OVERLAY)
   pictures, labels = [], []
@@ -226,6 +227,4 @@ def _write_overlay(path, store, image, info):
       pictures.append(to_picture(block[::step, ::step], info))
       labels += [store.read(line, line + 1, width)[:, ::step] for line in lines]
   picture = overlay(np.concatenate(pictures), np.concatenate(labels), info.palette)
-  part = path.with_name(f".{path.name}.partial.png")
-  Image.fromarray(picture).save(part)
-  os.replace(part, path)
+  write_png(path, Image.fromarray(picture), mark)

@@ -33,6 +33,7 @@ from jaxseg import (
   prediction,
   public,
   reports,
+  results,
   schema,
   seed_scores,
   settings,
@@ -106,8 +107,7 @@ def parse(arguments: Sequence[str]) -> ConfigDict | None:
   except (Exception, GeneratorExit, SystemExit) as error:  # a config file is a program
     raise config_error(config_path(arguments), error) from error
   if len(rest) > 1:
-    hint = "; --input is one file or folder" if INPUT.present and os.path.exists(rest[1]) else ""
-    raise UserError(f"{rest[1]!r} is not a flag; flags are --NAME=VALUE, --help lists them{hint}")
+    raise UserError(f"{rest[1]!r} is not a flag; flags are --NAME=VALUE, --help lists them")
   path = config_path(arguments)
   if not path:
     return None
@@ -204,9 +204,9 @@ def configure(
   if MODE.value == "train" and (of_run := workdirs.run_of(workdir)) != workdir:
     raise UserError(f"{workdir} is a checkpoint: resume its run with --workdir={of_run}")
   config = file_config
-  if config is None:
+  if config is None and not (MODE.value == "report" and results.is_of_other_network(workdir)):
     config = read_run(workdir, to_resume=MODE.value == "train")
-    if config is not None and MODE.value not in ("train", "check_data"):
+    if config and MODE.value not in ("train", "check_data"):
       config = settings.for_use(config)
   donor = os.path.expanduser(overrides.get("model.init_from") or "")
   if config is None and donor and MODE.value == "train":  # a new run like that one

@@ -4,17 +4,13 @@ import contextlib
 import dataclasses
 import errno
 import functools
-import io
-import os
 import pathlib
-import zlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
 import tqdm
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from jaxseg import UserError, faults
 from jaxseg.data.decode import DatasetInfo, decode_image, to_picture
@@ -25,6 +21,7 @@ from jaxseg.data.windows import ZARR, is_large, open_windows
 from jaxseg.large import mark_of_large
 from jaxseg.listing import OVERLAYS
 from jaxseg.listing import Image as ImageFile
+from jaxseg.marks import mark_of, write_png
 from jaxseg.predict import most_likely
 from jaxseg.settings import with_keys
 from jaxseg.visualize import label_map, legend, overlay
@@ -32,9 +29,7 @@ from jaxseg.visualize import label_map, legend, overlay
 MUCH = 16  # times the size of the network's input, beyond which a note says so
 MAX_NAMED = 10  # failed files in the summary
 MAX_SAID = 100  # failed files that get a line, in a process
-MARK = "jaxseg"  # key of the text in a label map that tells which network it is of
 LEGEND = "legend of jaxseg"  # mark of a legend
-END = b"IEND\xaeB`\x82"  # of a PNG
 # Errors of a disk, which the next file would meet as well.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 quiet = functools.partial(tqdm.tqdm, disable=True)
@@ -47,7 +42,7 @@ class Outcome:
   Attributes:
     written, skipped: label maps; those that were there.
     replaced: of the written, those in whose place there was one of another network.
-    kept: files without a mark that are called like a label map or an overlay.
+    kept: files without a mark that are called like a label map.  overlays: like an overlay.
     failed: images.  names: of the first of these.  reason: why the first of them did.
     error: what stopped it; "" for nothing.
     seen: see `Listing`.
@@ -57,6 +52,7 @@ class Outcome:
   skipped: int = 0
   replaced: int = 0
   kept: int = 0
+  overlays: int = 0
   failed: int = 0
   names: list[str] = dataclasses.field(default_factory=list)
   reason: str = ""
@@ -162,13 +158,14 @@ def predict_files(
           outcome.kept += 1
           bar.update()
           continue
-        if there == mark and picture.exists():
+        drawn = "" if overwrite else mark_of(picture)
+        if there == mark and drawn in (mark, "none"):
           outcome.skipped += 1
           bar.update()
           continue
         outcome.replaced += there not in ("", mark, "broken")
-        if not (there or overwrite) and mark_of(picture) == "none":
-          outcome.kept += 1
+        if drawn == "none":
+          outcome.overlays += 1
           picture = None
         page = Page(image.path, number, where, name, picture)
         if is_windowed:
@@ -182,7 +179,8 @@ def predict_files(
       try:
         with read_as_trained(info.channels, info.value_range):
           if page.file.suffix == ZARR:
-            image = open_windows(page.file, fmt).whole()
+            windowed = open_windows(page.file, fmt)
+            image, found = windowed.whole(), windowed.notes
           else:
             image = decode_image(page.file, page.where, fmt, page=page.number, notes=found)
       except (UserError, OSError, MemoryError) as error:
@@ -246,38 +244,6 @@ def predict_files(
           run(iter([page]))
 
   run(pages())
-
-
-def mark_of(path: pathlib.Path) -> str:
-  """The mark of a label map; "none" of a file without, "broken" of one cut short, "" of no file."""
-  try:
-    with open(path, "rb") as file:
-      start = file.read(512)
-      file.seek(-min(len(END), len(start)), os.SEEK_END)
-      end = file.read()
-  except OSError:
-    return ""
-  _, is_marked, rest = start.partition(f"tEXt{MARK}\0".encode())
-  if not start or is_marked and end != END:
-    return "broken"
-  return rest[:16].decode("latin-1") if is_marked else "none"
-
-
-def write_png(path: pathlib.Path, image: Image.Image, mark: str = "") -> None:
-  """Writes a file that is whole or not there, even if the process dies. mark: 16 characters."""
-  buffer, about = io.BytesIO(), PngInfo()
-  if mark:
-    about.add_text(MARK, mark)
-  image.save(buffer, "PNG", pnginfo=about)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # Hidden, so that nobody reads it; the same each time, so that a restart replaces it.
-  temporary = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.png")
-  try:
-    temporary.write_bytes(buffer.getbuffer())
-    os.replace(temporary, path)
-  except BaseException:
-    temporary.unlink(missing_ok=True)
-    raise
 
 
 def write_legend(

@@ -159,14 +159,19 @@ def mark(segmenter: Segmenter) -> str:
 
 def report(outcomes: collections.abc.Sequence[Outcome], output: pathlib.Path) -> None:
   """Prints what the processes have done together."""
-  names = ("written", "skipped", "replaced", "kept")
+  names = ("written", "skipped", "replaced", "kept", "overlays")
   total = {name: sum(getattr(outcome, name) for outcome in outcomes) for name in names}
   if total["replaced"]:
     tell(f"{total['replaced']:,} of the label maps replace one of another network or other options")
   if total["kept"]:
     tell(
-      f"{total['kept']:,} files in {output} are called like label maps or overlays, but do not say "
-      "which network they are of: kept; --overwrite replaces them"
+      f"{total['kept']:,} files in {output} are called like label maps, but do not say which "
+      "network they are of: kept; --overwrite replaces them"
+    )
+  if total["overlays"]:
+    tell(
+      f"{total['overlays']:,} files in {output / OVERLAYS} may be somebody else's, or those of an "
+      "earlier version: kept; --overwrite replaces them"
     )
   there = f", {total['skipped']:,} were there" if total["skipped"] else ""
   again = " (--overwrite makes them again)" if there else ""

@@ -85,7 +85,7 @@ def report(
     for place, name in zip(places, names, strict=True)
   ]
   folder = pathlib.Path(output or pathlib.Path(places[0]) / "plots")
-  if not others and not settings.read_run(places[0]):
+  if not others and (results.is_of_other_network(places[0]) or not settings.read_run(places[0])):
     page = pathlib.Path(places[0]) / "plots" / "report.html"
     raise UserError(f"{places[0]} holds no run, but what an evaluation wrote: its page is {page}")
   if not others:
@@ -130,7 +130,7 @@ def read_evaluation(place: Place) -> Run:
     UserError: there is none, it is damaged, or of a version without per_image.csv.
   """
   place = pathlib.Path(place)
-  is_origin = (place / results.ORIGIN).is_file() and not workdirs.has_checkpoint(place)
+  is_origin = results.is_of_other_network(place)
   config = None if is_origin else settings.read_run(place)
   remedy = f"evaluate again: --mode=evaluate --workdir={place}"
   if is_origin:
@@ -195,9 +195,9 @@ def predict_rows(
   step = run.result["step"]
   path = pathlib.Path(place) / "checkpoints" / str(step)
   if not path.is_dir():
-    is_run = settings.read_run(place) is not None
-    text = f"checkpoint {step} of {place} is not kept any more"
-    raise UserError(text if is_run else f"{place} holds no network")
+    if results.is_of_other_network(place) or settings.read_run(place) is None:
+      raise UserError(f"{place} holds no network")
+    raise UserError(f"checkpoint {step} of {place} is not kept any more")
   noted = {"predict.temperature": run.config.predict.temperature or 1.0}
   segmenter = load_run(path, {**noted, **run.result.get("overrides", {}), **overrides})
   config, info = segmenter.config, segmenter.info

@@ -63,6 +63,11 @@ def write_origin(
   workdirs.write_json(pathlib.Path(folder) / ORIGIN, found)
 
 
+def is_of_other_network(folder: str | pathlib.Path) -> bool:
+  """Whether a folder holds what an evaluation of a network from elsewhere wrote, and no run."""
+  return (pathlib.Path(folder) / ORIGIN).is_file() and not workdirs.has_checkpoint(folder)
+
+
 def read_origin(
   folder: str | pathlib.Path, remedy: str
 ) -> tuple[int | None, ConfigDict, DatasetInfo] | None:

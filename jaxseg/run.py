@@ -107,7 +107,8 @@ class Run:
       return
     workdirs.write_json(self._workdir / "config.json", self._config)
     if not step:  # it would be of another network
-      (self._workdir / "calibration.json").unlink(missing_ok=True)
+      for name in (workdirs.CALIBRATION, results.ORIGIN):
+        (self._workdir / name).unlink(missing_ok=True)
     workdirs.forget_metrics_after(self._workdir, step)
     self._events = open_events(self._workdir, purge_step=step + 1)
     self._stack.callback(self._events.close)

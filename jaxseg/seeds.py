@@ -76,6 +76,8 @@ def check_resumes(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
     UserError: see `settings.check_resumes`; or the run of a seed is missing.
   """
   if not has_begun(config, workdir):
+    for folder in (workdir, *(folder for _, folder in members(config, workdir))):
+      workdirs.saved_config(folder)  # another program's is not overwritten
     return False
   for one, folder in [(config, workdir), *members(config, workdir)]:
     if folder != workdir and not (folder / "config.json").exists():

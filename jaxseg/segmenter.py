@@ -139,10 +139,13 @@ class Segmenter:
     with read_as_trained(self.info.channels, self.info.value_range):
       if isinstance(image, str | os.PathLike):
         count = num_pages(image, fmt.pages) if os.path.isfile(image) else 1
-        if count > 1 and page is None:
-          raise UserError(f"{image}: has {count} pages: pass `page`, 0 to {count - 1}")
+        if page not in (range(count) if count > 1 else (None, 0)):
+          remedy = f"pass `page`, 0 to {count - 1}" if count > 1 else "leave `page` out"
+          raise UserError(f"{image}: has {count} page{'s'[: count > 1]}: {remedy}")
         image = open_windows(image, fmt, page=page or 0)
       else:
+        if page is not None:
+          raise UserError("`page` is of a TIFF: leave it out for an array")
         image = windows_of(image, "image", fmt)
       for _, found in predictor.pieces(self.variables, [{"image": image}], most_likely):
         for (rows, cols), labels in found:

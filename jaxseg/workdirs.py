@@ -52,9 +52,9 @@ def saved_config(workdir: str | pathlib.Path) -> dict | None:
     return None
   try:
     saved = json.loads(path.read_text("utf-8"))
-    if (flat := flatten(saved)) and not {"model.name", "data.name"} & {*flat}:
+    if not {"model.name", "data.name"} <= {*flatten(saved)}:
       raise ValueError("it is of another program")
-    return saved if flat else {}
+    return saved
   except (ValueError, AttributeError, OSError, RecursionError) as error:
     check_is_damage(error, path)
     raise UserError(f"{path} is not a config ({error}); use another --workdir") from error

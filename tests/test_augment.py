@@ -92,6 +92,12 @@ def test_wrong_extra_augmentations(monkeypatch):
   ):
     with pytest.raises(UserError, match=f"^augmentation '{name}' makes .*{change}.*keep shapes"):
       augment(keys(1)[0], image, {"mask": mask}, Augmentation(extra=(name,)))
+  for name, function in {
+    "ndarray": lambda _, image, labels: image, "tuple": lambda _, image, labels: (image, mask)
+  }.items():  # fmt: skip
+    monkeypatch.setitem(augmentations.AUGMENTATIONS, name, function)
+    with pytest.raises(UserError, match=rf"^augmentation '{name}' returns .*, not \(image, labels"):
+      augment(keys(1)[0], image, {"mask": mask}, Augmentation(extra=(name,)))
 
 
 def test_draws_are_independent():

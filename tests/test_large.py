@@ -81,11 +81,14 @@ def test_tiff_equals_the_whole_image(image, photo, labels, predictor, variables,
     np.testing.assert_array_equal((page.colormap >> 8).T[:3], INFO.palette)
   shown = np.asarray(Image.open(picture))
   assert shown.shape == photo.shape
-  inside = np.zeros(labels.shape, bool)  # no line between classes
-  inside[1:, 1:] = (labels[1:, 1:] == labels[:-1, 1:]) & (labels[1:, 1:] == labels[1:, :-1])
+  inside = np.ones(labels.shape, bool)  # no line between classes
+  for part in (inside, labels), (inside.T, labels.T):
+    part[0][1:] &= part[1][1:] == part[1][:-1]
+    part[0][:-1] &= part[1][1:] == part[1][:-1]
   tinted = 0.45 * np.array(INFO.palette)[labels] + 0.55 * photo
   assert abs(shown - tinted)[inside].max() < 2
   assert sorted(x.name for x in tmp_path.iterdir()) == ["out.tif", "overlay.png", "photo.tif"]
+  assert Image.open(picture).text == {"jaxseg": "m"}
 
 
 def test_floats_of_a_range_equal_the_whole_image(photo, labels, variables, tmp_path):

@@ -68,6 +68,7 @@ RANKS = {
   "jaxseg.together": 3,
   "jaxseg.listing": 5,
   "jaxseg.predict_files": 7,
+  "jaxseg.marks": 0,
   "jaxseg.data.levels": 4,
   **dict.fromkeys(("jaxseg.data.splits", "jaxseg.data.suggest"), 4),
   "jaxseg.data.folder": 6,

@@ -432,3 +432,24 @@ def test_a_run_resumes_with_its_spatial_sharding(jaxseg, trained, tmp_path):
   (workdir / "config.json").write_text(json.dumps(saved))
   assert jaxseg(f"--workdir={workdir}")[0] == 0  # it is complete
   assert json.loads((workdir / "config.json").read_text())["parallel"]["space"] == 2
+
+
+def test_a_run_with_an_augmentation_that_is_not_here(jaxseg, trained, tmp_path, monkeypatch):
+  """Training needs its file; what uses the network does not."""
+  workdir = shutil.copytree(trained, tmp_path / "run")
+  config = json.loads((workdir / "config.json").read_text())
+  config["augment"]["extra"] = ["swap"]
+  (workdir / "config.json").write_text(json.dumps(config))
+  assert jaxseg(f"--workdir={workdir}", "--mode=evaluate")[0] == 0
+  assert jaxseg(f"--workdir={workdir}", "--mode=summary")[0] == 0
+  status, _, err = jaxseg(f"--workdir={workdir}")
+  assert status == 1 and "config.augment.extra is ('swap',), which is unknown" in err
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_training_keeps_the_config_of_another_program(jaxseg, tmp_path, seeds):
+  path = tmp_path / "config.json"
+  path.write_text('{"name": "my-web-app"}')
+  status, _, err = jaxseg(*TINY, f"--workdir={tmp_path}", f"--config.train.num_seeds={seeds}")
+  assert status == 1 and "is not a config (it is of another program); use another" in err
+  assert path.read_text() == '{"name": "my-web-app"}'

@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 from test_predict import images_of
+from test_windows import write_zarr
 
 from jaxseg import DataWarning, UserError, predict_files
 from jaxseg.data.decode import DatasetInfo
@@ -235,7 +236,9 @@ def test_overlays_and_legends_of_somebody_else_are_kept(folder, tmp_path):
     mine.save(output / "overlays" / name)
   outcome, _ = run(folder, output)
   write_legend(output / "overlays", RGB, ())
-  assert (outcome.written, outcome.kept) == (5, 1)
+  assert (outcome.written, outcome.kept, outcome.overlays) == (5, 0, 1)
+  outcome, _ = run(folder, output, mark="of another netwo")
+  assert (outcome.written, outcome.replaced, outcome.overlays) == (5, 5, 1)
   for name in "grey.png", "legend.png":
     assert Image.open(output / "overlays" / name).size == (5, 4)
   names = "legend.png", "legend_of_classes.png"
@@ -244,9 +247,27 @@ def test_overlays_and_legends_of_somebody_else_are_kept(folder, tmp_path):
   assert {x for x in files(output / "overlays") if "legend" in x} == {*names}
   outcome, _ = run(folder, output, overwrite=True)
   write_legend(output / "overlays", RGB, (), overwrite=True)
-  assert (outcome.written, outcome.kept) == (5, 0)
+  assert (outcome.written, outcome.overlays) == (5, 0)
   assert Image.open(output / "overlays" / "grey.png").size == (31, 20)
   assert Image.open(output / "overlays" / "legend.png").size != (5, 4)
+
+
+def test_an_overlay_of_another_network_is_made_again(folder, tmp_path):
+  """As after a stop between overlay and label map, and another start with the network before."""
+  output = tmp_path / "out"
+  run(folder, output)
+  before = (output / "overlays" / "grey.png").read_bytes()
+  write_png(output / "overlays" / "grey.png", Image.new("RGB", (31, 20)), "of another netwo")
+  outcome, _ = run(folder, output)
+  assert (outcome.written, outcome.skipped) == (1, 4)
+  assert (output / "overlays" / "grey.png").read_bytes() == before
+
+
+def test_notes_of_small_zarr_images(tmp_path):
+  write_zarr(tmp_path / "in" / "a.zarr", np.zeros((9, 8, 5), np.uint8), "zarr3")
+  with pytest.warns(DataWarning, match="3 of 5 bands are used"):
+    outcome, _ = run(tmp_path / "in", tmp_path / "out")
+  assert outcome.written == 1
 
 
 def test_marks(tmp_path):

@@ -147,7 +147,7 @@ def test_a_line_for_replaced_and_for_kept_files(folder, tmp_path, capfd, monkeyp
   out, err = run(folder, capfd)
   assert out.startswith("2 label maps written  ")
   assert "2 of the label maps replace one of another network" in err
-  assert f"1 files in {tmp_path}/out are called like label maps or" in err and "--overwrite" in err
+  assert f"1 files in {tmp_path}/out are called like label maps" in err and "--overwrite" in err
 
 
 def test_processes_that_saw_other_files_say_so():

@@ -12,6 +12,7 @@ import pytest
 import tifffile
 import tiny
 from PIL import Image
+from test_windows import write_zarr
 from tiny import error_of
 
 import jaxseg
@@ -259,8 +260,23 @@ def test_stream_of_a_file_of_several_images(workdir, photo, tmp_path):
   for number, page in enumerate(pages):
     ((_, _, labels),) = seg.stream(tmp_path / "a.tif", page=number)
     np.testing.assert_array_equal(labels, seg(page))
-  with pytest.raises(UserError, match="page 3"):
-    next(seg.stream(tmp_path / "a.tif", page=2))
+  (tmp_path / "a.tif").rename(tmp_path / "a.btf")
+  for page in None, -1, 2:
+    with pytest.raises(UserError, match="has 2 pages: pass `page`, 0 to 1"):
+      next(seg.stream(tmp_path / "a.btf", page=page))
+  tifffile.imwrite(tmp_path / "b.tif", photo, photometric="rgb")
+  assert len(list(seg.stream(tmp_path / "b.tif", page=0))) == 1
+  for image in tmp_path / "b.tif", photo:
+    with pytest.raises(UserError, match="leave `?page`? out|leave it out"):
+      next(seg.stream(image, page=1))
+
+
+def test_zarr_is_read_as_one_image(workdir, photo, tmp_path):
+  seg = jaxseg.load(workdir)
+  path = write_zarr(tmp_path / "a.zarr", photo, "zarr3")
+  np.testing.assert_array_equal(seg(path), seg(photo))
+  np.testing.assert_array_equal(seg([str(path), photo])[0], seg(photo))
+  assert seg.overlay(path).shape == photo.shape
 
 
 def test_stream_says_what_needs_the_whole_image(workdir, photo):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from concurrent import futures
 from unittest import mock
 
@@ -185,6 +186,16 @@ def test_channels_that_come_first(tmp_path):
   assert words in error_of(decode_image, tmp_path / "a.npy", "a.npy", ImageFormat(3))
   words = "image: shape [3,150,170]; taken are [H,W], [H,W,1], [H,W,3], [H,W,4]; if the channels"
   assert words in error_of(windows_of, first, "image", ImageFormat(3))
+  bands = ImageFormat(2, bands=(4, 1))
+  five = np.zeros((5, 150, 170), np.uint8)
+  assert "image: shape [5,150,170]; taken" in error_of(windows_of, five, "image", bands)
+  write_zarr(tmp_path / "b.zarr", five, "zarr3")
+  for fmt in bands, ImageFormat(3), ImageFormat(1):
+    assert "seem to come first" in error_of(open_windows, tmp_path / "b.zarr", fmt)
+  write_zarr(tmp_path / "c.zarr", np.zeros((5, 20, 170), np.uint8), "zarr3")
+  assert open_windows(tmp_path / "c.zarr", ImageFormat(170)).shape == (5, 20, 170)
+  write_zarr(tmp_path / "d.zarr", np.zeros((1, 170, 5), np.uint8), "zarr3")
+  assert open_windows(tmp_path / "d.zarr", ImageFormat(3)).shape == (1, 170, 3)  # one row
   np.save(tmp_path / "b.npy", RGB[:3])  # three rows
   assert decode_image(tmp_path / "b.npy", "b.npy", ImageFormat(3)).shape == (3, 170, 3)
 
@@ -195,6 +206,17 @@ def test_masked_pixels_are_no_pixels():
   array[2, 3, 1] = np.ma.masked
   image = windows_of(array, "image", ImageFormat(3))
   assert "image: has masked pixels; fill them" in error_of(image.whole)
+
+
+def test_zarr_groups(tmp_path):
+  path = tmp_path / "a.zarr"
+  for driver, name in ("zarr", ".zgroup"), ("zarr3", "zarr.json"):
+    write_zarr(path / driver, RGB, driver)
+    (path / name).write_text('{"node_type": "group", "zarr_format": 3}')
+    assert f"is a Zarr group of {driver}: give one of these, as by ln -s {path}/{driver} " in (
+      error_of(open_windows, path, ImageFormat(3))
+    )
+    shutil.rmtree(path)
 
 
 def test_zarr_that_points_elsewhere(tmp_path):

@@ -43,12 +43,12 @@ def test_message_names_the_other_keys():
 
 def test_saved_config(tmp_path):
   assert workdirs.saved_config(tmp_path / "new") is None
-  saved = {"seed": 3, "data": {"name": "cells"}}
+  saved = {"seed": 3, "data": {"name": "cells"}, "model": {"name": "unet"}}
   workdirs.write_json(tmp_path / "config.json", saved)
   assert workdirs.saved_config(tmp_path) == saved
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '"x"', '{"model_type": "segformer"}'])
+@pytest.mark.parametrize("text", ["", "{", "[1]", '"x"', '{"model": {"name": "x"}}', "{}"])
 def test_damaged_config(tmp_path, text):
   (tmp_path / "config.json").write_text(text)
   with pytest.raises(UserError, match="config.json is not a config"):

@@ -12,6 +12,7 @@ from jaxseg.data.raster import Path, Raster, in_memory
 from jaxseg.schema import tuples
 
 COLOURS = (1, 3, 4)  # channels of grey, RGB and RGBA
+FEW = 32  # a side of an image is longer than this; most have not as many channels
 DTYPES = ("uint8", "uint16", "float32")
 MOST = 1e38  # of a value_range; NaN and infinity are beyond, too
 EXACT = 1 << 24  # whole numbers up to here are exact in float32
@@ -111,6 +112,16 @@ def to_image(raster: Raster, name: str, fmt: ImageFormat, notes: list[str]) -> n
   return _cast(array, name, fmt)
 
 
+def is_channels_first(shape: Sequence[int], fmt: ImageFormat) -> bool:
+  """Whether what should be [H,W,C] is rather [C,H,W], where nothing tells what the axes are."""
+  height, width, count = shape
+  wanted = max(fmt.bands) + 1 if fmt.bands else fmt.channels
+  known = {wanted} if fmt.bands else {*COLOURS, wanted}
+  is_few = wanted <= height <= FEW < min(width, count)
+  is_known = not fmt.bands and height in known and (height > 1 or count > FEW)
+  return count not in known and (is_few or is_known)
+
+
 def black_and_white(value_range: Sequence, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
   """Stored values that become 0 and 1, f64[] or f64[D]; see `ImageFormat.value_range`."""
   full = 1 if dtype.kind == "f" else np.iinfo(dtype).max
@@ -129,13 +140,11 @@ def to_channels(
     UserError: too few samples, or values of which the full range is unknown.
   """
   header = raster.header
-  if header.format in ("NPY", "Zarr") and not fmt.bands:  # which do not say what their axes are
-    known, (height, _, count) = (*COLOURS, fmt.channels), header.shape
-    if count not in known and height in known:
-      raise UserError(
-        f"{name}: of shape {list(header.shape)}, its channels seem to come first: move them to the "
-        "end, as with np.moveaxis(image, 0, -1)"
-      )
+  if header.format in ("NPY", "Zarr") and is_channels_first(header.shape, fmt):
+    raise UserError(
+      f"{name}: of shape {list(header.shape)}, its channels seem to come first: move them to the "
+      "end, as with np.moveaxis(image, 0, -1)"
+    )
   samples, names = raster.samples, header.names
   if raster.palette is not None and not len(raster.palette):
     raise UserError(f"{name}: its palette has no colours")

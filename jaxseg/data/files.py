@@ -62,11 +62,10 @@ def num_pages(path: Path, pages: str = "auto") -> int:
   Raises:
     UserError: it is damaged.
   """
-  if not str(path).lower().endswith(TIFF_SUFFIXES):
-    return 1
   with decoding(path):
-    if not _is_tiff(_start(path)):  # of another format, or none at all
-      inspect(path, str(path))
+    if pathlib.Path(path).is_dir() or not _is_tiff(_start(path)):
+      if str(path).lower().endswith(TIFF_SUFFIXES):  # of another format, or none at all
+        inspect(path, str(path))
       return 1
     from jaxseg.data.tiff import inspect_tiff
 

@@ -61,10 +61,10 @@ def open_zarr(path: pathlib.Path) -> tuple[Header, Callable, pathlib.Path]:
     if path.resolve() not in folder.resolve().parents:
       raise ValueError(f"its largest level is outside of it: {levels[0]['path']}")
   if not scales and (about.get("node_type") == "group" or (path / ".zgroup").is_file()):
-    files = [*path.glob("*/zarr.json"), *path.glob("*/.zarray")]
-    arrays = sorted(file.parent.name for file in files) or ["NAME"]
-    raise UserError(f"{path}: is a Zarr group of {', '.join(arrays)}: give one of these, as by "
-                    f"ln -s {path}/{arrays[0]} image.zarr")  # fmt: skip
+    found = (path.glob(f"*/{name}") for name in ("zarr.json", ".zarray", ".zgroup"))
+    parts = sorted({file.parent.name for files in found for file in files}) or ["NAME"]
+    raise UserError(f"{path}: is a Zarr group of {', '.join(parts[:9])}: give one of these, as by "
+                    f"ln -s {path}/{parts[0]} image.zarr")  # fmt: skip
   driver = "zarr3" if (folder / "zarr.json").is_file() else "zarr"
   store = {"driver": driver, "kvstore": {"driver": "file", "path": f"{os.path.abspath(folder)}/"}}
   context = tensorstore.Context({"cache_pool": {"total_bytes_limit": CACHE}})
