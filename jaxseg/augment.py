@@ -152,10 +152,12 @@ def augment(
 def _extra(name, key, image, labels):
   before = {"image": image, **labels}
   match AUGMENTATIONS[name](key, image, labels):
-    case (image, dict() as labels):
+    case (image, Mapping() as labels):
       pass
     case other:
-      raise UserError(f"augmentation {name!r} returns {type(other).__name__}, not (image, labels)")
+      parts = other if isinstance(other, tuple) else (other,)
+      kinds = ", ".join(type(part).__name__ for part in parts)
+      raise UserError(f"augmentation {name!r} returns ({kinds}), not (image, labels)")
   before, after = (
     {k: f"{x.dtype}{list(x.shape)}" for k, x in tree.items()}
     for tree in (before, {"image": image, **labels})

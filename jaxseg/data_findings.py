@@ -89,7 +89,8 @@ def find_wrong_values(examples: Sequence[Example], labels: LabelMap) -> list[Fin
         together = values[group(example)]
         text = mask_fault(together, labels, _mask_format(example))
         if len(labels.unknown(together)) > len(unknown):
-          detail = f"holds {few(sorted(unknown, key=by_kind))}"
+          holds = f"holds {few(sorted(unknown, key=by_kind))}"
+          detail = f"{detail}, {holds}" if detail else holds
     findings.append(Finding("error", kind, f"mask of {example.file}", text, detail))
   return findings
 

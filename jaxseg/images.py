@@ -84,7 +84,7 @@ def _count_pages(path, fmt):
     raise UserError(f"{path} is a folder; pass a list of its files, or use jaxseg.predict_folder")
   if not os.path.exists(path):
     raise UserError(f"no file {path}; correct the path of the image")
-  return num_pages(path, fmt.pages)
+  return num_pages(path, fmt.pages, any_suffix=True)
 
 
 def _decode(path, fmt, page, count, notes):

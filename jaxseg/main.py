@@ -186,7 +186,7 @@ def configure(
       return model, settings.override(config, values) if file_config else config, values
   if MODE.value == "report":
     file_config = None  # which only fills tables: configs are those of the runs
-  place = packed.find(MODEL.value or work_directories()[0])
+  place = parallel.on_main(lambda: str(packed.find(MODEL.value or work_directories()[0])))
   if file_config is None and not place:
     config_example, run_example = "--config=configs/unet_cells.py", "--workdir=runs/unet_cells"
     if MODE.value in ("evaluate", "calibrate", "report", "predict", "export", "pack"):
@@ -204,10 +204,9 @@ def configure(
   if MODE.value == "train" and (of_run := workdirs.run_of(workdir)) != workdir:
     raise UserError(f"{workdir} is a checkpoint: resume its run with --workdir={of_run}")
   config = file_config
-  if config is None and not (MODE.value == "report" and results.is_of_other_network(workdir)):
+  is_elsewhere = MODE.value == "report" and parallel.on_main(results.is_of_other_network, workdir)
+  if config is None and not is_elsewhere:
     config = read_run(workdir, to_resume=MODE.value == "train")
-    if config and MODE.value not in ("train", "check_data"):
-      config = settings.for_use(config)
   donor = os.path.expanduser(overrides.get("model.init_from") or "")
   if config is None and donor and MODE.value == "train":  # a new run like that one
     config = public.read_config(donor) or read_run(donor)
@@ -223,7 +222,7 @@ def configure(
   with settings.own_entries(file_config is None):
     values = settings.parse_overrides(config, overrides)
     config = settings.override(config, values)
-    settings.check(config)
+    settings.check(config if MODE.value in ("train", "check_data") else settings.for_use(config))
   return workdir, config, values
 
 

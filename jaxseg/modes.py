@@ -4,6 +4,7 @@ import collections.abc
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import sys
 from typing import Any
@@ -157,7 +158,10 @@ def _trained_on(data, own):
   """A note if a run was trained on what is scored; "" if not.  config.data of now and of the run"""
   scored = data.train_split if data.num_folds else data.eval_split
   is_own_fold = data.num_folds and (data.num_folds, data.fold) == (own.num_folds, own.fold)
-  places = [(x.name, x.data_dir) for x in (data, own)]
+  keys = ("name", "source", "images", "masks", "split_file")
+  places = [
+    (os.path.abspath(os.path.expanduser(x.data_dir)), *map(x.get, keys)) for x in (data, own)
+  ]
   if places[0] != places[1] or scored != own.train_split or is_own_fold:
     return ""
   part = "most of " if own.num_folds and own.num_folds != data.num_folds else ""

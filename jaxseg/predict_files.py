@@ -159,7 +159,7 @@ def predict_files(
           bar.update()
           continue
         drawn = "" if overwrite else mark_of(picture)
-        if there == mark and drawn in (mark, "none"):
+        if there and there == mark and drawn in (mark, "none"):
           outcome.skipped += 1
           bar.update()
           continue

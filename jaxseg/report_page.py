@@ -221,7 +221,7 @@ def _calibration(result, temperature):
   bins = np.array(result["reliability"])
   pixels, right, confidence = bins.T
   mean = (confidence.sum() - right.sum()) / pixels.sum()
-  if temperature:
+  if temperature not in (None, 1.0):
     text = f"Probabilities are at temperature {temperature:g}; if it was fitted on these images,"
   else:
     text = "<code>--mode=calibrate</code> fits a temperature on these images; at that temperature,"

@@ -12,6 +12,7 @@ from jaxseg import (
   UserError,
   build,
   checkpoint,
+  faults,
   packed,
   parallel,
   per_image,
@@ -172,7 +173,7 @@ def _info(place, config, classes):
   try:
     found = checkpoint.best_checkpoint(place)[1]["info"]
     info = None if packed.wrong_entries(found) else DatasetInfo(**found)
-  except UserError:
+  except (UserError, OSError):
     info = None
   if info is None or tuple(info.classes) != classes:
     about = {"classes": classes, "palette": config.data.palette, "channels": config.data.channels}
@@ -219,8 +220,9 @@ def _panels(place, run, rows, overrides):
   try:
     found = predict_rows(place, run, rows, overrides)
     return {row: draw_panels(*parts, run.info) for row, parts in zip(rows, found, strict=True)}, []
-  except UserError as error:
-    return {}, [f"No pictures: {settings.with_keys(str(error))}"]
+  except (UserError, OSError) as error:
+    text = settings.with_keys(faults.describe(error) or str(error))
+    return {}, [f"No pictures: {text}"]
 
 
 def _pairs(place, first, other_place, other, difference, overrides):

@@ -138,7 +138,8 @@ class Segmenter:
     fmt = self.info.image_format()
     with read_as_trained(self.info.channels, self.info.value_range):
       if isinstance(image, str | os.PathLike):
-        count = num_pages(image, fmt.pages) if os.path.isfile(image) else 1
+        is_file = os.path.isfile(image)
+        count = num_pages(image, fmt.pages, any_suffix=True) if is_file else 1
         if page not in (range(count) if count > 1 else (None, 0)):
           remedy = f"pass `page`, 0 to {count - 1}" if count > 1 else "leave `page` out"
           raise UserError(f"{image}: has {count} page{'s'[: count > 1]}: {remedy}")
@@ -241,15 +242,14 @@ def load_run(
   with settings.config_errors():
     arrays = []  # in process 0
     workdir, step, meta = parallel.on_main(_find, path, arrays)
-    saved = settings.for_use(settings.from_run(meta["config"]))
-    info = DatasetInfo(**meta["info"])
-    if step is None:  # published
+    saved, info = settings.from_run(meta["config"]), DatasetInfo(**meta["info"])
+    if meta.get("is_published"):
       config = public.with_data(path, saved, config, overrides)
       info = public.with_names(info, config, path)
     else:
       with settings.own_entries(config is None):
         config = settings.override(config or saved, overrides)
-        settings.check(config)
+        settings.check(settings.for_use(config))
       if not config.predict.temperature and (found := meta.get("temperature")):
         config = settings.override(config, {"predict.temperature": found})
       settings.check_same(workdir, saved, config, network=True)
@@ -283,7 +283,8 @@ def _find(path, arrays):
   if not packed.is_packed(path) and public.is_published(path):
     config, info, variables = public.read_published(path)
     arrays.append(variables)
-    return str(path), None, {"config": config.to_dict(), "info": dataclasses.asdict(info)}
+    about = {"config": config.to_dict(), "info": dataclasses.asdict(info), "is_published": True}
+    return str(path), None, about
   workdir = run_of(path)
   if workdir != pathlib.Path(path):
     step = int(pathlib.Path(path).name)

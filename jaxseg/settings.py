@@ -138,10 +138,11 @@ def changed(config: ConfigDict, base: ConfigDict | None = None) -> dict[str, Any
 
 
 def for_use(config: ConfigDict) -> ConfigDict:
-  """The config of a run without augmentations that are not known here: only training needs them."""
-  known = declared_keys()["augment.extra"].choices
-  extra = tuple(name for name in config.augment.extra if name in known)
-  return override(config, {"augment.extra": extra})
+  """What is to be checked before a network is used: not augmentations that are unknown here."""
+  known, extra = declared_keys()["augment.extra"].choices, config.augment.extra
+  if not isinstance(extra, tuple) or not all(isinstance(name, str) for name in extra):
+    return config  # damaged
+  return override(config, {"augment.extra": tuple(name for name in extra if name in known)})
 
 
 @contextlib.contextmanager

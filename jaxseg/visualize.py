@@ -73,7 +73,7 @@ def overlay(
   picture = (alpha * full_palette(palette).astype(np.uint16) + 128)[labels]
   picture += (256 - alpha) * image.astype(np.uint16)
   picture >>= 8
-  ranks = np.pad(labels + np.uint8(1), 1, "edge")  # VOID, 255, is the earliest
+  ranks = np.pad(labels.astype(np.uint8) + np.uint8(1), 1, "edge")  # VOID, 255, is the earliest
   around = ranks[:-2, 1:-1], ranks[2:, 1:-1], ranks[1:-1, :-2], ranks[1:-1, 2:]
   edge = ranks[1:-1, 1:-1] > np.minimum.reduce(around)
   picture[edge] = colour_labels(labels[edge], palette)

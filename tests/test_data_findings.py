@@ -1,5 +1,7 @@
 """Examples compared, by hand: class tables, missing classes, wrong values, copies, mixtures."""
 
+import dataclasses
+
 import numpy as np
 
 from jaxseg.check_data import class_table
@@ -98,6 +100,19 @@ def test_remedies_for_numbers_and_for_colours_are_apart():
   texts = {f.file: f.text for f in find_wrong_values([number, color, example("fine")], labels)}
   assert "label 7" in texts["mask of n"] and "void_values" in texts["mask of n"]
   assert "`mask_colors`=((0,9,0),(9,0,0))" in texts["mask of c"]
+
+
+def test_values_of_jpeg_masks_say_nothing_about_others():
+  """And a file is told what it holds itself, behind where it is read from."""
+  labels, values = label_map(AB), {"a": (0, 1, 7), "b": (0, 9), "c": (0, 1, 2, 3)}
+  examples = [example(name, values=x, fault="f") for name, x in values.items()]
+  examples[1] = dataclasses.replace(examples[1], json="b.json")
+  examples[2] = dataclasses.replace(examples[2], formats={"mask": "JPEG grey 8 bit"})
+  found = {f.file: (f.text, f.detail) for f in find_wrong_values(examples, labels)}
+  assert "label 7 (and 9)" in found["mask of a"][0] and found["mask of a"][1] == "holds 7"
+  assert found["mask of b"] == (found["mask of a"][0], "b.json, holds 9")
+  assert found["mask of c"][0].startswith("label 2 (and 3)") and found["mask of c"][1] == ""
+  assert found["mask of c"][0].endswith("JPEG changes labels: save masks as PNG")
 
 
 def test_classes_that_only_names_or_colours_would_bring():

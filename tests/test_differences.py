@@ -8,6 +8,7 @@ from tiny import error_of
 
 from configs import default
 from jaxseg import differences
+from jaxseg.comparison import write_comparison
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.differences import Run, compare, verdict
 from jaxseg.per_image import PerImage
@@ -74,6 +75,20 @@ def test_intervals_are_those_of_pairs():
     paired.append(miou(second, rows) - miou(first, rows))
   np.testing.assert_allclose((low, high), np.percentile(paired, (2.5, 97.5)), atol=7e-4)
   assert high - low < 0.8 * np.subtract(*np.percentile(alone, (97.5, 2.5)))
+
+
+@pytest.mark.parametrize("num, is_enough", [(7, False), (8, True)])
+def test_few_images_have_no_intervals(num, is_enough, tmp_path):
+  first, second = (
+    dataclasses.replace(run, images=differences._taken(run.images, list(range(10, 10 + num))))
+    for run in (make_run("a"), make_run("b", gain=80))
+  )
+  found = compare(first, second)
+  assert all((x[3] is not None) == is_enough for x in found.scores.values())
+  write_comparison(tmp_path / "x.html", [first, second], [found], [{}])
+  text = (tmp_path / "x.html").read_text()
+  assert ("Of fewer than 8 images there is no verdict" in text) != is_enough
+  assert ('class="better"' in text) == is_enough
 
 
 def test_the_same_run_differs_nowhere():

@@ -440,10 +440,22 @@ def test_a_run_with_an_augmentation_that_is_not_here(jaxseg, trained, tmp_path, 
   config = json.loads((workdir / "config.json").read_text())
   config["augment"]["extra"] = ["swap"]
   (workdir / "config.json").write_text(json.dumps(config))
-  assert jaxseg(f"--workdir={workdir}", "--mode=evaluate")[0] == 0
-  assert jaxseg(f"--workdir={workdir}", "--mode=summary")[0] == 0
+  Image.new("L", (40, 40)).save(tmp_path / "a.png")
+  packed, labels, export = (f"--output={tmp_path}/{x}" for x in ("packed", "labels", "export"))
+  for mode, *more in (
+    ("evaluate",), ("summary",), ("predict", f"--input={tmp_path}/a.png", labels),
+    ("export", export), ("pack", packed),
+  ):  # fmt: skip
+    assert jaxseg(f"--workdir={workdir}", f"--mode={mode}", *more)[0] == 0
+  for file in "run/plots/report.html", "packed/README.md", "packed/config.json":
+    assert "swap" in (tmp_path / file).read_text()  # what it was trained with
   status, _, err = jaxseg(f"--workdir={workdir}")
   assert status == 1 and "config.augment.extra is ('swap',), which is unknown" in err
+  for damaged in 5, "swap", [{}]:
+    config["augment"]["extra"] = damaged
+    (workdir / "config.json").write_text(json.dumps(config))
+    status, _, err = jaxseg(f"--workdir={workdir}", "--mode=evaluate")
+    assert status == 1 and "config.augment.extra is" in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

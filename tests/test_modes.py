@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import jax
 import numpy as np
@@ -120,6 +121,10 @@ def test_another_split_of_a_run_with_folds(trained, tmp_path):
     ({"num_folds": 4}, {"num_folds": 3}, "on most of these images"),
     ({"num_folds": 4}, {"eval_split": "train"}, "on most of these images"),
     ({"num_folds": 4}, {}, ""),
+    ({"data_dir": "/a/b"}, {"data_dir": "/a/x/../b", "eval_split": "train"}, "on these images"),
+    ({"data_dir": os.path.abspath("x")}, {"data_dir": "x", "eval_split": "train"}, "on these"),
+    ({"images": "a/{name}.png"}, {"images": "b/{name}.png", "eval_split": "train"}, ""),
+    ({"source": "a"}, {"source": "b", "eval_split": "train"}, ""),
   ],
 )
 def test_scores_of_what_a_run_was_trained_on(own, now, words):

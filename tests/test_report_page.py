@@ -93,6 +93,17 @@ def test_what_it_says(page):
   assert float(best[0][1]) == pytest.approx(95 / 905, abs=5e-4)
 
 
+def test_the_advice_about_a_temperature(tmp_path):
+  """None is in use with 1."""
+  texts = []
+  for value in None, 1.0, 2.5:
+    recipe = {"predict.temperature": value} if value else {}
+    write_report(tmp_path / "x.html", "run", [], make_evaluation(), INFO, recipe=recipe)
+    texts.append((tmp_path / "x.html").read_text())
+  assert ["<code>--mode=calibrate</code> fits" in text for text in texts] == [True, True, False]
+  assert "Probabilities are at temperature 2.5; if it was fitted on these" in texts[2]
+
+
 def test_many_images(tmp_path, monkeypatch):
   monkeypatch.setattr(report_page, "MAX_ROWS", 5)
   write_report(tmp_path / "x.html", "run", [], make_evaluation(), INFO)

@@ -115,6 +115,16 @@ def test_pictures_that_cannot_be_made_are_named(runs, monkeypatch):
   assert "<img" not in text
 
 
+def test_checkpoints_that_may_not_be_read_leave_pictures_out(runs, monkeypatch):
+  def deny(*_, **__):
+    raise PermissionError(13, "Permission denied", str(runs[0]))
+
+  monkeypatch.setattr(reports, "load_run", deny)
+  monkeypatch.setattr(reports.checkpoint, "best_checkpoint", deny)
+  text = reports.report(runs[0]).read_text()
+  assert f"No pictures: {runs[0]}: Permission denied; correct its permissions" in text
+
+
 def test_what_was_not_evaluated_is_named(runs):
   (runs[0] / "per_image.csv").unlink()
   message = error_of(reports.report, runs)
@@ -178,6 +188,11 @@ def test_a_folder_that_an_evaluation_wrote(runs, tmp_path):
   message = error_of(reports.report, place)
   assert message.endswith(f"its page is {place / 'plots' / 'report.html'}")
   assert (place / "plots" / "report.html").read_text() == before
+  (place / "config.json").write_text('{"name": "of another program"}')
+  assert reports.report([runs[0], place], output=tmp_path).read_text().count("photos test") > 1
+  message = error_of(reports.report, place)
+  assert message.endswith(f"its page is {place / 'plots' / 'report.html'}")
+  (place / "config.json").unlink()
   origin = json.loads((place / "origin.json").read_text())
   for name, value in {"data": None, "model": 5, "train": {"num_epochs": "x"}}.items():
     config = {**origin["config"], name: value}

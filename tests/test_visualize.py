@@ -74,7 +74,7 @@ def test_the_outline_is_as_wide_on_all_sides_and_void_has_none():
   labels = np.full((9, 9), 255, np.uint8)
   labels[1:8, 1:8] = 1
   labels[3:6, 3:6] = 2
-  picture = overlay(np.zeros((9, 9, 3), np.uint8), labels, PALETTE, opacity=0)
+  picture = overlay(np.zeros((9, 9, 3), np.uint8), labels.astype(int), PALETTE, opacity=0)
   drawn = picture.any(-1)
   np.testing.assert_array_equal(drawn, drawn[::-1])
   np.testing.assert_array_equal(drawn, drawn.T)
@@ -189,6 +189,13 @@ def test_curves(tmp_path):
   assert empty > 100  # the axes
   assert empty < only_train < everything
   assert len(set(ink)) == 5
+
+
+def test_a_single_point_is_drawn(tmp_path):
+  figures = [curves(tmp_path / "x.png", [line(0.1 * i, "train", loss=1.0) for i in range(1, n)])
+             for n in (2, 3)]  # fmt: skip
+  markers = [figure.axes[0].lines[0].get_marker() for figure in figures]
+  assert markers == ["o", "None"]
 
 
 def test_curves_go_where_the_numbers_are(tmp_path):

@@ -33,10 +33,11 @@ def check_shape(shape: Sequence[int], fmt: ImageFormat, name: str, *, batches: b
   given = 1 if num_axes == 2 else shape[-1] if num_axes in (3, 3 + batches) else None
   if fmt.bands and given is not None and max(fmt.bands) < given <= 1024:
     counts |= {given}
-  if given not in counts or num_axes > 2 and is_channels_first(shape[-3:], fmt):
+  is_first = num_axes in (3, 4) and is_channels_first(shape[-3:], fmt)
+  if given not in counts or is_first:
     kinds = ["[H,W]"] * (1 in counts) + [f"[H,W,{count}]" for count in sorted(counts)]
     fault = f"taken are {', '.join(kinds)}" + " and batches [B,H,W,C]" * batches
-    if num_axes in (3, 4) and (shape[-3] in counts or is_channels_first(shape[-3:], fmt)):
+    if num_axes in (3, 4) and shape[-3] in counts or is_first and (fmt.bands or not batches):
       fault += "; if the channels come first, move them to the end with np.moveaxis(image, -3, -1)"
     elif num_axes == 3 and shape[-1] > 4 and batches:
       fault += "; a batch of grey images is image[..., None]"

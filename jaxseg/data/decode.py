@@ -8,11 +8,11 @@ import numpy as np
 from jaxseg import UserError
 from jaxseg.data.colours import cmyk_to_rgb, rgb_to_grey
 from jaxseg.data.files import read_raster
-from jaxseg.data.raster import Path, Raster, in_memory
+from jaxseg.data.raster import UNNAMED, Path, Raster, in_memory
 from jaxseg.schema import tuples
 
 COLOURS = (1, 3, 4)  # channels of grey, RGB and RGBA
-FEW = 32  # a side of an image is longer than this; most have not as many channels
+FEW = 16  # a side of an image is longer than this; most have not as many channels
 DTYPES = ("uint8", "uint16", "float32")
 MOST = 1e38  # of a value_range; NaN and infinity are beyond, too
 EXACT = 1 << 24  # whole numbers up to here are exact in float32
@@ -140,7 +140,7 @@ def to_channels(
     UserError: too few samples, or values of which the full range is unknown.
   """
   header = raster.header
-  if header.format in ("NPY", "Zarr") and is_channels_first(header.shape, fmt):
+  if header.format in ("NPY", UNNAMED) and is_channels_first(header.shape, fmt):
     raise UserError(
       f"{name}: of shape {list(header.shape)}, its channels seem to come first: move them to the "
       "end, as with np.moveaxis(image, 0, -1)"

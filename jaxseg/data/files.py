@@ -54,18 +54,19 @@ def few(values: Sequence, limit: int = 10) -> str:
   return ", ".join(map(str, values[:limit])) + more
 
 
-def num_pages(path: Path, pages: str = "auto") -> int:
+def num_pages(path: Path, pages: str = "auto", *, any_suffix: bool = False) -> int:
   """Number of images in a file, without decoding; 1 for all but TIFF.
 
   Args:
-    pages: see `read_raster`.
+    pages: see `read_raster`.  any_suffix: opens all files, to look whether they are TIFF.
   Raises:
     UserError: it is damaged.
   """
+  if not (any_suffix or str(path).lower().endswith(TIFF_SUFFIXES)):
+    return 1
   with decoding(path):
-    if pathlib.Path(path).is_dir() or not _is_tiff(_start(path)):
-      if str(path).lower().endswith(TIFF_SUFFIXES):  # of another format, or none at all
-        inspect(path, str(path))
+    if not _is_tiff(_start(path)):  # of another format, or none at all
+      inspect(path, str(path))
       return 1
     from jaxseg.data.tiff import inspect_tiff
 

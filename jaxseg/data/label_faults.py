@@ -116,7 +116,8 @@ def _number_remedy(wrong, values, labels, file_format):
     )
   number = len({*used} - {VOID})
   name = f"name all {number} in `classes` and `mask_values`"
-  name = name if number > num_classes else "set `mask_values`, and `classes` if it is a further one"
+  if number <= num_classes:
+    name = "set `mask_values`, and `classes` if any is a further one"
   if len(wrong) == 1:
     return f"if it is void, {void}; if it is a class, {name}"
   return f"if they are void, {void}; if they are classes, {name}"

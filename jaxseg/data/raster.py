@@ -19,6 +19,7 @@ LARGE = 1 << 27  # px, beyond which an image is read by windows
 # Samples to bytes of a file. Deflate reaches 1,032, and 8,256 with one bit a sample; other methods
 # make more of blank pictures alone, or of bombs.
 MAX_RATIO = 10_000
+UNNAMED = "Zarr without names of its axes"  # a format
 SMALL = 1 << 26  # bytes that are decoded whatever the ratio
 
 Path = str | PathLike

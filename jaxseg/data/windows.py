@@ -15,7 +15,7 @@ import tifffile
 from jaxseg import UserError
 from jaxseg.data import raster
 from jaxseg.data.arrays import check_shape, unmasked
-from jaxseg.data.decode import ImageFormat, to_image
+from jaxseg.data.decode import FEW, ImageFormat, is_channels_first, to_image
 from jaxseg.data.files import TIFF_SUFFIXES, inspect
 from jaxseg.data.fingerprints import chunks_digest
 from jaxseg.data.raster import LARGE, Header, Path, Raster, check_size, decoding
@@ -136,7 +136,8 @@ def windows_of(array: Any, name: str, fmt: ImageFormat) -> WindowedImage:
     raise UserError(f"{text}: give an array, or the path of a TIFF or Zarr") from error
   if len(shape) not in (2, 3) or dtype.kind not in "buif":
     raise UserError(f"{name}: {dtype} of shape {shape} is no image [H,W] or [H,W,C]")
-  check_shape(shape, fmt, name, batches=False)
+  if len(shape) < 3 or is_channels_first(shape, fmt) or shape[2] > FEW and not fmt.bands:
+    check_shape(shape, fmt, name, batches=False)
   if not fmt.value_range and (dtype.kind == "i" or dtype.kind == "u" and dtype.itemsize > 2):
     raise UserError(f"{name}: the full range of {dtype} is unknown: give it as uint8 or uint16")
   num_axes, shape = len(shape), (*shape, 1)[:3]

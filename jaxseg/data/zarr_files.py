@@ -11,7 +11,7 @@ import numpy as np
 import tensorstore
 
 from jaxseg import UserError
-from jaxseg.data.raster import Header
+from jaxseg.data.raster import UNNAMED, Header
 
 ZARR = ".zarr"  # suffix of a folder
 CACHE = 1 << 28  # bytes of decoded tiles that are kept
@@ -72,6 +72,7 @@ def open_zarr(path: pathlib.Path) -> tuple[Header, Callable, pathlib.Path]:
   chunk = math.prod(array.chunk_layout.read_chunk.shape) * array.dtype.numpy_dtype.itemsize
   if chunk > MAX_TILE:
     raise UserError(f"{path}: has chunks of {chunk:,} bytes, too large to decode one")
+  kind = "Zarr" if axes else UNNAMED
   axes = axes or {2: "yx", 3: "yxc"}.get(array.ndim, "")
   if len(axes) != array.ndim or len({*axes}) < len(axes) or not {"y", "x"} <= {*axes}:
     raise UserError(f"{path}: axes {axes or '?'} of shape {tuple(array.shape)} are not an image")
@@ -86,7 +87,7 @@ def open_zarr(path: pathlib.Path) -> tuple[Header, Callable, pathlib.Path]:
   dtype = array.dtype.numpy_dtype
   if dtype.kind not in "uif":
     raise ValueError(f"samples of type {dtype}")
-  header = array_header("Zarr", tuple(array.shape), dtype)
+  header = array_header(kind, tuple(array.shape), dtype)
 
   def read(rows, cols):
     return np.asarray(array[rows, cols].read().result()).astype(header.dtype, copy=False)
