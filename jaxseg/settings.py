@@ -139,9 +139,10 @@ def changed(config: ConfigDict, base: ConfigDict | None = None) -> dict[str, Any
 
 def for_use(config: ConfigDict) -> ConfigDict:
   """What is to be checked before a network is used: not augmentations that are unknown here."""
-  known, extra = declared_keys()["augment.extra"].choices, config.augment.extra
+  known, group = declared_keys()["augment.extra"].choices, config.get("augment")
+  extra = group.get("extra") if isinstance(group, ConfigDict) else None
   if not isinstance(extra, tuple) or not all(isinstance(name, str) for name in extra):
-    return config  # damaged
+    return config  # wrong, and an error of its own
   return override(config, {"augment.extra": tuple(name for name in extra if name in known)})
 
 

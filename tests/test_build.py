@@ -78,7 +78,7 @@ def test_build_batches_passes_on_how_to_sample(share, monkeypatch):
 
 def test_an_evaluation_split_that_folds_hide_is_named():
   config = tiny.make_config(1, data__name="cells", data__num_folds=5, data__eval_split="val")
-  with pytest.warns(DataWarning, match="`eval_split`='val' is not used"):
+  with pytest.warns(DataWarning, match="config.data.eval_split='val' is not used"):
     build.check_training(config)
   for split in ("", "test"):  # not set
     config.data.eval_split = split

@@ -67,6 +67,7 @@ for name, (operations, shapes) in zip(names, ours):
 """
 
 
+@pytest.mark.slow
 def test_networks_with_the_operations_of_flax():
   """All layers of `compile.py --plain` are found and replaced; parameters stay."""
   command = [sys.executable, "-c", PLAIN.format(root=ROOT)]

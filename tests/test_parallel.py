@@ -101,7 +101,9 @@ BATCHES = [make_batch(i) for i in range(NUM_STEPS)]
 one_device = functools.cache(lambda: take_steps("one", BATCHES))
 
 
-@pytest.mark.parametrize("run", ["jit", "pmap", "space"])
+@pytest.mark.parametrize(
+  "run", ["jit", "pmap", pytest.param("space", marks=pytest.mark.slow)]  # see test_spatial, too
+)
 def test_eight_devices_are_one(run):
   expected, losses = one_device()
   state, got = take_steps(run, BATCHES)
