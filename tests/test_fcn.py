@@ -244,7 +244,9 @@ def test_frozen_encoder_gets_no_gradient():
   jax.tree.map(np.testing.assert_array_equal, stats, variables["batch_stats"])
 
 
-@pytest.mark.parametrize("padding, final_stride", [("same", 8), ("valid", 32)])
+@pytest.mark.parametrize(
+  "padding, final_stride", [("same", 8), pytest.param("valid", 32, marks=pytest.mark.slow)]
+)
 def test_context(padding, final_stride):
   """A window sees the whole image's logits but for `context` px along its inner edges."""
   model = FCN(2, VGG16(pad=99 if padding == "valid" else 0), final_stride, widths=(4, 4))

@@ -187,7 +187,7 @@ def test_draws_follow_examples_to_other_devices(run):
   assert largest_difference(a.params, other.params) > 1e-3
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("run", ["jit", "pmap", pytest.param("space", marks=pytest.mark.slow)])
 def test_batch_of_void_gives_no_gradient(run):
   batch = {**BATCHES[0], "mask": np.full_like(BATCHES[0]["mask"], VOID)}
   state, losses = take_steps(run, [batch])

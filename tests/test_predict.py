@@ -114,7 +114,7 @@ def enlarge(logits, height, width):
   return result
 
 
-@pytest.mark.parametrize("fit", ["resize", "crop"])
+@pytest.mark.parametrize("fit", [pytest.param("resize", marks=pytest.mark.slow), "crop"])
 def test_every_image_has_its_size_its_place_and_no_influence_on_others(unet, fit):
   model, variables = unet
   examples = examples_of(SIZES)

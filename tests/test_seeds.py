@@ -291,6 +291,7 @@ def test_batches_of_groups():
   assert "a multiple of 2 (8 devices, in 4 groups for different seeds)" in message
 
 
+@pytest.mark.slow
 def test_a_seed_that_diverges_is_named(tmp_path, monkeypatch):
   new_state = training.new_state
 

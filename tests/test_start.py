@@ -88,7 +88,7 @@ def test_a_program_that_cannot_start_anew_goes_on(started, monkeypatch):
   start.tune_allocator()
 
 
-@pytest.mark.parametrize("flag", ["--help", "--version"])
+@pytest.mark.parametrize("flag", ["--help", pytest.param("--version", marks=pytest.mark.slow)])
 def test_a_reader_that_has_left(flag):
   command = [sys.executable, "-m", "jaxseg.main", flag]
   environ = {name: x for name, x in os.environ.items() if name != "PYTHONUNBUFFERED"}

@@ -109,9 +109,9 @@ WARPED = Augmentation(flip=True, transpose=True, scale=(0.7, 1.4), rotation=20.0
 @pytest.mark.parametrize(
   "options",
   [
-    {},
+    pytest.param({}, marks=pytest.mark.slow),
     {"num_logits": 1, "padding": "valid"},
-    {"border": (10.0, 2.0)},
+    pytest.param({"border": (10.0, 2.0)}, marks=pytest.mark.slow),
     {"border": (4.0, 3.0), "padding": "valid", "augmentation": WARPED},
   ],
   ids=["plain", "sigmoid, valid", "border", "border, valid, augmented"],
@@ -246,7 +246,12 @@ def signed_distances_twin(mask):
 
 @pytest.mark.parametrize(
   "options",
-  [{}, {"parts": 2}, {"padding": "valid"}, {"padding": "valid", "augmentation": WARPED}],
+  [
+    {},
+    pytest.param({"parts": 2}, marks=pytest.mark.slow),
+    pytest.param({"padding": "valid"}, marks=pytest.mark.slow),
+    {"padding": "valid", "augmentation": WARPED},
+  ],
   ids=["plain", "in parts", "valid", "valid, augmented"],
 )
 @pytest.mark.parametrize("per", ["pixel", pytest.param("image", marks=pytest.mark.slow)])

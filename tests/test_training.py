@@ -230,6 +230,7 @@ def test_numbers_that_are_not_finite(tmp_path, monkeypatch, eval_every, what):
     assert not (tmp_path / "evaluation.json").exists()
 
 
+@pytest.mark.slow
 def test_not_finite_before_any_checkpoint(tmp_path, monkeypatch):
   monkeypatch.setattr(
     optim, "schedule", lambda *_, **__: lambda count: jnp.where(count < 4, 1e-2, 3e38)

@@ -212,7 +212,7 @@ PAPER = (64, 128, 256, 512, 1024)
     ("valid", False, (12, 9, 15), 2, 88, 104),
     ("same", False, (12, 9, 15), 1, 12, 20),
     ("same", True, (12, 9, 15), 2, 16, 24),
-    ("same", True, PAPER, 1, 32, 32),
+    pytest.param("same", True, PAPER, 1, 32, 32, marks=pytest.mark.slow),
   ],
 )
 def test_unet_equals_keras(padding, norm, widths, stem_stride, h, w):

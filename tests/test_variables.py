@@ -216,7 +216,8 @@ def test_output_of_a_user_s_network_is_checked():
 
 
 @pytest.mark.parametrize(
-  "name", ["mobilenet_v2", "vgg16", pytest.param("resnet50", marks=pytest.mark.slow)]
+  "name",
+  ["vgg16", *(pytest.param(x, marks=pytest.mark.slow) for x in ("mobilenet_v2", "resnet50"))],
 )
 def test_a_pretrained_encoder_sees_repeated_channels_as_rgb(name):
   """Red, green, blue, red, green, blue is RGB; so is grey, three times. (timm's rule)"""
