@@ -157,7 +157,8 @@ def test_one_artefact_for_all_sizes_and_batches(fit, padding, tta):
     pytest.param("fcn16s", {"encoder": "vgg16", "up": "resize"}, marks=pytest.mark.slow),
     pytest.param("deeplabv3", {"encoder": "mobilenet_v2", "output_stride": 16, "up": "resize"},
                  marks=pytest.mark.slow),
-    ("deeplabv3plus", {"encoder": "resnet50", "output_stride": 8}),
+    pytest.param("deeplabv3plus", {"encoder": "resnet50", "output_stride": 8},
+                 marks=pytest.mark.slow),
   ],
 )  # fmt: skip
 def test_every_network_takes_any_size(name, options):

@@ -33,6 +33,7 @@ def results(run, monkeypatch, out, *flags):
   return json.loads((out / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_sections_stand_alone(tmp_path, monkeypatch):
   run = load(tmp_path)
   run.SECTIONS = {

@@ -50,7 +50,8 @@ def test_start_from_what_is_not_there(donor, tmp_path):
     initial_state.start_from(other, donor, config)
 
 
-@pytest.mark.parametrize("channels", [pytest.param(3, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("channels", [3, 4])
 def test_a_first_kernel_of_other_channels_is_told(channels, monkeypatch, capsys):
   """And the pretrained encoder is in the state, with the rest as it was, also in its average."""
   model = models.build("encoder_unet", 2, encoder="mobilenet_v2", widths=(8, 8, 8, 8))

@@ -136,7 +136,8 @@ def test_reach_as_smp():
   assert MobileNetV2(8).receptive_radius == 245
 
 
-@pytest.mark.parametrize("size", [pytest.param(64, marks=pytest.mark.slow), 65])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [64, 65])
 def test_output_strides(size):
   """With the same weights, 8 and 16 subsampled are 32, up to the edges.
 

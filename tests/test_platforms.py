@@ -95,6 +95,7 @@ def test_the_gradient_of_the_pool():
     assert [mark in text for mark in marks] == expected
 
 
+@pytest.mark.slow
 def test_stricter_rules_of_the_user_are_not_for_our_code(photos, tmp_path):
   """As set by $JAX_NUMPY_DTYPE_PROMOTION=strict and the like."""
   rules = jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise")

@@ -79,6 +79,7 @@ def small_file(path, change=lambda state: state):
   return path
 
 
+@pytest.mark.slow
 def test_a_file_of_data_parallel_training_for_other_classes(tmp_path):
   """As torch.nn.DataParallel names tensors; the head has the classes of whoever trained it."""
 

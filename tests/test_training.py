@@ -150,9 +150,8 @@ def test_balanced_drawing_needs_a_class(tmp_path, monkeypatch):
   assert "config.data.class_balanced is 0.5, but no training mask has a class" in message
 
 
-@pytest.mark.parametrize(
-  "steps, said", [((3, 4), True), pytest.param((2, 9), False, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("steps, said", [((3, 4), True), ((2, 9), False)])
 def test_a_profile_that_cannot_be_is_said(tmp_path, capfd, steps, said):
   assert train(tiny.make_config(2, train__profile_steps=steps), tmp_path) is True
   line = "config.train.profile_steps=(3, 4) does not begin in steps 1 to 2"
