@@ -281,7 +281,7 @@ def test_a_temperature_is_packed(run, jaxseg_command, tmp_path, photos):  # noqa
   """It changes probabilities, and with them two scores, which are then those at it."""
   other = pathlib.Path(shutil.copytree(run, tmp_path / "run"))
   assert jaxseg_command("--mode=calibrate", f"--workdir={other}")[0] == 0
-  found = json.loads((other / "calibration.json").read_text())
+  (found,) = json.loads((other / "calibration.json").read_text()).values()
   assert found["temperature"] != 1
   with pytest.warns(DataWarning, match="scores of training, without intervals"):
     jaxseg.pack(other, tmp_path / "a")
