@@ -12,7 +12,7 @@ import pytest
 import tensorstore
 import tifffile
 from PIL import Image
-from test_windows import write_zarr
+from test_zarr_files import write_zarr
 from tiny import error_of
 
 from configs import default

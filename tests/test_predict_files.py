@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 from test_predict import images_of
-from test_windows import write_zarr
+from test_zarr_files import write_zarr
 
 from jaxseg import DataWarning, UserError, predict_files
 from jaxseg.data.decode import DatasetInfo
@@ -268,41 +268,6 @@ def test_notes_of_small_zarr_images(tmp_path):
   with pytest.warns(DataWarning, match="3 of 5 bands are used"):
     outcome, _ = run(tmp_path / "in", tmp_path / "out")
   assert outcome.written == 1
-
-
-def test_marks(tmp_path):
-  path, image = tmp_path / "a.png", Image.new("L", (300, 200))
-  assert mark_of(path) == ""
-  image.save(path)
-  assert mark_of(path) == "none"
-  write_png(path, image, MARK)
-  assert mark_of(path) == MARK and Image.open(path).text == {"jaxseg": MARK}
-  path.write_bytes(path.read_bytes()[:-5])
-  assert mark_of(path) == "broken"
-  path.write_bytes(b"")
-  assert mark_of(path) == "broken"
-  path.write_bytes(b"x")
-  assert mark_of(path) == "none"
-
-
-@pytest.mark.parametrize("moment", ["write_bytes", "replace"])
-def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch, moment):
-  path, old = tmp_path / "a.png", Image.new("L", (300, 200), 9)
-  write_png(path, old)
-  before, write = path.read_bytes(), pathlib.Path.write_bytes
-
-  def half(self, data):
-    write(self, bytes(data)[:20])
-    raise KeyboardInterrupt
-
-  def never(*arguments):
-    raise KeyboardInterrupt
-
-  monkeypatch.setattr(*{"write_bytes": (pathlib.Path, "write_bytes", half),
-                        "replace": (os, "replace", never)}[moment])  # fmt: skip
-  with pytest.raises(KeyboardInterrupt):
-    write_png(path, Image.new("L", (300, 200), 8))
-  assert files(tmp_path) == ["a.png"] and path.read_bytes() == before
 
 
 def test_what_a_killed_process_left_is_hidden_and_overwritten(tmp_path, monkeypatch):
