@@ -4,10 +4,13 @@ python experiments/sweep.py experiments/unet_isbi --seeds=3 -- --config.data.dat
 
 EXPERIMENT/variants.json holds {name: ["--config=FILE", flag, ...]}. Flags after -- go to all of
 them, before their own. Runs that EXPERIMENT/results.json has are not repeated; remove one from it,
-and its folder from runs/, to measure it again.
+and its folder from runs/, to measure it again. EXPERIMENT/logs/ gets the loss and the scores of
+each run over its steps.
 """
 
 import argparse
+import datetime
+import importlib.metadata
 import itertools
 import json
 import os
@@ -19,6 +22,28 @@ import time
 import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[1]
+LOGGED = ("split", "step", "epoch", "loss", "learning_rate", "images_per_second", "miou",
+          "pixel_accuracy")  # fmt: skip
+
+
+def surroundings():
+  """What a time depends on; a load well above 0 before the start means a shared machine."""
+  git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True)
+  return {
+    "date": datetime.date.today().isoformat(),
+    "commit": git.stdout.decode().strip() or None,
+    "jax": importlib.metadata.version("jax"),
+    "cpus": os.cpu_count(),
+    "load_before": round(os.getloadavg()[0], 2),
+  }
+
+
+def keep_log(workdir, path):
+  """Copies what LOGGED names of a run's metrics.jsonl."""
+  lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+  kept = ({name: line[name] for name in LOGGED if name in line} for line in lines)
+  path.parent.mkdir(exist_ok=True)
+  path.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
 
 def train(workdir, flags):
@@ -36,7 +61,7 @@ def train(workdir, flags):
 def flat_scores(row):
   """{"miou": ..., "dice cell": ...} of an evaluation."""
   for name, value in row.items():
-    if isinstance(value, dict) and not name.endswith(("_interval", "overrides")):
+    if isinstance(value, dict) and not name.endswith(("_interval", "overrides", "measured")):
       yield from ((f"{name} {key}", x) for key, x in value.items() if x is not None)
     elif isinstance(value, float):
       yield name, value
@@ -79,12 +104,15 @@ def main():
   for seed in range(options.seeds):
     for variant in wanted:
       if (variant, seed) not in done:
-        workdir = ROOT / "runs" / options.experiment.name / f"{variant.replace(' ', '_')}_{seed}"
+        name = f"{variant.replace(' ', '_')}_{seed}"
+        workdir = ROOT / "runs" / options.experiment.name / name
         if workdir.exists():  # the time of a run that goes on would be too short
           sys.exit(f"{workdir} is there, but not in {results}: remove it to train anew")
         config, *own = variants[variant]
+        measured = surroundings()
         result = train(workdir, [config, f"--config.seed={seed}", *common_flags, *own])
-        rows.append({"variant": variant, "seed": seed, **result})
+        keep_log(workdir, options.experiment / "logs" / f"{name}.jsonl")
+        rows.append({"variant": variant, "seed": seed, "measured": measured, **result})
         results.write_text(json.dumps(rows, indent=2) + "\n")
   print_table(rows)
 

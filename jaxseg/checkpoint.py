@@ -61,7 +61,11 @@ def open_manager(workdir: Path, *, read_only: bool = False) -> ocp.CheckpointMan
     multiprocessing_options=PROCESSES,
   )
   with _quiet_orbax():
-    return ocp.CheckpointManager(folder, options=options)
+    manager = ocp.CheckpointManager(folder, options=options)
+  # Orbax would ask JAX by the step, training asks by its calls: all processes would wait for a call
+  # of a number that does not come, see `stop_requests`.
+  manager.reached_preemption = lambda step: False
+  return manager
 
 
 @contextlib.contextmanager
@@ -230,7 +234,7 @@ def load_best(
       scores[step] = (_score(metrics) if metrics else -np.inf, step)
     except DamagedError as error:
       faults[step] = str(error)
-  # Of equal scores the first counts, of checkpoints without one the latest.
+  # Of equal scores the first that is kept counts, of checkpoints without one the latest.
   for step in sorted(scores, key=lambda step: _rank(*scores[step])):
     try:
       found = read(workdir, step, *parts)

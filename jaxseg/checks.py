@@ -14,6 +14,7 @@ from jaxseg import (
   UserError,
   build,
   checkpoint,
+  hub,
   models,
   predictors,
   public,
@@ -60,7 +61,8 @@ def check_class_weights(config: ConfigDict, info: DatasetInfo) -> None:
 def check_network(config: ConfigDict, info: DatasetInfo) -> None:
   """Raises UserError if the network cannot be built, or does not fit the size of the images."""
   model, num_logits = build.build_model(config, info), build.num_logits(config, info)
-  models.check_input(model, info.channels, config.data.image_size, num_logits)
+  for used in dict.fromkeys((model, predictors.model_in_use(config, model))):
+    models.check_input(used, info.channels, config.data.image_size, num_logits)
   predictors.build_predictor(config, model, info)
 
 
@@ -127,7 +129,7 @@ def check_start(config: ConfigDict, info: DatasetInfo) -> None:
   if donor := config.model.init_from:
     if public.is_published(donor):
       public.check_source(donor)
-    else:
+    elif not hub.is_name(donor):  # which would be downloaded
       checkpoint.best_checkpoint(donor, "config.model.init_from")
 
 

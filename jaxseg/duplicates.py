@@ -75,5 +75,5 @@ def _similar(kind, text, examples, others):
 def _named(sign, pair):
   """Both files; the second without its folder if it has the same."""
   first, second = pair
-  folder, slash, name = second.rpartition("/")
-  return first + sign + (name if first.startswith(folder + slash) else second)
+  folder, _, name = second.rpartition("/")
+  return first + sign + (name if first.rpartition("/")[0] == folder else second)

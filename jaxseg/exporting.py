@@ -61,7 +61,7 @@ def export_run(
     )
   workdirs.make_folder(output, "--output")
   # Somebody else's config may name any data set, which would be downloaded.
-  images = sample_images(config, info, is_own=not packed.is_packed(workdir))
+  images, kind = sample_images(config, info, is_own=not packed.is_packed(workdir))
   step = export.file_step(segmenter.model)
   if data.fit == "crop" and input_step(segmenter.model) < step == INPUT_STEP:
     say(f"note: model.stablehlo mirrors images up to multiples of {step} px, which --mode=predict "
@@ -71,7 +71,7 @@ def export_run(
   files, lines = {}, []
 
   def add(name, content, load, images):
-    lines.append(_check_file(output / name, content, load, images, segmenter.predict))
+    lines.append(_check_file(output / name, content, load, images, kind, segmenter.predict))
     files[name] = content
 
   stablehlo = export.to_stablehlo(run, info.channels, info.dtype)
@@ -89,20 +89,23 @@ def export_run(
     say(f"note: {output}/model.onnx is of another export: delete it", sys.stderr)
 
 
-def _check_file(path, content, load, images, predict):
+def _check_file(path, content, load, images, kind, predict):
   """A line about a file; UserError unless it gives the network's labels on some images.
 
   Rounding alone changes hardly any: 1 in 1000 pixels may differ.
   """
   share = export.agreement(load(content), predict, images)
-  text = f"{share:.4%} of the pixels of {len(images)} images have the network's label"
+  text = f"{share:.4%} of the pixels of {len(images)} {kind} have the network's label"
   if share < 0.999:
     raise UserError(f"{path} is not written: only {text}; this is a bug, please report it")
   return f"{path}: {len(content) / 2**20:.1f} MiB, {text}"
 
 
-def sample_images(config: ConfigDict, info: DatasetInfo, is_own: bool = True) -> list[np.ndarray]:
-  """Images spread over the evaluation split, info.dtype[H,W,D]; or random ones without it.
+def sample_images(
+  config: ConfigDict, info: DatasetInfo, is_own: bool = True
+) -> tuple[list[np.ndarray], str]:
+  """(images spread over the evaluation split, info.dtype[H,W,D], "images"); without that split,
+  random ones and words that say so.
 
   The random ones are of an odd size, which no stride divides.
 
@@ -112,15 +115,18 @@ def sample_images(config: ConfigDict, info: DatasetInfo, is_own: bool = True) ->
   num_images = config.export.num_images
   try:
     if not (is_own or config.data.data_dir):
-      raise UserError("not here")
+      raise UserError("a packed network knows no data")
     found, source = build.open_split(config, "eval", value_range=info.value_range)
     if found.channels != info.channels:
-      raise UserError("images of another kind")
+      raise UserError("the evaluation split has images of another kind")
+    if not len(source):
+      raise UserError("the evaluation split is empty")
     num_images = min(num_images, len(source))
     images = (source[i * len(source) // num_images]["image"] for i in range(num_images))
     of_type = functools.partial(convert, dtype=info.dtype, is_full_range=not info.value_range)
-    return [image if image.dtype == info.dtype else of_type(image) for image in images]
-  except UserError:
+    found = [image if image.dtype == info.dtype else of_type(image) for image in images]
+    return found, "images"
+  except UserError as error:
     rng = np.random.default_rng(0)
     size = config.data.image_size
     blocks = rng.integers(0, 256, (num_images, 8, 12, info.channels), dtype=np.uint8)
@@ -128,4 +134,4 @@ def sample_images(config: ConfigDict, info: DatasetInfo, is_own: bool = True) ->
       low, high = np.array(info.value_range or (0.0, 65535.0 if info.dtype == "uint16" else 1.0)).T
       blocks = (low + (high - low) * (blocks / 255)).astype(info.dtype)
     large = blocks.repeat(-(-size // 8), axis=1).repeat(-(-size // 8), axis=2)
-    return list(large[:, 1:, 1:])
+    return list(large[:, 1:, 1:]), f"random images ({settings.with_keys(str(error))})"

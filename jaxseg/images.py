@@ -11,10 +11,8 @@ from jaxseg.data.arrays import check_shape, in_words, unmasked
 from jaxseg.data.decode import ImageFormat, decode_image, to_image
 from jaxseg.data.encoded import Notes
 from jaxseg.data.files import num_pages, picture_raster
-from jaxseg.data.raster import Header, Raster, unit_floats
+from jaxseg.data.raster import Raster, array_header, unit_floats
 from jaxseg.data.windows import ZARR, open_windows
-
-NAMES = {1: ("grey",), 2: ("grey", "A"), 3: tuple("RGB"), 4: tuple("RGBA")}
 
 
 def to_images(
@@ -127,11 +125,5 @@ def _from_array(array, fmt, name, notes):
     raise UserError(
       f"{name}: the full range of {array.dtype} is unknown; convert it to uint8 or uint16"
     )
-  dtype = np.dtype(np.uint8) if kind == "b" else array.dtype.newbyteorder("=")
-  array = array.astype(dtype, copy=False)
-  count = array.shape[-1]
-  names = NAMES.get(count, ("band",) * count)
-  maximum = np.iinfo(dtype).max if dtype in (np.uint8, np.uint16) else None
-  maximum = 1 if kind == "b" else maximum
-  header = Header("array", array.shape, dtype, names, 8 * dtype.itemsize, maximum)
-  return _convert(Raster(header, array), name, fmt, notes)
+  header = array_header("array", array.shape, array.dtype)
+  return _convert(Raster(header, array.astype(header.dtype, copy=False)), name, fmt, notes)

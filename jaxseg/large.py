@@ -158,8 +158,12 @@ class _Rows:
 
   def read(self, first, last, width):
     """Rows of pixels: u8[last-first,width]."""
-    data = os.pread(self._labels, (last - first) * width, first * width)
-    return np.frombuffer(data, np.uint8).reshape(-1, width)
+    rows = np.empty((last - first, width), np.uint8)
+    rest, offset = memoryview(rows).cast("B"), first * width
+    while rest and (part := os.pread(self._labels, len(rest), offset)):  # 2 GiB at most
+      rest[: len(part)] = part
+      offset, rest = offset + len(part), rest[len(part) :]
+    return rows
 
 
 def _write_tiff(path, store, image, palette, mark, progress):

@@ -281,7 +281,7 @@ def run(arguments: Sequence[str]) -> int:
   elif config.train.num_seeds > 1:
     for line in seed_scores.table(seed_scores.read(workdir)).split("\n"):
       say(line)
-    say(f"scores: {workdir}/seeds.json   runs: {workdir}/seed_{config.seed}/ ...")
+    say(f"scores: {workdir}/seeds.json   plots: {workdir}/plots/   runs: {workdir}/seed_*/")
   elif parallel.is_main():
     say(f"scores: {workdir}/evaluation.json   plots: {workdir}/plots/")
   return 0
@@ -306,6 +306,7 @@ def main() -> None:
   warnings.showwarning = warn_of_data(warnings.showwarning)
   try:
     status = run(sys.argv)
+    peers.wait_for_all()  # JAX would end those that are busy for five minutes longer
     print(end="", flush=True)
     sys.exit(status)
   except BrokenPipeError:

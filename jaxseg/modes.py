@@ -108,8 +108,8 @@ def evaluate(
       _check_output(output, workdir)
   is_public = public.is_published(workdir)
   is_run = not is_public and not packed.is_packed(workdir)
-  own = settings.read_run(workdir) if is_run else None
-  if own and (text := _trained_on(segmenter.config.data, own.data)):
+  own = None if is_public else settings.read_run(workdir)
+  if is_run and own and (text := _trained_on(segmenter.config.data, own.data)):
     warn(text)
   with settings.config_errors():
     config = segmenter.config
@@ -142,6 +142,8 @@ def evaluate(
   changed = settings.changed(config, own) if own else {}
   noted = ("data.", "predict.", "crf.", "train.precision")
   noted += ("eval.surface_tolerance",) if config.eval.surface_distances else ()
+  if not is_run:
+    changed.pop("data.data_dir", None)  # a packed network knows none
   overrides = {k: x for k, x in changed.items() if k.startswith(noted)}
   if parallel.is_main() and folder:
     line = results.about(split, step, evaluation.result["num_images"], config, overrides)

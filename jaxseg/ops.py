@@ -149,16 +149,18 @@ def sampling_matrix(positions: jax.Array, size: int, width: float | jax.Array = 
   return weight / weight.sum(axis=1, keepdims=True)
 
 
-def resizing_matrix(new: int, old: int, corners: bool = False) -> jax.Array:
+def resizing_matrix(new: int, old: int, corners: bool = False, shift: float = 0.0) -> jax.Array:
   """Antialiased linear interpolation of an axis, pixel centres at half positions.  f32[new,old]
 
-  With `corners`, the centres of the first and the last pixel stay where they are.
+  Args:
+    corners: the centres of the first and the last pixel stay where they are.
+    shift: px of the source, added to the positions: of content that lies that much further on.
   """
   if corners:
     step = jnp.float32(old - 1) / max(new - 1, 1)
-    return sampling_matrix(jnp.arange(new) * step, old, step)
+    return sampling_matrix(jnp.arange(new) * step + shift, old, step)
   step = jnp.float32(old) / new
-  return sampling_matrix((jnp.arange(new) + 0.5) * step - 0.5, old, step)
+  return sampling_matrix((jnp.arange(new) + 0.5) * step - 0.5 + shift, old, step)
 
 
 def double_nearest(x: jax.Array, size: Sequence[int]) -> jax.Array:
@@ -174,14 +176,16 @@ def double_nearest(x: jax.Array, size: Sequence[int]) -> jax.Array:
   return x[:, : size[0], : size[1]]
 
 
-def resize(x: jax.Array, size: Sequence[int], corners: bool = False) -> jax.Array:
+def resize(
+  x: jax.Array, size: Sequence[int], corners: bool = False, shift: float = 0.0
+) -> jax.Array:
   """Bilinear interpolation to another size (H, W), antialiased.  [B,h,w,C] -> [B,H,W,C]
 
-  Equals `jax.image.resize`, as two matrix products, which export to ONNX. `corners`: see
+  Equals `jax.image.resize`, as two matrix products, which export to ONNX. `corners`, `shift`: see
   `resizing_matrix`.
   """
   sizes = zip(size, x.shape[1:3], strict=True)
-  rows, cols = (resizing_matrix(*n, corners).astype(x.dtype) for n in sizes)
+  rows, cols = (resizing_matrix(*n, corners, shift).astype(x.dtype) for n in sizes)
   product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
   return product("lk,bikc->bilc", cols, product("ij,bjkc->bikc", rows, x))
 

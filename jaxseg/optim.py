@@ -72,6 +72,8 @@ def schedule(
   """
   if name not in SCHEDULES:
     raise UserError(f"unknown schedule {name!r}; choose from {', '.join(SCHEDULES)}")
+  if num_steps >= 2**31:
+    raise UserError(f"{num_steps:,} steps are more than can be counted: train `num_epochs` fewer")
   num_steps = max(num_steps - warmup_steps, 1)
   after = {
     "constant": optax.constant_schedule(learning_rate),

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxseg import UserError
+from jaxseg.peers import wait_for_all
 
 AXIS = "batch"
 SEED = "seed"  # the axis before it if several seeds train at once, see `seed_axis`
@@ -278,6 +279,7 @@ def json_from_main(value: Any) -> Any:
   """Broadcasts a JSON-able value of process 0; those of other processes are ignored."""
   if jax.process_count() == 1:
     return value
+  wait_for_all()  # process 0 may have worked for hours
   data = np.frombuffer(json.dumps(value).encode(), np.uint8)
   size = int(from_main(np.int32(len(data))))
   data = from_main(np.resize(data, size))

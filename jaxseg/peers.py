@@ -25,6 +25,7 @@ PERIOD = 1.0  # seconds between two looks
 SILENCE = 15.0  # seconds without a pulse, after which a process counts as gone
 DOUBT = 3.0  # the same after an operation over all processes has failed
 NEWS = 10.0  # seconds of waiting for others to join, after which it says so
+WEEK = 7 * 24 * 3600  # s
 GRACE = 4.0  # seconds that the main thread has to fail by itself and to close what it has opened
 PULSE, ENDED, LEFT = "jaxseg/pulse/", "jaxseg/ended/", "jaxseg/left/"
 KILLED = "without a word, so it was killed, or its machine is gone; start all processes again"
@@ -80,6 +81,15 @@ def joining(limit: float, arguments: Mapping[str, Any]) -> Iterator[None]:
 def are_several() -> bool:
   """Whether this process has joined others."""
   return _client() is not None and _this_process()[1] > 1
+
+
+def wait_for_all() -> None:
+  """Waits until all processes are here; a sum over them waits for half an hour at most."""
+  if jax.process_count() > 1:
+    from orbax.checkpoint import multihost
+
+    processes = set(range(jax.process_count()))
+    multihost.sync_global_processes("jaxseg", timeout=WEEK, processes=processes)
 
 
 def _client():

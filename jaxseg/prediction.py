@@ -150,6 +150,7 @@ def mark(segmenter: Segmenter) -> str:
   for leaf in jax.tree.leaves(segmenter.variables):
     digest.update(np.ascontiguousarray(leaf))
   config = flatten(segmenter.config.to_dict())
+  config["predict.temperature"] = 0.0  # no label changes with it
   names = [name for name in config if name.split(".")[0] in ("model", "predict", "crf")]
   names += ["data.fit", "data.image_size", "train.precision"]
   options = [config[name] for name in sorted(names)]

@@ -60,6 +60,15 @@ def check_source(source: str | os.PathLike) -> None:
   )
 
 
+def check_is_none(workdir: str | os.PathLike, remedy: str) -> None:
+  """Raises UserError if a work directory to write into is a published network.
+
+  A folder may be called like a name or a weight file as long as there is none.
+  """
+  if is_published(workdir) and (os.path.exists(workdir) or os.fspath(workdir) in PUBLISHED):
+    raise UserError(f"{workdir} is a published network, which stays as it is: {remedy}")
+
+
 def read_config(source: str | os.PathLike) -> ConfigDict | None:
   """The config of a published network; None for what is none."""
   return read_published(source)[0] if is_published(source) else None

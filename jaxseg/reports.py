@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxseg import (
@@ -18,6 +19,8 @@ from jaxseg import (
   per_image,
   predictors,
   results,
+  schema,
+  seed_scores,
   settings,
   workdirs,
 )
@@ -52,7 +55,8 @@ def report(
   """Writes a page about the latest evaluation of a run, or about what differs between several.
 
   Nothing is evaluated again: scores are those of evaluation.json and per_image.csv. Pictures are
-  predicted anew, if the checkpoint and the data are there; if not, the page says so.
+  predicted anew, if the checkpoint and the data are there; if not, the page says so. Of a work
+  directory with several seeds, the page has their means and spreads, and seeds.json is made anew.
 
   Args:
     places: work directory, or several; the first is what the others are compared with.
@@ -80,12 +84,16 @@ def report(
   same = len({pathlib.Path(place).resolve() for place in places}) < len(places)
   if same:
     raise UserError("a run is named twice: leave it out once")
+  folder = pathlib.Path(output or pathlib.Path(places[0]) / "plots")
+  if len(places) == 1 and (seeds := _seeds_of(places[0])):
+    info = read_evaluation(next(iter(seeds.values()))).info
+    workdirs.make_folder(folder, "--output")
+    return seed_scores.write(places[0], seeds, info.palette, folder)
   names = unique_names(places)
   first, *others = runs = [
     dataclasses.replace(read_evaluation(place), name=name)
     for place, name in zip(places, names, strict=True)
   ]
-  folder = pathlib.Path(output or pathlib.Path(places[0]) / "plots")
   if not others and (results.is_of_other_network(places[0]) or not settings.read_run(places[0])):
     page = pathlib.Path(places[0]) / "plots" / "report.html"
     raise UserError(f"{places[0]} holds no run, but what an evaluation wrote: its page is {page}")
@@ -111,6 +119,14 @@ def report(
   if parallel.is_main():
     write_comparison(path, runs, differences, shown, list(dict.fromkeys(notes)))
   return path
+
+
+def _seeds_of(place):
+  """{seed: its work directory} of several that were trained together; {} if there are none."""
+  if not (pathlib.Path(place) / seed_scores.SUMMARY).is_file():
+    return {}
+  found = [path for path in pathlib.Path(place).glob("seed_*") if path.name[5:].isdigit()]
+  return {int(path.name[5:]): path for path in sorted(found, key=lambda x: int(x.name[5:]))}
 
 
 def unique_names(places: Sequence[Place]) -> list[str]:
@@ -163,7 +179,7 @@ def read_evaluation(place: Place) -> Run:
   if not np.array_equal(counts, images.pixels.sum(0)):
     raise UserError(f"{path} and per_image.csv are of different evaluations; {remedy}")
   overrides = result.get("overrides", {})
-  config = settings.override(config, overrides)
+  config = schema.to_config({**settings.config_values(config), **overrides})
   about = results.about(result["split"], step, result["num_images"], config, overrides)
   return Run(place.absolute().name, about, result, images, info, config)
 
@@ -220,9 +236,11 @@ def _panels(place, run, rows, overrides):
   try:
     found = predict_rows(place, run, rows, overrides)
     return {row: draw_panels(*parts, run.info) for row, parts in zip(rows, found, strict=True)}, []
-  except (UserError, OSError) as error:
-    text = settings.with_keys(faults.describe(error) or str(error))
-    return {}, [f"No pictures: {text}"]
+  except (UserError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+    text = faults.describe(error)
+    if not text and not isinstance(error, UserError | OSError):
+      raise
+    return {}, [f"No pictures: {settings.with_keys(text or str(error))}"]
 
 
 def _pairs(place, first, other_place, other, difference, overrides):

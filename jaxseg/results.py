@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from jaxseg import UserError, packed, parallel, per_image, settings, workdirs
+from jaxseg.charts import draw_curves
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.html_page import ink
 from jaxseg.report_page import Evaluation, write_report
-from jaxseg.visualize import draw_curves, plot_confusion, prediction_sheet
+from jaxseg.visualize import plot_confusion, prediction_sheet
 
 ORIGIN = "origin.json"
 

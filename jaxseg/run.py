@@ -240,7 +240,7 @@ class Run:
     if self._manager is not None:
       (self._workdir / "config.json").stat()  # an error if somebody removed it; Orbax makes it anew
       metrics = result and results.numbers(result)
-      progress = {"data": data, "scores": scores, "examples": self._examples}
+      progress = {"data": data, "scores": [*scores], "examples": self._examples}
       with contextlib.ExitStack() as stack:
         if again:
           stack.enter_context(checkpoint.replaced(self._workdir, int(state.step)))

@@ -11,6 +11,7 @@ from jaxseg import UserError, settings, workdirs
 from jaxseg.evaluation import check_evaluation
 from jaxseg.metrics import CLASS_SCORES
 from jaxseg.printing import printable
+from jaxseg.seeds_page import write_seeds_page
 
 SUMMARY = "seeds.json"
 
@@ -35,8 +36,11 @@ def summarize(folders: Mapping[int, str | pathlib.Path]) -> dict[str, Any]:
   Returns:
     {"split", "seeds": [seed], "steps": [its checkpoint], score: see `spread`, or {class: that}}
   Raises:
-    UserError: an evaluation.json is missing, damaged or of another split.
+    UserError: an evaluation.json is missing, damaged or of another split; there is one seed alone.
   """
+  if len(folders) < 2:
+    given = ", ".join(map(str, folders.values())) or "none"
+    raise UserError(f"several seeds need two folders seed_N at least, and there is {given}")
   found, paths = [], [pathlib.Path(folder) / "evaluation.json" for folder in folders.values()]
   for path, folder in zip(paths, folders.values(), strict=True):
     remedy = f"--mode=evaluate --workdir={folder}"
@@ -101,9 +105,23 @@ def table(summary: Mapping[str, Any]) -> str:
   return "\n".join(lines)
 
 
-def write(workdir: str | pathlib.Path, folders: Mapping[int, str | pathlib.Path]) -> None:
-  """Writes seeds.json, see `summarize`, into the work directory that holds those of the seeds."""
-  workdirs.write_json(pathlib.Path(workdir) / SUMMARY, summarize(folders))
+def write(
+  workdir: str | pathlib.Path,
+  folders: Mapping[int, str | pathlib.Path],
+  palette: Sequence[Sequence[int]],
+  output: str | pathlib.Path = "",
+) -> pathlib.Path:
+  """Writes seeds.json, see `summarize`, into the work directory that holds those of the seeds, and
+  a page about it, whose path it returns.
+
+  Args:
+    palette: see `write_seeds_page`.  output: folder of the page; "" is plots/ of `workdir`.
+  """
+  workdir, summary = pathlib.Path(workdir), summarize(folders)
+  workdirs.write_json(workdir / SUMMARY, summary)
+  page = pathlib.Path(output or workdir / "plots") / "report.html"
+  write_seeds_page(page, workdir.absolute().name, summary, folders, palette)
+  return page
 
 
 def read(workdir: str | pathlib.Path) -> dict[str, Any]:

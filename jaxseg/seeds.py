@@ -35,6 +35,11 @@ def members(config: ConfigDict, workdir: str | pathlib.Path) -> list[tuple[Confi
   ]
 
 
+def folders(config: ConfigDict, workdir: str | pathlib.Path) -> dict[int, Any]:
+  """{seed: its work directory}"""
+  return {one.seed: folder for one, folder in members(config, workdir)}
+
+
 def faults(config: ConfigDict) -> Iterator[str]:
   """Messages about settings that several seeds cannot train with."""
   num, train = config.train.num_seeds, config.train
@@ -63,10 +68,10 @@ def faults(config: ConfigDict) -> Iterator[str]:
 
 def has_begun(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
   """Whether a run has saved anything in a work directory, or that of a seed in its own."""
-  folders = [workdir, *(folder for _, folder in members(config, workdir))]
+  found = [workdir, *folders(config, workdir).values()]
   if (pathlib.Path(workdir) / "config.json").exists():  # it may be of other seeds
-    folders += pathlib.Path(workdir).glob("seed_*")
-  return any(map(workdirs.has_checkpoint, folders))
+    found += pathlib.Path(workdir).glob("seed_*")
+  return any(map(workdirs.has_checkpoint, found))
 
 
 def check_resumes(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
@@ -76,7 +81,7 @@ def check_resumes(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
     UserError: see `settings.check_resumes`; or the run of a seed is missing.
   """
   if not has_begun(config, workdir):
-    for folder in (workdir, *(folder for _, folder in members(config, workdir))):
+    for folder in (workdir, *folders(config, workdir).values()):
       workdirs.saved_config(folder)  # another program's is not overwritten
     return False
   for one, folder in [(config, workdir), *members(config, workdir)]:

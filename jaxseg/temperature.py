@@ -58,9 +58,7 @@ def calibrate(
     UserError: see `modes.evaluate`.
   """
   packed.check_is_none(workdir, "calibrate the run, then pack it")
-  if public.is_published(workdir):
-    raise UserError(f"{workdir} is a published network: train from it by `init_from` and calibrate "
-                    "that run")  # fmt: skip
+  public.check_is_none(workdir, "train from it by `init_from` and calibrate that run")
   own = settings.read_run(workdir)
   if own is not None and own.predict.temperature:
     raise UserError(f"the config of {workdir} sets predict.temperature={own.predict.temperature}, "
@@ -90,6 +88,8 @@ def _fit(config, segmenter):
   with settings.config_errors(), read_as_trained(info.channels, info.value_range):
     found, source = build.open_split(config, "eval", value_range=info.value_range)
     check_classes(found.classes, info.classes)
+    if not len(source):
+      raise UserError("there is no image to calibrate on; correct `eval_split`")
     predict = predictors.build_predictor(config, segmenter.model, info)
     most = min(MAX_PIXELS, max(1, MAX_VALUES // (len(source) * len(info.classes))))
     examples = eval_examples(source, num_threads=config.data.num_threads)

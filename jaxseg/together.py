@@ -11,8 +11,7 @@ import numpy as np
 
 from jaxseg import UserError, faults
 from jaxseg.parallel import from_all
-
-WEEK = 7 * 24 * 3600  # s
+from jaxseg.peers import wait_for_all
 
 
 def json_from_all(value: Any) -> list:
@@ -29,15 +28,6 @@ def json_from_all(value: Any) -> list:
   except (ValueError, jax.errors.JaxRuntimeError) as error:  # of the connection
     raise UserError("another process has ended early: start all of them again to go on") from error
   return [json.loads(row.tobytes()) for row in rows]
-
-
-def wait_for_all() -> None:
-  """Waits until all processes are here; a sum over them waits for half an hour at most."""
-  if jax.process_count() > 1:
-    from orbax.checkpoint import multihost
-
-    processes = set(range(jax.process_count()))
-    multihost.sync_global_processes("jaxseg", timeout=WEEK, processes=processes)
 
 
 @contextlib.contextmanager

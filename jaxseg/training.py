@@ -66,9 +66,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> bool:
     build.check_training(config := settings.expand_home(config))
     remedy = f"train in another --workdir, with `init_from`={workdir}"
     packed.check_is_none(workdir, remedy)
-    if public.is_published(workdir):
-      raise UserError(f"{workdir} is a published network, which stays as it is: {remedy}")
-    folders = [folder for _, folder in seeds.members(config, workdir)]
+    public.check_is_none(workdir, remedy)
+    folders = list(seeds.folders(config, workdir).values())
     # The locks outside: they take away the folder of a run that has not begun.
     with contextlib.ExitStack() as stack:
       for folder in dict.fromkeys((workdir, *folders)):
@@ -215,7 +214,7 @@ def _train(config, workdir):
       tell(f"early stopping at step {step}: no better mean IoU in {options.patience} evaluations")
   if others and not stop:
     try:
-      seed_scores.write(workdir, {one.seed: path for one, path in seeds.members(config, workdir)})
+      seed_scores.write(workdir, seeds.folders(config, workdir), info.palette)
     except UserError as error:
       if calls or not (pathlib.Path(workdir) / seed_scores.SUMMARY).exists():
         raise

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from jaxseg import VOID
-from jaxseg.printing import printable
+from jaxseg.charts import draw_curves, plain
 
 VOID_COLOUR = (255, 255, 255)
 MAX_OVERLAY = 4096  # px
@@ -182,55 +182,15 @@ def _sheet(path, rows, columns, classes, palette, title, names=()):
   for axis, name in zip(axes[0], columns, strict=True):
     axis.set_title(name)
   for axis, name in zip(axes[:, 0], names, strict=False):
-    axis.set_xlabel(_drawn(name), fontsize=7, loc="left")
+    axis.set_xlabel(plain(name), fontsize=7, loc="left")
   _legend(figure, classes, palette)
-  figure.suptitle(_drawn(title))
+  figure.suptitle(plain(title))
   return _save(figure, path)
 
 
 def curves(path: Path, metrics: Sequence[dict]) -> Figure:
   """Writes the figure of `draw_curves`."""
   return _save(draw_curves(metrics), path)
-
-
-def draw_curves(metrics: Sequence[dict]) -> Figure:
-  """The loss, and pixel accuracy with mean IoU, over epochs; parts of a loss are dashed.
-
-  Args:
-    metrics: lines of metrics.jsonl.
-  """
-  figure = Figure(figsize=(9, 3.5), layout="constrained")
-  left, right = figure.subplots(1, 2)
-  series = {
-    split: [line for line in metrics if line["split"] == split]
-    for split in dict.fromkeys(line["split"] for line in metrics)
-  }
-  for split, lines in series.items():
-    epochs, is_train = [x["epoch"] for x in lines], split == "train"
-    split = _drawn(split)
-    style = {"label": split} if is_train else {"label": f"cross-entropy, {split}", "marker": "o"}
-    if len(lines) == 1:  # no line
-      style["marker"] = "o"
-    left.plot(epochs, [x["loss"] for x in lines], **style)
-    for name in (name for name in lines[0] if name.startswith("loss/")):
-      label = f"{name[5:].replace('_', '-')}, {split}"
-      left.plot(epochs, [x.get(name, np.nan) for x in lines], "--", linewidth=1, label=label)
-    for name, label in (("pixel_accuracy", "pixel accuracy"), ("miou", "mean IoU")):
-      points = [(x["epoch"], x[name]) for x in lines if name in x]
-      if points:
-        right.plot(*zip(*points, strict=True), marker="o", label=f"{label}, {split}")
-  left.set(xlabel="epoch", ylabel="loss", yscale="log")
-  left.yaxis.set_major_formatter("{x:g}")
-  low, high = left.get_ylim()
-  unlabelled = "79" if high > 5 * low else ""  # 0.7 and 0.9 would overlap their neighbours
-  left.yaxis.set_minor_formatter(lambda x, _: "" if f"{x:e}"[0] in unlabelled else f"{x:g}")
-  right.set(xlabel="epoch", ylim=(None, 1.0))
-  for axis in (left, right):
-    axis.set_xlim(0)
-    axis.grid(alpha=0.3, which="both")
-    if axis.lines:
-      axis.legend()
-  return figure
 
 
 def plot_confusion(
@@ -257,7 +217,7 @@ def draw_confusion(
   figure = Figure(figsize=(side + margin + 1, side + margin), layout="constrained")
   axis = figure.subplots()
   picture = axis.imshow(100 * parts, cmap="Blues", vmin=0, vmax=100)
-  ticks, names = range(num_classes), [_drawn(name) for name in classes]
+  ticks, names = range(num_classes), [plain(name) for name in classes]
   axis.set_xticks(ticks, names, rotation=90, **font)
   axis.set_yticks(ticks, names, **font)
   axis.set(xlabel="prediction, % of the true pixels", ylabel="truth")
@@ -272,7 +232,7 @@ def draw_confusion(
   else:
     figure.colorbar(picture, shrink=0.5)
   if title:
-    figure.suptitle(_drawn(title))
+    figure.suptitle(plain(title))
   return figure
 
 
@@ -291,14 +251,9 @@ def _with_void(classes, palette, maps, name="void"):
   return (*classes, name), (*palette, VOID_COLOUR)
 
 
-def _drawn(name):
-  """A name as matplotlib takes it: what is between two $ is no formula."""
-  return printable(name).replace("$", r"\$")
-
-
 def _patches(classes, palette):
   return [
-    Patch(facecolor=np.array(colour) / 255, edgecolor="black", label=_drawn(name))
+    Patch(facecolor=np.array(colour) / 255, edgecolor="black", label=plain(name))
     for name, colour in zip(classes, palette, strict=True)
   ]
 

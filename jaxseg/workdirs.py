@@ -141,7 +141,8 @@ def write_files(
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  temporary, name = {name: folder / f"{name}.tmp" for name in files}, ""
+  # Another process may write the same file.
+  temporary, name = {name: folder / f"{name}.{os.getpid()}.tmp" for name in files}, ""
   try:
     for name, content in files.items():
       temporary[name].write_bytes(content)

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from jax.experimental import multihost_utils
 
 from jaxseg import UserError, checkpoint, train_state
 from jaxseg.checkpoint_files import fit
@@ -70,6 +71,14 @@ def test_best_survives_a_restart(tmp_path):
   assert save_all(tmp_path, {1: 0.1, 2: 0.9, 3: 0.3}) == ([2, 3], 2)
   assert save_all(tmp_path, {4: 0.4, 5: 0.5, 6: None}) == ([2, 5, 6], 2)
   assert save_all(tmp_path, {7: 0.95, 8: 0.1, 9: 0.2}) == ([7, 8, 9], 7)
+
+
+def test_orbax_does_not_ask_for_preemption(tmp_path, monkeypatch):
+  """It would ask by the step, while training asks by the number of its calls."""
+  asked = []
+  monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
+  assert save_all(tmp_path, {7: 0.1, 9: None})[0] == [7, 9]
+  assert asked == []
 
 
 @pytest.mark.parametrize("ema", [False, True])

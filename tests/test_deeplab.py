@@ -43,6 +43,70 @@ class TinyEncoder(nn.Module):
     return stages
 
 
+class Leaning(TinyEncoder):
+  """Whose windows have their centres in the middle of the first pixel, or of the last."""
+
+  lean: int = 1
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    x, stages, total = image, {}, 1
+    for i, name in enumerate(self.stages):
+      stride, padding = (2 if total < self.output_stride else 1), "SAME"
+      if self.lean < 0 and stride == 2:
+        padding = [(1, 1), (1, 1)]
+      total *= stride
+      stages[name] = x = nn.relu(nn.Conv(4 + i, (3, 3), stride, padding, name=name)(x))
+    return stages
+
+
+class Centres(nn.Module):
+  """The coarse map holds the columns of its windows' centres."""
+
+  output_stride: int = 16
+  lean: int = 1
+  stages = ("half", "quarter", "eighth", "coarse")
+  stride = property(lambda self: self.output_stride)
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    b, h, w, _ = image.shape
+    s = self.output_stride
+    columns = s * jnp.arange(w // s) + (s - 1) * (1 + self.lean) / 2
+    coarse = jnp.broadcast_to(columns[:, None], (b, h // s, w // s, 1))
+    return {**dict.fromkeys(self.stages), "coarse": coarse}
+
+
+@pytest.mark.parametrize("lean", [1, -1, 0])
+@pytest.mark.parametrize("trained, used", [(16, 8), (32, 8), (8, 16), (16, 16)])
+def test_another_output_stride_leaves_things_where_they_were(trained, used, lean):
+  """What the network says about a pixel is from windows around the same place as in training."""
+  model = DeepLab(1, Centres(trained, lean), aspp=False, decoder=False)
+  image = jnp.zeros((1, 32, 256, 3))
+  variables = {"params": {"head": {"kernel": jnp.ones((1, 1, 1, 1)), "bias": jnp.zeros(1)}}}
+  found = model.at_output_stride(used).apply(variables, image, train=False)[0, 0, 32:-32, 0]
+  # The middle of a cell of s px is at (s - 1) / 2, the centres of its windows (s - 1) / 2 beside.
+  expected = np.arange(32, 224) + lean * (trained - 1) / 2
+  np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("lean", [1, -1])
+def test_no_other_shift_is_nearer_to_what_was_trained(lean, monkeypatch):
+  """With ASPP and a decoder, on a smooth image."""
+  model = DeepLab(3, Leaning(lean=lean), widths=(16, 8), rates=(2, 4))
+  variables = reference.random_variables(model, 3)
+  x = np.linspace(0, 6, 256)
+  waves = [np.sin(a * x)[:, None] + np.cos(b * x)[None] for a, b in ((1, 2), (3, 1), (2, 3))]
+  image = (np.stack(waves, -1)[None] / 4 + 0.5).astype(np.float32)
+  expected, errors = logits(model, variables, image), {}
+  dense, own = model.at_output_stride(8), model.at_output_stride(8).shift
+  for shift in (-1.0, -0.5, 0.0, 0.5, 1.0):
+    monkeypatch.setattr(DeepLab, "shift", shift)
+    found = logits(dense, variables, image)
+    errors[shift] = np.abs(found - expected)[0, 32:-32, 32:-32].mean()
+  assert own == lean / 2 == min(errors, key=errors.get)
+
+
 # The pyramid
 
 

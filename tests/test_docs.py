@@ -1,10 +1,12 @@
 """The documentation: links lead somewhere, keys exist, and the examples of docs/extend.md train."""
 
 import ast
+import importlib
 import json
 import os
 import pathlib
 import re
+import statistics
 import subprocess
 import sys
 
@@ -12,6 +14,8 @@ import command
 import pytest
 
 from configs import default
+from jaxseg import build, models
+from jaxseg.data import datasets
 from jaxseg.models import MODELS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -52,6 +56,59 @@ EXAMPLES = {
   block.splitlines()[0].removeprefix("# "): block
   for block in python_blocks(ROOT / "docs" / "extend.md")
 }
+
+
+# First cell of a row of the README's table: (config, folder of experiments/, its variant).
+MEASURED = {
+  "unet_cells": ("unet_cells", "border_weight", "off"),
+  "unet_cells, border weight 10, 8 epochs": ("unet_cells", "border_weight", "on, 8 epochs"),
+  "unet_isbi_small": ("unet_isbi_small", "unet_isbi", "full length"),
+  "unet_pets": ("unet_pets", "pets_tutorial", "pretrained, frozen"),
+  "deeplabv3plus_pets": ("deeplabv3plus_pets", "pets_tutorial", "DeepLabv3+"),
+  "unet_pets_finetuned": ("unet_pets_finetuned", "pets_tutorial", "fine-tuned"),
+  "the same from scratch, 60 epochs, more augmentation": (
+    "unet_pets_finetuned", "pets_tutorial", "from scratch, 60 epochs"
+  ),
+  "unet_camvid_medium, from scratch": ("unet_camvid_medium", "camvid", "U-Net, medium"),
+  "deeplabv3plus_camvid_medium": ("deeplabv3plus_camvid_medium", "camvid", "DeepLabv3+, medium"),
+}  # fmt: skip
+
+
+def results_table():
+  """{first cell: [the others]} of the README's table of results."""
+  text = (ROOT / "README.md").read_text()
+  lines = text[text.index("| NAME |") :].split("\n\n")[0].splitlines()[2:]
+  rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+  return {first: others for first, *others in rows}
+
+
+def test_scores_of_the_readme_are_those_that_were_measured():
+  table = results_table()
+  assert table.keys() == MEASURED.keys()
+  for row, (_, folder, variant) in MEASURED.items():
+    runs = json.loads((ROOT / "experiments" / folder / "results.json").read_text())
+    runs = [run for run in runs if run["variant"] == variant]
+    for cell, score in zip(table[row][3:5], ("miou", "pixel_accuracy"), strict=True):
+      mean, *spread = cell.replace("*", "").split(" ± ")
+      values = [run[score] for run in runs]
+      assert mean == f"{statistics.mean(values):.{len(mean) - 2}f}", (row, score)
+      assert len(spread) == (len(values) > 1), row
+      if spread:
+        assert spread == [f"{statistics.stdev(values):.{len(spread[0]) - 2}f}"], (row, score)
+
+
+@pytest.mark.slow
+def test_sizes_of_the_readme_are_those_of_the_networks():
+  for row, (name, *_) in MEASURED.items():
+    _, parameters, size, *_ = results_table()[row]
+    config = importlib.import_module(f"configs.{name}").get_config()
+    data = {key: value for key, value in config.data.items() if key != "name"}
+    info = datasets.describe(config.data.name, config.data.train_split, **data)
+    model, side = build.build_model(config, info), config.data.image_size
+    variables = models.abstract_variables(model, info.channels)
+    flop = models.summary(model, variables, info.channels, side, compile=False)["flop"]
+    assert parameters == f"{models.num_parameters(variables):,}", row
+    assert size == f"{flop / 1e9:.1f}, {side}", row
 
 
 @pytest.mark.parametrize("page", PAGES + REPORTS, ids=relative)

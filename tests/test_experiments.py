@@ -98,6 +98,26 @@ def test_a_sweep_says_what_it_has_from_before(tmp_path, monkeypatch, capsys):
   assert "\na, 2 seeds\n" in out and "\nb, 1 seed\n" in out and " 0.5 ± " in out
 
 
+@pytest.mark.slow
+def test_a_sweep_keeps_what_it_ran_and_its_log(tmp_path, monkeypatch, capsys):
+  values = {"train.num_epochs": 0.02, "data.image_size": 32, "model.widths": "4,8"}
+  flags = ["--config=configs/unet_cells.py", *(f"--config.{k}={v}" for k, v in values.items())]
+  (tmp_path / "variants.json").write_text(json.dumps({"two words": flags}))
+  main = runpy.run_path(str(ROOT / "experiments" / "sweep.py"))["main"]
+  monkeypatch.setitem(main.__globals__, "ROOT", tmp_path)
+  monkeypatch.setenv("PYTHONPATH", str(ROOT))
+  (tmp_path / "configs").symlink_to(ROOT / "configs")
+  monkeypatch.setattr(sys, "argv", ["sweep.py", str(tmp_path), "--seeds=1"])
+  main()
+  (row,) = json.loads((tmp_path / "results.json").read_text())
+  assert row["measured"].keys() == {"date", "commit", "jax", "cpus", "load_before"}
+  assert row["measured"]["jax"] == jax.__version__
+  log = (tmp_path / "logs" / "two_words_0.jsonl").read_text().splitlines()
+  last = json.loads(log[-1])
+  assert (last["step"], last["miou"]) == (row["step"], pytest.approx(row["miou"]))
+  assert f"miou {row['miou']:.5g}".split() in map(str.split, capsys.readouterr().out.splitlines())
+
+
 SWEEPS = [file.parent for file in sorted((ROOT / "experiments").glob("*/variants.json"))]
 SWEEPS = [folder for folder in SWEEPS if (folder / "results.json").exists()]
 

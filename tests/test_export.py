@@ -107,7 +107,8 @@ def test_data_are_not_downloaded_for_somebody_elses_network(monkeypatch):
   config = default.get_config()
   config.data.name, config.data.image_size = "oxford_iiit_pet", 32
   monkeypatch.setattr(build, "open_split", lambda *_, **__: pytest.fail("it is opened"))
-  images = exporting.sample_images(config, INFO, is_own=False)
+  images, kind = exporting.sample_images(config, INFO, is_own=False)
+  assert kind == "random images (a packed network knows no data)"
   assert len(images) == config.export.num_images and images[0].shape == (31, 47, 3)
 
 
@@ -115,8 +116,8 @@ def test_images_of_another_type_become_that_of_the_network(monkeypatch):
   config, image = default.get_config(), np.uint16([[[0, 257, 65535]]])
   config.data.name = "folder"
   monkeypatch.setattr(build, "open_split", lambda *_, **__: (INFO, [{"image": image}]))
-  (found,) = exporting.sample_images(config, INFO)
-  assert found.dtype == np.uint8 and found.tolist() == [[[0, 1, 255]]]
+  (found,), kind = exporting.sample_images(config, INFO)
+  assert kind == "images" and found.dtype == np.uint8 and found.tolist() == [[[0, 1, 255]]]
 
 
 def test_a_file_of_one_size_does_not_mirror_what_the_network_takes_as_it_is():

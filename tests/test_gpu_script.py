@@ -85,6 +85,15 @@ def test_results_of_several_runs_are_merged(tmp_path, monkeypatch, capsys):
   run.TOTAL = 720
   late = results(run, monkeypatch, out, "--only=network", "--limit=2")["network"]
   assert late["error"].startswith("not done within 2 s") and "network.log" in late["error"]
+  run.SECTIONS["network"] = ("sizes.py", [], 30)
+  (tmp_path / "steps.py").write_text("raise SystemExit('this one has its result')")
+  whole = results(run, monkeypatch, out, "--missing")
+  assert whole["network"]["rows"] == [rows["sizes.py"]] and "error" not in whole["network"]
+  assert whole["net-bfloat16"] == found["net-bfloat16"]
+  capsys.readouterr()
+  results(run, monkeypatch, out, "--table")
+  lines = capsys.readouterr().out.splitlines()
+  assert "| matmul | precision bfloat16, matmul_tflops 600 |" in lines
 
 
 def test_without_an_environment_the_remedy_is_said(tmp_path):
@@ -107,9 +116,9 @@ def test_on_a_tpu(tmp_path, monkeypatch, capsys):
   assert list(results(run, monkeypatch, tmp_path / "out", "--tpu")) == ["net"]
   capsys.readouterr()
   results(run, monkeypatch, tmp_path / "out", "--table")
-  assert capsys.readouterr().out.splitlines()[2:] == [
+  assert capsys.readouterr().out.splitlines()[2] == (
     "| net | bfloat16 | 8 | 1234 | 25% | - | TPU v5e |"
-  ]
+  )
   script = FOLDER.parent / "tpu" / "run.sh"
   environ = {**os.environ, "PYTHON": "echo"}
   done = subprocess.run(["bash", script, "--quick"], capture_output=True, text=True, env=environ)
@@ -137,6 +146,20 @@ def load_sections():
   run = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(run)
   return run.SECTIONS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in load_sections() if n.startswith("torch")])
+def test_networks_of_pytorch(name, tmp_path):
+  python = os.environ.get("JAXSEG_TORCH_PYTHON")
+  if not python:
+    pytest.skip("JAXSEG_TORCH_PYTHON names no Python with torch and segmentation_models.pytorch")
+  flags = "--quick", f"--only={name}", f"--out={tmp_path}", f"--torch={python}"
+  subprocess.run([sys.executable, FOLDER / "run.py", *flags], check=True, capture_output=True)
+  found = json.loads((tmp_path / "results.json").read_text())[name]
+  assert "error" not in found, found
+  assert [row["precision"] for row in found["rows"]] == ["bfloat16", "float32"]
+  assert all(row["images_per_second"] > 0 for row in found["rows"])
 
 
 @pytest.mark.slow

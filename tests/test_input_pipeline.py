@@ -99,6 +99,16 @@ def test_order_depends_on_the_seed_alone():
   assert (first != other).any()
 
 
+def test_seeds_have_no_epoch_in_common():
+  """Nor is an epoch of one the next epoch of its neighbour."""
+  orders = [
+    tuple(order)
+    for seed in (0, 1, 2, 2**32 - 1)
+    for order in numbers(take(train_batches(SMALL, seed=seed, batch_size=10), 5)).reshape(5, NUM)
+  ]
+  assert len({*orders}) == len(orders) == 20
+
+
 RANDOM = [
   (SMALL, {}),
   (LARGE, {"fit": "crop", "instances": True}),

@@ -241,7 +241,9 @@ def test_at_output_stride():
   """The same parameters; the rates and the stride follow."""
   model = build("deeplabv3plus", output_stride=16)
   dense = models.at_output_stride(model, 8)
-  assert (model.stride, dense.stride) == (16, 8) and dense.clone(encoder=model.encoder) == model
+  assert (model.stride, dense.stride) == (16, 8)
+  assert dense.clone(encoder=model.encoder, trained_stride=0) == model
+  assert models.at_output_stride(dense, 16).shift == 0 != dense.shift
   assert models.abstract_variables(dense, 3) == models.abstract_variables(model, 3)
   with pytest.raises(UserError, match="^`output_stride` 8 is for DeepLab; UNet has"):
     models.at_output_stride(build("unet"), 8)

@@ -245,6 +245,12 @@ def test_warmup(name):
   )
 
 
+def test_more_steps_than_can_be_counted():
+  for name in "constant", "cosine", "poly":
+    with pytest.raises(UserError, match="^3,200,000,000 steps are more than can be counted"):
+      schedule(name, 0.1, 3_200_000_000)
+
+
 def test_unknown_names():
   with pytest.raises(UserError, match="^unknown schedule 'cosin'.*constant, cosine, poly$"):
     schedule("cosin", 0.1, 10)

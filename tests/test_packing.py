@@ -121,7 +121,10 @@ def test_it_stands_alone(folder, copy, tmp_path):
   with pytest.warns(DataWarning, match="copy is packed and stays as it is"):
     scores = jaxseg.evaluate(copy, {"data.data_dir": str(tmp_path)})
   expected = json.loads((folder / "evaluation.json").read_text())
-  assert scores["confusion"] == expected["confusion"]
+  assert scores["confusion"] == expected["confusion"] and "overrides" not in scores
+  keys = {"data.data_dir": str(tmp_path), "predict.tta": "flip"}
+  with pytest.warns(DataWarning, match="copy is packed and stays as it is"):
+    assert jaxseg.evaluate(copy, keys)["overrides"] == {"predict.tta": "flip"}
 
 
 def test_it_holds_no_place_of_this_machine(run, folder):

@@ -123,7 +123,7 @@ def test_other_networks_and_options_have_other_marks():
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in values.items()})
     return dataclasses.replace(SEGMENTER, config=config)
 
-  same = change(data__num_threads=7, train__batch_size=3, parallel__num_processes=4)
+  same = change(data__num_threads=7, train__batch_size=3, predict__temperature=1.5)
   assert prediction.mark(same) == prediction.mark(SEGMENTER)
   weights = {"a": np.array([1, 1, np.nextafter(1, 2)])}
   palette = ((1, 1, 1), *RGB.palette[1:])

@@ -1,5 +1,6 @@
 """Weight files: the layouts that exist, every kind of wrong file, and the download."""
 
+import errno
 import functools
 import hashlib
 import http.server
@@ -292,6 +293,15 @@ def test_damaged_cache_is_replaced(server, tmp_path, capsys):
   capsys.readouterr()
   assert open(fetch(download, cache), "rb").read() == b"weights"
   assert capsys.readouterr().err.startswith(f"{cache / 'weights.h5'} was damaged, or not the file")
+
+
+def test_a_full_disk_is_not_the_network(server, tmp_path, monkeypatch):
+  def retrieve(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+
+  monkeypatch.setattr(pooch, "retrieve", retrieve)
+  with pytest.raises(OSError, match="No space left"):
+    fetch(publish(server, tmp_path, b"weights"), tmp_path / "cache")
 
 
 def test_wrong_hash(server, tmp_path):

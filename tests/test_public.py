@@ -1,17 +1,22 @@
 """Published networks: torchvision's logits from torchvision's files, and what is no such file."""
 
+import dataclasses
+import hashlib
 import pathlib
 import zipfile
 
 import jax
 import numpy as np
+import pooch
 import pytest
 import weight_files
 from fixtures import make_torchvision_networks
-from fixtures.make_torch_encoders import make_image, some
+from fixtures.make_torch_encoders import some
+from fixtures.make_torchvision_networks import photo
 from PIL import Image
 from test_earlier_runs import FIXTURE
 from test_main import error_of, jaxseg  # noqa: F401
+from test_pretrained import server  # noqa: F401
 
 import jaxseg as library
 from jaxseg import UserError, build, public
@@ -20,42 +25,53 @@ from jaxseg.models import pretrained
 FAST = {"xla_backend_optimization_level": 0}  # which would take longer than the network
 
 
-@pytest.fixture(scope="module", params=make_torchvision_networks.NAMES)
-def file_and_logits(request, tmp_path_factory):
-  """A file as `torch.save` writes it, with the auxiliary head, and logits of `make_image`."""
-  state, logits = make_torchvision_networks.read(request.param)
+CASES = [
+  pytest.param(name, marks=pytest.mark.slow if "101" in name else ())
+  for name in make_torchvision_networks.SIZES
+]
+
+
+@pytest.fixture(scope="module", params=CASES)
+def network(request, tmp_path_factory):
+  """A file as `torch.save` writes it, with the auxiliary head, and {size: (logits, labels)}."""
+  state, found = make_torchvision_networks.read(request.param)
   assert any(name.startswith("aux_classifier.") for name in state)
-  path = tmp_path_factory.mktemp("public") / "weights.pth"
+  path = tmp_path_factory.mktemp("public") / f"{request.param}.pth"
   weight_files.write_pth(path, state)
-  yield path, logits
+  yield path, found
   path.unlink()  # 0.2 GB
 
 
-def test_logits_are_those_of_torchvision(file_and_logits):
-  path, expected = file_and_logits
+def test_logits_and_labels_are_those_of_torchvision(network):
+  path, found = network
   config, info, variables = public.read_published(path)
   model = build.build_model(config, info)
   apply = jax.jit(lambda v, x: model.apply(v, x, train=False), compiler_options=FAST)
-  logits = np.asarray(apply(variables, make_image()))
-  assert logits.shape == (1, 65, 97, 21) and expected.std() > 1
-  np.testing.assert_allclose(some(logits), expected, rtol=0, atol=1e-4)
+  for size, (expected, labels) in found.items():
+    logits = np.asarray(apply(variables, photo(size)[None] / np.float32(255)))
+    assert logits.shape == (1, *size, 21) and expected.std() > 1
+    np.testing.assert_allclose(some(logits), expected, rtol=0, atol=1e-4)
+    np.testing.assert_array_equal(logits.argmax(-1)[0], labels)
+    assert len(np.unique(labels)) > 2
 
 
 @pytest.mark.slow
-def test_a_photo_in_one_command(jaxseg, file_and_logits, tmp_path):  # noqa: F811
-  """The same labels from Python and from the command, of the odd size that the photo has."""
-  path, _ = file_and_logits
-  pixels = np.round(255 * make_image()[0]).astype(np.uint8)
+def test_a_photo_in_one_command(jaxseg, network, tmp_path):  # noqa: F811
+  """The same labels from Python, from the command and from torchvision, of an odd size."""
+  path, found = network
+  size, (_, expected) = next(iter(found.items()))
+  pixels = photo(size)
   (tmp_path / "in").mkdir()
   Image.fromarray(pixels).save(tmp_path / "in" / "photo.png")
   flags = "--mode=predict", f"--input={tmp_path}/in", f"--output={tmp_path}/out"
   status, out, err = jaxseg(*flags, f"--model={path}")
   assert status == 0 and out.startswith("1 label map written"), err
   labels = np.asarray(Image.open(tmp_path / "out" / "photo.png"))
+  np.testing.assert_array_equal(labels, expected)
   segmenter = library.load(path)
   np.testing.assert_array_equal(labels, segmenter(pixels))
   np.testing.assert_array_equal(labels, segmenter.probs(pixels).argmax(-1))
-  assert segmenter.classes[15] == "person" and len(np.unique(labels)) > 2
+  assert segmenter.classes[15] == "person"
 
 
 @pytest.mark.parametrize(
@@ -196,3 +212,22 @@ def test_a_path_may_be_a_name(monkeypatch):
   monkeypatch.setattr(public.pretrained, "fetch", fetch)
   with pytest.raises(UserError, match="^no network$"):
     public.read_published(pathlib.Path("torchvision:fcn_resnet50"))
+
+
+@pytest.mark.slow
+def test_a_name_is_downloaded_once(server, network, monkeypatch, tmp_path):  # noqa: F811
+  """The server's file, whose name tells its hash; the second time from the cache, offline."""
+  path, found = network
+  name = f"torchvision:{path.stem}"
+  digits = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+  file = f"weights-{digits}.pth"
+  (tmp_path / "served" / file).symlink_to(path)
+  address = f"http://127.0.0.1:{server.server_port}/{file}"
+  download = pretrained.Download(address, f"sha256:{digits}")
+  monkeypatch.setattr(pooch, "os_cache", lambda _: tmp_path / "cache")
+  published = dataclasses.replace(public.PUBLISHED[name], download=download)
+  monkeypatch.setitem(public.PUBLISHED, name, published)
+  (size, (_, labels)), *_ = found.items()
+  np.testing.assert_array_equal(library.load(name)(photo(size)), labels)
+  server.shutdown()
+  assert library.load(name).classes[15] == "person" and server.requested == [f"/{file}"]

@@ -271,6 +271,10 @@ def test_its_folder_stays_as_it_is(deeplab):
   message = error_of(library.train, tiny.make_config(1), deeplab)
   assert message.startswith(f"{deeplab} is a published network, which stays as it is: train in")
   assert f"{deeplab} is a published network" in error_of(library.calibrate, deeplab)
+  for free in "exp:1", "best.pt":  # names of which there is nothing
+    public.check_is_none(free, "")
+  with pytest.raises(UserError, match="torchvision:fcn_resnet50 is a published network"):
+    public.check_is_none("torchvision:fcn_resnet50", "")
   assert {path.name: path.read_bytes() for path in deeplab.iterdir()} == before
 
 

@@ -14,11 +14,11 @@ from jaxseg import (
   extremes,
   report_page,
 )
+from jaxseg.charts import draw_curves
 from jaxseg.data.decode import DatasetInfo
 from jaxseg.per_image import PerImage
 from jaxseg.report_page import Evaluation, write_report
 from jaxseg.tally import NUM_BINS
-from jaxseg.visualize import draw_curves
 
 CLASSES = ("sky", "<b>road</b>")
 INFO = DatasetInfo(CLASSES, ((0, 0, 255), (99, 99, 99)), 3)
@@ -44,6 +44,14 @@ def make_evaluation(num=20):
   picture = extremes.html_page.jpeg(np.full((8, 8, 3), 99, np.uint8))
   shown = {i: dict.fromkeys(extremes.PANELS, picture) for i in range(num)}
   return Evaluation(result, images, shown=shown)
+
+
+def title_in_browser(page, folder, *options):
+  """The title of a page after its scripts have run in Chromium; folder: for its files."""
+  fixed = "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}/profile"
+  command = [CHROMIUM, *fixed, *options, "--dump-dom", f"file://{page}"]
+  out = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+  return html.unescape(re.search("<title>(.*?)</title>", out)[1])
 
 
 @pytest.fixture
@@ -124,7 +132,7 @@ def test_confusions_of_many_classes_are_a_table(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
 def test_heads_sort_in_a_browser(tmp_path, monkeypatch):
-  """By number, by text, down on the second click, and by the keyboard; NaN stays last."""
+  """By number, by text, down on the second click; the keyboard reaches them; NaN stays last."""
   clicks = """
     const done = [];
     const names = () => [...document.querySelectorAll("tbody th")].map(x => x.textContent);
@@ -133,6 +141,7 @@ def test_heads_sort_in_a_browser(tmp_path, monkeypatch):
     second.click(); done.push(names());
     first.click(); done.push(names());
     done.push([document.querySelector("[aria-sort]").getAttribute("aria-sort")]);
+    first.focus(); done.push([document.activeElement === first, first.tabIndex]);
     document.title = JSON.stringify(done);
   """
   monkeypatch.setattr(report_page, "SCRIPT", report_page.SCRIPT + clicks)
@@ -140,10 +149,7 @@ def test_heads_sort_in_a_browser(tmp_path, monkeypatch):
   path = tmp_path / "x.html"
   lines = report_page.table(["name", "number"], rows, "label")
   report_page.write_sections(path, "x", [], {"A": lines})
-  options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
-  command = [CHROMIUM, *options, "--dump-dom", f"file://{path}"]
-  out = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-  title = html.unescape(re.search("<title>(.*?)</title>", out)[1])
-  up, down, by_name, state = json.loads(title)
+  up, down, by_name, state, focus = json.loads(title_in_browser(path, tmp_path))
   assert up == ["c", "b10", "a", "b9"] and down == ["a", "b10", "c", "b9"]
   assert by_name == ["a", "b9", "b10", "c"] and state == ["ascending"]
+  assert focus == [True, 0]

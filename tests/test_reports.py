@@ -7,11 +7,13 @@ import math
 import re
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import tiny
 from PIL import Image
 from test_data_page import Reader
+from test_report_page import CHROMIUM, title_in_browser
 from tiny import error_of
 
 from jaxseg import (
@@ -63,6 +65,22 @@ def test_training_writes_page_and_table(runs):
     assert len(images_of(run / "plots/report.html")) == 9 * len(extremes.PANELS)
 
 
+def test_distances_of_surfaces_are_in_all_three_files(runs):
+  """The tolerance counts: at the image's diagonal, what has a boundary in both maps is near."""
+  found = []
+  for tolerance in 0.0, 99.0:
+    keys = {"eval.surface_distances": True, "eval.surface_tolerance": tolerance}
+    scores = modes.evaluate(runs[1], keys)
+    result = json.loads((runs[1] / "evaluation.json").read_text())
+    table = per_image.read(runs[1] / "per_image.csv", tiny.INFO.classes, "").of_images()
+    text = Reader((runs[1] / "plots/report.html").read_text()).text.replace("\n", "")
+    for name, title, digits in ("hd95", "HD95, px", 2), ("nsd", "normalised surface distance", 4):
+      assert result[name] == scores[name] == pytest.approx(np.nanmean(table[name]))
+      assert f"{title}{result[name]:.{digits}f}" in text
+    found.append(result)
+  assert found[0]["hd95"] == found[1]["hd95"] > 0 and found[0]["nsd"] < found[1]["nsd"]
+
+
 def test_report_is_made_again_from_the_files(runs):
   path = runs[1] / "plots/report.html"
   before = path.read_text()
@@ -91,6 +109,42 @@ def test_comparison(runs, tmp_path):
   }  # fmt: skip
 
 
+FRAMES = """
+<script>
+const frames = [...document.querySelectorAll("iframe")];
+addEventListener("load", () => {
+  document.title = JSON.stringify(frames.map(frame => {
+    const {documentElement: root, body} = frame.contentDocument;
+    return [frame.contentWindow.innerWidth, root.scrollWidth,
+            frame.contentWindow.getComputedStyle(body).backgroundColor];
+  }));
+});
+</script>
+"""
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
+def test_pages_on_a_phone_and_in_the_dark(runs, tmp_path):
+  """A report, a comparison and the page of several seeds: as wide as the screen, in its colours."""
+  (tmp_path / "seeds").mkdir()
+  for number, path in enumerate(runs):
+    shutil.copytree(path, tmp_path / "seeds" / f"seed_{number}")
+  (tmp_path / "seeds" / "seeds.json").write_text("{}")
+  for dark in False, True:
+    others = reports.report(runs), reports.report(tmp_path / "seeds")
+    pages = runs[0] / "plots/report.html", *others
+    widths = 360, 1200
+    frames = (f'<iframe width="{x}" src="{page}"></iframe>' for page in pages for x in widths)
+    (tmp_path / "all.html").write_text("<title></title>" + "".join(frames) + FRAMES)
+    options = ["--allow-file-access-from-files", "--window-size=1400,1000",
+               f"--blink-settings=preferredColorScheme={int(not dark)}"]  # fmt: skip
+    found = json.loads(title_in_browser(tmp_path / "all.html", tmp_path, *options))
+    assert [width for width, *_ in found] == [360, 1200] * 3
+    for width, needed, background in found:
+      assert needed <= width
+      assert background == ("rgb(22, 24, 27)" if dark else "rgb(255, 255, 255)")
+
+
 def test_runs_of_one_name_are_told_apart(runs, tmp_path):
   """Folders of one name, one that is called like a panel, and one whose name is HTML."""
   places = [tmp_path / "x" / "truth", tmp_path / "y" / "truth", tmp_path / 'a"><img src=x>&']
@@ -113,6 +167,35 @@ def test_pictures_that_cannot_be_made_are_named(runs, monkeypatch):
   text = reports.report([runs[0]]).read_text()
   assert "No pictures: " in text and "was evaluated on 9 images, not 8" in text
   assert "<img" not in text
+
+
+@pytest.mark.parametrize(
+  "error, words",
+  [
+    (MemoryError(), "No pictures: "),
+    (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), "No pictures: "),
+    (jax.errors.JaxRuntimeError("INTERNAL: a bug"), None),
+  ],
+)
+def test_want_of_memory_leaves_pictures_out(runs, monkeypatch, error, words):
+  def fail(*_, **__):
+    raise error
+
+  monkeypatch.setattr(reports, "load_run", fail)
+  if words is None:
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
+      reports.report(runs[0])
+  else:
+    text = reports.report(runs[0]).read_text()
+    assert words in text and "memory" in text[text.index(words) :][:300]
+
+
+def test_keys_of_a_data_set_that_came_later(runs):
+  """The evaluation had a config whose data set has a key that the run did not."""
+  path = runs[0] / "evaluation.json"
+  noted = {**json.loads(path.read_text()), "overrides": {"data.newer": 3}}
+  path.write_text(json.dumps(noted))
+  assert "data.newer=3" in reports.report(runs[0]).read_text()
 
 
 def test_checkpoints_that_may_not_be_read_leave_pictures_out(runs, monkeypatch):

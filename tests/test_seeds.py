@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 from command import checkpoints, read_json, read_lines
+from test_data_page import Reader
 from test_resumption import assert_same_bits, saved_state, stop_after
 from tiny import error_of
 
@@ -113,7 +114,7 @@ def test_work_directories(run):
   """Those of the seeds are as any other."""
   workdir, alone = run(), run(6)
   names = {path.name for path in workdir.iterdir()}
-  assert names == {"config.json", "seeds.json", "seed_5", "seed_6", "seed_7"}
+  assert names == {"config.json", "seeds.json", "plots", "seed_5", "seed_6", "seed_7"}
   assert read_json((workdir / "config.json").read_text()) == json.loads(make_config().to_json())
   for seed in SEEDS:
     both = workdir / f"seed_{seed}", alone
@@ -145,6 +146,34 @@ def test_summary(run):
   values = [one["miou"] for one in ones]
   cells = [f"{x:.4f}" for x in (statistics.mean(values), statistics.stdev(values), *values)]
   assert row.split() == ["miou", cells[0], "±", *cells[1:]]
+
+
+def test_page(run, tmp_path):
+  """Means, values and links; made anew, with seeds.json, from what the seeds' evaluations say."""
+  shutil.copytree(run(), tmp_path, dirs_exist_ok=True)
+  page = tmp_path / "plots" / "report.html"
+  found = Reader(page.read_text())
+  links = [x["href"] for x in found.of("a") if not x["href"].startswith("#")]
+  assert links == [f"../seed_{seed}/plots/report.html" for seed in SEEDS]
+  assert all((page.parent / link).is_file() for link in links)
+  summary = read_json((tmp_path / "seeds.json").read_text())
+  for one, name in (summary["miou"], "mean IoU"), (summary["iou"]["sky"], "sky"):
+    values = one["mean"], one["std"], *one["values"]
+    assert name + "".join(f"{x:.4f}" for x in values) in found.text.replace("\n", "")
+  path = tmp_path / "seed_6" / "evaluation.json"
+  result = read_json(path.read_text())
+  path.write_text(json.dumps({**result, "miou": 0.9876}))
+  assert jaxseg.report(tmp_path, output=tmp_path / "a b") == tmp_path / "a b" / "report.html"
+  found = Reader((tmp_path / "a b" / "report.html").read_text())
+  assert "0.9876" in found.text and "0.9876" not in page.read_text()
+  assert read_json((tmp_path / "seeds.json").read_text())["miou"]["values"][1] == 0.9876
+  message = error_of(jaxseg.report, [tmp_path, run()])
+  assert f"{tmp_path} holds the runs of several seeds: give one, as {tmp_path}/seed_5" in message
+  shutil.rmtree(tmp_path / "seed_6" / "plots")
+  jaxseg.report(tmp_path)
+  assert [f"seed_{i}" in page.read_text() for i in SEEDS] == [True] * 3
+  links = [x["href"] for x in Reader(page.read_text()).of("a") if x["href"].startswith("..")]
+  assert links == [f"../seed_{seed}/plots/report.html" for seed in (5, 7)]
 
 
 def test_a_class_that_a_seed_does_not_have(tmp_path):
@@ -240,6 +269,14 @@ def test_runs_of_seeds_become_one(run, tmp_path):
   found = [read_json((x / "seeds.json").read_text()) for x in (tmp_path, run())]
   np.testing.assert_allclose(found[0]["miou"]["values"], found[1]["miou"]["values"], rtol=1e-5)
   assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_seed_alone(run, tmp_path):
+  """The folders of the others are gone."""
+  shutil.copy(run() / "seeds.json", tmp_path)
+  shutil.copytree(run() / "seed_6", tmp_path / "seed_6")
+  words = f"two folders seed_N at least, and there is {tmp_path}/seed_6"
+  assert error_of(jaxseg.report, tmp_path) == f"several seeds need {words}"
 
 
 def test_seeds_that_do_not_fit_together(run, tmp_path):

@@ -131,6 +131,8 @@ def test_what_cannot_be_calibrated(run, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(temperature.predictors, "build_predictor", lambda *_: predict)
     assert "the network's output is not finite" in error_of(temperature.calibrate, run)
+  monkeypatch.setattr(temperature.build, "open_split", lambda *_, **__: (tiny.INFO, []))
+  assert "there is no image to calibrate on" in error_of(temperature.calibrate, run)
   image, mask = np.zeros((40, 40, 3), np.uint8), np.full((40, 40), 3, np.uint8)
   examples = [{"name": "a", "image": image, "mask": mask}]
   monkeypatch.setattr(temperature.build, "open_split", lambda *_, **__: (tiny.INFO, examples))

@@ -134,6 +134,22 @@ def test_file_without_top(file_without_top, weight_file):
     )
 
 
+@pytest.mark.slow
+def test_a_file_of_keras_3(keras_model, weight_file, tmp_path):
+  """The same arrays as from its older layout, the classifier's as convolutions, too."""
+  path = tmp_path / "vgg16.weights.h5"
+  keras_model.save_weights(path)
+  network = FCN(2, VGG16())
+  both = [load(network, str(x))["params"] for x in (path, weight_file)]
+  path.unlink()  # 0.5 GB
+  for name, kernel in ("fc1", (7, 7, 512, 4096)), ("fc2", (1, 1, 4096, 4096)):
+    assert both[0][name]["kernel"].shape == kernel
+  assert len(both[0]["encoder"]) == 13
+  for name in (*both[0]["encoder"], "fc1", "fc2"):
+    found, expected = ({**x["encoder"], **x}[name] for x in both)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 def test_other_widths_than_the_file(weight_file):
   with pytest.raises(UserError, match=r"with_top.h5.*fc1/kernel is \(25088, 4096\).*7, 7, 512, 64"):
     load(FCN(2, VGG16(), widths=(64, 64)), weight_file)

@@ -82,6 +82,22 @@ def test_write_json_is_whole_or_not_there(tmp_path, monkeypatch):
     assert json.loads(path.read_text()) == {"new": 2}
 
 
+def test_two_processes_write_the_same_file(tmp_path, monkeypatch):
+  """The other one is through while this one is about to rename its own."""
+  path, replace = tmp_path / "x.json", os.replace
+
+  def meanwhile(source, target):
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    workdirs.write_json(path, {"other": 1})
+    replace(source, target)
+
+  monkeypatch.setattr(os, "replace", meanwhile)
+  workdirs.write_json(path, {"mine": 2})
+  assert json.loads(path.read_text()) == {"mine": 2}
+  assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
 def test_make_folder(tmp_path):
   for _ in range(2):
     workdirs.make_folder(tmp_path / "a" / "b", "--workdir")

@@ -40,8 +40,26 @@ def test_windows_of_zarr(driver, is_ome, tmp_path):
     np.testing.assert_array_equal(image.read(*box), RGB[box])
 
 
-def write_ome(path, driver, level):
-  axes = [{"name": name} for name in "tczyx"]
+@pytest.mark.parametrize("names", ["CYX", ("channel", "row", "col")])
+def test_ome_axes_by_other_names(names, tmp_path):
+  write_zarr(tmp_path / "a.zarr" / "0", PLANES, "zarr")
+  write_ome(tmp_path / "a.zarr", "zarr", "0", names)
+  image = open_windows(tmp_path / "a.zarr", ImageFormat(3))
+  np.testing.assert_array_equal(image.read(slice(3, 99), slice(5, 80)), RGB[3:99, 5:80])
+
+
+def test_whole_numbers_of_unknown_range(tmp_path):
+  """Before the first window, as a later one may not fit 16 bits."""
+  path = write_zarr(tmp_path / "a.zarr", RGB.astype(np.int32), "zarr")
+  assert "the full range of int32 is unknown: set `value_range`" in (
+    error_of(open_windows, path, ImageFormat(3))
+  )
+  image = open_windows(path, ImageFormat(3, value_range=(0, 255)))
+  assert image.read(slice(3, 9), slice(5, 8)).shape == (6, 3, 3)
+
+
+def write_ome(path, driver, level, names="tczyx"):
+  axes = [{"name": name} for name in names]
   about = {"multiscales": [{"axes": axes, "datasets": [{"path": level}]}]}
   if driver == "zarr3":
     about = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": about}}

@@ -13,6 +13,7 @@ import time
 # name: (network of segmentation_models.pytorch, encoder, batches, px, classes, channels)
 CASES = {
   "paper_unet": (None, None, (1, 8, 16), 572, 2, 1),
+  "fcn8s_vgg": (None, None, (16,), 224, 11, 3),
   "mobilenet_unet": ("Unet", "mobilenet_v2", (64,), 128, 3, 3),
   "deeplab_resnet": ("DeepLabV3Plus", "resnet50", (16,), 512, 21, 3),
   "deeplab_mobilenet": ("DeepLabV3Plus", "mobilenet_v2", (16,), 256, 21, 3),
@@ -27,10 +28,44 @@ def build(name, quick):
   spec = importlib.util.spec_from_file_location("networks", file)
   networks = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(networks)
+  if name == "fcn8s_vgg":
+    return fcn8s(classes, 8 if quick else 4096)
   if network is None:
     widths = (4, 8) if quick else (64, 128, 256, 512, 1024)
     return networks.UNet(widths, classes, channels, valid=name == "paper_unet")
   return networks.build(network, encoder, classes)
+
+
+def fcn8s(classes, width):
+  """FCN-8s on VGG-16 (Long et al. 2015), padded as jaxseg's; width: channels of fc6 and fc7."""
+  from torch import nn
+
+  class FCN8s(nn.Module):
+    def __init__(self):
+      super().__init__()
+      self.stages, before = nn.ModuleList(), 3
+      for count, after in zip((2, 2, 3, 3, 3), (64, 128, 256, 512, 512), strict=True):
+        layers = []
+        for _ in range(count):
+          layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(inplace=True)]
+          before = after
+        self.stages.append(nn.Sequential(*layers, nn.MaxPool2d(2)))
+      self.top = nn.Sequential(
+        nn.Conv2d(512, width, 7, padding=3), nn.ReLU(inplace=True),
+        nn.Conv2d(width, width, 1), nn.ReLU(inplace=True),
+      )  # fmt: skip
+      self.scores = nn.ModuleList(nn.Conv2d(n, classes, 1) for n in (width, 512, 256))
+      ups = ((4, 2, 1), (4, 2, 1), (16, 8, 4))
+      self.ups = nn.ModuleList(nn.ConvTranspose2d(classes, classes, *x, bias=False) for x in ups)
+
+    def forward(self, x):
+      found = []
+      for stage in self.stages:
+        found.append(x := stage(x))
+      x = self.ups[0](self.scores[0](self.top(x))) + self.scores[1](found[3])
+      return self.ups[2](self.ups[1](x) + self.scores[2](found[2]))
+
+  return FCN8s()
 
 
 def measure(name, precision, batch, quick):

@@ -1,12 +1,14 @@
 """Measures on one GPU or TPU, a section at a time; results stay whatever happens to the next one.
 
-python experiments/gpu/run.py [--out=DIR] [--torch=PYTHON] [--only=NAME ...] [--quick] [--tpu]
+python experiments/gpu/run.py [--out=DIR] [--torch=PYTHON] [--only=NAME ...] [--missing]
+                              [--quick] [--tpu]
 python experiments/gpu/run.py --compile=cuda:h100     compiles instead, where there is no GPU
 python experiments/gpu/run.py --table [--out=DIR]     prints DIR/results.json as rows of Markdown
 
 Each section has a process and a time limit of its own. DIR/results.json is written after each, and
 keeps what it has of other sections. NAME is a section (paper_unet-bfloat16) or the first part of
-its name: paper_unet is that network in all precisions, torch all of PyTorch.
+its name: paper_unet is that network in all precisions, torch all of PyTorch. DIR/compiled keeps
+what XLA compiled, so that a section that ran out of time gets further in the next run.
 """
 
 import argparse
@@ -21,6 +23,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 TOTAL = 720  # s, of all sections
+TPU_FACTOR = 2  # its compiler takes longer than those of a GPU: of all limits
 # name: (script, what follows, limit in s), the most important first
 SECTIONS = {
   "matmul": ("sections.py", ["matmul"], 60),
@@ -41,6 +44,7 @@ SECTIONS = {
   "fcn8s_vgg-bfloat16": ("sections.py", ["train", "fcn8s_vgg", "bfloat16"], 90),
   "torch-deeplab_mobilenet": ("peer.py", ["deeplab_mobilenet"], 120),
   "torch-padded_unet": ("peer.py", ["padded_unet"], 60),
+  "torch-fcn8s_vgg": ("peer.py", ["fcn8s_vgg"], 120),
   "paper_unet-float32": ("sections.py", ["train", "paper_unet", "float32"], 120),
   "deeplab_resnet-float32": ("sections.py", ["train", "deeplab_resnet", "float32"], 90),
   "mobilenet_unet-float32": ("sections.py", ["train", "mobilenet_unet", "float32"], 90),
@@ -64,7 +68,9 @@ def section(name, out, *, python, quick, limit):
     try:
       gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]  # one of several
       environ = {**os.environ, **ONE_CHIP, "CUDA_VISIBLE_DEVICES": gpu, "PYTHONPATH": str(ROOT)}
-      environ["PYTHONUNBUFFERED"] = "1"
+      compiled = str(out.resolve() / "compiled")
+      environ |= {"PYTHONUNBUFFERED": "1", "JAX_COMPILATION_CACHE_DIR": compiled,
+                  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}  # fmt: skip
       done = subprocess.run(command, stdout=stdout, stderr=stderr, timeout=limit, env=environ)
     except subprocess.TimeoutExpired:
       found["error"] = f"not done within {limit:.0f} s (--limit gives more); see {errors}"
@@ -100,7 +106,7 @@ def print_table(results):
   print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
   rows = [row for found in results.values() for row in found["rows"]]
   if not any(row.get("by") == "jaxseg" for row in rows):
-    print("no training was measured yet; results.json has all other figures", file=sys.stderr)
+    print("no training was measured yet", file=sys.stderr)
   for found in results.values():
     for row in found["rows"]:
       if row.get("by") == "jaxseg" and "images_per_second" in row:
@@ -108,6 +114,12 @@ def print_table(results):
         cells = [row["program"], row["precision"], row["batch"], f"{row['images_per_second']:.4g}"]
         cells += [f"{share:.0%}" if share else "-", f"{times:.2f}" if times else "-", row["device"]]
         print(f"| {' | '.join(map(str, cells))} |")
+  print("\n| section | figures |\n|---|---|")
+  for name, found in results.items():
+    for row in found["rows"]:
+      if "by" not in row:
+        texts = (f"{k} {x:.4g}" if isinstance(x, float) else f"{k} {x}" for k, x in row.items())
+        print(f"| {name} | {', '.join(texts)} |")
 
 
 def choose(names, parser):
@@ -155,9 +167,12 @@ def main():
   text = "section, as often as needed; default: all"
   parser.add_argument("--only", action="append", default=[], metavar="NAME", help=text)
   parser.add_argument("--quick", action="store_true", help="narrow networks; runs on a CPU, too")
-  text = "s, of each section; default: its own, 40 to 150 s"
+  text = "only sections without results in DIR, or with an error"
+  parser.add_argument("--missing", action="store_true", help=text)
+  text = "s, of each section; default: its own, 40 to 150 s, on a TPU twice as much"
   parser.add_argument("--limit", type=float, metavar="SECONDS", help=text)
-  parser.add_argument("--tpu", action="store_true", help="leaves PyTorch out")
+  text = "leaves PyTorch out; sections may take twice as long"
+  parser.add_argument("--tpu", action="store_true", help=text)
   parser.add_argument("--table", action="store_true", help="prints what was measured")
   parser.add_argument("--compile", default="", metavar="TARGET")
   args = parser.parse_args()
@@ -170,6 +185,8 @@ def main():
   results = earlier_results(path, args.quick, parser)
   if args.tpu:
     names = [name for name in names if SECTIONS[name][0] != "peer.py"]
+  if args.missing:
+    names = [name for name in names if "error" in results.get(name, {"error": "not run"})]
   args.out.mkdir(parents=True, exist_ok=True)
   end = time.time() + TOTAL
   for name in names:
@@ -179,7 +196,7 @@ def main():
     if left < 5:
       found = {"rows": [], "seconds": 0, "error": f"left out: {TOTAL} s are over"}
     else:
-      limit = min(args.limit or limit, left)
+      limit = min(args.limit or limit * (TPU_FACTOR if args.tpu else 1), left)
       found = section(name, args.out, python=python, quick=args.quick, limit=limit)
     if left >= 5 or name not in results:
       results[name] = found | ({"quick": True} if args.quick else {})

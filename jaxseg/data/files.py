@@ -172,12 +172,7 @@ def _npy_header(array):
     raise ValueError(f"an array {array.dtype}[{shape}] is no image [H,W] or [H,W,channels]")
   shape = array.shape if array.ndim == 3 else (*array.shape, 1)
   raster.check_size(shape, 8 * array.itemsize, None)
-  names = {1: ("grey",), 3: tuple("RGB")}.get(shape[2], ("band",) * shape[2])
-  bits = 8 * array.itemsize
-  maximum = 1 if array.dtype == bool else (1 << bits) - 1
-  is_whole = array.dtype.kind in "bu" and bits <= 16
-  dtype = np.dtype(np.uint8) if array.dtype == bool else array.dtype.newbyteorder("=")
-  return Header("NPY", shape, dtype, names, bits, maximum if is_whole else None)
+  return raster.array_header("NPY", shape, array.dtype)
 
 
 def _header(image, start, num_bytes):

@@ -20,6 +20,7 @@ from jaxseg.data.workers import WorkerBatches
 from jaxseg.tiles import mirror
 
 FITS = ("resize", "crop")
+SPREAD = 2_654_435_761  # odd: seeds stay different, and far from each other
 
 
 def resize_example(example: Mapping[str, Any], size: int) -> dict[str, Any]:
@@ -285,7 +286,9 @@ def train_batches(
     max_bytes = (cache_mb << 20) // max(1, num_workers)
     options = {"size": size, "fit": fit, "margin": margin, "instances": instances}
     source = fitted_source(source, **options, max_bytes=max_bytes)
-  data = grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
+  # Grain shuffles an epoch by seed + epoch: without the factor, the next seed would have its order.
+  order = seed * SPREAD % 2**32
+  data = grain.MapDataset.range(len(source)).shuffle(seed=order).repeat()
   if sampling.class_balanced:
     data = data.map_with_index(functools.partial(draw_example, seed=seed, sampling=sampling))
   data = data.map(source.__getitem__)

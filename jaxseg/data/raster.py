@@ -103,6 +103,19 @@ def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
   return samples[::rows, ::cols]
 
 
+def array_header(kind: str, shape: tuple[int, int, int], dtype: np.dtype) -> Header:
+  """The Header of samples that say no more than their shape and type.
+
+  Args:
+    kind: `Header.format`.
+  """
+  count, bits = shape[2], 1 if dtype.kind == "b" else 8 * dtype.itemsize
+  names = {1: ("grey",), 2: ("grey", "A"), 3: tuple("RGB"), 4: tuple("RGBA")}
+  maximum = (1 << bits) - 1 if dtype.kind in "bu" and bits <= 16 else None
+  dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype.newbyteorder("=")
+  return Header(kind, shape, dtype, names.get(count, ("band",) * count), bits, maximum)
+
+
 def check_size(
   shape: tuple[int, ...], bits: int, num_bytes: int | None, most: int = MAX_PIXELS
 ) -> None:

@@ -20,7 +20,7 @@ from jaxseg.data.files import TIFF_SUFFIXES, inspect
 from jaxseg.data.fingerprints import chunks_digest
 from jaxseg.data.raster import LARGE, Header, Path, Raster, check_size, decoding
 from jaxseg.data.tiff import open_image
-from jaxseg.data.zarr_files import CACHE, MAX_TILE, ZARR, array_header, open_zarr
+from jaxseg.data.zarr_files import CACHE, MAX_TILE, ZARR, open_zarr
 
 MAX_PIXELS = 1 << 40
 # GeoTIFF: scale, tie points, transformation, directory of keys, and their numbers and texts.
@@ -57,6 +57,10 @@ class WindowedImage:
     self.dtype, self.brightest = None, 0
     if fmt.orient and header.orientation != 1:
       raise UserError(f"{name}: is turned by a tag, and too large to be turned: save it upright")
+    if header.dtype.kind in "ui" and header.maximum is None and not fmt.value_range:
+      # Whether values of 32 bits fit 16 shows at the end alone.
+      raise UserError(f"{name}: the full range of {header.dtype} is unknown: set `value_range` to "
+                      "the values of black and white")  # fmt: skip
     self.shape = (*header.shape[:2], self.read(slice(0, 1), slice(0, 1)).shape[2])
 
   def read(self, rows: slice, cols: slice) -> np.ndarray:
@@ -153,7 +157,7 @@ def windows_of(array: Any, name: str, fmt: ImageFormat) -> WindowedImage:
       pixels = raster.unit_floats(pixels, name)
     return pixels.astype(np.uint8 if dtype.kind == "b" else dtype.newbyteorder("="), copy=False)
 
-  return WindowedImage(array_header("array", shape, dtype), read, name, fmt)
+  return WindowedImage(raster.array_header("array", shape, dtype), read, name, fmt)
 
 
 class _TiffReader:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorstore
 
 from jaxseg import UserError
-from jaxseg.data.raster import UNNAMED, Header
+from jaxseg.data.raster import UNNAMED, Header, array_header
 
 ZARR = ".zarr"  # suffix of a folder
 CACHE = 1 << 28  # bytes of decoded tiles that are kept
@@ -24,15 +24,6 @@ AXES = {
   "t": ("time",),
   "z": ("depth",),
 }
-
-
-def array_header(kind: str, shape: tuple[int, int, int], dtype: np.dtype) -> Header:
-  """The Header of samples that say no more than their shape and type."""
-  count, bits = shape[2], 1 if dtype.kind == "b" else 8 * dtype.itemsize
-  names = {1: ("grey",), 3: tuple("RGB"), 4: tuple("RGBA")}.get(count, ("band",) * count)
-  maximum = (1 << bits) - 1 if dtype.kind in "bu" and bits <= 16 else None
-  dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype.newbyteorder("=")
-  return Header(kind, shape, dtype, names, bits, maximum)
 
 
 def open_zarr(path: pathlib.Path) -> tuple[Header, Callable, pathlib.Path]:
@@ -51,7 +42,7 @@ def open_zarr(path: pathlib.Path) -> tuple[Header, Callable, pathlib.Path]:
     scales = (attributes.get("ome") or attributes).get("multiscales")
     if scales:
       levels, axes = scales[0]["datasets"], scales[0].get("axes", "")
-      axes = "".join(x["name"] if isinstance(x, dict) else x for x in axes) or "tczyx"
+      axes = _named_axes([x["name"] if isinstance(x, dict) else x for x in axes], path) or "tczyx"
       folder = path / levels[0]["path"]
     else:
       axes = _named_axes(about.get("dimension_names") or attributes.get("_ARRAY_DIMENSIONS"), path)

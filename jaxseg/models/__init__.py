@@ -278,7 +278,8 @@ def build_deeplab(
   if variant == "torchvision":
     common |= {"head_conv": True, "exact": True, "epsilon": 1e-5}
   if variant == "smp":
-    common |= {"head_conv": not decoder, "smp": True, "epsilon": 1e-5, "rates": SMP_RATES}
+    smp_rates = tuple(rate * output_stride // 16 for rate in SMP_RATES)  # which are of the map
+    common |= {"head_conv": not decoder, "smp": True, "epsilon": 1e-5, "rates": smp_rates}
   if rates:
     common["rates"] = tuple(rates)
   return DeepLab(

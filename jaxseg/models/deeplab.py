@@ -12,7 +12,7 @@ from jaxseg.models.conv_norm import ConvNormRelu
 from jaxseg.models.layers import Conv1x1, Dropout, UpScore, block, encoder_stages
 
 RATES = (6, 12, 18)  # of the atrous convolutions at output stride 16
-SMP_RATES = (12, 24, 36)
+SMP_RATES = (12, 24, 36)  # of the map, at any output stride
 
 
 class ASPP(nn.Module):
@@ -70,6 +70,8 @@ class DeepLab(nn.Module):
     decoder: merge the stage of stride 4 (2018), or enlarge the logits of ASPP at once (2017).
     aspp: pool at several rates.
     head_conv: a further 3x3 convolution before that of the logits, as in torchvision's networks.
+    trained_stride: output stride of training, if it is another one now. The windows of a finer map
+      have their centres elsewhere in its cells; it is moved to where the decoder has learned them.
     epsilon: of the normalisation behind the encoder.
     up: "resize", bilinear, as published; "transposed", learned, of the logits to the image.
     dropout: rate behind ASPP.
@@ -88,6 +90,7 @@ class DeepLab(nn.Module):
   head_conv: bool = False
   exact: bool = False
   smp: bool = False
+  trained_stride: int = 0
   epsilon: float = 1e-3
   up: str = "resize"
   dropout: float = 0.0
@@ -114,7 +117,17 @@ class DeepLab(nn.Module):
 
   def at_output_stride(self, output_stride: int) -> "DeepLab":
     """The network with the same parameters whose encoder has another output stride."""
-    return self.clone(encoder=self.encoder.clone(output_stride=output_stride))
+    trained = self.trained_stride or self.encoder.output_stride
+    encoder = self.encoder.clone(output_stride=output_stride)
+    return self.clone(encoder=encoder, trained_stride=trained)
+
+  @property
+  def shift(self) -> float:
+    """How many cells further on the coarse map has what it had there in training."""
+    if self.smp or not self.trained_stride:  # with `corners`, first pixels stay where they are
+      return 0.0
+    lean = getattr(self.encoder, "lean", 0)
+    return lean * (self.trained_stride / self.encoder.output_stride - 1) / 2
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:
@@ -157,7 +170,8 @@ class DeepLab(nn.Module):
       low = block(self, low_level, stages[self.encoder.stages[1]])
       if self.smp:
         x = block(self, decoder, 0, x)
-      x = block(self, decoder, 1, ops.resize(x, low.shape[1:3], corners=self.smp), low)
+      x = ops.resize(x, low.shape[1:3], corners=self.smp, shift=self.shift)
+      x = block(self, decoder, 1, x, low)
       if not self.smp:
         x = block(self, decoder, 2, x)
     if self.head_conv:
@@ -172,5 +186,6 @@ class DeepLab(nn.Module):
       x = UpScore(factor, 2 * factor, dtype=self.dtype, name="up")(x)
       x = ops.center_crop(x, image.shape[1:3])
     else:
-      x = ops.resize(x.astype(jnp.float32), image.shape[1:3], corners=self.smp)
+      shift = 0.0 if self.decoder else self.shift
+      x = ops.resize(x.astype(jnp.float32), image.shape[1:3], corners=self.smp, shift=shift)
     return x[:, :h, :w].astype(jnp.float32)

@@ -23,7 +23,11 @@ class Encoder(Protocol):
     dtype: of the activations. Parameters are float32.
     remat: its blocks are computed again for the gradient, see `layers.block`.
     variant: its form; "smp" is asked for by networks of segmentation_models.pytorch.
-  Optional attribute:
+  Optional attributes:
+    lean: where the windows of the coarsest stage have their centres in the blocks of pixels that
+      its values stand for: 1 on the last pixel, as with TensorFlow's padding of even sizes, -1 on
+      the first, as with symmetric padding; 0, in the middle, if it has none. DeepLab needs it to
+      predict with another output stride than it was trained with.
     rgb: places of red, green and blue among the input channels of its weight files; (0, 1, 2) if it
       has none. Images of other channels begin with filters made of these.
   """

@@ -81,6 +81,11 @@ class MobileNetV2(nn.Module):
     return self.variant == "smp"
 
   @property
+  def lean(self) -> int:
+    # Images are mirrored up to even sizes, of which TensorFlow pads the end alone.
+    return -1 if self.is_torch else 1
+
+  @property
   def receptive_radius(self) -> int:
     """px: the sum of (k - 1) / 2 times the stride over all layers."""
     # As "smp", a layer that loses its stride is dilated itself.

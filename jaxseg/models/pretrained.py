@@ -1,6 +1,7 @@
 """Weight files -> variables of a Flax module, strictly: nothing is guessed and nothing skipped."""
 
 import dataclasses
+import errno
 import hashlib
 import os
 import pathlib
@@ -26,6 +27,9 @@ KERAS_NAMES = {
   "moving_mean": ("batch_stats", "mean"),
   "moving_variance": ("batch_stats", "var"),
 }
+
+
+OF_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EMFILE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +90,8 @@ def fetch(
         raise ValueError("another hash than published")
     return str(path)
   except (OSError, ValueError) as error:  # requests' errors are OSErrors; ValueError is the hash
+    if isinstance(error, OSError) and error.errno in OF_DISK:
+      raise
     raise UserError(
       f"could not download {download.url} ({type(error).__name__}: no network, or a changed file): "
       f"copy it to {folder}, or {remedy}"

@@ -60,6 +60,7 @@ class ResNet(nn.Module):
   # From fine to coarse: strides 2, 4, 8, 16, 32 (at most output_stride) with 64, 256, 512, 1024,
   # 2048 channels; of basic blocks 64, 64, 128, 256, 512.
   stages = ("stem", "layer1", "layer2", "layer3", "layer4")
+  lean = -1  # all padding is symmetric
   classifier = ()  # fully connected layers that a network may have as convolutions
   unused_layers = ("fc",)
 

@@ -49,7 +49,7 @@ def to_keras(tensors: Mapping[str, np.ndarray], source: str | os.PathLike) -> Te
   `num_batches_tracked`, a counter, is left out, and so is a prefix of PREFIXES that all names have.
   """
   start = ""
-  for prefix in PREFIXES:
+  for prefix in 2 * PREFIXES:  # in any order
     if tensors and all(name.startswith(start + prefix) for name in tensors):
       start += prefix
   normalised = {key.rpartition(".")[0] for key in tensors if key.endswith(".running_mean")}

@@ -56,6 +56,7 @@ class Xception65(nn.Module):
   # 2048 channels.
   stages = ("blocks_0_conv2", "blocks_1_conv2", "blocks_2_conv2", "blocks_19_conv2", "blocks_20")
   imagenet = None
+  lean = -1  # all padding is symmetric
   classifier = ()  # fully connected layers that a network may have as convolutions
   unused_layers = ("head_fc",)
 
