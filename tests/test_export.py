@@ -223,6 +223,7 @@ def test_a_file_that_differs_is_not_written(jaxseg, trained, tmp_path, monkeypat
   assert not (tmp_path / "new" / "model.stablehlo").exists()
 
 
+@pytest.mark.slow
 def test_an_export_that_is_stopped(trained, tmp_path, monkeypatch):  # noqa: F811
   """The one before stays as it was, and nothing else."""
   exporting.export_run(trained, tmp_path)

@@ -58,9 +58,11 @@ def test_no_time_left(tmp_path, monkeypatch):
 
 def test_results_of_several_runs_are_merged(tmp_path, monkeypatch, capsys):
   run = load(tmp_path)
-  rows = {"sizes.py": {"precision": "bfloat16", "matmul_tflops": 600.0},
-          "steps.py": {"by": "jaxseg", "program": "net", "precision": "bfloat16", "batch": 8,
-                       "images_per_second": 300.0, "tflop_per_image": 0.5}}  # fmt: skip
+  row = {"by": "jaxseg", "program": "net", "precision": "bfloat16", "batch": 8, "device": "H100"}
+  rows = {
+    "sizes.py": {"precision": "bfloat16", "matmul_tflops": 600.0},
+    "steps.py": {**row, "images_per_second": 300.0, "tflop_per_image": 0.5},
+  }
   for name, row in rows.items():
     (tmp_path / name).write_text(f"print({json.dumps(row)!r})")
   run.SECTIONS = {

@@ -140,6 +140,7 @@ def test_export_and_summary(jaxseg, trained, tmp_path):
     assert status == 0 and "parameters" in out and "FLOP" in out
 
 
+@pytest.mark.slow
 def test_a_new_run_like_another_one(jaxseg, trained, tmp_path):
   """The command that is printed for more epochs than a learning rate was planned for."""
   workdir = tmp_path / "new"

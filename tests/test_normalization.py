@@ -98,6 +98,7 @@ def config(tmp_path):
   return config
 
 
+@pytest.mark.slow
 def test_it_is_measured_once_and_kept(config, tmp_path):
   """A run resumes, is scored and predicts with the values that it was trained with."""
   run, data = tmp_path / "run", tmp_path / "data"

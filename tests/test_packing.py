@@ -122,9 +122,9 @@ def test_it_stands_alone(folder, copy, tmp_path):
     scores = jaxseg.evaluate(copy, {"data.data_dir": str(tmp_path)})
   expected = json.loads((folder / "evaluation.json").read_text())
   assert scores["confusion"] == expected["confusion"] and "overrides" not in scores
-  keys = {"data.data_dir": str(tmp_path), "predict.tta": "flip"}
+  keys = {"data.data_dir": str(tmp_path), "predict.tta": "none"}
   with pytest.warns(DataWarning, match="copy is packed and stays as it is"):
-    assert jaxseg.evaluate(copy, keys)["overrides"] == {"predict.tta": "flip"}
+    assert jaxseg.evaluate(copy, keys)["overrides"] == {"predict.tta": "none"}
 
 
 def test_it_holds_no_place_of_this_machine(run, folder):
@@ -455,6 +455,7 @@ def test_what_is_packed(run, folder, copy, tmp_path):
   assert not packed.is_packed(copy)
 
 
+@pytest.mark.slow
 def test_the_command(jaxseg_command, trained, tmp_path, monkeypatch):  # noqa: F811
   """Train, pack, and every mode of a trained run, which leave the folder as it is."""
   monkeypatch.chdir(tmp_path)

@@ -241,8 +241,8 @@ def test_evaluations_that_were_edited(runs, name, value):
     value = result[name] | value
   path.write_text(json.dumps({**result, name: value}))
   remedy = f"evaluate again: --mode=evaluate --workdir={runs[0]}"
-  for use in (lambda: reports.report(runs), lambda: seed_scores.summarize({0: runs[0]})):
-    message = error_of(use)
+  for use, given in (reports.report, runs), (seed_scores.summarize, dict(enumerate(runs))):
+    message = error_of(use, given)
     assert message.startswith(f"{path} is damaged (") and " is missing or wrong): " in message
   assert error_of(reports.report, runs).endswith(remedy)
   del result["confusion"]

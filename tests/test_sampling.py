@@ -121,6 +121,7 @@ def test_crops_of_the_stream(margin, share, labels):
     assert (inner == 1).any((1, 2)).all()
 
 
+@pytest.mark.slow
 def test_examples_by_class():
   """0.4 / 10 for each as shuffled, and 0.6 / 3 for each class, shared by its examples."""
   sampling = Sampling(class_balanced=0.6, examples=[[0], [0, 1, 2], [5, 9]])

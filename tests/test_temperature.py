@@ -116,6 +116,7 @@ def test_a_run_of_a_fixed_temperature(run):
   assert "sets predict.temperature=2.0, which comes before" in error_of(temperature.calibrate, run)
 
 
+@pytest.mark.slow
 def test_a_run_that_begins_anew_has_no_temperature(run):
   temperature.calibrate(run)
   shutil.rmtree(run / "checkpoints")

@@ -110,7 +110,7 @@ WARPED = Augmentation(flip=True, transpose=True, scale=(0.7, 1.4), rotation=20.0
   "options",
   [
     pytest.param({}, marks=pytest.mark.slow),
-    {"num_logits": 1, "padding": "valid"},
+    pytest.param({"num_logits": 1, "padding": "valid"}, marks=pytest.mark.slow),
     pytest.param({"border": (10.0, 2.0)}, marks=pytest.mark.slow),
     {"border": (4.0, 3.0), "padding": "valid", "augmentation": WARPED},
   ],
@@ -181,6 +181,7 @@ ALL = {
 }
 
 
+@pytest.mark.slow
 def test_sum_of_losses():
   """Each is a mean over what is not VOID in the whole batch, times its factor."""
   batch = make_batch(size=24)
@@ -247,7 +248,7 @@ def signed_distances_twin(mask):
 @pytest.mark.parametrize(
   "options",
   [
-    {},
+    pytest.param({}, marks=pytest.mark.slow),
     pytest.param({"parts": 2}, marks=pytest.mark.slow),
     pytest.param({"padding": "valid"}, marks=pytest.mark.slow),
     {"padding": "valid", "augmentation": WARPED},

@@ -184,6 +184,7 @@ def test_a_sum_of_losses(tmp_path):
   assert result["pixel_accuracy"] > 0.9
 
 
+@pytest.mark.slow
 def test_best_checkpoint_outlives_worse_ones(tmp_path, monkeypatch):
   scores, evaluate = iter([0.2, 0.9, 0.3, 0.4]), training.evaluate_split
 

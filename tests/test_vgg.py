@@ -150,11 +150,13 @@ def test_a_file_of_keras_3(keras_model, weight_file, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+@pytest.mark.slow
 def test_other_widths_than_the_file(weight_file):
   with pytest.raises(UserError, match=r"with_top.h5.*fc1/kernel is \(25088, 4096\).*7, 7, 512, 64"):
     load(FCN(2, VGG16(), widths=(64, 64)), weight_file)
 
 
+@pytest.mark.slow
 def test_encoder_of_a_unet(weight_file):
   """Without fc1 and fc2, those of the file are left."""
   model = models.EncoderUNet(2, VGG16(), widths=(4, 4, 4, 4))

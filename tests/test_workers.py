@@ -123,7 +123,8 @@ class Remote(collections.abc.Sequence):
     raise Refused(403, "forbidden")
 
 
-@pytest.mark.parametrize("num_threads", (0, pytest.param(1, marks=pytest.mark.slow)))
+@pytest.mark.parametrize("num_threads", (0, 1))
+@pytest.mark.slow
 def test_an_error_that_cannot_be_sent(num_threads):
   """It arrives as one of the same text; nobody waits for ever."""
   batches = train_batches(Remote(), num_workers=1, **{**OPTIONS, "num_threads": num_threads})

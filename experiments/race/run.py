@@ -1,7 +1,7 @@
 """Trains for the same minutes with jaxseg and with segmentation_models.pytorch, in turn.
 
 python experiments/race/run.py DIR --weights=FILE.h5 --peer-python=PYTHON [--minutes=20]
-python experiments/race/run.py --plot     draws race.png from results.json again
+python experiments/race/run.py --plot     draws race.png from results.json again, prints its tables
 
 DIR is CamVid, as configs/unet_camvid.py says; FILE.h5 is MobileNetV2 of Keras Applications; PYTHON
 is that of an environment with the other library. README.md has the protocol.
@@ -220,6 +220,21 @@ def plot(rows, path):
   figure.savefig(path, dpi=110)
 
 
+def print_tables(rows):
+  """Mean IoU at whole minutes, on straight lines between the scores, as Markdown."""
+  for network in NETWORKS:
+    runs = [row for row in rows if row["network"] == network]
+    minutes = range(2, 2 + max((int(row["minutes"]) for row in runs), default=0), 2)
+    print(f"\n| {network} | steps | {' | '.join(f'{n} min' for n in minutes)} | last |")
+    print("|---" * (3 + len(minutes)) + "|")
+    for row in runs:
+      seconds, miou = zip(*row["series"], strict=True)
+      at = np.interp([60 * n for n in minutes], seconds, miou, left=np.nan, right=np.nan)
+      cells = ["-" if x != x else f"{x:.3f}" for x in at]
+      last = f"{miou[-1]:.3f} at {seconds[-1] / 60:.1f} min"
+      print(f"| {row['side']} | {row['steps']} | {' | '.join(cells)} | {last} |")
+
+
 def main():
   usage = "run.py DIR --weights=FILE.h5 --peer-python=PYTHON [--minutes=20] | run.py --plot"
   form = argparse.RawDescriptionHelpFormatter
@@ -241,6 +256,7 @@ def main():
     if not rows:
       parser.error(f"no results in {results} yet")
     plot(rows, args.out / "race.png")
+    print_tables(rows)
     return
   if not (args.data and args.weights and args.peer_python):
     parser.error("DIR, --weights and --peer-python are needed")

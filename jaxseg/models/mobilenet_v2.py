@@ -82,7 +82,7 @@ class MobileNetV2(nn.Module):
 
   @property
   def lean(self) -> int:
-    # Images are mirrored up to even sizes, of which TensorFlow pads the end alone.
+    """Images are mirrored up to even sizes, of which TensorFlow pads the end alone."""
     return -1 if self.is_torch else 1
 
   @property
