@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -27,15 +28,26 @@ LOGGED = ("split", "step", "epoch", "loss", "learning_rate", "images_per_second"
 
 
 def surroundings():
-  """What a time depends on; a load well above 0 before the start means a shared machine."""
-  git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True)
+  """What a time depends on."""
+  commit = None
+  if shutil.which("git"):
+    command = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(command, cwd=ROOT, capture_output=True).stdout.decode().strip() or None
   return {
     "date": datetime.date.today().isoformat(),
-    "commit": git.stdout.decode().strip() or None,
+    "commit": commit,
     "jax": importlib.metadata.version("jax"),
     "cpus": os.cpu_count(),
-    "load_before": round(os.getloadavg()[0], 2),
   }
+
+
+def busy_seconds():
+  """What all programs have used of the CPUs since the machine started; None if it is unknown."""
+  try:
+    user, nice, system = map(int, pathlib.Path("/proc/stat").read_text().split()[1:4])
+  except OSError:
+    return None
+  return (user + nice + system) / os.sysconf("SC_CLK_TCK")
 
 
 def keep_log(workdir, path):
@@ -49,13 +61,16 @@ def keep_log(workdir, path):
 def train(workdir, flags):
   """One run of the command line; returns its evaluation, seconds and memory."""
   command = [sys.executable, "-m", "jaxseg.main", f"--workdir={workdir}", *flags]
-  start = time.time()
+  start, busy = time.time(), busy_seconds()
   process = subprocess.Popen(command, cwd=ROOT)
   _, status, usage = os.wait4(process.pid, 0)
   if status:
     sys.exit(f"failed: {' '.join(command)}")
-  evaluation = json.loads((workdir / "evaluation.json").read_text())
-  return evaluation | {"wall_seconds": time.time() - start, "peak_gib": usage.ru_maxrss / 2**20}
+  found = {"wall_seconds": time.time() - start, "peak_gib": usage.ru_maxrss / 2**20}
+  if busy is not None:  # what others did meanwhile, in CPUs: of a quiet machine, hardly above 0
+    others = busy_seconds() - busy - usage.ru_utime - usage.ru_stime
+    found["cpus_of_others"] = round(others / found["wall_seconds"], 2)
+  return json.loads((workdir / "evaluation.json").read_text()) | found
 
 
 def flat_scores(row):
@@ -111,9 +126,9 @@ def main():
         config, *own = variants[variant]
         measured = surroundings()
         result = train(workdir, [config, f"--config.seed={seed}", *common_flags, *own])
-        keep_log(workdir, options.experiment / "logs" / f"{name}.jsonl")
         rows.append({"variant": variant, "seed": seed, "measured": measured, **result})
         results.write_text(json.dumps(rows, indent=2) + "\n")
+        keep_log(workdir, options.experiment / "logs" / f"{name}.jsonl")
   print_table(rows)
 
 

@@ -5,6 +5,7 @@ warning, since it may run elsewhere.
 """
 
 import functools
+import operator
 from collections.abc import Callable
 
 import jax
@@ -61,8 +62,16 @@ def check_class_weights(config: ConfigDict, info: DatasetInfo) -> None:
 def check_network(config: ConfigDict, info: DatasetInfo) -> None:
   """Raises UserError if the network cannot be built, or does not fit the size of the images."""
   model, num_logits = build.build_model(config, info), build.num_logits(config, info)
-  for used in dict.fromkeys((model, predictors.model_in_use(config, model))):
-    models.check_input(used, info.channels, config.data.image_size, num_logits)
+  models.check_input(model, info.channels, config.data.image_size, num_logits)
+  if (used := predictors.model_in_use(config, model)) is not model:
+    with settings.config_errors(output_stride="predict.output_stride"):
+      models.check_input(used, info.channels, config.data.image_size, num_logits)
+    shapes = (models.abstract_variables(x, info.channels) for x in (model, used))
+    if operator.ne(*shapes):
+      raise UserError(
+        f"config.predict.output_stride is {config.predict.output_stride}, but the network has "
+        f"other parameters at that of training: leave it at 0, or set config.model.up to resize"
+      )
   predictors.build_predictor(config, model, info)
 
 

@@ -3,7 +3,7 @@
 import sys
 import traceback
 
-from jaxseg import UserError, faults, interrupts, peers
+from jaxseg import UserError, faults, interrupts, peers, start
 from jaxseg.printing import say
 
 
@@ -16,7 +16,9 @@ def leave(error: BaseException) -> int:
     error: the program's own fault, whose traceback helps to find it.
   """
   text, status = None, 1
-  if isinstance(error, KeyboardInterrupt):
+  if isinstance(error, BrokenPipeError):
+    text, status = "its output was closed", start.leave_pipe()
+  elif isinstance(error, KeyboardInterrupt):
     text, status = "interrupted", interrupts.STATUS
     interrupts.say()
   elif peers.reason(error):

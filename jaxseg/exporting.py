@@ -104,13 +104,13 @@ def _check_file(path, content, load, images, kind, predict):
 def sample_images(
   config: ConfigDict, info: DatasetInfo, is_own: bool = True
 ) -> tuple[list[np.ndarray], str]:
-  """(images spread over the evaluation split, info.dtype[H,W,D], "images"); without that split,
-  random ones and words that say so.
-
-  The random ones are of an odd size, which no stride divides.
+  """Images to compare an exported file on, and what to call them.
 
   Args:
     is_own: use the split even if it has to be downloaded.
+  Returns:
+    (images info.dtype[H,W,D], "images"), spread over the evaluation split; without it random ones,
+    of an odd size, which no stride divides, and words that say so and why
   """
   num_images = config.export.num_images
   try:
@@ -124,8 +124,7 @@ def sample_images(
     num_images = min(num_images, len(source))
     images = (source[i * len(source) // num_images]["image"] for i in range(num_images))
     of_type = functools.partial(convert, dtype=info.dtype, is_full_range=not info.value_range)
-    found = [image if image.dtype == info.dtype else of_type(image) for image in images]
-    return found, "images"
+    return [image if image.dtype == info.dtype else of_type(image) for image in images], "images"
   except UserError as error:
     rng = np.random.default_rng(0)
     size = config.data.image_size

@@ -1,6 +1,7 @@
 """Label maps of images that do not fit into memory: window by window, from disk to disk."""
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -160,7 +161,10 @@ class _Rows:
     """Rows of pixels: u8[last-first,width]."""
     rows = np.empty((last - first, width), np.uint8)
     rest, offset = memoryview(rows).cast("B"), first * width
-    while rest and (part := os.pread(self._labels, len(rest), offset)):  # 2 GiB at most
+    while rest:
+      part = os.pread(self._labels, len(rest), offset)  # 2 GiB at most
+      if not part:
+        raise OSError(errno.EIO, "shorter than it was", str(self._names[0]))
       rest[: len(part)] = part
       offset, rest = offset + len(part), rest[len(part) :]
     return rows

@@ -309,8 +309,6 @@ def main() -> None:
     peers.wait_for_all()  # JAX would end those that are busy for five minutes longer
     print(end="", flush=True)
     sys.exit(status)
-  except BrokenPipeError:
-    sys.exit(start.leave_pipe())
   except (Exception, KeyboardInterrupt) as error:
     sys.exit(command_end.leave(error))
 

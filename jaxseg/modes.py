@@ -108,7 +108,8 @@ def evaluate(
       _check_output(output, workdir)
   is_public = public.is_published(workdir)
   is_run = not is_public and not packed.is_packed(workdir)
-  own = None if is_public else settings.read_run(workdir)
+  saved = None if is_public else parallel.on_main(settings.read_saved, workdir)
+  own = saved and settings.from_run(saved)
   if is_run and own and (text := _trained_on(segmenter.config.data, own.data)):
     warn(text)
   with settings.config_errors():

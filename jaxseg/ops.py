@@ -149,18 +149,31 @@ def sampling_matrix(positions: jax.Array, size: int, width: float | jax.Array = 
   return weight / weight.sum(axis=1, keepdims=True)
 
 
-def resizing_matrix(new: int, old: int, corners: bool = False, shift: float = 0.0) -> jax.Array:
+def resizing_matrix(
+  new: int,
+  old: int,
+  corners: bool = False,
+  *,
+  factor: float = 1.0,
+  offset: float = 0.0,
+  coarse: int | None = None,
+) -> jax.Array:
   """Antialiased linear interpolation of an axis, pixel centres at half positions.  f32[new,old]
 
   Args:
     corners: the centres of the first and the last pixel stay where they are.
-    shift: px of the source, added to the positions: of content that lies that much further on.
+    factor, offset: position x of a map that is `factor` times as coarse is x factor + offset here.
+      The positions are those of that map.
+    coarse: its length; old / factor if None.
   """
+  length = jnp.float32(old) / factor if coarse is None else jnp.float32(coarse)
   if corners:
-    step = jnp.float32(old - 1) / max(new - 1, 1)
-    return sampling_matrix(jnp.arange(new) * step + shift, old, step)
-  step = jnp.float32(old) / new
-  return sampling_matrix((jnp.arange(new) + 0.5) * step - 0.5 + shift, old, step)
+    step = (length - 1) / max(new - 1, 1)
+    positions = jnp.arange(new) * step
+  else:
+    step = length / new
+    positions = (jnp.arange(new) + 0.5) * step - 0.5
+  return sampling_matrix(positions * factor + offset, old, step * factor)
 
 
 def double_nearest(x: jax.Array, size: Sequence[int]) -> jax.Array:
@@ -177,15 +190,23 @@ def double_nearest(x: jax.Array, size: Sequence[int]) -> jax.Array:
 
 
 def resize(
-  x: jax.Array, size: Sequence[int], corners: bool = False, shift: float = 0.0
+  x: jax.Array,
+  size: Sequence[int],
+  corners: bool = False,
+  *,
+  factor: float = 1.0,
+  offset: float = 0.0,
+  coarse: Sequence[int | None] = (None, None),
 ) -> jax.Array:
   """Bilinear interpolation to another size (H, W), antialiased.  [B,h,w,C] -> [B,H,W,C]
 
-  Equals `jax.image.resize`, as two matrix products, which export to ONNX. `corners`, `shift`: see
-  `resizing_matrix`.
+  Equals `jax.image.resize`, as two matrix products, which export to ONNX. For the options see
+  `resizing_matrix`; coarse: (rows, columns).
   """
-  sizes = zip(size, x.shape[1:3], strict=True)
-  rows, cols = (resizing_matrix(*n, corners, shift).astype(x.dtype) for n in sizes)
+  rows, cols = (
+    resizing_matrix(new, old, corners, factor=factor, offset=offset, coarse=n).astype(x.dtype)
+    for new, old, n in zip(size, x.shape[1:3], coarse, strict=True)
+  )
   product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
   return product("lk,bikc->bilc", cols, product("ij,bjkc->bikc", rows, x))
 

@@ -68,12 +68,12 @@ def schedule(
     warmup_steps: of a straight line from 0 to `learning_rate`, of the `num_steps`.
     power: of "poly".
   Raises:
-    UserError: an unknown name.
+    UserError: an unknown name, or more steps than 31 bits count.
   """
   if name not in SCHEDULES:
     raise UserError(f"unknown schedule {name!r}; choose from {', '.join(SCHEDULES)}")
   if num_steps >= 2**31:
-    raise UserError(f"{num_steps:,} steps are more than can be counted: train `num_epochs` fewer")
+    raise UserError(f"{num_steps:,} steps are more than can be counted: lower `num_epochs`")
   num_steps = max(num_steps - warmup_steps, 1)
   after = {
     "constant": optax.constant_schedule(learning_rate),

@@ -85,7 +85,7 @@ def are_several() -> bool:
 
 def wait_for_all() -> None:
   """Waits until all processes are here; a sum over them waits for half an hour at most."""
-  if jax.process_count() > 1:
+  if are_several():  # asking for their number would start the devices
     from orbax.checkpoint import multihost
 
     processes = set(range(jax.process_count()))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from jaxseg import (
   results,
   schema,
   seed_scores,
+  seeds,
   settings,
   workdirs,
 )
@@ -55,8 +57,10 @@ def report(
   """Writes a page about the latest evaluation of a run, or about what differs between several.
 
   Nothing is evaluated again: scores are those of evaluation.json and per_image.csv. Pictures are
-  predicted anew, if the checkpoint and the data are there; if not, the page says so. Of a work
-  directory with several seeds, the page has their means and spreads, and seeds.json is made anew.
+  predicted anew, if the checkpoint and the data are there; if not, the page says so.
+
+  Of a work directory with several seeds, the page has their means and spreads; without `output`,
+  seeds.json is made anew, too.
 
   Args:
     places: work directory, or several; the first is what the others are compared with.
@@ -85,10 +89,12 @@ def report(
   if same:
     raise UserError("a run is named twice: leave it out once")
   folder = pathlib.Path(output or pathlib.Path(places[0]) / "plots")
-  if len(places) == 1 and (seeds := _seeds_of(places[0])):
-    info = read_evaluation(next(iter(seeds.values()))).info
+  if len(places) == 1 and (found := _seeds_of(places[0])):
+    info = read_evaluation(next(iter(found.values()))).info
     workdirs.make_folder(folder, "--output")
-    return seed_scores.write(places[0], seeds, info.palette, folder)
+    if parallel.is_main():
+      seed_scores.write(places[0], found, info.palette, output)
+    return folder / "report.html"
   names = unique_names(places)
   first, *others = runs = [
     dataclasses.replace(read_evaluation(place), name=name)
@@ -123,10 +129,9 @@ def report(
 
 def _seeds_of(place):
   """{seed: its work directory} of several that were trained together; {} if there are none."""
-  if not (pathlib.Path(place) / seed_scores.SUMMARY).is_file():
-    return {}
-  found = [path for path in pathlib.Path(place).glob("seed_*") if path.name[5:].isdigit()]
-  return {int(path.name[5:]): path for path in sorted(found, key=lambda x: int(x.name[5:]))}
+  is_summed = (pathlib.Path(place) / seed_scores.SUMMARY).is_file()
+  config = settings.read_run(place) if is_summed else None
+  return seeds.folders(config, place) if config and config.train.num_seeds > 1 else {}
 
 
 def unique_names(places: Sequence[Place]) -> list[str]:
@@ -178,8 +183,12 @@ def read_evaluation(place: Place) -> Run:
   counts = class_pixels(np.array(result["confusion"], np.int64))
   if not np.array_equal(counts, images.pixels.sum(0)):
     raise UserError(f"{path} and per_image.csv are of different evaluations; {remedy}")
+  overrides = dict(result.get("overrides", {}))
+  values = settings.config_values(config)
+  newer = [name for name in overrides if re.fullmatch(r"data\.\w+", name) and name not in values]
+  config = schema.to_config(values | {name: overrides.pop(name) for name in newer})
+  config = settings.override(config, overrides)
   overrides = result.get("overrides", {})
-  config = schema.to_config({**settings.config_values(config), **overrides})
   about = results.about(result["split"], step, result["num_images"], config, overrides)
   return Run(place.absolute().name, about, result, images, info, config)
 

@@ -36,11 +36,8 @@ def summarize(folders: Mapping[int, str | pathlib.Path]) -> dict[str, Any]:
   Returns:
     {"split", "seeds": [seed], "steps": [its checkpoint], score: see `spread`, or {class: that}}
   Raises:
-    UserError: an evaluation.json is missing, damaged or of another split; there is one seed alone.
+    UserError: an evaluation.json is missing, damaged or of another split.
   """
-  if len(folders) < 2:
-    given = ", ".join(map(str, folders.values())) or "none"
-    raise UserError(f"several seeds need two folders seed_N at least, and there is {given}")
   found, paths = [], [pathlib.Path(folder) / "evaluation.json" for folder in folders.values()]
   for path, folder in zip(paths, folders.values(), strict=True):
     remedy = f"--mode=evaluate --workdir={folder}"
@@ -110,18 +107,18 @@ def write(
   folders: Mapping[int, str | pathlib.Path],
   palette: Sequence[Sequence[int]],
   output: str | pathlib.Path = "",
-) -> pathlib.Path:
+) -> None:
   """Writes seeds.json, see `summarize`, into the work directory that holds those of the seeds, and
-  a page about it, whose path it returns.
+  plots/report.html.
 
   Args:
-    palette: see `write_seeds_page`.  output: folder of the page; "" is plots/ of `workdir`.
+    palette: see `write_seeds_page`.  output: folder for the page alone, without seeds.json.
   """
   workdir, summary = pathlib.Path(workdir), summarize(folders)
-  workdirs.write_json(workdir / SUMMARY, summary)
+  if not output:
+    workdirs.write_json(workdir / SUMMARY, summary)
   page = pathlib.Path(output or workdir / "plots") / "report.html"
   write_seeds_page(page, workdir.absolute().name, summary, folders, palette)
-  return page
 
 
 def read(workdir: str | pathlib.Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pathlib
+import uuid
 from typing import Any
 
 from jaxseg import UserError
@@ -141,8 +142,8 @@ def write_files(
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  # Another process may write the same file.
-  temporary, name = {name: folder / f"{name}.{os.getpid()}.tmp" for name in files}, ""
+  own = uuid.uuid4().hex[:8]  # another process may write the same file
+  temporary, name = {name: folder / f"{name}.{own}.tmp" for name in files}, ""
   try:
     for name, content in files.items():
       temporary[name].write_bytes(content)

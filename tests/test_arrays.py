@@ -1,12 +1,14 @@
 """Arrays that are no images as they are: channels that come first, and masked pixels."""
 
 import numpy as np
+import pytest
 from test_windows import RGB
 from test_zarr_files import write_zarr
 from tiny import error_of
 
 from jaxseg.data.decode import ImageFormat, decode_image
 from jaxseg.data.windows import open_windows, windows_of
+from jaxseg.images import to_images
 
 
 def test_channels_that_come_first(tmp_path):
@@ -31,6 +33,26 @@ def test_channels_that_come_first(tmp_path):
   assert open_windows(tmp_path / "d.zarr", ImageFormat(3)).shape == (1, 170, 3)  # one row
   np.save(tmp_path / "b.npy", RGB[:3])  # three rows
   assert decode_image(tmp_path / "b.npy", "b.npy", ImageFormat(3)).shape == (3, 170, 3)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_four_channels_are_the_same_in_a_file_and_an_array(channels, tmp_path):
+  four = np.concatenate([RGB, RGB[::-1, :, :1]], axis=-1)
+  np.save(tmp_path / "a.npy", four)
+  found = decode_image(tmp_path / "a.npy", "a.npy", ImageFormat(channels))
+  (expected,), _ = to_images(four, ImageFormat(channels))
+  np.testing.assert_array_equal(found, expected)
+  assert found.shape == (150, 170, channels) and np.ptp(found) > 0
+
+
+def test_two_channels_are_not_grey_and_alpha(tmp_path):
+  """But two bands, of which nobody knows which to take, as in masks of classes and instances."""
+  np.save(tmp_path / "a.npy", RGB[..., :2])
+  write_zarr(tmp_path / "a.zarr", RGB[..., :2], "zarr3")
+  message = error_of(decode_image, tmp_path / "a.npy", "a.npy", ImageFormat(3))
+  assert "2 bands" in message and "2 bands" in error_of(
+    open_windows, tmp_path / "a.zarr", ImageFormat(3)
+  )
 
 
 def test_masked_pixels_are_no_pixels():

@@ -17,6 +17,8 @@ from jaxseg.models import cost
 VALID = {"model__padding": "valid"}
 ENCODER = {"model__name": "encoder_unet", "model__encoder": "mobilenet_v2"}
 TWO = {"data__class_crops": 0.5, "data__crop_classes": ("sky", "sky")}
+DEEPLAB = {"model__name": "deeplabv3", "model__encoder": "resnet18", "model__widths": (8, 4),
+           "model__output_stride": 16}  # fmt: skip
 REFUSED = [
   ({"data__class_crops": 0.5, "data__fit": "resize"}, "config.data.class_crops is 0.5"),
   ({"data__fast_jpeg": True}, "config.data.fast_jpeg is True, but config.data.fit is 'crop'"),
@@ -33,6 +35,10 @@ REFUSED = [
   pytest.param({**ENCODER, "model__widths": (), "model__pretrained": __file__}, "test_checks.py",
                marks=pytest.mark.slow),
   ({"model__init_from": "nowhere"}, "correct config.model.init_from"),
+  ({**DEEPLAB, "model__up": "transposed", "predict__output_stride": 8},
+   "config.predict.output_stride is 8, but the network has other parameters"),
+  pytest.param({**DEEPLAB, "model__rates": (1, 2, 3), "predict__output_stride": 32},
+               "config.model.rates has 1, at output stride 16; at 32", marks=pytest.mark.slow),
   ({"model__head": "sigmoid"}, "config.model.head 'sigmoid' is for two classes"),
   ({"train__batch_size": 12}, "config.train.batch_size is 12"),
   ({"data__name": "cells", "augment__hue": 0.1}, "config.augment.hue is 0.1, but needs RGB images"),

@@ -72,8 +72,9 @@ class Centres(nn.Module):
   def __call__(self, image, *, train):
     b, h, w, _ = image.shape
     s = self.output_stride
-    columns = s * jnp.arange(w // s) + (s - 1) * (1 + self.lean) / 2
-    coarse = jnp.broadcast_to(columns[:, None], (b, h // s, w // s, 1))
+    rows, length = -(-h // s), -(-w // s)
+    columns = s * jnp.arange(length) + (s - 1) * (1 + self.lean) / 2
+    coarse = jnp.broadcast_to(columns[:, None], (b, rows, length, 1))
     return {**dict.fromkeys(self.stages), "coarse": coarse}
 
 
@@ -90,8 +91,23 @@ def test_another_output_stride_leaves_things_where_they_were(trained, used, lean
   np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("options, width", [({"smp": True}, 256), ({"exact": True}, 257)])
+@pytest.mark.parametrize("trained, used", [(16, 8), (8, 16)])
+def test_and_so_in_other_libraries(options, width, trained, used):
+  """Of smp, corners stay in place; of torchvision, the last cells go beyond the image."""
+  model = DeepLab(1, Centres(trained, -1), aspp=False, decoder=False, **options)
+  image = jnp.zeros((1, width, width, 3))
+  variables = {"params": {"head": {"kernel": jnp.ones((1, 1, 1, 1)), "bias": jnp.zeros(1)}}}
+  before, now = (
+    x.apply(variables, image, train=False)[0, 0, 32:-32, 0]
+    for x in (model, model.at_output_stride(used))
+  )
+  assert np.ptp(before) > 150
+  np.testing.assert_allclose(now, before, atol=1e-3)
+
+
 @pytest.mark.parametrize("lean", [1, -1])
-def test_no_other_shift_is_nearer_to_what_was_trained(lean, monkeypatch):
+def test_no_other_place_is_nearer_to_what_was_trained(lean, monkeypatch):
   """With ASPP and a decoder, on a smooth image."""
   model = DeepLab(3, Leaning(lean=lean), widths=(16, 8), rates=(2, 4))
   variables = reference.random_variables(model, 3)
@@ -99,12 +115,13 @@ def test_no_other_shift_is_nearer_to_what_was_trained(lean, monkeypatch):
   waves = [np.sin(a * x)[:, None] + np.cos(b * x)[None] for a, b in ((1, 2), (3, 1), (2, 3))]
   image = (np.stack(waves, -1)[None] / 4 + 0.5).astype(np.float32)
   expected, errors = logits(model, variables, image), {}
-  dense, own = model.at_output_stride(8), model.at_output_stride(8).shift
-  for shift in (-1.0, -0.5, 0.0, 0.5, 1.0):
-    monkeypatch.setattr(DeepLab, "shift", shift)
+  dense, own = model.at_output_stride(8), model.at_output_stride(8).geometry((256, 256))["offset"]
+  for offset in (-0.5, 0.0, 0.5, 1.0, 1.5):
+    options = {"factor": 2.0, "offset": offset}
+    monkeypatch.setattr(DeepLab, "geometry", lambda *_, options=options: options)
     found = logits(dense, variables, image)
-    errors[shift] = np.abs(found - expected)[0, 32:-32, 32:-32].mean()
-  assert own == lean / 2 == min(errors, key=errors.get)
+    errors[offset] = np.abs(found - expected)[0, 32:-32, 32:-32].mean()
+  assert own == (1 + lean) / 2 == min(errors, key=errors.get)
 
 
 # The pyramid

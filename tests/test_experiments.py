@@ -110,8 +110,9 @@ def test_a_sweep_keeps_what_it_ran_and_its_log(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(sys, "argv", ["sweep.py", str(tmp_path), "--seeds=1"])
   main()
   (row,) = json.loads((tmp_path / "results.json").read_text())
-  assert row["measured"].keys() == {"date", "commit", "jax", "cpus", "load_before"}
+  assert row["measured"].keys() == {"date", "commit", "jax", "cpus"}
   assert row["measured"]["jax"] == jax.__version__
+  assert -0.1 < row["cpus_of_others"] < row["measured"]["cpus"]
   log = (tmp_path / "logs" / "two_words_0.jsonl").read_text().splitlines()
   last = json.loads(log[-1])
   assert (last["step"], last["miou"]) == (row["step"], pytest.approx(row["miou"]))

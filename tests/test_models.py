@@ -119,6 +119,7 @@ def test_defaults_of_smp():
   common = {"variant": "smp", "up": "resize"}
   assert models.build("encoder_unet", 3, **common).widths == (256, 128, 64, 32, 16)
   assert models.build("deeplabv3", 3, **common).rates == (12, 24, 36)
+  assert models.build("deeplabv3", 3, output_stride=8, **common).rates == (6, 12, 18)
   assert models.build("deeplabv3", 3).rates == (6, 12, 18)
   assert models.build("deeplabv3plus", 3, rates=(1, 2, 3), **common).rates == (1, 2, 3)
   assert models.build("encoder_unet", 3, encoder="vgg16", **common).center
@@ -243,7 +244,7 @@ def test_at_output_stride():
   dense = models.at_output_stride(model, 8)
   assert (model.stride, dense.stride) == (16, 8)
   assert dense.clone(encoder=model.encoder, trained_stride=0) == model
-  assert models.at_output_stride(dense, 16).shift == 0 != dense.shift
+  assert models.at_output_stride(dense, 16).geometry((64, 64)) == {} != dense.geometry((64, 64))
   assert models.abstract_variables(dense, 3) == models.abstract_variables(model, 3)
   with pytest.raises(UserError, match="^`output_stride` 8 is for DeepLab; UNet has"):
     models.at_output_stride(build("unet"), 8)

@@ -252,11 +252,22 @@ def test_batch_size_has_to_fit_the_devices():
     spatial.check_batch_size(24, accumulation_steps=2)
 
 
+def test_others_wait_before_they_are_told(monkeypatch):
+  """Without a limit, as process 0 may work for hours; the broadcast itself has one."""
+  done = []
+  monkeypatch.setattr(parallel.jax, "process_count", lambda: 2)
+  monkeypatch.setattr(parallel, "wait_for_all", lambda: done.append("waited"))
+  monkeypatch.setattr(parallel, "from_main", lambda x: done.append("told") or x)
+  assert parallel.json_from_main({"a": [1]}) == {"a": [1]}
+  assert done == ["waited", "told", "told"]
+
+
 def test_one_process_keeps_what_it_has():
   counts = np.array([3, 2**40, -5])
   np.testing.assert_array_equal(parallel.sum_over_processes(counts), counts)
   np.testing.assert_array_equal(parallel.rows_of_processes(counts), counts)
   assert parallel.json_from_main({"a": [1]}) == {"a": [1]}
+  parallel.wait_for_all()  # alone, it does not wait
   chex.assert_trees_all_equal(parallel.from_main({"a": counts}), {"a": counts})
 
 

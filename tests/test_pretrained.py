@@ -341,6 +341,16 @@ def test_cache_that_cannot_be_written(server, tmp_path):
   assert str(tmp_path / "cache") in error_line(fetch, download, tmp_path / "cache")
 
 
+@pytest.mark.parametrize(
+  "start", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."]
+)
+def test_prefixes_of_parallel_and_compiled_networks(start):
+  kernel = np.zeros((4, 3, 3, 3), np.float32)
+  assert [*to_keras({f"{start}a.conv.weight": kernel}, "x.pth")] == ["a_conv/kernel"]
+  mixed = {f"{start}a.weight": kernel, "b.weight": kernel}  # part of a name
+  assert len(to_keras(mixed, "x.pth").keys() & {"b/kernel", "a/kernel"}) == 1
+
+
 def test_a_first_kernel_of_grey_images():
   """In PyTorch's layout it looks like a depthwise one."""
   kernel = np.arange(18, dtype=np.float32).reshape(2, 1, 3, 3)

@@ -130,6 +130,9 @@ def test_pages_on_a_phone_and_in_the_dark(runs, tmp_path):
   for number, path in enumerate(runs):
     shutil.copytree(path, tmp_path / "seeds" / f"seed_{number}")
   (tmp_path / "seeds" / "seeds.json").write_text("{}")
+  config = json.loads((runs[0] / "config.json").read_text())
+  config["train"]["num_seeds"] = 2
+  (tmp_path / "seeds" / "config.json").write_text(json.dumps(config))
   for dark in False, True:
     others = reports.report(runs), reports.report(tmp_path / "seeds")
     pages = runs[0] / "plots/report.html", *others

@@ -88,7 +88,6 @@ def test_two_processes_write_the_same_file(tmp_path, monkeypatch):
 
   def meanwhile(source, target):
     monkeypatch.setattr(os, "replace", replace)
-    monkeypatch.setattr(os, "getpid", lambda: 1)
     workdirs.write_json(path, {"other": 1})
     replace(source, target)
 

@@ -10,6 +10,7 @@ import tensorstore
 from test_windows import PLANES, RGB, boxes
 from tiny import error_of
 
+from jaxseg.data import windows
 from jaxseg.data.decode import ImageFormat
 from jaxseg.data.windows import open_windows
 
@@ -48,9 +49,11 @@ def test_ome_axes_by_other_names(names, tmp_path):
   np.testing.assert_array_equal(image.read(slice(3, 99), slice(5, 80)), RGB[3:99, 5:80])
 
 
-def test_whole_numbers_of_unknown_range(tmp_path):
-  """Before the first window, as a later one may not fit 16 bits."""
+def test_whole_numbers_of_unknown_range(tmp_path, monkeypatch):
+  """Of large images before the first window, as a later one may not fit 16 bits."""
   path = write_zarr(tmp_path / "a.zarr", RGB.astype(np.int32), "zarr")
+  np.testing.assert_array_equal(open_windows(path, ImageFormat(3)).whole(), RGB)
+  monkeypatch.setattr(windows, "LARGE", 100)
   assert "the full range of int32 is unknown: set `value_range`" in (
     error_of(open_windows, path, ImageFormat(3))
   )

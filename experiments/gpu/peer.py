@@ -55,7 +55,7 @@ def fcn8s(classes, width):
         nn.Conv2d(width, width, 1), nn.ReLU(inplace=True),
       )  # fmt: skip
       self.scores = nn.ModuleList(nn.Conv2d(n, classes, 1) for n in (width, 512, 256))
-      ups = ((4, 2, 1), (4, 2, 1), (16, 8, 4))
+      ups = ((4, 2, 1), (4, 2, 1), (8, 8, 0))
       self.ups = nn.ModuleList(nn.ConvTranspose2d(classes, classes, *x, bias=False) for x in ups)
 
     def forward(self, x):

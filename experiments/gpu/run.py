@@ -16,6 +16,7 @@ import importlib
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -68,7 +69,10 @@ def section(name, out, *, python, quick, limit):
     try:
       gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]  # one of several
       environ = {**os.environ, **ONE_CHIP, "CUDA_VISIBLE_DEVICES": gpu, "PYTHONPATH": str(ROOT)}
+      # Each training begins with an empty cache: its time is with compilation.
       compiled = str(out.resolve() / "compiled")
+      if name == "training":
+        shutil.rmtree(compiled := f"{compiled}.training", ignore_errors=True)
       environ |= {"PYTHONUNBUFFERED": "1", "JAX_COMPILATION_CACHE_DIR": compiled,
                   "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}  # fmt: skip
       done = subprocess.run(command, stdout=stdout, stderr=stderr, timeout=limit, env=environ)
@@ -100,8 +104,13 @@ def add_ratios(results):
           row["times_torch"] = rate / other
 
 
+def is_missing(found):
+  """Whether a section was not measured as a whole; PyTorch may not have been installed."""
+  return "error" in found or not any("note" not in row for row in found["rows"])
+
+
 def print_table(results):
-  """Rows of Markdown of the trained networks."""
+  """Markdown: a table of the trained networks, and one of all else."""
   heads = ("network", "precision", "batch", "images/s", "of the matmul peak", "times PyTorch", "on")
   print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
   rows = [row for found in results.values() for row in found["rows"]]
@@ -186,7 +195,7 @@ def main():
   if args.tpu:
     names = [name for name in names if SECTIONS[name][0] != "peer.py"]
   if args.missing:
-    names = [name for name in names if "error" in results.get(name, {"error": "not run"})]
+    names = [name for name in names if is_missing(results.get(name, {"rows": []}))]
   args.out.mkdir(parents=True, exist_ok=True)
   end = time.time() + TOTAL
   for name in names:
@@ -198,7 +207,7 @@ def main():
     else:
       limit = min(args.limit or limit * (TPU_FACTOR if args.tpu else 1), left)
       found = section(name, args.out, python=python, quick=args.quick, limit=limit)
-    if left >= 5 or name not in results:
+    if "error" not in found or len(found["rows"]) >= len(results.get(name, {"rows": []})["rows"]):
       results[name] = found | ({"quick": True} if args.quick else {})
     add_ratios(results)
     path.write_text(json.dumps(results, indent=2) + "\n")

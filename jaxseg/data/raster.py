@@ -110,7 +110,7 @@ def array_header(kind: str, shape: tuple[int, int, int], dtype: np.dtype) -> Hea
     kind: `Header.format`.
   """
   count, bits = shape[2], 1 if dtype.kind == "b" else 8 * dtype.itemsize
-  names = {1: ("grey",), 2: ("grey", "A"), 3: tuple("RGB"), 4: tuple("RGBA")}
+  names = {1: ("grey",), 3: tuple("RGB"), 4: tuple("RGBA")}
   maximum = (1 << bits) - 1 if dtype.kind in "bu" and bits <= 16 else None
   dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype.newbyteorder("=")
   return Header(kind, shape, dtype, names.get(count, ("band",) * count), bits, maximum)

@@ -57,7 +57,8 @@ class WindowedImage:
     self.dtype, self.brightest = None, 0
     if fmt.orient and header.orientation != 1:
       raise UserError(f"{name}: is turned by a tag, and too large to be turned: save it upright")
-    if header.dtype.kind in "ui" and header.maximum is None and not fmt.value_range:
+    is_large = header.shape[0] * header.shape[1] > LARGE
+    if is_large and header.dtype.kind in "ui" and header.maximum is None and not fmt.value_range:
       # Whether values of 32 bits fit 16 shows at the end alone.
       raise UserError(f"{name}: the full range of {header.dtype} is unknown: set `value_range` to "
                       "the values of black and white")  # fmt: skip

@@ -70,8 +70,8 @@ class DeepLab(nn.Module):
     decoder: merge the stage of stride 4 (2018), or enlarge the logits of ASPP at once (2017).
     aspp: pool at several rates.
     head_conv: a further 3x3 convolution before that of the logits, as in torchvision's networks.
-    trained_stride: output stride of training, if it is another one now. The windows of a finer map
-      have their centres elsewhere in its cells; it is moved to where the decoder has learned them.
+    trained_stride: output stride of training, if it is another one now. The coarse map is then
+      enlarged so that each pixel has what it had in training, see `geometry`.
     epsilon: of the normalisation behind the encoder.
     up: "resize", bilinear, as published; "transposed", learned, of the logits to the image.
     dropout: rate behind ASPP.
@@ -121,13 +121,20 @@ class DeepLab(nn.Module):
     encoder = self.encoder.clone(output_stride=output_stride)
     return self.clone(encoder=encoder, trained_stride=trained)
 
-  @property
-  def shift(self) -> float:
-    """How many cells further on the coarse map has what it had there in training."""
-    if self.smp or not self.trained_stride:  # with `corners`, first pixels stay where they are
-      return 0.0
-    lean = getattr(self.encoder, "lean", 0)
-    return lean * (self.trained_stride / self.encoder.output_stride - 1) / 2
+  def geometry(self, size: Sequence[int]) -> dict[str, Any]:
+    """Options of `ops.resize` for the coarse map of an image of this size (H, W).
+
+    Enlarging puts values in the middle of the pixels that they stand for, while the windows of the
+    encoder have their centres elsewhere, see `lean` of `interface.Encoder`: by other distances at
+    another output stride. What follows has learned those of training.
+    """
+    trained = self.trained_stride
+    factor = trained / self.encoder.output_stride if trained else 1.0
+    if factor == 1:
+      return {}
+    offset = (factor - 1) * (1 + getattr(self.encoder, "lean", 0)) / 2
+    coarse = [-(-n // trained) for n in size] if self.exact else (None, None)
+    return {"factor": factor, "offset": offset, "coarse": coarse}
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:
@@ -170,7 +177,7 @@ class DeepLab(nn.Module):
       low = block(self, low_level, stages[self.encoder.stages[1]])
       if self.smp:
         x = block(self, decoder, 0, x)
-      x = ops.resize(x, low.shape[1:3], corners=self.smp, shift=self.shift)
+      x = ops.resize(x, low.shape[1:3], self.smp, **self.geometry(image.shape[1:3]))
       x = block(self, decoder, 1, x, low)
       if not self.smp:
         x = block(self, decoder, 2, x)
@@ -186,6 +193,6 @@ class DeepLab(nn.Module):
       x = UpScore(factor, 2 * factor, dtype=self.dtype, name="up")(x)
       x = ops.center_crop(x, image.shape[1:3])
     else:
-      shift = 0.0 if self.decoder else self.shift
-      x = ops.resize(x.astype(jnp.float32), image.shape[1:3], corners=self.smp, shift=shift)
+      geometry = {} if self.decoder else self.geometry(image.shape[1:3])
+      x = ops.resize(x.astype(jnp.float32), image.shape[1:3], self.smp, **geometry)
     return x[:, :h, :w].astype(jnp.float32)

@@ -29,6 +29,7 @@ KERAS_NAMES = {
 }
 
 
+# Errors of the cache's disk, not of the network connection.
 OF_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EMFILE)
 
 
