@@ -15,5 +15,5 @@ def get_config():
   config.data.image_size = 320
   config.train.losses.dice = 1.0
   config.train.num_epochs = 42.0
-  config.train.eval_every_epochs = 20.0
+  config.train.eval_every_epochs = 21.0
   return config

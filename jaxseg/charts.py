@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 
 from jaxseg.printing import printable
 
+MAX_SEEDS = 8  # in colours of their own
+
 
 def plain(name: str) -> str:
   """A name as matplotlib takes it: what is between two $ is no formula."""
@@ -52,28 +54,28 @@ def draw_curves(metrics: Sequence[dict]) -> Figure:
   return figure
 
 
-def draw_seeds(metrics: Mapping[int, Sequence[Mapping[str, Any]]]) -> Figure:
-  """The loss of training, and mean IoU, over epochs, with a line for each seed.
+def draw_seeds(metrics: Mapping[int, Sequence[Mapping[str, Any]]], name: str, label: str) -> Figure:
+  """The loss of training, or a score of evaluations, over epochs, with a line for each seed.
 
   Args:
-    metrics: {seed: lines of metrics.jsonl}.
+    metrics: {seed: lines of metrics.jsonl}.  name: "loss", or of a score.  label: in words.
   """
-  figure = Figure(figsize=(9, 3.5), layout="constrained")
-  left, right = figure.subplots(1, 2)
+  figure, is_loss = Figure(figsize=(5, 3.5), layout="constrained"), name == "loss"
+  axis = figure.subplots()
+  many = {"color": "tab:blue", "alpha": 0.5, "linewidth": 0.8} if len(metrics) > MAX_SEEDS else {}
   for seed, lines in metrics.items():
-    for axis, name, chosen in (
-      (left, "loss", [x for x in lines if x["split"] == "train"]),
-      (right, "miou", [x for x in lines if x.get("miou") is not None]),
-    ):
-      marker = "o" if axis is right or len(chosen) == 1 else None
-      points = [x["epoch"] for x in chosen], [x[name] for x in chosen]
-      axis.plot(*points, marker=marker, markersize=4, label=f"seed {seed}")
-  left.set(xlabel="epoch", ylabel="loss of training")
-  use_log_scale(left)
-  right.set(xlabel="epoch", ylabel="mean IoU")
-  for axis in (left, right):
-    axis.set_xlim(0)
-    axis.grid(alpha=0.3, which="both")
+    chosen = [
+      x for x in lines if x.get(name) is not None and (x["split"] == "train" or not is_loss)
+    ]
+    marker = None if is_loss and len(chosen) > 1 else "o"
+    points = [x["epoch"] for x in chosen], [x[name] for x in chosen]
+    axis.plot(*points, marker=marker, markersize=4, label=f"seed {seed}", **many)
+  axis.set(xlabel="epoch", ylabel=label)
+  if is_loss:
+    use_log_scale(axis)
+  axis.set_xlim(0)
+  axis.grid(alpha=0.3, which="both")
+  if not many:
     axis.legend()
   return figure
 

@@ -71,6 +71,7 @@ ul { padding-left: 1.2rem; margin: .4rem 0; } summary { cursor: pointer; }
 th button { all: unset; cursor: pointer; } th button:focus-visible {
   outline: 3px solid var(--bar); } th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
+th[data-kind=number] { text-align: right; }
 thead th { position: sticky; top: 0; background: var(--back); }
 .tall { max-height: 30rem; overflow: auto; } .legend span { margin-right: 1rem; }
 ul.inline { list-style: none; padding: 0; } ul.inline li { display: inline-block;

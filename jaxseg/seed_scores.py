@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg import UserError, settings, workdirs
+from jaxseg import UserError, results, settings, workdirs
 from jaxseg.evaluation import check_evaluation
 from jaxseg.metrics import CLASS_SCORES
 from jaxseg.printing import printable
@@ -34,7 +34,8 @@ def summarize(folders: Mapping[int, str | pathlib.Path]) -> dict[str, Any]:
   Args:
     folders: {seed: its work directory}.
   Returns:
-    {"split", "seeds": [seed], "steps": [its checkpoint], score: see `spread`, or {class: that}}
+    {"split", "num_images", "seeds": [seed], "steps": [its checkpoint], "options": {config key:
+    value} that differ from the runs', score: see `spread`, or {class: that}}
   Raises:
     UserError: an evaluation.json is missing, damaged or of another split.
   """
@@ -67,18 +68,24 @@ def summarize(folders: Mapping[int, str | pathlib.Path]) -> dict[str, Any]:
       scores[name] = spread(values)
     elif name in CLASS_SCORES:
       scores[name] = {key: spread([one[key] for one in values]) for key in value}
-  steps = [one["step"] for one in found]
-  return {"split": found[0]["split"], "seeds": list(folders), "steps": steps, **scores}
+  return {
+    "split": found[0]["split"],
+    "num_images": found[0]["num_images"],
+    "seeds": list(folders),
+    "steps": [one["step"] for one in found],
+    "options": _options(found[0]),
+    **scores,
+  }
 
 
 def _options(result):
-  """The noted keys that may change a score: not how data are read, nor a seed's own temperature."""
+  """The noted keys that may change a score: not how data are read. Each seed has a temperature of
+  its own, or none has."""
   keys = settings.declared_keys()
   return {
-    name: value
+    name: "of each seed" if name == "predict.temperature" else value
     for name, value in result.get("overrides", {}).items()
-    if name != "predict.temperature"
-    and not (name.startswith("data.") and name in keys and keys[name].scope == "free")
+    if not (name.startswith("data.") and name in keys and keys[name].scope == "free")
   }
 
 
@@ -86,12 +93,13 @@ def table(summary: Mapping[str, Any]) -> str:
   """A `summarize` as text: mean ± standard deviation, and the value of each seed."""
   rows = []
   for name, value in summary.items():
-    if isinstance(value, dict):
+    if isinstance(value, dict) and name != "options":
       parts = value if name in CLASS_SCORES else {"": value}
       rows += [(f"{name} {part}".strip(), x) for part, x in parts.items()]
   width = max(len(printable(name)) for name, _ in rows)
   heads = "".join(f"{f'seed {seed}':>10}" for seed in summary["seeds"])
   lines = [f"{summary['split']:{width}}  {'mean ± std':18}{heads}"]
+  lines += [f"with {name}={printable(str(x))}" for name, x in summary["options"].items()]
   if len({*summary["steps"]}) > 1:
     steps = "".join(f"{step:>10}" for step in summary["steps"])
     lines.append(f"{'step':{width}}  {'':18}{steps}")
@@ -118,7 +126,9 @@ def write(
   if not output:
     workdirs.write_json(workdir / SUMMARY, summary)
   page = pathlib.Path(output or workdir / "plots") / "report.html"
-  write_seeds_page(page, workdir.absolute().name, summary, folders, palette)
+  config, number = settings.read_run(next(iter(folders.values()))), summary["num_images"]
+  about = results.about(summary["split"], None, number, config, summary["options"])
+  write_seeds_page(page, workdir.absolute().name, about, summary, folders, palette)
 
 
 def read(workdir: str | pathlib.Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from jaxseg.report_page import number, table, title_of, write_sections
 def write_seeds_page(
   path: str | os.PathLike,
   title: str,
+  about: str,
   summary: Mapping[str, Any],
   folders: Mapping[int, str | os.PathLike],
   palette: Sequence[Sequence[int]],
@@ -23,29 +24,31 @@ def write_seeds_page(
   """Writes the page, which links those of the seeds.
 
   Args:
+    title, about: of what: a headline and a line below it.
     summary: of `seed_scores.summarize`.  folders: {seed: its work directory}.
     palette: an (R, G, B) of 0..255 per class.
   """
-  steps = ", ".join(f"{step:,}" for step in dict.fromkeys(summary["steps"]))
-  about = (
-    f"Seeds {', '.join(map(str, folders))}, step {steps}, evaluated on {summary['split']}. ± is "
-    "the standard deviation over the seeds (n - 1)."
-  )
+  lines = [
+    f"{len(folders)} seeds of {about}.",
+    "std: the standard deviation over the seeds (n - 1).",
+  ]
   sections = {
     "Scores": _scores(summary),
     "Classes": _classes(summary, palette),
     "Curves": _curves(folders),
     "Seeds": _links(pathlib.Path(path).absolute().parent, folders),
   }
-  write_sections(path, title, [about], sections)
+  write_sections(path, title, lines, sections)
 
 
 def _scores(summary):
+  steps = ["step", "-", "-", *(f"{step:,}" for step in summary["steps"])]
   rows = (
     [escape(title_of(name)), *_cells(name, value)]
     for name, value in summary.items()
-    if isinstance(value, Mapping) and name not in CLASS_SCORES
+    if isinstance(value, Mapping) and name not in (*CLASS_SCORES, "options")
   )
+  rows = [*rows, steps]
   yield from table(["score", *_heads(summary)], rows, "Scores of the seeds")
 
 
@@ -59,7 +62,7 @@ def _classes(summary, palette):
 
 
 def _heads(summary):
-  return ["mean", "±", *(f"seed {seed}" for seed in summary["seeds"])]
+  return ["mean", "std", *(f"seed {seed}" for seed in summary["seeds"])]
 
 
 def _cells(name, value):
@@ -69,17 +72,21 @@ def _cells(name, value):
 def _curves(folders):
   metrics = {seed: workdirs.read_metrics(folder) for seed, folder in folders.items()}
   if any(metrics.values()):
+    yield '<p class="dim">As evaluated during training, with the options of the runs.</p>'
+    yield '<div class="figures">'
     with ink():
-      yield drawing(draw_seeds(metrics), "Loss and mean IoU over the epochs, by seed")
+      for name, label in (("loss", "loss of training"), ("miou", "mean IoU")):
+        yield drawing(draw_seeds(metrics, name, label), f"{label} over the epochs, by seed")
+    yield "</div>"
 
 
 def _links(start, folders):
   yield "<ul>"
   for seed, folder in folders.items():
     report = pathlib.Path(folder).absolute() / "plots" / "report.html"
-    text = f"seed {seed}: {escape(report.parent.parent.name)}"
+    text = f"seed {seed}"
     if report.exists():
       address = urllib.parse.quote(pathlib.Path(os.path.relpath(report, start)).as_posix())
-      text = f'<a href="{escape(address)}">{text}</a>, report with its worst images'
+      text = f'<a href="{escape(address)}">{text}</a>: its report, with its worst images'
     yield f"<li>{text}</li>"
   yield "</ul>"

@@ -29,7 +29,12 @@ def load(folder):
 
 def results(run, monkeypatch, out, *flags):
   monkeypatch.setattr(sys, "argv", ["run.py", f"--out={out}", *flags])
-  run.main()
+  monkeypatch.setattr(run, "has_accelerator", lambda: True)
+  try:
+    run.main()
+  except SystemExit as end:
+    if end.code not in (0, 1):  # 1: a section had an error
+      raise
   return json.loads((out / "results.json").read_text())
 
 
@@ -125,11 +130,28 @@ def test_on_a_tpu(tmp_path, monkeypatch, capsys):
   environ = {**os.environ, "PYTHON": "echo"}
   done = subprocess.run(["bash", script, "--quick"], capture_output=True, text=True, env=environ)
   out = f"--out={script.parent}/results"
-  assert done.stdout.split() == ["experiments/gpu/run.py", "--tpu", out, "--quick"]
+  assert done.stdout.split() == [f"{FOLDER}/run.py", "--tpu", out, "--quick"]
+
+
+def test_exit_status(tmp_path, monkeypatch, capsys):
+  """1 if a section had an error; without a GPU, nothing begins."""
+  run = load(tmp_path)
+  run.SECTIONS = {"good": ("good.py", [], 30), "bad": ("bad.py", [], 30)}
+  for name, status in ("good", 0), ("bad", 1):
+    flags = ["run.py", f"--out={tmp_path}/out", "--quick", f"--only={name}"]
+    monkeypatch.setattr(sys, "argv", flags)
+    with pytest.raises(SystemExit) as end:
+      run.main()
+    assert end.value.code == status
+  monkeypatch.setattr(sys, "argv", ["run.py", f"--out={tmp_path}/new"])
+  with pytest.raises(SystemExit) as end:
+    run.main()
+  assert end.value.code == 2 and "JAX finds no GPU or TPU here" in capsys.readouterr().err
+  assert not (tmp_path / "new").exists()
 
 
 def test_ratios(tmp_path):
-  key = {"program": "x", "precision": "bfloat16", "batch": 8}
+  key = {"program": "x", "precision": "bfloat16", "batch": 8, "size": 572}
   ours = {"by": "jaxseg", **key, "images_per_second": 300.0, "tflop_per_image": 0.5}
   other = {**ours, "batch": 1}
   rows = {
@@ -137,6 +159,7 @@ def test_ratios(tmp_path):
     "ours": [ours, other],
     "torch": [{"by": "torch", **key, "images_per_second": 200.0}],
     "none": [{"by": "torch", "program": "x", "note": "torch not installed"}],
+    "small": [{"by": "torch", **key, "size": 64, "images_per_second": 9.0}],
   }
   load(tmp_path).add_ratios({name: {"rows": x} for name, x in rows.items()})
   assert ours["share_of_matmul"] == 0.25 and ours["times_torch"] == 1.5

@@ -173,7 +173,7 @@ def test_page(run, tmp_path):
   shutil.rmtree(tmp_path / "seed_6" / "plots")
   jaxseg.report(tmp_path)
   assert read_json((tmp_path / "seeds.json").read_text())["miou"]["values"] == [first, last, last]
-  assert [f"seed_{i}" in page.read_text() for i in SEEDS] == [True] * 3
+  assert "<li>seed 6</li>" in page.read_text()
   links = [x["href"] for x in Reader(page.read_text()).of("a") if x["href"].startswith("..")]
   assert links == [f"../seed_{seed}/plots/report.html" for seed in (5, 7)]
 

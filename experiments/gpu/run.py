@@ -24,6 +24,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 TOTAL = 720  # s, of all sections
+SAME = ("program", "precision", "batch", "size")  # of rows that compare
 TPU_FACTOR = 2  # its compiler takes longer than those of a GPU: of all limits
 # name: (script, what follows, limit in s), the most important first
 SECTIONS = {
@@ -94,14 +95,22 @@ def add_ratios(results):
       if "matmul_tflops" in row:
         peaks[row["precision"]] = row["matmul_tflops"]
       if row.get("by") == "torch" and "images_per_second" in row:
-        theirs[row["program"], row["precision"], row["batch"]] = row["images_per_second"]
+        theirs[tuple(map(row.get, SAME))] = row["images_per_second"]
   for found in results.values():
     for row in found["rows"]:
       if row.get("by") == "jaxseg" and (rate := row.get("images_per_second")):
         if peak := peaks.get(row["precision"]):
           row["share_of_matmul"] = row["tflop_per_image"] * rate / peak
-        if other := theirs.get((row["program"], row["precision"], row["batch"])):
+        if other := theirs.get(tuple(map(row.get, SAME))):
           row["times_torch"] = rate / other
+
+
+def has_accelerator():
+  """Whether JAX has other devices than CPUs; in a process of its own, as it would keep them."""
+  code = "import jax; print(jax.default_backend())"
+  environ = {**os.environ, **ONE_CHIP}
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ)
+  return done.stdout.strip() not in ("", "cpu")
 
 
 def is_missing(found):
@@ -115,12 +124,13 @@ def print_table(results):
   print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
   rows = [row for found in results.values() for row in found["rows"]]
   if not any(row.get("by") == "jaxseg" for row in rows):
-    print("no training was measured yet", file=sys.stderr)
+    print("no network was measured yet", file=sys.stderr)
   for found in results.values():
     for row in found["rows"]:
-      if row.get("by") == "jaxseg" and "images_per_second" in row:
+      if "images_per_second" in row:
         share, times = (row.get(name) for name in ("share_of_matmul", "times_torch"))
-        cells = [row["program"], row["precision"], row["batch"], f"{row['images_per_second']:.4g}"]
+        name = row["program"] + (", PyTorch" if row["by"] == "torch" else "")
+        cells = [name, row["precision"], row["batch"], f"{row['images_per_second']:.4g}"]
         cells += [f"{share:.0%}" if share else "-", f"{times:.2f}" if times else "-", row["device"]]
         print(f"| {' | '.join(map(str, cells))} |")
   print("\n| section | figures |\n|---|---|")
@@ -189,15 +199,21 @@ def main():
     compile_all(args.compile)
   names, path = choose(args.only, parser), args.out / "results.json"
   if args.table:
-    print_table(json.loads(path.read_text()) if path.exists() else {})
+    if not path.exists():
+      parser.error(f"no {path}: run without --table first")
+    print_table(json.loads(path.read_text()))
     return
   results = earlier_results(path, args.quick, parser)
   if args.tpu:
     names = [name for name in names if SECTIONS[name][0] != "peer.py"]
   if args.missing:
     names = [name for name in names if is_missing(results.get(name, {"rows": []}))]
+    if not names:
+      print("nothing is missing; --table prints the results")
+  if names and not args.quick and not has_accelerator():
+    parser.error("JAX finds no GPU or TPU here: --quick runs narrow networks on a CPU")
   args.out.mkdir(parents=True, exist_ok=True)
-  end = time.time() + TOTAL
+  end, failed = time.time() + TOTAL, False
   for name in names:
     script, _, limit = SECTIONS[name]
     python = args.torch if script == "peer.py" else sys.executable
@@ -212,6 +228,8 @@ def main():
     add_ratios(results)
     path.write_text(json.dumps(results, indent=2) + "\n")
     print(name, json.dumps(found), flush=True)
+    failed |= "error" in found
+  sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,8 @@ def _read_archive(archive, path):
     raise UserError(f"{path} was written on a big-endian machine; save it as .safetensors")
   state = _interpret(archive.read(names[0]), path)
   if type(state) is not dict or not all(type(x) is _Tensor for x in state.values()):
-    raise UserError(f"{path} is not a dict of tensors by name: save the model's state_dict() alone")
+    remedy = "save the model's state_dict() alone, as by torch.save(checkpoint['model'], FILE)"
+    raise UserError(f"{path} is not a dict of tensors by name: {remedy}")
   total = sum(math.prod(x.shape) for x in state.values())
   if total > start:  # an element has a byte or more, and tensors of one network share none
     raise UserError(f"{path}: damaged, its tensors have {total} values, more than the file")
