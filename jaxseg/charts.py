@@ -82,6 +82,8 @@ def draw_seeds(metrics: Mapping[int, Sequence[Mapping[str, Any]]], name: str, la
 
 def use_log_scale(axis: Axes) -> None:
   """Makes the y axis of what is drawn logarithmic, with plain numbers that do not overlap."""
+  if axis.dataLim.ymax <= 0:  # no value can be drawn so
+    return
   axis.set_yscale("log")
   axis.yaxis.set_major_formatter("{x:g}")
   low, high = axis.get_ylim()

@@ -89,9 +89,12 @@ def report(
   if same:
     raise UserError("a run is named twice: leave it out once")
   folder = pathlib.Path(output or pathlib.Path(places[0]) / "plots")
+  place = "--output" if output else "--workdir"
   if len(places) == 1 and (found := _seeds_of(places[0])):
     info = read_evaluation(next(iter(found.values()))).info
-    workdirs.make_folder(folder, "--output")
+    if folder.resolve() in {(path / "plots").resolve() for path in found.values()}:
+      raise UserError(f"{folder} has the report of one seed: give another --output")
+    workdirs.make_folder(folder, place)
     if parallel.is_main():
       seed_scores.write(places[0], found, info.palette, output)
     return folder / "report.html"
@@ -107,12 +110,12 @@ def report(
     worst, best = ends(first.images.of_images()["miou"])
     panels, notes = _panels(places[0], first, [*worst, *best], overrides)
     evaluation = Evaluation(first.result, first.images, shown=panels)
-    workdirs.make_folder(folder, "--output")
+    workdirs.make_folder(folder, place)
     return results.write_page(
       places[0], first.about, first.info, evaluation, first.config, folder, notes
     )
   differences = [compare(first, run) for run in others]
-  workdirs.make_folder(folder, "--output")
+  workdirs.make_folder(folder, place)
   shown, notes = [], []
   if len({run.config.predict.temperature or 1.0 for run in runs}) > 1:
     notes.append("The runs have different temperatures (predict.temperature; --mode=calibrate), "
@@ -129,9 +132,20 @@ def report(
 
 def _seeds_of(place):
   """{seed: its work directory} of several that were trained together; {} if there are none."""
-  is_summed = (pathlib.Path(place) / seed_scores.SUMMARY).is_file()
-  config = settings.read_run(place) if is_summed else None
-  return seeds.folders(config, place) if config and config.train.num_seeds > 1 else {}
+  place = pathlib.Path(place)
+  if (place / "evaluation.json").exists() or not any(place.glob("seed_*/evaluation.json")):
+    return {}
+  if (config := settings.read_run(place)) is None:
+    return {}
+  _check_config(config, place)
+  return seeds.folders(config, place) if config.train.num_seeds > 1 else {}
+
+
+def _check_config(config, place):
+  try:
+    settings.check_own_values(config)
+  except UserError as error:
+    raise UserError(f"{place}/config.json is damaged ({error}): restore it") from error
 
 
 def unique_names(places: Sequence[Place]) -> list[str]:
@@ -170,10 +184,7 @@ def read_evaluation(place: Place) -> Run:
   if config is None and (origin := results.read_origin(place, remedy)):
     step, config, info = origin
   if config is not None and info is None:
-    try:
-      settings.check_own_values(config)
-    except UserError as error:
-      raise UserError(f"{place}/config.json is damaged ({error}): restore it") from error
+    _check_config(config, place)
   config = config or settings.from_run({})
   if info is None or tuple(info.classes) != tuple(result["iou"]):
     info = _info(place, config, tuple(result["iou"]))

@@ -55,6 +55,13 @@ def test_two_channels_are_not_grey_and_alpha(tmp_path):
   )
 
 
+def test_numbers_of_an_unknown_range(tmp_path):
+  for dtype in (np.int16, np.int32, np.uint32, np.int64):
+    np.save(tmp_path / "a.npy", RGB.astype(dtype))
+    message = error_of(decode_image, tmp_path / "a.npy", "a.npy", ImageFormat(3))
+    assert f"{np.dtype(dtype)} values from 0 to 255 have no full range" in message
+
+
 def test_masked_pixels_are_no_pixels():
   array = np.ma.array(RGB, mask=np.zeros(RGB.shape, bool))
   np.testing.assert_array_equal(windows_of(array, "image", ImageFormat(3)).whole(), RGB)

@@ -168,14 +168,27 @@ def test_page(run, tmp_path):
   texts = "".join(f"{x:.4f}" for x in (first, last, last))
   assert texts in found.text.replace("\n", "") and texts not in page.read_text()
   assert read_json((tmp_path / "seeds.json").read_text()) == summary
+  message = error_of(jaxseg.report, tmp_path, output=tmp_path / "seed_5" / "plots")
+  assert message == f"{tmp_path}/seed_5/plots has the report of one seed: give another --output"
   message = error_of(jaxseg.report, [tmp_path, run()])
   assert f"{tmp_path} holds the runs of several seeds: give one, as {tmp_path}/seed_5" in message
   shutil.rmtree(tmp_path / "seed_6" / "plots")
+  (tmp_path / "seeds.json").unlink()
   jaxseg.report(tmp_path)
   assert read_json((tmp_path / "seeds.json").read_text())["miou"]["values"] == [first, last, last]
   assert "<li>seed 6</li>" in page.read_text()
   links = [x["href"] for x in Reader(page.read_text()).of("a") if x["href"].startswith("..")]
   assert links == [f"../seed_{seed}/plots/report.html" for seed in (5, 7)]
+
+
+@pytest.mark.parametrize("value", ["a", 2_000_000_000])
+def test_a_damaged_number_of_seeds(run, tmp_path, value):
+  shutil.copytree(run(), tmp_path, dirs_exist_ok=True)
+  config = read_json((tmp_path / "config.json").read_text())
+  config["train"]["num_seeds"] = value
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  message = error_of(jaxseg.report, tmp_path)
+  assert f"{tmp_path}/config.json is damaged (config.train.num_seeds" in message
 
 
 def test_a_class_that_a_seed_does_not_have(tmp_path):

@@ -185,8 +185,8 @@ def _full_range(samples, header, name):
   if samples.dtype.kind in "ui" and header.maximum is None:
     known = samples[samples != header.nodata]
     low, high = (int(known.min()), int(known.max())) if known.size else (0, 0)
-    if low >= 0 and high <= 0xFFFF and samples.dtype == np.int32:  # 16 bits in Pillow's 32
-      return samples.astype(np.uint16)
+    if samples.dtype == np.int32 and header.format != "NPY" and 0 <= low <= high <= 0xFFFF:
+      return samples.astype(np.uint16)  # 16 bits in Pillow's 32
     raise UserError(f"{name}: {samples.dtype} values from {low} to {high} have no full range: set "
                     "`value_range` to the values of black and white")  # fmt: skip
   if samples.dtype.kind == "f":
