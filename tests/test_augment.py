@@ -27,6 +27,7 @@ class Defaults(chex.TestCase):
       chex.assert_trees_all_equal_shapes_and_dtypes(result, (image, labels))
 
 
+@pytest.mark.slow
 def test_extra_augmentations(monkeypatch):
   """They see what the others made, in order, and leave the others' draws as they are."""
   seen = {}

@@ -289,6 +289,7 @@ def gradient(model, variables, x):
   return jax.jit(jax.grad(total, has_aux=True))(variables["params"])
 
 
+@pytest.mark.slow
 def test_every_part_gets_gradient_unless_frozen():
   x = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
   model = DeepLab(3, TinyEncoder(), widths=(4, 3))

@@ -28,6 +28,7 @@ def both(model, folder):
 
 
 @pytest.mark.parametrize("top", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
 def test_mobilenet(tmp_path, top):
   shape = (None, None, 3) if not top else (32, 32, 3)
   model = keras.applications.MobileNetV2(input_shape=shape, include_top=top, weights=None)

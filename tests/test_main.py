@@ -435,6 +435,7 @@ def test_a_run_resumes_with_its_spatial_sharding(jaxseg, trained, tmp_path):
   assert json.loads((workdir / "config.json").read_text())["parallel"]["space"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_with_an_augmentation_that_is_not_here(jaxseg, trained, tmp_path, monkeypatch):
   """Training needs its file; what uses the network does not."""
   workdir = shutil.copytree(trained, tmp_path / "run")

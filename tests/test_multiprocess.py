@@ -208,6 +208,7 @@ def test_sigterm_to_one_stops_both_after_a_checkpoint(tmp_path):
   assert command.read_checkpoint(workdir, int(saved))["optimizer"]["step"] == int(saved)
 
 
+@pytest.mark.slow
 def test_a_second_start_ends_in_all_processes(tmp_path):
   """One line in each, in seconds, and no folder that only they would have."""
   workdir = tmp_path / "run"

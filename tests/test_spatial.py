@@ -110,6 +110,7 @@ def test_prediction(name, options, fit):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_device_keeps_its_rows_only():
   """The memory of a compiled step: two images on eight devices against one each."""
   model = models.build("unet", 2, widths=(8, 16), norm=True)

@@ -418,6 +418,7 @@ def test_accumulated_gradients_are_those_of_the_batch(losses):
   assert min(jax.tree.leaves(moved)) > 1e-3
 
 
+@pytest.mark.slow
 def test_every_part_moves_the_batch_statistics():
   """One after the other: with momentum 0.9, two parts of the same examples reach 1 - 0.9^2."""
   batch = make_batch(4)
