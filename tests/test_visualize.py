@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from jaxseg import VOID, visualize
-from jaxseg.charts import draw_curves, draw_seeds
 from jaxseg.visualize import (
   curves,
   data_sheet,
@@ -212,13 +211,6 @@ def test_curves_go_where_the_numbers_are(tmp_path):
     y, x = np.nonzero(np.abs(half - colour).max(-1) < 30)
     first, last = y[x < np.quantile(x, 0.1)].mean(), y[x > np.quantile(x, 0.9)].mean()
     assert sign * (last - first) > 100  # rows are counted from above
-
-
-def test_a_loss_that_no_logarithm_shows(recwarn):
-  lines = [{"split": "train", "epoch": i, "step": i, "loss": 0.0} for i in (1, 2)]
-  assert draw_curves(lines).axes[0].get_yscale() == "linear"
-  assert draw_seeds({0: lines, 1: lines}, "loss", "loss").axes[0].get_yscale() == "linear"
-  assert not recwarn.list
 
 
 def test_curves_are_labelled(tmp_path):
