@@ -154,8 +154,9 @@ def keys():
                    scope="network")
   model.separable = key(True, "deeplab: depthwise separable convolutions in ASPP and decoder",
                         scope="network")
-  model.rates = key((), "deeplab: atrous rates at output stride 16; () = 6,12,18, of smp 12,24,36 "
-                    "at any", item=int, length=3, low=1, high=1024, scope="network")
+  model.rates = key((), "deeplab: atrous rates at output stride 16; () = 6,12,18; smp: 12,24,36 "
+                    "at any stride", item=int, length=3, low=1, high=1024,
+                    scope="network")
   model.variant = key("paper", "form: of the papers, torchvision (deeplabv3, dilated_fcn) or smp "
                       "(encoder_unet, deeplab)", choices=models.VARIANTS, scope="network")
   model.dropout = key(0.0, "dropout rate: unet's two coarsest levels; after fc1, fc2; after ASPP",

@@ -2,7 +2,7 @@
 
 python -m jaxseg.main --config=configs/unet_camvid_small.py --config.data.data_dir=DIR
 
-DIR is laid out as configs/unet_camvid.py says. No score yet.
+DIR is laid out as configs/unet_camvid.py says. No score on all of val yet.
 """
 
 from configs import unet_camvid

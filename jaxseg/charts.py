@@ -82,7 +82,7 @@ def draw_seeds(metrics: Mapping[int, Sequence[Mapping[str, Any]]], name: str, la
 
 def use_log_scale(axis: Axes) -> None:
   """Makes the y axis of what is drawn logarithmic, with plain numbers that do not overlap."""
-  if axis.dataLim.ymax <= 0:  # no value can be drawn so
+  if axis.dataLim.ymax <= 0:  # a logarithm shows none of these values
     return
   axis.set_yscale("log")
   axis.yaxis.set_major_formatter("{x:g}")

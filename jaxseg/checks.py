@@ -5,7 +5,6 @@ warning, since it may run elsewhere.
 """
 
 import functools
-import operator
 from collections.abc import Callable
 
 import jax
@@ -66,12 +65,6 @@ def check_network(config: ConfigDict, info: DatasetInfo) -> None:
   if (used := predictors.model_in_use(config, model)) is not model:
     with settings.config_errors(output_stride="predict.output_stride"):
       models.check_input(used, info.channels, config.data.image_size, num_logits)
-    shapes = (models.abstract_variables(x, info.channels) for x in (model, used))
-    if operator.ne(*shapes):
-      raise UserError(
-        f"config.predict.output_stride is {config.predict.output_stride}, but the network has "
-        f"other parameters at that of training: leave it at 0, or set config.model.up to resize"
-      )
   predictors.build_predictor(config, model, info)
 
 
@@ -147,10 +140,19 @@ CHECKS: tuple[Callable[[ConfigDict, DatasetInfo], None], ...] = (
 )  # fmt: skip
 
 
+def note_output_stride(config: ConfigDict) -> None:
+  """Says that a DeepLab's encoder has no atrous convolutions, which a default may have chosen."""
+  model = config.model
+  if "output_stride" in models.options_of(model.name) and model.output_stride == 32:
+    warn(f"config.model.output_stride is 32: the encoder of {model.name} has no atrous "
+         "convolutions; as published, it is 16 or 8")  # fmt: skip
+
+
 # Of a new run; an old one goes on with the keys that it began with.
 OWN_KEYS: tuple[Callable[[ConfigDict], None], ...] = (
   build.check_model_keys,
   check_data_keys,
+  note_output_stride,
   functools.partial(warn_of_unused, uses=TRAINING + PREDICTION),
 )
 

@@ -16,13 +16,13 @@ def leave(error: BaseException) -> int:
     error: the program's own fault, whose traceback helps to find it.
   """
   text, status = None, 1
-  if isinstance(error, BrokenPipeError):
-    text, status = "its output was closed", start.leave_pipe()
-  elif isinstance(error, KeyboardInterrupt):
+  if isinstance(error, KeyboardInterrupt):
     text, status = "interrupted", interrupts.STATUS
     interrupts.say()
   elif peers.reason(error):
     peers.end(None, status)
+  elif isinstance(error, BrokenPipeError):
+    text, status = "its output was closed", start.leave_pipe()
   elif isinstance(error, UserError):
     text = str(error)
     say(f"error: {text}", sys.stderr)

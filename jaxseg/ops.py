@@ -162,9 +162,9 @@ def resizing_matrix(
 
   Args:
     corners: the centres of the first and the last pixel stay where they are.
-    factor, offset: position x of a map that is `factor` times as coarse is x factor + offset here.
-      The positions are those of that map.
-    coarse: its length; old / factor if None.
+    factor, offset: the axis is sampled as if it were that of a map `factor` times as coarse, whose
+      position x is x * factor + offset here.
+    coarse: length of that map; old / factor if None.
   """
   length = jnp.float32(old) / factor if coarse is None else jnp.float32(coarse)
   if corners:

@@ -89,12 +89,12 @@ def report(
   if same:
     raise UserError("a run is named twice: leave it out once")
   folder = pathlib.Path(output or pathlib.Path(places[0]) / "plots")
-  place = "--output" if output else "--workdir"
+  flag = "--output" if output else "--workdir"
   if len(places) == 1 and (found := _seeds_of(places[0])):
     info = read_evaluation(next(iter(found.values()))).info
     if folder.resolve() in {(path / "plots").resolve() for path in found.values()}:
       raise UserError(f"{folder} has the report of one seed: give another --output")
-    workdirs.make_folder(folder, place)
+    workdirs.make_folder(folder, flag)
     if parallel.is_main():
       seed_scores.write(places[0], found, info.palette, output)
     return folder / "report.html"
@@ -110,12 +110,12 @@ def report(
     worst, best = ends(first.images.of_images()["miou"])
     panels, notes = _panels(places[0], first, [*worst, *best], overrides)
     evaluation = Evaluation(first.result, first.images, shown=panels)
-    workdirs.make_folder(folder, place)
+    workdirs.make_folder(folder, flag)
     return results.write_page(
       places[0], first.about, first.info, evaluation, first.config, folder, notes
     )
   differences = [compare(first, run) for run in others]
-  workdirs.make_folder(folder, place)
+  workdirs.make_folder(folder, flag)
   shown, notes = [], []
   if len({run.config.predict.temperature or 1.0 for run in runs}) > 1:
     notes.append("The runs have different temperatures (predict.temperature; --mode=calibrate), "
@@ -194,12 +194,10 @@ def read_evaluation(place: Place) -> Run:
   counts = class_pixels(np.array(result["confusion"], np.int64))
   if not np.array_equal(counts, images.pixels.sum(0)):
     raise UserError(f"{path} and per_image.csv are of different evaluations; {remedy}")
-  overrides = dict(result.get("overrides", {}))
-  values = settings.config_values(config)
-  newer = [name for name in overrides if re.fullmatch(r"data\.\w+", name) and name not in values]
-  config = schema.to_config(values | {name: overrides.pop(name) for name in newer})
-  config = settings.override(config, overrides)
-  overrides = result.get("overrides", {})
+  overrides, values = result.get("overrides", {}), settings.config_values(config)
+  newer = {k for k in overrides if re.fullmatch(r"data\.\w+", k) and k not in values}
+  config = schema.to_config(values | {name: overrides[name] for name in newer})
+  config = settings.override(config, {k: x for k, x in overrides.items() if k not in newer})
   about = results.about(result["split"], step, result["num_images"], config, overrides)
   return Run(place.absolute().name, about, result, images, info, config)
 
@@ -236,7 +234,7 @@ def predict_rows(
       raise UserError(f"{place} holds no network")
     raise UserError(f"checkpoint {step} of {place} is not kept any more")
   noted = {"predict.temperature": run.config.predict.temperature or 1.0}
-  segmenter = load_run(path, {**noted, **run.result.get("overrides", {}), **overrides})
+  segmenter = load_run(path, {**noted, **overrides}, run.config)
   config, info = segmenter.config, segmenter.info
   with settings.config_errors(), read_as_trained(info.channels, info.value_range):
     _, source = build.open_split(config, "eval", value_range=info.value_range)

@@ -11,9 +11,10 @@ from jaxseg import UserError, results, settings, workdirs
 from jaxseg.evaluation import check_evaluation
 from jaxseg.metrics import CLASS_SCORES
 from jaxseg.printing import printable
-from jaxseg.seeds_page import write_seeds_page
+from jaxseg.seeds_page import scores_of, write_seeds_page
 
 SUMMARY = "seeds.json"
+TEMPERATURE = "predict.temperature"  # each seed may be calibrated with one of its own
 
 
 def spread(values: Sequence[float | None]) -> dict[str, Any]:
@@ -37,7 +38,8 @@ def summarize(folders: Mapping[int, str | pathlib.Path]) -> dict[str, Any]:
     {"split", "num_images", "seeds": [seed], "steps": [its checkpoint], "options": {config key:
     value} that differ from the runs', score: see `spread`, or {class: that}}
   Raises:
-    UserError: an evaluation.json is missing, damaged or of another split.
+    UserError: an evaluation.json is missing, damaged, or of another split, number of images or
+      options.
   """
   found, paths = [], [pathlib.Path(folder) / "evaluation.json" for folder in folders.values()]
   for path, folder in zip(paths, folders.values(), strict=True):
@@ -46,21 +48,12 @@ def summarize(folders: Mapping[int, str | pathlib.Path]) -> dict[str, Any]:
     if one is None:
       raise UserError(f"{path} is missing; make it with {remedy}")
     check_evaluation(one, path, f"make it anew with {remedy}")
-    if found and (own := _options(one)) != (others := _options(found[0])):
-      if not own:  # the other has to change
-        path, remedy = paths[0], f"--mode=evaluate --workdir={paths[0].parent}"
-        own, others = others, own
-      raise UserError(
-        f"{path} was made with other options ({own or 'none'}) than that of another seed "
-        f"({others or 'none'}); make it anew with {remedy}"
-      )
-    if found and one["split"] != found[0]["split"]:
-      split = found[0]["split"]
-      raise UserError(
-        f"{path} is of the split {one['split']!r}, but that of another seed of {split!r}; "
-        f"make it anew with {remedy} --config.data.eval_split={split}"
-      )
+    if found:
+      _check_same(found[0], one, paths[0], path)
     found.append(one)
+  options, temperatures = _options(found[0]), [_options(one).get(TEMPERATURE) for one in found]
+  if len({*temperatures}) > 1:
+    options[TEMPERATURE] = "of each seed"
   scores = {}
   for name, value in found[0].items():
     values = [one.get(name) for one in found]
@@ -73,29 +66,63 @@ def summarize(folders: Mapping[int, str | pathlib.Path]) -> dict[str, Any]:
     "num_images": found[0]["num_images"],
     "seeds": list(folders),
     "steps": [one["step"] for one in found],
-    "options": _options(found[0]),
+    "options": options,
     **scores,
   }
 
 
+def _check_same(first, one, first_path, path):
+  """Raises UserError, with the remedy, if the results of two seeds do not go together."""
+  remedy = f"make it anew with --mode=evaluate --workdir={path.parent}"
+  if (split := first["split"]) != one["split"]:
+    raise UserError(
+      f"{path} is of the split {one['split']!r}, but that of another seed of {split!r}; "
+      f"{remedy} --config.data.eval_split={split}"
+    )
+  if (number := first["num_images"]) != one["num_images"]:
+    raise UserError(
+      f"{path} is of {one['num_images']:,} images, but that of another seed of {number:,}: "
+      "evaluate all of them on the same data"
+    )
+  others, own = _options(first), _options(one)
+  if (TEMPERATURE in others) != (TEMPERATURE in own):
+    lacking = (first_path if TEMPERATURE in own else path).parent
+    raise UserError(
+      f"{lacking / 'evaluation.json'} was made without a temperature, but that of another seed "
+      f"with one: --mode=calibrate, then --mode=evaluate, both with --workdir={lacking}"
+    )
+  for options in (others, own):
+    options.pop(TEMPERATURE, None)
+  if others != own:
+    if not own:  # the other has to change
+      path, others, own = first_path, own, others
+      remedy = f"make it anew with --mode=evaluate --workdir={path.parent}"
+    others, own = (_listed(x) for x in (others, own))
+    raise UserError(
+      f"{path} was made with other options ({own}) than that of another seed ({others}); {remedy}"
+    )
+
+
 def _options(result):
-  """The noted keys that may change a score: not how data are read. Each seed has a temperature of
-  its own, or none has."""
+  """The noted keys that may change a score: not how data are read."""
   keys = settings.declared_keys()
   return {
-    name: "of each seed" if name == "predict.temperature" else value
+    name: value
     for name, value in result.get("overrides", {}).items()
     if not (name.startswith("data.") and name in keys and keys[name].scope == "free")
   }
 
 
+def _listed(options):
+  return ", ".join(f"{name}={value}" for name, value in options.items()) or "none"
+
+
 def table(summary: Mapping[str, Any]) -> str:
   """A `summarize` as text: mean ± standard deviation, and the value of each seed."""
   rows = []
-  for name, value in summary.items():
-    if isinstance(value, dict) and name != "options":
-      parts = value if name in CLASS_SCORES else {"": value}
-      rows += [(f"{name} {part}".strip(), x) for part, x in parts.items()]
+  for name, value in scores_of(summary).items():
+    parts = value if name in CLASS_SCORES else {"": value}
+    rows += [(f"{name} {part}".strip(), x) for part, x in parts.items()]
   width = max(len(printable(name)) for name, _ in rows)
   heads = "".join(f"{f'seed {seed}':>10}" for seed in summary["seeds"])
   lines = [f"{summary['split']:{width}}  {'mean ± std':18}{heads}"]
@@ -126,11 +153,11 @@ def write(
   if not output:
     workdirs.write_json(workdir / SUMMARY, summary)
   page = pathlib.Path(output or workdir / "plots") / "report.html"
-  config, number = settings.read_run(next(iter(folders.values()))), summary["num_images"]
+  config, number = settings.read_run(workdir), summary["num_images"]
   about = results.about(summary["split"], None, number, config, summary["options"])
   write_seeds_page(page, workdir.absolute().name, about, summary, folders, palette)
 
 
 def read(workdir: str | pathlib.Path) -> dict[str, Any]:
   """What `write` has written."""
-  return json.loads((pathlib.Path(workdir) / SUMMARY).read_text())
+  return {"options": {}, **json.loads((pathlib.Path(workdir) / SUMMARY).read_text())}

@@ -41,12 +41,17 @@ def write_seeds_page(
   write_sections(path, title, lines, sections)
 
 
+def scores_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+  """The scores of a `seed_scores.summarize`, without what they are of."""
+  return {k: x for k, x in summary.items() if isinstance(x, Mapping) and k != "options"}
+
+
 def _scores(summary):
   steps = ["step", "-", "-", *(f"{step:,}" for step in summary["steps"])]
   rows = (
     [escape(title_of(name)), *_cells(name, value)]
-    for name, value in summary.items()
-    if isinstance(value, Mapping) and name not in (*CLASS_SCORES, "options")
+    for name, value in scores_of(summary).items()
+    if name not in CLASS_SCORES
   )
   rows = [*rows, steps]
   yield from table(["score", *_heads(summary)], rows, "Scores of the seeds")

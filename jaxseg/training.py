@@ -110,12 +110,12 @@ def _train(config, workdir):
   batches = open_batches(configs, info, kept, model.margin, counts, bool(stored))
   profiled = np.add(options.profile_steps, (0, 1)) if options.profile_steps else ()
   epochs = options.eval_every_epochs, options.checkpoint_every_epochs
-  eval_period, save_period = (max(1, round(n * epoch_steps)) for n in epochs)
+  eval_period, save_period = (max(1.0, n * epoch_steps) for n in epochs)
   periods = num_steps, options.log_every_steps, eval_period, save_period
-  call_steps = min(options.steps_per_call, *periods)  # no call is longer
+  call_steps = int(min(options.steps_per_call, *periods))  # no call is longer
 
   def is_due(step, period):
-    return step == num_steps or step % period == 0
+    return step == num_steps or step == round(round(step / period) * period)
 
   def ends_call(step):
     """Whether the host has something to do between this step and the next."""

@@ -11,7 +11,7 @@ def test_a_loss_that_no_logarithm_shows(recwarn):
 
 
 def test_many_seeds_have_no_legend():
-  """And one colour: beyond ten, those of matplotlib begin anew."""
+  """And one colour, as few can be told apart."""
   lines = [{"split": "test", "epoch": i, "step": i, "loss": 1.0, "miou": 0.1 * i} for i in (1, 2)]
   for number in MAX_SEEDS, MAX_SEEDS + 1:
     axis = draw_seeds(dict.fromkeys(range(number), lines), "miou", "mean IoU").axes[0]

@@ -36,7 +36,7 @@ REFUSED = [
                marks=pytest.mark.slow),
   ({"model__init_from": "nowhere"}, "correct config.model.init_from"),
   ({**DEEPLAB, "model__up": "transposed", "predict__output_stride": 8},
-   "config.predict.output_stride is 8, but the network has other parameters"),
+   "config.predict.output_stride 8 needs another learned upsampling than that of training, 16"),
   pytest.param({**DEEPLAB, "model__rates": (1, 2, 3), "predict__output_stride": 32},
                "config.model.rates has 1, at output stride 16; at 32", marks=pytest.mark.slow),
   ({"model__head": "sigmoid"}, "config.model.head 'sigmoid' is for two classes"),
@@ -45,6 +45,16 @@ REFUSED = [
   ({"data__name": "cells", "augment__gray": 0.1}, "config.augment.gray is 0.1, but needs RGB"),
   ({"data__name": "cells", "data__group_by": "x"}, "config.data.group_by needs the data set"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("output_stride", [32, 16])
+def test_a_deeplab_without_atrous_convolutions_is_named(output_stride):
+  config = tiny.make_config(1, **{**DEEPLAB, "model__output_stride": output_stride})
+  with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    checks.check_own_keys(config)
+  words = "config.model.output_stride is 32: the encoder of deeplabv3 has no atrous"
+  assert any(words in str(warning.message) for warning in told) == (output_stride == 32)
 
 
 @pytest.mark.parametrize("changes, words", REFUSED)

@@ -25,7 +25,9 @@ def test_the_end_of_a_single_process(monkeypatch, capsys):
     (UserError("a\nb"), None, ("a", 1)),
     (KeyboardInterrupt(), None, ("interrupted", 130)),
     (ValueError("a bug\nmore"), None, ("ValueError: a bug", 1)),
+    (BrokenPipeError(), None, ("its output was closed", 141)),
     (ValueError("gloo"), "process 1 ended: x", (None, 1)),
+    (BrokenPipeError(), "process 1 ended: x", (None, 1)),
   ],
 )
 def test_one_of_several_tells_the_others(monkeypatch, capsys, error, reason, told):
@@ -34,6 +36,7 @@ def test_one_of_several_tells_the_others(monkeypatch, capsys, error, reason, tol
   def end(*given):
     raise SystemExit(given)
 
+  monkeypatch.setattr(command_end.start, "leave_pipe", lambda: 141)
   monkeypatch.setattr(interrupts, "_ending", threading.Lock())
   monkeypatch.setattr(peers, "are_several", lambda: True)
   monkeypatch.setattr(peers, "reason", lambda error: reason)

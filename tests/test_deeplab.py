@@ -106,6 +106,18 @@ def test_and_so_in_other_libraries(options, width, trained, used):
   np.testing.assert_allclose(now, before, atol=1e-3)
 
 
+def test_other_parameters_and_uneven_padding_are_refused():
+  """A learned upsampling fits one output stride. TensorFlow pads odd and even sizes unlike."""
+  learned = DeepLab(2, Leaning(lean=0), aspp=False, decoder=False, up="transposed")
+  uneven = DeepLab(2, Leaning(lean=1), aspp=False, decoder=False, exact=True)
+  for model, words in (learned, "another learned upsampling"), (uneven, "odd and even sizes"):
+    with pytest.raises(UserError, match=f"^`output_stride` 8.*{words}.*training, 16"):
+      model.at_output_stride(8)
+    assert model.at_output_stride(16) == model
+  for up in "resize", "transposed":  # with a decoder, it is that of the low level to the image
+    assert DeepLab(2, Leaning(lean=1), up=up).at_output_stride(8).trained_stride == 16
+
+
 @pytest.mark.parametrize("lean", [1, -1])
 def test_no_other_place_is_nearer_to_what_was_trained(lean, monkeypatch):
   """With ASPP and a decoder, on a smooth image."""
@@ -115,10 +127,11 @@ def test_no_other_place_is_nearer_to_what_was_trained(lean, monkeypatch):
   waves = [np.sin(a * x)[:, None] + np.cos(b * x)[None] for a, b in ((1, 2), (3, 1), (2, 3))]
   image = (np.stack(waves, -1)[None] / 4 + 0.5).astype(np.float32)
   expected, errors = logits(model, variables, image), {}
-  dense, own = model.at_output_stride(8), model.at_output_stride(8).geometry((256, 256))["offset"]
+  dense = model.at_output_stride(8)
+  own = dense.resize_options((256, 256))["offset"]
   for offset in (-0.5, 0.0, 0.5, 1.0, 1.5):
     options = {"factor": 2.0, "offset": offset}
-    monkeypatch.setattr(DeepLab, "geometry", lambda *_, options=options: options)
+    monkeypatch.setattr(DeepLab, "resize_options", lambda *_, options=options: options)
     found = logits(dense, variables, image)
     errors[offset] = np.abs(found - expected)[0, 32:-32, 32:-32].mean()
   assert own == (1 + lean) / 2 == min(errors, key=errors.get)

@@ -92,8 +92,11 @@ def test_results_of_several_runs_are_merged(tmp_path, monkeypatch, capsys):
   run.TOTAL = 720
   late = results(run, monkeypatch, out, "--only=network", "--limit=2")["network"]
   assert late["error"].startswith("not done within 2 s") and "network.log" in late["error"]
-  run.SECTIONS["network"] = ("sizes.py", [], 30)
   (tmp_path / "steps.py").write_text("raise SystemExit('this one has its result')")
+  (tmp_path / "worse.py").write_text("raise SystemExit('no memory')")
+  run.SECTIONS["network"] = ("worse.py", [], 30)  # it prints less: what there is stays
+  assert results(run, monkeypatch, out, "--only=network")["network"] == late
+  run.SECTIONS["network"] = ("sizes.py", [], 30)
   whole = results(run, monkeypatch, out, "--missing")
   assert whole["network"]["rows"] == [rows["sizes.py"]] and "error" not in whole["network"]
   assert whole["net-bfloat16"] == found["net-bfloat16"]

@@ -27,7 +27,7 @@ def both(model, folder):
   return read_weights(folder / "new.weights.h5"), old
 
 
-@pytest.mark.parametrize("top", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("top", [False, True])
 @pytest.mark.slow
 def test_mobilenet(tmp_path, top):
   shape = (None, None, 3) if not top else (32, 32, 3)

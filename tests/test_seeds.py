@@ -1,6 +1,7 @@
 """Several seeds in one program: each is its single run; files, resumption, scores, errors."""
 
 import json
+import re
 import shutil
 import statistics
 
@@ -222,12 +223,38 @@ def test_a_class_that_a_seed_does_not_have(tmp_path):
     ["dice", "sky", "-", "0.6667", "-"],
   ]
   path = tmp_path / "1" / "evaluation.json"
+  path.write_text(json.dumps({**result, "num_images": 3}))
+  message = error_of(seed_scores.summarize, folders)
+  assert f"{path} is of 3 images, but that of another seed of 2: evaluate all" in message
   path.write_text(json.dumps({**result, "split": "val"}))
   message = error_of(seed_scores.summarize, folders)
   assert f"{path} is of the split 'val', but that of another seed of 'test'" in message
   path.unlink()
   message = error_of(seed_scores.summarize, folders)
   assert f"{path} is missing; make it with --mode=evaluate --workdir={tmp_path / '1'}" in message
+
+
+def test_temperatures_of_seeds(tmp_path):
+  """All have one, maybe of their own, or none: evaluating a calibrated seed again does not help."""
+  folders = {seed: tmp_path / f"{seed}" for seed in (0, 1)}
+
+  def summarize(*temperatures):
+    for folder, value in zip(folders.values(), temperatures, strict=True):
+      found = metrics.scores(*metrics.class_pixels(np.array([[1, 1], [0, 2]])))
+      scores = {name: readable(x, ("sky", "road")) for name, x in found.items()}
+      overrides = {"predict.temperature": value} if value else {}
+      result = {"split": "test", "step": 1, "num_images": 2, "confusion": [[1, 1], [0, 2]],
+                "overrides": overrides, **scores}  # fmt: skip
+      folder.mkdir(exist_ok=True)
+      (folder / "evaluation.json").write_text(json.dumps(result))
+    return seed_scores.summarize(folders)
+
+  assert summarize(0, 0)["options"] == {}
+  assert summarize(2.0, 2.0)["options"] == {"predict.temperature": 2.0}
+  assert summarize(2.0, 1.5)["options"] == {"predict.temperature": "of each seed"}
+  for without, values in enumerate([(0, 2.0), (2.0, 0)]):
+    words = f"was made without a temperature.*--mode=calibrate.*--workdir={folders[without]}$"
+    assert re.search(words, error_of(summarize, *values))
 
 
 @pytest.mark.slow

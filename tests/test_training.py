@@ -43,6 +43,16 @@ def trained(tmp_path_factory):
   return workdir, config
 
 
+def test_evaluations_where_an_epoch_has_no_whole_number_of_steps(tmp_path):
+  """20 images in batches of 8: after 2.5, 5 and 7.5 steps, rounded, and the last one is the end."""
+  config = tiny.make_config(1, augment__scale=(1.0, 1.0))
+  config.train.num_epochs, config.train.eval_every_epochs = 3.0, 1.0
+  epoch = tiny.NUM_PHOTOS["train"] / config.train.batch_size
+  assert train(config, tmp_path) is True
+  lines = [line for line in workdirs.read_metrics(tmp_path) if line["split"] == "test"]
+  assert [line["step"] for line in lines] == [round(n * epoch) for n in (1, 2, 3)]
+
+
 def test_files_of_a_work_directory(trained):
   workdir, config = trained
   names = {path.name for path in workdir.iterdir()}

@@ -8,7 +8,8 @@ python experiments/gpu/run.py --table [--out=DIR]     prints DIR/results.json as
 Each section has a process and a time limit of its own. DIR/results.json is written after each, and
 keeps what it has of other sections. NAME is a section (paper_unet-bfloat16) or the first part of
 its name: paper_unet is that network in all precisions, torch all of PyTorch. DIR/compiled keeps
-what XLA compiled, so that a section that ran out of time gets further in the next run.
+what XLA compiled, so that a section that ran out of time gets further in the next run; the section
+"training" compiles each time. The exit status is 1 if a section failed.
 """
 
 import argparse
@@ -73,7 +74,8 @@ def section(name, out, *, python, quick, limit):
       # Each training begins with an empty cache: its time is with compilation.
       compiled = str(out.resolve() / "compiled")
       if name == "training":
-        shutil.rmtree(compiled := f"{compiled}.training", ignore_errors=True)
+        compiled += ".training"
+        shutil.rmtree(compiled, ignore_errors=True)
       environ |= {"PYTHONUNBUFFERED": "1", "JAX_COMPILATION_CACHE_DIR": compiled,
                   "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}  # fmt: skip
       done = subprocess.run(command, stdout=stdout, stderr=stderr, timeout=limit, env=environ)
@@ -109,8 +111,16 @@ def has_accelerator():
   """Whether JAX has other devices than CPUs; in a process of its own, as it would keep them."""
   code = "import jax; print(jax.default_backend())"
   environ = {**os.environ, **ONE_CHIP}
-  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ)
+  command = [sys.executable, "-c", code]
+  done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environ)
+  if done.returncode:
+    sys.exit("JAX does not start here: see above")
   return done.stdout.strip() not in ("", "cpu")
+
+
+def is_better(found, before):
+  """Whether a result takes the place of an earlier one: what was measured is kept."""
+  return "error" not in found or ("error" in before and len(found["rows"]) > len(before["rows"]))
 
 
 def is_missing(found):
@@ -186,7 +196,7 @@ def main():
   text = "section, as often as needed; default: all"
   parser.add_argument("--only", action="append", default=[], metavar="NAME", help=text)
   parser.add_argument("--quick", action="store_true", help="narrow networks; runs on a CPU, too")
-  text = "only sections without results in DIR, or with an error"
+  text = "only sections that DIR has no figures of, or an error"
   parser.add_argument("--missing", action="store_true", help=text)
   text = "s, of each section; default: its own, 40 to 150 s, on a TPU twice as much"
   parser.add_argument("--limit", type=float, metavar="SECONDS", help=text)
@@ -223,7 +233,7 @@ def main():
     else:
       limit = min(args.limit or limit * (TPU_FACTOR if args.tpu else 1), left)
       found = section(name, args.out, python=python, quick=args.quick, limit=limit)
-    if "error" not in found or len(found["rows"]) >= len(results.get(name, {"rows": []})["rows"]):
+    if name not in results or is_better(found, results[name]):
       results[name] = found | ({"quick": True} if args.quick else {})
     add_ratios(results)
     path.write_text(json.dumps(results, indent=2) + "\n")

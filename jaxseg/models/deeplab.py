@@ -71,7 +71,7 @@ class DeepLab(nn.Module):
     aspp: pool at several rates.
     head_conv: a further 3x3 convolution before that of the logits, as in torchvision's networks.
     trained_stride: output stride of training, if it is another one now. The coarse map is then
-      enlarged so that each pixel has what it had in training, see `geometry`.
+      enlarged so that each pixel has what it had in training, see `resize_options`.
     epsilon: of the normalisation behind the encoder.
     up: "resize", bilinear, as published; "transposed", learned, of the logits to the image.
     dropout: rate behind ASPP.
@@ -118,15 +118,27 @@ class DeepLab(nn.Module):
   def at_output_stride(self, output_stride: int) -> "DeepLab":
     """The network with the same parameters whose encoder has another output stride."""
     trained = self.trained_stride or self.encoder.output_stride
+    if output_stride == self.encoder.output_stride:
+      return self
+    if self.up == "transposed" and not self.decoder:
+      raise UserError(
+        f"`output_stride` {output_stride} needs another learned upsampling than that of training, "
+        f"{trained}: set it to that, or train with `up` resize"
+      )
+    if self.exact and getattr(self.encoder, "lean", 0) > 0:
+      raise UserError(
+        f"`output_stride` {output_stride}: this encoder pads odd and even sizes in different ways, "
+        f"and this network takes both: set it to that of training, {trained}"
+      )
     encoder = self.encoder.clone(output_stride=output_stride)
     return self.clone(encoder=encoder, trained_stride=trained)
 
-  def geometry(self, size: Sequence[int]) -> dict[str, Any]:
+  def resize_options(self, size: Sequence[int]) -> dict[str, Any]:
     """Options of `ops.resize` for the coarse map of an image of this size (H, W).
 
-    Enlarging puts values in the middle of the pixels that they stand for, while the windows of the
-    encoder have their centres elsewhere, see `lean` of `interface.Encoder`: by other distances at
-    another output stride. What follows has learned those of training.
+    Enlarging puts a value in the middle of the pixels that it stands for. The windows of the
+    encoder have their centres elsewhere (`lean` of `interface.Encoder`), at a distance that grows
+    with the output stride. The layers that follow have learned the distance of training.
     """
     trained = self.trained_stride
     factor = trained / self.encoder.output_stride if trained else 1.0
@@ -177,7 +189,7 @@ class DeepLab(nn.Module):
       low = block(self, low_level, stages[self.encoder.stages[1]])
       if self.smp:
         x = block(self, decoder, 0, x)
-      x = ops.resize(x, low.shape[1:3], self.smp, **self.geometry(image.shape[1:3]))
+      x = ops.resize(x, low.shape[1:3], corners=self.smp, **self.resize_options(image.shape[1:3]))
       x = block(self, decoder, 1, x, low)
       if not self.smp:
         x = block(self, decoder, 2, x)
@@ -193,6 +205,6 @@ class DeepLab(nn.Module):
       x = UpScore(factor, 2 * factor, dtype=self.dtype, name="up")(x)
       x = ops.center_crop(x, image.shape[1:3])
     else:
-      geometry = {} if self.decoder else self.geometry(image.shape[1:3])
-      x = ops.resize(x.astype(jnp.float32), image.shape[1:3], self.smp, **geometry)
+      options = {} if self.decoder else self.resize_options(image.shape[1:3])
+      x = ops.resize(x.astype(jnp.float32), image.shape[1:3], corners=self.smp, **options)
     return x[:, :h, :w].astype(jnp.float32)
