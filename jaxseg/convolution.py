@@ -57,10 +57,11 @@ def conv(
   """`lax.conv_general_dilated` of [B,H,W,C] and [k,l,C,D]; `nn.Conv` takes it.
 
   Args:
-    rest: more that `nn.Conv` passes on: without groups and dilation of the input.
+    rest: more that `nn.Conv` passes on: without groups, dilation of the input and precision.
   """
   assert rest.get("feature_group_count", 1) == 1
   assert set(rest.get("lhs_dilation") or (1,)) == {1}
+  assert rest.get("precision") is None
   return _conv(x, kernel, strides, padding, rhs_dilation)
 
 

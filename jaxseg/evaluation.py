@@ -2,10 +2,12 @@
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxseg import VOID, UserError
 from jaxseg.calibration import bins_of, calibration_error
@@ -270,3 +272,21 @@ def score_table(result: Mapping[str, Any]) -> str:
       sure = "  95% interval {:.4f} to {:.4f}".format(*interval) if interval else ""
       lines.append(f"{name:14} {value:.4f}{sure}")
   return "\n".join([*lines, f"{'num_images':14} {result['num_images']}"])
+
+
+def trained_on(data: ConfigDict, own: ConfigDict) -> str:
+  """That a run was trained on what is scored; "" if it was not.
+
+  Args:
+    data: config.data of now.  own: that of the run.
+  """
+  scored = data.train_split if data.num_folds else data.eval_split
+  is_own_fold = data.num_folds and (data.num_folds, data.fold) == (own.num_folds, own.fold)
+  keys = ("name", "source", "images", "masks", "split_file")
+  places = [
+    (os.path.abspath(os.path.expanduser(x.data_dir)), *map(x.get, keys)) for x in (data, own)
+  ]
+  if places[0] != places[1] or scored != own.train_split or is_own_fold:
+    return ""
+  part = "most of " if own.num_folds and own.num_folds != data.num_folds else ""
+  return f"this run was trained on {part}these images"

@@ -35,7 +35,10 @@ REMEDIES = {
   errno.ETIMEDOUT: MOUNT,
   errno.ENOMEM: "end other programs, or use less memory",
 }
-MEMORY = "lower config.train.batch_size or config.data.image_size, or set config.predict.tile"
+MEMORY = (
+  "to train, set config.train.remat or start another run with a lower config.train.batch_size or "
+  "config.data.image_size; else lower config.eval.batch_size or set config.predict.tile"
+)
 QUOTED = re.compile(r"""["'](/[^"']+)["']""")
 
 

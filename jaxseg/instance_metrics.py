@@ -65,7 +65,7 @@ def split_scores(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
     special.xlogy(n, n) - special.xlogy(counts, counts).sum() for counts in (both, cells, segments)
   )
   total = h_truth + h_segments
-  v_info = 2 * max(total - h_both, 0.0) / total if total > 0 else 1.0
+  v_info = min(1.0, 2 * max(total - h_both, 0.0) / total) if total > 0 else 1.0
   return {"v_rand": float(v_rand), "v_info": float(v_info)}
 
 

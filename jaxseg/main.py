@@ -139,7 +139,7 @@ def print_keys(output: str) -> None:
     print(schema.describe_keys(keys))
     return
   workdirs.make_folder(output, "--output")
-  (pathlib.Path(output) / "config.md").write_text(schema.keys_page(keys))
+  workdirs.write_file(pathlib.Path(output) / "config.md", schema.keys_page(keys).encode())
 
 
 def work_directories() -> list[str]:

@@ -4,7 +4,6 @@ import collections.abc
 import dataclasses
 import functools
 import json
-import os
 import pathlib
 import sys
 from typing import Any
@@ -31,7 +30,7 @@ from jaxseg.data.encoded import read_as_trained
 from jaxseg.data.input_pipeline import eval_examples
 from jaxseg.data.levels import depth_notes
 from jaxseg.data.source_checks import with_checks
-from jaxseg.evaluation import LISTS, check_classes, score, score_table
+from jaxseg.evaluation import LISTS, check_classes, score, score_table, trained_on
 from jaxseg.extremes import Extremes, draw_panels, ends
 from jaxseg.notebook import progress, warn
 from jaxseg.platforms import usual_rules
@@ -110,8 +109,8 @@ def evaluate(
   is_run = not is_public and not packed.is_packed(workdir)
   saved = None if is_public else parallel.on_main(settings.read_saved, workdir)
   own = saved and settings.from_run(saved)
-  if is_run and own and (text := _trained_on(segmenter.config.data, own.data)):
-    warn(text)
+  if is_run and own and (text := trained_on(segmenter.config.data, own.data)):
+    warn(f"{text}: its scores are too good")
   with settings.config_errors():
     config = segmenter.config
     info = segmenter.info
@@ -155,20 +154,6 @@ def evaluate(
       results.write_page(folder, line, info, evaluation, config)
   given = {"overrides": overrides} if overrides else {}
   return {"split": split, "step": step, **given, **evaluation.result}
-
-
-def _trained_on(data, own):
-  """A note if a run was trained on what is scored; "" if not.  config.data of now and of the run"""
-  scored = data.train_split if data.num_folds else data.eval_split
-  is_own_fold = data.num_folds and (data.num_folds, data.fold) == (own.num_folds, own.fold)
-  keys = ("name", "source", "images", "masks", "split_file")
-  places = [
-    (os.path.abspath(os.path.expanduser(x.data_dir)), *map(x.get, keys)) for x in (data, own)
-  ]
-  if places[0] != places[1] or scored != own.train_split or is_own_fold:
-    return ""
-  part = "most of " if own.num_folds and own.num_folds != data.num_folds else ""
-  return f"this run was trained on {part}these images: its scores are too good"
 
 
 def _check_output(folder, workdir):

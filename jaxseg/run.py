@@ -273,14 +273,18 @@ class Run:
   def _checked(self, step, metrics):
     if not np.isfinite([metrics["loss"], metrics["grad_norm"]]).all():
       self.wait()
-      kept = "see the error of process 0 for the last good checkpoint"
+      kept, remedy = "see the error of process 0 for the last good checkpoint", ""
       if self._manager is not None:
         step_kept = self._manager.latest_step()
         kept = f"the last good checkpoint is {step_kept}"
-        kept = "there is no checkpoint yet" if step_kept is None else kept
+        if step_kept is None:
+          kept = "there is no checkpoint yet"
+        else:  # the run keeps its learning rate
+          start = workdirs.run_of(self._workdir)
+          remedy = f" in another run (--workdir=NEW --config.model.init_from={start})"
       raise UserError(
         f"{self.name}loss {metrics['loss']}, gradient norm {metrics['grad_norm']} at step {step}: "
-        f"stopped; {kept}; lower config.train.learning_rate or check the data"
+        f"stopped; {kept}; lower config.train.learning_rate{remedy} or check the data"
       )
     self._blank += not metrics["num_pixels"]
     if self._blank == BLANK and not metrics["num_pixels"]:
@@ -294,7 +298,10 @@ class Run:
 def saved_form(config: ConfigDict) -> dict:
   """What config.json holds, for modes that start in another directory."""
   saved = config.to_dict()
-  if folder := config.data.data_dir:
+  folder = config.data.data_dir
+  if config.data.name == "huggingface" and not folder and os.path.exists(config.data.source):
+    folder = "."  # else a name on the Hub
+  if folder:
     saved["data"]["data_dir"] = os.path.abspath(os.path.expanduser(folder))
   return saved
 

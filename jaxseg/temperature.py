@@ -21,9 +21,9 @@ from jaxseg import (
 from jaxseg.calibration import at_temperature, bins_of, calibration_error, fit_temperature
 from jaxseg.data.encoded import read_as_trained
 from jaxseg.data.input_pipeline import eval_examples
-from jaxseg.evaluation import check_classes, checked
+from jaxseg.evaluation import check_classes, checked, trained_on
 from jaxseg.metrics import MIN_PROB
-from jaxseg.notebook import progress
+from jaxseg.notebook import progress, warn
 from jaxseg.platforms import usual_rules
 from jaxseg.segmenter import load_run
 from jaxseg.tally import NUM_BINS
@@ -73,6 +73,10 @@ def calibrate(
   if other := [name for name in changed if name.startswith(others)]:
     raise UserError(f"a temperature is for the run's own predictions: leave config.{min(other)} as "
                     "it was")  # fmt: skip
+  if config.data.num_folds and "data.eval_split" in overrides:
+    raise UserError(build.unused_split(config))
+  if own is not None and (text := trained_on(config.data, own.data)):
+    warn(f"{text}: its temperature is too low")
   found = parallel.on_main(_fit, config, segmenter)
   found |= {"split": build.eval_name(config), "step": segmenter.step}
   if parallel.is_main():

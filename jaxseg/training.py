@@ -315,5 +315,5 @@ def with_less_host(
 
 
 def is_stalled(scores: collections.abc.Sequence[float], patience: int) -> bool:
-  """Whether the best of the scores is more than `patience` > 0 evaluations old."""
+  """Whether none of the last `patience` > 0 scores is better than those before."""
   return len(scores) > patience > 0 and len(scores) - int(np.argmax(scores)) > patience

@@ -4,7 +4,7 @@ Figures are made without pyplot: importing this module chooses no backend, needs
 figure is freed when its caller drops it.
 """
 
-import pathlib
+import io
 from collections.abc import Sequence
 from os import PathLike
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from jaxseg import VOID
+from jaxseg import VOID, workdirs
 from jaxseg.charts import draw_curves, plain
 
 VOID_COLOUR = (255, 255, 255)
@@ -266,7 +266,8 @@ def _legend(figure, classes, palette):
 
 
 def _save(figure, path):
-  pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-  figure.savefig(path, dpi=100)
+  buffer = io.BytesIO()
+  figure.savefig(buffer, dpi=100, format="png")
+  workdirs.write_file(path, buffer.getvalue())
   figure.set_layout_engine("none")  # it is laid out, should it be drawn again
   return figure

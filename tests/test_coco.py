@@ -116,6 +116,7 @@ BAD_COCO = [
   (("images", 1, "id"), 10),
   (("images", 1, "id"), []),
   (("categories",), None),
+  (("categories", 1, "id"), 5),
   (("categories", 0, "name"), None),
   (("annotations", 0), []),
   (("annotations", 0, "image_id"), 99),

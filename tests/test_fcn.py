@@ -9,6 +9,7 @@ import pytest
 import reference
 from reference import logits, normal
 
+from jaxseg import UserError
 from jaxseg.models.fcn import FCN
 from jaxseg.models.layers import Dropout, interpolation_kernel
 from jaxseg.models.mobilenet_v2 import MobileNetV2
@@ -260,3 +261,9 @@ def test_context(padding, final_stride):
   whole, window = np.asarray(run(variables, x)), np.asarray(run(variables, x[:, 32:]))
   near = np.abs(whole[:, 32:] - window)
   assert near[:, 256:].max() < 1e-4 * whole.std() < near[:, :100].max()
+
+
+def test_crops_of_valid_convolutions_need_fc1():
+  model = FCN(2, VGG16(pad=99), 32, widths=(), padding="valid")
+  with pytest.raises(UserError, match="^`padding` valid needs `widths`"):
+    jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))

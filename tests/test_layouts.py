@@ -275,6 +275,18 @@ def test_one_pattern_may_hold_the_files_of_all_splits(tmp_path, layout, expected
   assert "/c.png has no" in error(tmp_path, "train", **layout)
 
 
+@pytest.mark.parametrize("images, masks", [("{split}/{name}", "labels/{name}"),
+                                           ("pictures/{name}", "{split}_masks/{name}")])
+def test_of_all_splits_no_file_is_left_out_in_silence(tmp_path, images, masks):
+  touch(tmp_path, *(text.format(split="train", name="a.png") for text in (images, masks)))
+  for pattern in images, masks:
+    extra = pattern.format(split="train", name="extra.png")
+    touch(tmp_path, extra)
+    assert extra in error(tmp_path, images=images, masks=masks)
+    (tmp_path / extra).unlink()
+  assert len(opened(tmp_path, images=images, masks=masks)) == 1
+
+
 def test_a_split_that_nothing_names(tmp_path):
   touch(tmp_path, "x/a.png", "y/a.png")
   message = error(tmp_path, "train", images="x/{name}", masks="y/{name}")
@@ -298,4 +310,10 @@ def test_links_that_lead_nowhere(tmp_path):
   for name, target in (("self", "self"), ("self.png", "self.png"), ("gone.png", "nothing.png"),
                        ("above", "..")):  # fmt: skip
     (tmp_path / "images" / name).symlink_to(target)
-  assert opened(tmp_path) == [("images/a.png", "masks/a.png")]
+  (tmp_path / "masks" / "gone.png").symlink_to("nothing.png")  # else both vanish
+  assert problems_of(tmp_path) == [
+    ("links that lead nowhere", f"{name}.png")
+    for name in ("images/gone", "images/self", "masks/gone")
+  ]  # fmt: skip
+  (tmp_path / "train.txt").write_text("a\n")
+  assert opened(tmp_path, "train", split_file="{split}.txt") == [("images/a.png", "masks/a.png")]

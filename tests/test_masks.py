@@ -115,6 +115,18 @@ def test_no_data_of_whole_numbers():
   check(geotiff(everything, 7), of_classes(255), expected)
 
 
+@pytest.mark.parametrize(
+  "nodata, labels, words",
+  [(0, THREE, ["its value of no data, 0, is void"]), (255, THREE, []),
+   (0, label_map(ABC, mask_values=(0, 1, 2)), []), (7, THREE, [])],
+)  # fmt: skip
+def test_a_class_that_a_file_calls_no_data_is_named(nodata, labels, words):
+  """As gdal_rasterize may: the background would be void without a word."""
+  notes = []
+  read_mask(geotiff(np.array([[0, 1, 2, 255]], np.uint8), nodata), "m", labels, notes=notes)
+  assert [note.split(":")[0] for note in notes] == words
+
+
 def test_numbers_of_several_channels():
   for extra in (1, 2):
     channels = np.dstack([LABELS] * (1 + extra))
@@ -309,6 +321,14 @@ def test_no_data_have_no_label(tmp_path):
   labels = label_map(("background", "x", "y"))
   mask = decode_mask({"x": [tmp_path / "a.tif"], "y": [tmp_path / "b.tif"]}, "m", labels)
   np.testing.assert_array_equal(mask, [[0, 1], [2, 1]])
+
+
+def test_pages_of_a_file_per_label(tmp_path):
+  pages = np.uint8([[[0, 1], [0, 0]], [[0, 0], [1, 1]]])
+  tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack")
+  for page, expected in enumerate(pages):
+    mask = decode_mask({"x": [tmp_path / "a.tif"]}, "m", label_map(("background", "x")), page=page)
+    np.testing.assert_array_equal(mask, expected)
 
 
 def test_more_labels_than_a_mask_can_hold(tmp_path):

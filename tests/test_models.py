@@ -1,12 +1,12 @@
 """Every network by its name: building, initialising, and loading the encoder."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 
-from jaxseg import UserError, models
+from jaxseg import UserError, models, ops
 from jaxseg.models.deeplab import DeepLab
 from jaxseg.models.fcn import FCN
 from jaxseg.models.mobilenet_v2 import MobileNetV2
@@ -113,6 +113,17 @@ def test_variant_smp(name, encoder):
     {**variables, "params": p}, image, train=True, mutable=["batch_stats"]
   )[0]
   assert jax.eval_shape(loss, variables["params"]).shape == (2, 20, 33, 5)
+
+
+def test_as_smp_only_a_short_side_is_enlarged():
+  """The other keeps its size, as in prediction."""
+  options = {"encoder": "resnet18", "variant": "smp", "up": "resize"}
+  model = build("encoder_unet", widths=(8,) * 5, **options)
+  variables = reference.random_variables(model, 3)
+  image = reference.normal(1, 20, 75, 3) / 4 + 0.5
+  padded = ops.pad_to_multiple(image, 32)[:, :, :75]
+  found, expected = (model.apply(variables, x, train=False) for x in (image, padded))
+  np.testing.assert_allclose(found, expected[:, :20], atol=1e-5)
 
 
 def test_defaults_of_smp():

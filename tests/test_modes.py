@@ -16,6 +16,7 @@ from jaxseg import (
   VOID,
   build,
   checkpoint,
+  evaluation,
   models,
   modes,
   optim,
@@ -132,7 +133,7 @@ def test_scores_of_what_a_run_was_trained_on(own, now, words):
     tiny.make_config(1, **{f"data__{name}": x for name, x in part.items()}).data
     for part in (own, now)
   )
-  found = modes._trained_on(now, own)
+  found = evaluation.trained_on(now, own)
   assert words in found and bool(words) == bool(found)
 
 

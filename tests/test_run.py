@@ -177,6 +177,20 @@ def test_the_first_line_and_the_config(tmp_path, capsys):
   assert json.loads((tmp_path / "config.json").read_text())["model"]["widths"] == [4, 8]
 
 
+def test_data_are_found_from_elsewhere(tmp_path, monkeypatch):
+  """A folder that is there is no name on the Hub."""
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "mine" / "cells").mkdir(parents=True)
+  config = tiny.make_config(1)
+  for name, folder, source, saved in (
+    ("folder", "mine", "", f"{tmp_path}/mine"),
+    ("huggingface", "", "mine/cells", str(tmp_path)),
+    ("huggingface", "", "owner/cells", ""),
+  ):
+    config.data.name, config.data.data_dir, config.data.source = name, folder, source
+    assert jaxseg.run.saved_form(config)["data"]["data_dir"] == saved
+
+
 def test_a_work_directory_that_was_removed_is_not_made_again(tmp_path):
   with pytest.raises(FileNotFoundError, match="config.json"), open_log(tmp_path, 0, 20) as run:
     (tmp_path / "config.json").unlink()

@@ -12,7 +12,7 @@ from PIL import Image
 from tiny import error_of
 
 from jaxseg import VOID
-from jaxseg.data import datasets
+from jaxseg.data import datasets, sources
 from jaxseg.data.examine import examine
 from jaxseg.data.normalization import measure
 
@@ -290,6 +290,15 @@ def test_huggingface_features(tmp_path):
   assert info.dtype == "uint8" and source[0]["image"].shape == (6, 8, 1)
 
 
+def test_records_say_where_they_are(tmp_path):
+  """Rows of two splits may have the same name, which need not be UTF-8."""
+  rows = [{"image": b"x", "mask": b"y", "id": name} for name in (7, b"caf\xe9")]
+  found = sources.Records(rows, "cells train", "image", "mask", "id")
+  assert [(x["name"], x["where"]) for x in found] == [
+    ("7", "cells train 0 (7)"), ("caf\\xe9", "cells train 1 (caf\\xe9)")
+  ]  # fmt: skip
+
+
 def test_damaged_parquet(parquet, tmp_path):
   pa = pytest.importorskip("pyarrow")
   from pyarrow import parquet as files
@@ -300,7 +309,7 @@ def test_damaged_parquet(parquet, tmp_path):
   files.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
   source = load("huggingface", "train", tmp_path)[1]  # nothing is decoded yet
   np.testing.assert_array_equal(source[0]["mask"], labels(0))
-  assert "train1: cannot be decoded" in error_of(source.__getitem__, 1)
+  assert "train 1 (train1): cannot be decoded" in error_of(source.__getitem__, 1)
   assert "train 2: cannot be read (its image or mask is empty)" in error_of(source.__getitem__, 2)
   data = (tmp_path / "train.parquet").read_bytes()
   for damaged in (data[:300], b"", b"PAR1" + bytes(60) + b"PAR1"):

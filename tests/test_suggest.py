@@ -1,5 +1,8 @@
 """What is said about a folder whose files do not fit a layout, and that its remedy works."""
 
+import json
+import re
+
 import pytest
 from folders import CITYSCAPES, VOC, error, fill_cityscapes, opened, problems_of, touch
 
@@ -84,6 +87,29 @@ def test_known_cityscapes_coco_and_nothing(tmp_path):
   assert "holds 2 files of .nii, sub/: say" in error(tmp_path / "e")
   (tmp_path / "f").mkdir()
   assert "holds nothing" in error(tmp_path / "f")
+
+
+def test_masks_of_two_suffixes_and_folders_by_other_names(tmp_path):
+  """What is offered opens the data."""
+  touch(tmp_path / "a", "images/1.jpg", "masks/1.jpg.png")
+  touch(tmp_path / "b", "imgs/1.jpg", "masks/1.png")
+  touch(tmp_path / "c", "train/imgs/1.jpg", "train/masks/1.png")
+  for folder, split in ("a", "all"), ("b", "all"), ("c", "train"):
+    message = error(tmp_path / folder, split)
+    found = dict(re.findall(r"`(images|masks)`='([^']+)'", message))
+    assert len(opened(tmp_path / folder, split, **found)) == 1, message
+
+
+def test_what_is_set_is_not_offered(tmp_path):
+  touch(tmp_path, "images/a.jpg", "images/b.jpg", "masks/b.png")
+  (tmp_path / "train.txt").write_text("a\n")
+  message = error(tmp_path, "train", split_file="{split}.txt")
+  assert "has no mask" in message and "set `" not in message
+  about = {"id": 1, "file_name": "upload/1/a.jpg", "height": 2, "width": 2}
+  document = {"categories": [], "images": [about], "annotations": []}
+  (tmp_path / "ann.json").write_text(json.dumps(document))
+  message = error(tmp_path, images="images/{name}", masks="ann.json")
+  assert message.endswith("correct `file_name`, as in ann.json: upload/1/a.jpg")
 
 
 def test_folders_without_images(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import tiny
 from tiny import error_of
 
-from jaxseg import checkpoint, modes, temperature
+from jaxseg import DataWarning, checkpoint, modes, temperature
 from jaxseg.segmenter import load, load_run
 from jaxseg.training import train
 
@@ -107,6 +107,14 @@ def test_other_predictions_have_no_temperature_here(run):
   given = {"predict.temperature": 3.0}
   assert "is what calibrate finds" in error_of(temperature.calibrate, run, given)
   assert temperature.calibrate(run, {"predict.tile": 64})["num_images"] == 9
+
+
+def test_the_images_are_those_that_evaluate_takes(run):
+  values = {"data.num_folds": 4, "data.eval_split": "test"}
+  message = error_of(temperature.calibrate, run, values)
+  assert message.endswith("eval_split='test' is not used, folds are: set config.data.num_folds=0")
+  with pytest.warns(DataWarning, match="was trained on these images: its temperature is too low"):
+    temperature.calibrate(run, {"data.eval_split": "train"})
 
 
 def test_a_run_of_a_fixed_temperature(run):

@@ -253,6 +253,10 @@ def test_planes_in_another_order_than_in_the_file():
   np.testing.assert_array_equal(found, np.moveaxis(planes[::-1], 0, -1))
   lost = file.getvalue().replace(b'FirstC="1" IFD="0"', b'FirstC="0" IFD="0"')
   assert "its OME metadata have a plane that is not in the file" in error_of(stored, lost)
+  single = tiff(planes[0], photometric="minisblack", metadata=None, description=text)
+  found = read_raster(single, "x")  # one page of two, as split by another program
+  np.testing.assert_array_equal(found.samples, planes[0, ..., None])
+  assert found.header.notes == ("its OME metadata declare 2 planes, of which 1 is read",)
 
 
 def test_an_imagej_stack_is_read_plane_by_plane(monkeypatch):

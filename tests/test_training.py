@@ -232,6 +232,10 @@ def test_numbers_that_are_not_finite(tmp_path, monkeypatch, eval_every, what):
   assert max(line["step"] for line in read_lines(tmp_path, "train")) == 5
   if eval_every == 2:
     assert "last good checkpoint is 4" in message
+    assert f"in another run (--workdir=NEW --config.model.init_from={tmp_path})" in message
+    config.train.learning_rate /= 2  # here, it is refused
+    assert "leave the key as it was" in error_of(train, config, tmp_path)
+    config.train.learning_rate *= 2
     assert read_json((tmp_path / "evaluation.json").read_text())["step"] == 4
     # The last good checkpoint is good: the same command, mended, goes on from it.
     assert train(config, tmp_path) is True

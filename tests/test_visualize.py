@@ -37,6 +37,21 @@ def test_palette():
   assert (table[3:VOID] == 128).all()
 
 
+def test_a_picture_is_whole_or_that_of_before(tmp_path, monkeypatch):
+  path = tmp_path / "x.png"
+  plot_confusion(path, np.eye(2), ("a", "b"), "")
+  before = path.read_bytes()
+
+  def stop(self, file, **_):
+    (file.write if hasattr(file, "write") else open(file, "wb").write)(b"half")
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(visualize.Figure, "savefig", stop)
+  with pytest.raises(KeyboardInterrupt):
+    plot_confusion(path, np.eye(2), ("a", "b"), "")
+  assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
+
+
 def test_label_map_round_trip(tmp_path, labels):
   label_map(labels, PALETTE).save(tmp_path / "x.png")
   image = Image.open(tmp_path / "x.png")

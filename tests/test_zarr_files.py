@@ -44,9 +44,18 @@ def test_windows_of_zarr(driver, is_ome, tmp_path):
 @pytest.mark.parametrize("names", ["CYX", ("channel", "row", "col")])
 def test_ome_axes_by_other_names(names, tmp_path):
   write_zarr(tmp_path / "a.zarr" / "0", PLANES, "zarr")
-  write_ome(tmp_path / "a.zarr", "zarr", "0", names)
+  write_ome(tmp_path / "a.zarr", "zarr", "0", names=names)
   image = open_windows(tmp_path / "a.zarr", ImageFormat(3))
   np.testing.assert_array_equal(image.read(slice(3, 99), slice(5, 80)), RGB[3:99, 5:80])
+
+
+def test_what_is_not_read_of_ome_is_named(tmp_path):
+  write_zarr(tmp_path / "a.zarr" / "0", PLANES[None, :, None], "zarr")
+  write_ome(tmp_path / "a.zarr", "zarr", "0", "1", "2", others=[{"datasets": [{"path": "x"}]}])
+  image = open_windows(tmp_path / "a.zarr", ImageFormat(3))
+  image.read(slice(0, 9), slice(0, 9))
+  assert image.notes == ["2 levels of lower resolution of its multiscales not read",
+                         "1 image of its multiscales not read"]  # fmt: skip
 
 
 def test_whole_numbers_of_unknown_range(tmp_path, monkeypatch):
@@ -61,9 +70,10 @@ def test_whole_numbers_of_unknown_range(tmp_path, monkeypatch):
   assert image.read(slice(3, 9), slice(5, 8)).shape == (6, 3, 3)
 
 
-def write_ome(path, driver, level, names="tczyx"):
+def write_ome(path, driver, *levels, names="tczyx", others=()):
   axes = [{"name": name} for name in names]
-  about = {"multiscales": [{"axes": axes, "datasets": [{"path": level}]}]}
+  scales = [{"axes": axes, "datasets": [{"path": level} for level in levels]}, *others]
+  about = {"multiscales": scales}
   if driver == "zarr3":
     about = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": about}}
   (path / ("zarr.json" if driver == "zarr3" else ".zattrs")).write_text(json.dumps(about))

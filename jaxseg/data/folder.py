@@ -10,7 +10,7 @@ import collections
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jaxseg import VOID, UserError
 from jaxseg.data import layouts, splits, suggest
@@ -145,10 +145,11 @@ def _group(pair, layout):
     elif field in pair.fields and layout.images:
       values.append(pair.fields[field])
     else:
-      known = ", ".join(pair.fields) if layout.images else "folder"
+      known = list(pair.fields) if layout.images else ["folder"] * ("name" in pair.fields)
+      choose = f"choose from {', '.join(known)}, or " if known else ""
       raise UserError(
         f"`group_by`={layout.group_by!r}: {field!r} is no field of `images`={layout.images!r}; "
-        f"choose from {known}, or write {{{field}}} in `images`"
+        f"{choose}write {{{field}}} in `images`"
       )
   return "/".join(values)
 
@@ -164,8 +165,13 @@ def _pairs(root, split, layout, problems):
   images, masks = layouts.patterns(layout, split, root)
   for key, pattern in ("images", images), ("masks", masks):
     if not getattr(layout, key) and not (root / pattern.base).is_dir():
-      raise UserError(f"no folder {root / pattern.base}: {_remedy(root, split)}")
-  paths = list(layouts.walk(root, (images.base, masks.base)))
+      raise UserError(f"no folder {root / pattern.base}: {suggest.folder(root, split)}")
+  lost: list[str] = []
+  paths = list(layouts.walk(root, (images.base, masks.base), lost))
+  for path in lost if rows is None else ():  # else some are not listed
+    if images.match(path) is not None or masks.match(path) is not None:
+      text = f"{root / path} is a link that leads nowhere: fetch its file, or remove it"
+      problems.append(("links that lead nowhere", root / path, text))
   found, labels = layouts.match_files(paths, images, masks)
   for pattern, matched in (images, found), (masks, labels):
     if not matched:
@@ -187,14 +193,18 @@ def _pairs(root, split, layout, problems):
     matched = layouts.pair(*_one_volume(root, layout, found, labels), images, masks, root, problems)
   pairs, alone, strays = matched
   remedy = ""
-  if not pairs and images.fields == masks.fields and "name" in images.fields:
-    names = [[fields["name"] for fields in part.values()] for part in (found, labels)]
-    remedy = suggest.rename((images.text, masks.text), *names)
+  texts = images.text, masks.text
+  if not pairs and masks.is_coco and strays:
+    remedy = f"correct `file_name`, as in {strays[0]}"
+  elif not pairs and images.fields == masks.fields and "name" in images.fields:
+    remedy = suggest.rename(texts, found, labels)
   if not pairs:
-    remedy = remedy or suggest.known_layout(root, split)
-  if rows is None:  # else some are not listed; and without {split}, some are of other splits
-    alone = alone if images.by_split or not masks.by_split else []
-  strays = strays if rows is None and (masks.by_split or not images.by_split) else []
+    remedy = remedy or suggest.known_layout(root, split, but=texts)
+  # Without {split}, some are of other splits; of a list, some are not listed.
+  of_split = [split in layouts.WHOLE or pattern.by_split for pattern in (images, masks)]
+  if rows is None:
+    alone = alone if of_split[0] or not masks.by_split else []
+  strays = strays if rows is None and (of_split[1] or not images.by_split) else []
   for paths, total, part, pattern, kind in (
     (alone, len(found), "mask", masks, "images without a mask"),
     (strays, len(pairs) + len(strays), "image", images, "masks without an image"),
@@ -259,7 +269,9 @@ def _records(root, pairs, layout, kind, problems):
   for pair in pairs:
     image, mask = root / pair.image, pair.mask
     pages = _num_pages(image, problems, kind)
-    mask_pages = _num_pages(mask, problems) if isinstance(mask, pathlib.Path) else 1
+    files = mask.values() if isinstance(mask, Mapping) else [[mask]]
+    files = [file for part in files for file in part if isinstance(file, pathlib.Path)]
+    mask_pages = max((_num_pages(file, problems) for file in files), default=1)
     if pages and mask_pages and pages != mask_pages:
       text = suggest.same_pages(image, mask, pages, mask_pages, kind)
       problems.append(("volumes of different lengths", image, text))
@@ -282,21 +294,6 @@ def _num_pages(path, problems, kind="auto"):
   except UserError as error:
     problems.append(("files that cannot be read", path, str(error)))
     return 0
-
-
-def _remedy(root, split):
-  """What to do if a folder of the layout without patterns is missing."""
-  names = sorted(path.parent.name for path in root.glob("*/masks"))
-  names += ["all"] if (root / "masks").is_dir() else []
-  if names:
-    shown = ", ".join(map(repr, names))
-    return f"correct the split, {root} has {shown} ('all' is its own images/ and masks/)"
-  if text := suggest.known_layout(root, split):
-    return text
-  return (
-    f"{root} holds {suggest.contents(root)}: say by `images` and `masks` where they are, such as "
-    "images='scans/{name}.png', or correct `data_dir` or the split"
-  )
 
 
 def _check(fmt):

@@ -296,7 +296,8 @@ def train_batches(
     data = data.random_map(window, seed=seed)
   elif positions:
     data = data.map(lambda example: {"number": example["number"], "starts": np.zeros(2, np.int32)})
-  data = data.map_with_index(lambda i, example: {**example, "index": np.int32(i)})
+  # Of this number, the random draws of an example are made.
+  data = data.map_with_index(lambda i, example: {**example, "index": np.int32(i % 2**31)})
   # Grain counts batches in floating point: with one example each, sys.maxsize would overflow.
   data = data.slice(slice(number, sys.maxsize // 2, count)).batch(batch_size // count)
   options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)

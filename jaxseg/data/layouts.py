@@ -191,11 +191,14 @@ def patterns(layout: Layout, split: str, root: pathlib.Path) -> tuple[Pattern, P
   return images, masks
 
 
-def walk(root: pathlib.Path, bases: Collection[str] = ("",)) -> Iterator[str]:
+def walk(
+  root: pathlib.Path, bases: Collection[str] = ("",), lost: list[str] | None = None
+) -> Iterator[str]:
   """Yields the relative paths of the files in folders, in their order; no hidden ones.
 
   Args:
     root: folder.  bases: folders in it, relative; those that are not there hold nothing.
+    lost: list that collects links that lead nowhere, as of files that were not fetched.
   Raises:
     UserError: a folder cannot be listed.
   """
@@ -206,10 +209,10 @@ def walk(root: pathlib.Path, bases: Collection[str] = ("",)) -> Iterator[str]:
     folders = [root.joinpath(*base.split("/")[:i]) for i in range(base.count("/") + 2)]
     if folders[-1].is_dir():
       above = frozenset(map(_identity, folders))
-      yield from _walk(str(folders[-1]), f"{base}/" if base else "", above)
+      yield from _walk(str(folders[-1]), f"{base}/" if base else "", above, lost)
 
 
-def _walk(folder, prefix, above):
+def _walk(folder, prefix, above, lost):
   try:
     with os.scandir(folder) as scan:
       entries = sorted(scan, key=lambda entry: entry.name)
@@ -221,13 +224,15 @@ def _walk(folder, prefix, above):
     try:
       is_dir, is_file = entry.is_dir(), entry.is_file()
     except OSError:  # a link to itself leads nowhere, like one whose file is gone
-      continue
+      is_dir = is_file = False
     if is_dir:
       here = _identity(entry.path)
       if here not in above:  # else a link to a folder that it is in
-        yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {here})
+        yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {here}, lost)
     elif is_file:
       yield prefix + entry.name
+    elif lost is not None and entry.is_symlink():
+      lost.append(prefix + entry.name)
 
 
 def _identity(folder):

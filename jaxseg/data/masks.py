@@ -87,7 +87,7 @@ def read_mask(
   if isinstance(data, polygons.CocoMask):
     return _drawn(*polygons.draw_coco(data, json_place(data), notes), "COCO")
   if isinstance(data, Mapping):
-    return _drawn(*_draw_layers(data, name, labels, orient), "PNG per label")
+    return _drawn(*_draw_layers(data, name, labels, page, orient, notes), "PNG per label")
   if path := json_place(data):
     return _drawn(*polygons.draw_labelme(data, path), "labelme")
   raster = read_raster(data, name, page=page, orient=orient)
@@ -103,7 +103,11 @@ def read_mask(
     ):
       notes.append("transparency (alpha) of the mask is not used")
   if colors is None:
-    return _stored(numbers, raster, lambda v: _number(v, raster, labels))
+    found = _stored(numbers, raster, lambda v: _number(v, raster, labels))
+    if notes is not None and (nodata := _class_without_data(found, numbers, raster, labels)):
+      notes.append(f"its value of no data, {nodata}, is void: list it in `mask_values` if it is "
+                   "that of a class")  # fmt: skip
+    return found
   packed, bits = _packed(colors, name)
   channel = (1 << bits) - 1
   return _stored(packed, raster, lambda v: (v >> 2 * bits, v >> bits & channel, v & channel))
@@ -165,6 +169,16 @@ def _number(value, raster, labels):
   return int(value) if whole else value
 
 
+def _class_without_data(found, numbers, raster, labels):
+  """The value of no data as text, if it occurs and would else be a class; "" if not."""
+  nodata = raster.header.nodata
+  if nodata is None or nodata != nodata or not float(nodata).is_integer():
+    return ""
+  label = labels.look_up([int(nodata)])[0]
+  is_void = sum(found.counts.values()) < numbers.size and bool((numbers == nodata).any())
+  return f"{nodata:g}" if is_void and label not in (None, VOID) else ""
+
+
 def _single_layer(raster: Raster, name, labels):
   """(numbers [H,W], None) or (None, colours [H,W,3]) of a file."""
   samples, names = raster.samples, raster.header.names
@@ -222,7 +236,7 @@ def _packed(colors, name):
   return (red << bits | green) << bits | blue, bits
 
 
-def _draw_layers(files, name, labels, orient):
+def _draw_layers(files, name, labels, page, orient, notes):
   """(names, u8[H,W] of their positions) of one image per label; a later class lies on top."""
   order = sorted(files, key=lambda label: (labels.look_up([label])[0] or 0, label))
   names = list(dict.fromkeys([BACKGROUND, *order]))
@@ -232,7 +246,9 @@ def _draw_layers(files, name, labels, orient):
   for label in order:
     for path in files[label]:
       where = f"{name} ({path})"
-      raster = read_raster(path, where, orient=orient)
+      raster = read_raster(path, where, page=page, orient=orient)
+      if notes is not None:
+        notes += [note for note in raster.header.notes if note != TRANSPARENCY]
       numbers, colors = _single_layer(raster, where, LabelMap({}))
       pixels = colors.any(-1) if numbers is None else (numbers != 0) & (numbers == numbers)
       if numbers is not None and raster.header.nodata is not None:

@@ -132,17 +132,20 @@ def coco_masks(path: Path) -> dict[str, CocoMask]:
   """
   name = str(path)
   document = _load(path, name)
-  labels, sizes, files, objects = {}, {}, {}, {}
+  labels, sizes, files, objects, taken = {}, {}, {}, {}, set()
   for i, category in enumerate(_member(document, "categories", list, name), 1):
     where = f"{name}: category {i}"
     key = _member(_checked(category, dict, where), "id", int, where)
-    labels[key] = _member(category, "name", str, where)
+    label = _member(category, "name", str, where)
+    if labels.setdefault(key, label) != label:
+      raise UserError(f"{where}: its id {key} is also that of {labels[key]!r}: give it its own")
   for i, image in enumerate(_member(document, "images", list, name), 1):
     where = f"{name}: image {i}"
     key = _member(_checked(image, dict, where), "id", int, where)
     file = _member(image, "file_name", str, where)
-    if key in files or file in files.values():
+    if key in files or file in taken:
       raise UserError(f"{where}: its id or its file_name {file!r} occurs twice: give it its own")
+    taken.add(file)
     files[key], sizes[key] = file, _size(image, "height", "width", where)
     objects[key] = []
   for i, item in enumerate(_member(document, "annotations", list, name), 1):

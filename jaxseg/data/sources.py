@@ -57,9 +57,11 @@ class Records(collections.abc.Sequence):
       raise UserError(
         f"{where}: cannot be read ({_reason(error)}): restore the files of the data set"
       ) from error
-    name = row[self.name_field] if self.name_field else where
-    name = name.decode() if isinstance(name, bytes) else str(name)
-    return {"image": image, "mask": mask, "name": name}
+    if not self.name_field:
+      return {"image": image, "mask": mask, "name": where}
+    name = row[self.name_field]
+    name = name.decode(errors="backslashreplace") if isinstance(name, bytes) else str(name)
+    return {"image": image, "mask": mask, "name": name, "where": f"{where} ({name})"}
 
 
 def _file(value, dtype):

@@ -113,7 +113,8 @@ def fold_indices(
     kind = "groups of `group_by`" if groups else "examples"
     limit = len(edges) - 1
     if limit < 2:
-      raise UserError(f"`num_folds` is {num_folds}, but there are only {limit} {kind}: add data")
+      raise UserError(f"`num_folds` is {num_folds}, but there are only {limit} {kind}: "
+                      f"add data{' or correct it' if groups else ''}")  # fmt: skip
     raise UserError(f"`num_folds` is {num_folds}: use 2 to {limit}, the number of {kind}")
   if not 0 <= fold < num_folds:
     raise UserError(f"`fold` is {fold}: use 0 to {num_folds - 1}")

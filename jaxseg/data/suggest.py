@@ -4,7 +4,7 @@ import collections
 import itertools
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jaxseg.data.files import SUFFIXES, few
 from jaxseg.data.layouts import (
@@ -19,6 +19,7 @@ from jaxseg.data.layouts import (
   without_suffix,
 )
 
+Files = Mapping[str, Mapping[str, str]]  # {path: {field: value}}
 MAX_FILES = 50_000  # looked at for an error message
 # Pascal VOC; Cityscapes; ADE20K with and without splits; CamVid as Cambridge, SegNet and Kaggle
 # have it; labelme; masks beside their images.
@@ -86,23 +87,51 @@ def _inside(paths, folder):
   return [path for path in paths if found.fullmatch(path)]
 
 
-def rename(layout_texts: tuple[str, str], images: Sequence[str], masks: Sequence[str]) -> str:
+def folder(root: pathlib.Path, split: str) -> str:
+  """What to do if a folder of the layout without patterns is missing."""
+  names = sorted(path.parent.name for path in root.glob("*/masks") if _has_images(path.parent))
+  names += ["all"] if (root / "masks").is_dir() and _has_images(root) else []
+  if names:
+    shown = ", ".join(map(repr, names))
+    return f"correct the split, {root} has {shown} ('all' is its own images/ and masks/)"
+  return known_layout(root, split) or (
+    f"{root} holds {contents(root)}: say by `images` and `masks` where they are, such as "
+    "images='scans/{name}.png', or correct `data_dir` or the split"
+  )
+
+
+def _has_images(folder):
+  return (folder / "images").is_dir()
+
+
+def rename(texts: tuple[str, str], images: Files, masks: Files) -> str:
   """The remedy if names of images and masks all differ in the same way; "" if they do not.
 
   Args:
-    layout_texts: patterns of images and masks.  images, masks: values of {name}.
+    texts: patterns of images and masks.  images, masks: see `layouts.match_files`.
   """
-  names = renamed(images, masks)
+  names = renamed(*([fields["name"] for fields in part.values()] for part in (images, masks)))
   if not names:
     return ""
-  texts = (text.replace("{name}", name) for text, name in zip(layout_texts, names, strict=True))
-  return "set `images`={!r} and `masks`={!r}".format(*texts)
+  new = []
+  for text, name, files in zip(texts, names, (images, masks), strict=True):
+    new.append(text.replace("{name}", name))
+    if without_suffix(new[-1]) != new[-1] and without_suffix(text) == text:  # as of x.jpg.png
+      path = next(iter(files))
+      new[-1] += path[len(without_suffix(path)) :]
+  return "set `images`={!r} and `masks`={!r}".format(*new)
 
 
-def known_layout(root: pathlib.Path, split: str) -> str:
-  """The remedy if a folder has the layout of a well-known data set, or the like; "" if not."""
+def known_layout(root: pathlib.Path, split: str, but: tuple[str, str] | None = None) -> str:
+  """The remedy if a folder has the layout of a well-known data set, or the like; "" if not.
+
+  Args:
+    but: patterns of images and masks that are not offered, as they are set.
+  """
   paths = list(itertools.islice(walk(root), MAX_FILES))
   for layout in itertools.chain(KNOWN, _of_folders(paths, split)):
+    if (layout.images, layout.masks) == but:
+      continue
     name = "all" if layout in KNOWN else split
     images = compile_pattern("images", layout.images, name)
     masks = compile_pattern("masks", layout.masks, name)
@@ -116,8 +145,7 @@ def known_layout(root: pathlib.Path, split: str) -> str:
       lists = layout.split_file if (root / layout.split_file).parent.is_dir() else ""
       values = {"images": layout.images, "masks": layout.masks, "split_file": lists}
       return "set " + ", ".join(f"`{key}`={value!r}" for key, value in values.items() if value)
-    names = [[x["name"] for x in part.values()] for part in (found, labels)]
-    if layout not in KNOWN and (text := rename((layout.images, layout.masks), *names)):
+    if layout not in KNOWN and (text := rename((layout.images, layout.masks), found, labels)):
       return text
   return ""
 

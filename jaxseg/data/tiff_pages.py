@@ -110,7 +110,10 @@ def _axes(tif, kept, notes):
     count = len(series.axes) - len(series.keyframe.axes)
     axes, shape = series.axes[:count], series.shape[:count]
     total = int(np.prod(shape, dtype=np.int64))
-    if len(kept) == 1 < total <= 1 << 20:  # ImageJ stores the planes of one page in a row
+    if tif.is_ome and len(kept) < total:  # a part of it, or one of several files
+      notes.append(f"its OME metadata declare {plural(total, 'plane')}, of which "
+                   f"{len(kept)} {'is' if len(kept) == 1 else 'are'} read")  # fmt: skip
+    elif len(kept) == 1 < total <= 1 << 20:  # ImageJ stores the planes of one page in a row
       kept = range(-total, 0)
     elif tif.is_ome and total <= len(kept):
       if total < len(kept):

@@ -1,5 +1,6 @@
 """Zarr arrays and OME-Zarr as images that are read window by window."""
 
+import dataclasses
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import tensorstore
 
 from jaxseg import UserError
 from jaxseg.data.raster import UNNAMED, Header, array_header
+from jaxseg.data.tiff_pages import plural
 
 ZARR = ".zarr"  # suffix of a folder
 CACHE = 1 << 28  # bytes of decoded tiles that are kept
@@ -35,7 +37,7 @@ def open_zarr(path: pathlib.Path) -> tuple[Header, Callable, pathlib.Path]:
     UserError: axes that are not those of an image; chunks too large to decode one.
     ValueError: it is damaged.
   """
-  folder, axes = path, ""
+  folder, axes, notes = path, "", []
   try:
     about = _json(path / "zarr.json") or {}
     attributes = _json(path / ".zattrs") or about.get("attributes", {})
@@ -44,6 +46,9 @@ def open_zarr(path: pathlib.Path) -> tuple[Header, Callable, pathlib.Path]:
       levels, axes = scales[0]["datasets"], scales[0].get("axes", "")
       axes = _named_axes([x["name"] if isinstance(x, dict) else x for x in axes], path) or "tczyx"
       folder = path / levels[0]["path"]
+      for count, noun in (len(levels) - 1, "level of lower resolution"), (len(scales) - 1, "image"):
+        if count:
+          notes.append(f"{plural(count, noun)} of its multiscales not read")
     else:
       axes = _named_axes(about.get("dimension_names") or attributes.get("_ARRAY_DIMENSIONS"), path)
   except (AttributeError, IndexError, KeyError, TypeError) as error:
@@ -79,6 +84,7 @@ def open_zarr(path: pathlib.Path) -> tuple[Header, Callable, pathlib.Path]:
   if dtype.kind not in "uif":
     raise ValueError(f"samples of type {dtype}")
   header = array_header(kind, tuple(array.shape), dtype)
+  header = dataclasses.replace(header, notes=tuple(notes))
 
   def read(rows, cols):
     return np.asarray(array[rows, cols].read().result()).astype(header.dtype, copy=False)

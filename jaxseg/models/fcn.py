@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseg import ops
+from jaxseg import UserError, ops
 from jaxseg.convolution import conv
 from jaxseg.models.layers import Conv1x1, Dropout, UpScore, add_bias, block, encoder_stages
 
@@ -85,6 +85,8 @@ class FCN(nn.Module):
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:
     valid, (h, w) = self.padding == "valid", image.shape[1:3]
+    if valid and not self.widths:
+      raise UserError("`padding` valid needs `widths`: its crops are those of a map behind fc1")
     if not valid:
       image = ops.pad_to_multiple(image, self.stride)
     stages = encoder_stages(self, image, train=train)

@@ -203,8 +203,12 @@ class EncoderUNet(nn.Module):
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:
     h, w = image.shape[1:3]
-    if not self.smp or any(isinstance(n, int) and n < self.stride for n in (h, w)):
+    is_small = [isinstance(n, int) and n < self.stride for n in (h, w)]
+    if not self.smp or any(is_small):
       image = ops.pad_to_multiple(image, self.stride)
+    if self.smp and any(is_small):  # the other side stays as it is
+      rows, cols = (None if small else n for small, n in zip(is_small, (h, w), strict=True))
+      image = image[:, :rows, :cols]
     stages = encoder_stages(self, image, train=train)
     *skips, x = (stages[name] for name in self.encoder.stages)
     if len(skips) + self.smp != len(self.widths):
