@@ -143,9 +143,9 @@ CHECKS: tuple[Callable[[ConfigDict, DatasetInfo], None], ...] = (
 def note_output_stride(config: ConfigDict) -> None:
   """Says that a DeepLab's encoder has no atrous convolutions, which a default may have chosen."""
   model = config.model
-  if "output_stride" in models.options_of(model.name) and model.output_stride == 32:
-    warn(f"config.model.output_stride is 32: the encoder of {model.name} has no atrous "
-         "convolutions; as published, it is 16 or 8")  # fmt: skip
+  if model.name in ("deeplabv3", "deeplabv3plus", "dilated_fcn") and model.output_stride == 32:
+    warn(f"config.model.output_stride is 32, where the encoder of {model.name} has no atrous "
+         "convolutions: set it to 16 or 8, as published")  # fmt: skip
 
 
 # Of a new run; an old one goes on with the keys that it began with.

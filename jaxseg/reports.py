@@ -234,7 +234,8 @@ def predict_rows(
       raise UserError(f"{place} holds no network")
     raise UserError(f"checkpoint {step} of {place} is not kept any more")
   noted = {"predict.temperature": run.config.predict.temperature or 1.0}
-  segmenter = load_run(path, {**noted, **overrides}, run.config)
+  with settings.own_entries(True):
+    segmenter = load_run(path, {**noted, **overrides}, run.config)
   config, info = segmenter.config, segmenter.info
   with settings.config_errors(), read_as_trained(info.channels, info.value_range):
     _, source = build.open_split(config, "eval", value_range=info.value_range)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import shlex
 import sys
 import time
 import uuid
@@ -280,7 +281,7 @@ class Run:
         if step_kept is None:
           kept = "there is no checkpoint yet"
         else:  # the run keeps its learning rate
-          start = workdirs.run_of(self._workdir)
+          start = shlex.quote(str(self._workdir))
           remedy = f" in another run (--workdir=NEW --config.model.init_from={start})"
       raise UserError(
         f"{self.name}loss {metrics['loss']}, gradient norm {metrics['grad_norm']} at step {step}: "
@@ -299,8 +300,9 @@ def saved_form(config: ConfigDict) -> dict:
   """What config.json holds, for modes that start in another directory."""
   saved = config.to_dict()
   folder = config.data.data_dir
-  if config.data.name == "huggingface" and not folder and os.path.exists(config.data.source):
-    folder = "."  # else a name on the Hub
+  source = config.data.source
+  if config.data.name == "huggingface" and not (folder or os.path.isabs(source)):
+    folder = "." if os.path.exists(source) else ""  # else a name on the Hub
   if folder:
     saved["data"]["data_dir"] = os.path.abspath(os.path.expanduser(folder))
   return saved

@@ -85,14 +85,16 @@ def _check_same(first, one, first_path, path):
       "evaluate all of them on the same data"
     )
   others, own = _options(first), _options(one)
-  if (TEMPERATURE in others) != (TEMPERATURE in own):
-    lacking = (first_path if TEMPERATURE in own else path).parent
-    raise UserError(
-      f"{lacking / 'evaluation.json'} was made without a temperature, but that of another seed "
-      f"with one: --mode=calibrate, then --mode=evaluate, both with --workdir={lacking}"
-    )
-  for options in (others, own):
-    options.pop(TEMPERATURE, None)
+  if TEMPERATURE in others and TEMPERATURE in own:
+    del others[TEMPERATURE], own[TEMPERATURE]
+  elif TEMPERATURE in others or TEMPERATURE in own:
+    folders = first_path.parent, path.parent
+    lacking, having = folders if TEMPERATURE in own else folders[::-1]
+    if workdirs.read_calibrations(having):  # evaluated anew, it would have a temperature again
+      raise UserError(
+        f"{lacking / 'evaluation.json'} was made without a temperature, but that of another seed "
+        f"with one: --mode=calibrate, then --mode=evaluate, both with --workdir={lacking}"
+      )
   if others != own:
     if not own:  # the other has to change
       path, others, own = first_path, own, others

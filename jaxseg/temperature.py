@@ -59,7 +59,8 @@ def calibrate(
   """
   packed.check_is_none(workdir, "calibrate the run, then pack it")
   public.check_is_none(workdir, "train from it by `init_from` and calibrate that run")
-  own = settings.read_run(workdir)
+  saved = parallel.on_main(settings.read_saved, workdir)
+  own = saved and settings.from_run(saved)
   if own is not None and own.predict.temperature:
     raise UserError(f"the config of {workdir} sets predict.temperature={own.predict.temperature}, "
                     "which comes before what would be found: train with 0")  # fmt: skip

@@ -5,6 +5,7 @@ figure is freed when its caller drops it.
 """
 
 import io
+import pathlib
 from collections.abc import Sequence
 from os import PathLike
 
@@ -267,7 +268,7 @@ def _legend(figure, classes, palette):
 
 def _save(figure, path):
   buffer = io.BytesIO()
-  figure.savefig(buffer, dpi=100, format="png")
+  figure.savefig(buffer, dpi=100, format=pathlib.Path(path).suffix[1:] or "png")
   workdirs.write_file(path, buffer.getvalue())
   figure.set_layout_engine("none")  # it is laid out, should it be drawn again
   return figure

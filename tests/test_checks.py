@@ -53,7 +53,7 @@ def test_a_deeplab_without_atrous_convolutions_is_named(output_stride):
   with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter("always")
     checks.check_own_keys(config)
-  words = "config.model.output_stride is 32: the encoder of deeplabv3 has no atrous"
+  words = "config.model.output_stride is 32, where the encoder of deeplabv3 has no atrous"
   assert any(words in str(warning.message) for warning in told) == (output_stride == 32)
 
 

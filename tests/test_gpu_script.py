@@ -106,6 +106,24 @@ def test_results_of_several_runs_are_merged(tmp_path, monkeypatch, capsys):
   assert "| matmul | precision bfloat16, matmul_tflops 600 |" in lines
 
 
+def test_what_was_measured_is_kept(tmp_path):
+  run = load(tmp_path)
+  row, note = {"by": "torch"}, {"note": "not installed"}
+  late, broken, left_out = ({"error": x} for x in ("not done", "exit status 1", "left out: ..."))
+  better = [
+    ({"rows": [row]}, None), ({"rows": [row]}, {"rows": [row]}),
+    ({"rows": [], **broken}, {"rows": [], **left_out}), ({"rows": [row], **late}, {"rows": [note]}),
+    ({"rows": [row] * 2, **late}, {"rows": [row], **late}),
+  ]  # fmt: skip
+  worse = [
+    ({"rows": [note]}, {"rows": [row]}), ({"rows": [row] * 2, **late}, {"rows": [row] * 2}),
+    ({"rows": [], **left_out}, {"rows": [], **broken}),
+    ({"rows": [], **broken}, {"rows": [row], **late}),
+  ]  # fmt: skip
+  for found, pairs in (True, better), (False, worse):
+    assert [run.is_better(*pair) for pair in pairs] == [found] * len(pairs)
+
+
 def test_without_an_environment_the_remedy_is_said(tmp_path):
   script = tmp_path / "experiments" / "gpu" / "run.sh"
   script.parent.mkdir(parents=True)

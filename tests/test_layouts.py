@@ -275,6 +275,20 @@ def test_one_pattern_may_hold_the_files_of_all_splits(tmp_path, layout, expected
   assert "/c.png has no" in error(tmp_path, "train", **layout)
 
 
+@pytest.mark.parametrize("images, masks", [("images/{name}", "masks/{split}/{name}"),
+                                           ("images/{split}/{name}", "masks/{name}")])
+def test_links_of_another_split_do_not_count(tmp_path, images, masks):
+  """Of which nothing was fetched."""
+  touch(tmp_path, *(text.format(split="train", name="a.png") for text in (images, masks)))
+  for text in images, masks:
+    link = tmp_path / text.format(split="test", name="b.png")
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to("nothing.png")
+  layout = {"images": images, "masks": masks}
+  assert len(opened(tmp_path, "train", **layout)) == 1
+  assert "leads nowhere" in error(tmp_path, "test", **layout)
+
+
 @pytest.mark.parametrize("images, masks", [("{split}/{name}", "labels/{name}"),
                                            ("pictures/{name}", "{split}_masks/{name}")])
 def test_of_all_splits_no_file_is_left_out_in_silence(tmp_path, images, masks):

@@ -262,7 +262,7 @@ def test_others_wait_before_they_are_told(monkeypatch):
   assert done == ["waited", "told", "told"]
 
 
-def test_one_process_keeps_what_it_has(monkeypatch):
+def test_one_process_keeps_what_it_has():
   counts = np.array([3, 2**40, -5])
   np.testing.assert_array_equal(parallel.sum_over_processes(counts), counts)
   np.testing.assert_array_equal(parallel.rows_of_processes(counts), counts)

@@ -252,9 +252,14 @@ def test_temperatures_of_seeds(tmp_path):
   assert summarize(0, 0)["options"] == {}
   assert summarize(2.0, 2.0)["options"] == {"predict.temperature": 2.0}
   assert summarize(2.0, 1.5)["options"] == {"predict.temperature": "of each seed"}
+  words = "1/evaluation.json was made with other options (predict.temperature=2.0)"
+  assert words in error_of(summarize, 0, 2.0)  # which was given by hand
   for without, values in enumerate([(0, 2.0), (2.0, 0)]):
+    calibration = folders[1 - without] / "calibration.json"
+    calibration.write_text('{"1": {"temperature": 2.0}}')
     words = f"was made without a temperature.*--mode=calibrate.*--workdir={folders[without]}$"
     assert re.search(words, error_of(summarize, *values))
+    calibration.unlink()
 
 
 @pytest.mark.slow

@@ -37,6 +37,11 @@ def test_palette():
   assert (table[3:VOID] == 128).all()
 
 
+def test_the_suffix_is_the_format(tmp_path):
+  plot_confusion(tmp_path / "x.pdf", np.eye(2), ("a", "b"), "")
+  assert (tmp_path / "x.pdf").read_bytes().startswith(b"%PDF")
+
+
 def test_a_picture_is_whole_or_that_of_before(tmp_path, monkeypatch):
   path = tmp_path / "x.png"
   plot_confusion(path, np.eye(2), ("a", "b"), "")

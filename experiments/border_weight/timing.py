@@ -1,6 +1,6 @@
 """Times the border weights of ISBI slices against scipy's distance transforms.
 
-python experiments/border_weight/timing.py --data_dir=DIR/isbi2012/train
+python experiments/border_weight/timing.py --data_dir=DIR
 """
 
 import argparse

@@ -26,6 +26,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 TOTAL = 720  # s, of all sections
 SAME = ("program", "precision", "batch", "size")  # of rows that compare
+LEFT_OUT = "left out"
 TPU_FACTOR = 2  # its compiler takes longer than those of a GPU: of all limits
 # name: (script, what follows, limit in s), the most important first
 SECTIONS = {
@@ -120,7 +121,11 @@ def has_accelerator():
 
 def is_better(found, before):
   """Whether a result takes the place of an earlier one: what was measured is kept."""
-  return "error" not in found or ("error" in before and len(found["rows"]) > len(before["rows"]))
+  if not (is_missing(found) and before):
+    return True
+  new, old = (sum("note" not in row for row in one["rows"]) for one in (found, before))
+  is_tried = not found.get("error", "").startswith(LEFT_OUT)
+  return is_missing(before) and (new > old or (new == old and is_tried))
 
 
 def is_missing(found):
@@ -229,11 +234,11 @@ def main():
     python = args.torch if script == "peer.py" else sys.executable
     left = end - time.time()
     if left < 5:
-      found = {"rows": [], "seconds": 0, "error": f"left out: {TOTAL} s are over"}
+      found = {"rows": [], "seconds": 0, "error": f"{LEFT_OUT}: {TOTAL} s are over"}
     else:
       limit = min(args.limit or limit * (TPU_FACTOR if args.tpu else 1), left)
       found = section(name, args.out, python=python, quick=args.quick, limit=limit)
-    if name not in results or is_better(found, results[name]):
+    if is_better(found, results.get(name)):
       results[name] = found | ({"quick": True} if args.quick else {})
     add_ratios(results)
     path.write_text(json.dumps(results, indent=2) + "\n")

@@ -165,11 +165,15 @@ def _pairs(root, split, layout, problems):
   images, masks = layouts.patterns(layout, split, root)
   for key, pattern in ("images", images), ("masks", masks):
     if not getattr(layout, key) and not (root / pattern.base).is_dir():
-      raise UserError(f"no folder {root / pattern.base}: {suggest.folder(root, split)}")
+      raise UserError(f"no folder {root / pattern.base}: {suggest.folder(root, layout, split)}")
+  # Without {split}, some are of other splits; of a list, some are not listed.
+  is_whole = split in layouts.WHOLE
+  no_mask = rows is not None or is_whole or images.by_split or not masks.by_split
+  no_image = rows is None and (is_whole or masks.by_split or not images.by_split)
   lost: list[str] = []
   paths = list(layouts.walk(root, (images.base, masks.base), lost))
-  for path in lost if rows is None else ():  # else some are not listed
-    if images.match(path) is not None or masks.match(path) is not None:
+  for path in lost if rows is None else ():
+    if any(x.match(path) is not None for x, y in ((images, no_mask), (masks, no_image)) if y):
       text = f"{root / path} is a link that leads nowhere: fetch its file, or remove it"
       problems.append(("links that lead nowhere", root / path, text))
   found, labels = layouts.match_files(paths, images, masks)
@@ -200,11 +204,7 @@ def _pairs(root, split, layout, problems):
     remedy = suggest.rename(texts, found, labels)
   if not pairs:
     remedy = remedy or suggest.known_layout(root, split, but=texts)
-  # Without {split}, some are of other splits; of a list, some are not listed.
-  of_split = [split in layouts.WHOLE or pattern.by_split for pattern in (images, masks)]
-  if rows is None:
-    alone = alone if of_split[0] or not masks.by_split else []
-  strays = strays if rows is None and (of_split[1] or not images.by_split) else []
+  alone, strays = alone if no_mask else [], strays if no_image else []
   for paths, total, part, pattern, kind in (
     (alone, len(found), "mask", masks, "images without a mask"),
     (strays, len(pairs) + len(strays), "image", images, "masks without an image"),
@@ -271,11 +271,12 @@ def _records(root, pairs, layout, kind, problems):
     pages = _num_pages(image, problems, kind)
     files = mask.values() if isinstance(mask, Mapping) else [[mask]]
     files = [file for part in files for file in part if isinstance(file, pathlib.Path)]
-    mask_pages = max((_num_pages(file, problems) for file in files), default=1)
-    if pages and mask_pages and pages != mask_pages:
-      text = suggest.same_pages(image, mask, pages, mask_pages, kind)
-      problems.append(("volumes of different lengths", image, text))
-    if pages != mask_pages:
+    counts = [_num_pages(file, problems) for file in files]
+    for file, count in zip(files, counts, strict=True):
+      if pages and count and pages != count:
+        text = suggest.same_pages(image, file, pages, count, kind)
+        problems.append(("volumes of different lengths", image, text))
+    if {pages} != {*(counts or [1])}:
       continue
     for page in range(pages):
       at = f" page {page + 1}" if pages > 1 else ""

@@ -174,6 +174,8 @@ def _class_without_data(found, numbers, raster, labels):
   nodata = raster.header.nodata
   if nodata is None or nodata != nodata or not float(nodata).is_integer():
     return ""
+  if labels.is_listed and nodata in labels.values:
+    return ""
   label = labels.look_up([int(nodata)])[0]
   is_void = sum(found.counts.values()) < numbers.size and bool((numbers == nodata).any())
   return f"{nodata:g}" if is_void and label not in (None, VOID) else ""

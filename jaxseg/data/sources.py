@@ -215,7 +215,8 @@ def open_huggingface(
   is_local = os.path.exists(place)
   is_path = data_dir or source.startswith(("/", ".", "~")) or source.endswith(".parquet")
   if is_path and not is_local:
-    raise UserError(f"no file or folder {place}: correct `source` or `data_dir`")
+    raise UserError(f"no file or folder {place}: correct `source` or `data_dir`, which is empty "
+                    "for a name on the Hub")  # fmt: skip
   where = str(place) if is_local else source
   if place.is_dir() and not any(place.rglob("*.parquet")):
     raise UserError(f"{place} holds no .parquet file: correct `source` or `data_dir`")

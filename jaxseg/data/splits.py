@@ -114,7 +114,7 @@ def fold_indices(
     limit = len(edges) - 1
     if limit < 2:
       raise UserError(f"`num_folds` is {num_folds}, but there are only {limit} {kind}: "
-                      f"add data{' or correct it' if groups else ''}")  # fmt: skip
+                      f"add data{' or correct `group_by`' if groups else ''}")  # fmt: skip
     raise UserError(f"`num_folds` is {num_folds}: use 2 to {limit}, the number of {kind}")
   if not 0 <= fold < num_folds:
     raise UserError(f"`fold` is {fold}: use 0 to {num_folds - 1}")

@@ -87,10 +87,11 @@ def _inside(paths, folder):
   return [path for path in paths if found.fullmatch(path)]
 
 
-def folder(root: pathlib.Path, split: str) -> str:
+def folder(root: pathlib.Path, layout: Layout, split: str) -> str:
   """What to do if a folder of the layout without patterns is missing."""
-  names = sorted(path.parent.name for path in root.glob("*/masks") if _has_images(path.parent))
-  names += ["all"] if (root / "masks").is_dir() and _has_images(root) else []
+  places = [path.parent for path in (*sorted(root.glob("*/masks")), *root.glob("masks"))]
+  places = [place for place in places if layout.images or (place / "images").is_dir()]
+  names = ["all" if place == root else place.name for place in places]
   if names:
     shown = ", ".join(map(repr, names))
     return f"correct the split, {root} has {shown} ('all' is its own images/ and masks/)"
@@ -98,10 +99,6 @@ def folder(root: pathlib.Path, split: str) -> str:
     f"{root} holds {contents(root)}: say by `images` and `masks` where they are, such as "
     "images='scans/{name}.png', or correct `data_dir` or the split"
   )
-
-
-def _has_images(folder):
-  return (folder / "images").is_dir()
 
 
 def rename(texts: tuple[str, str], images: Files, masks: Files) -> str:
