@@ -10,6 +10,7 @@ import sys
 import pytest
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments" / "gpu"
+LIMIT = "--limit=600"  # those of the sections are for accelerators
 SCRIPTS = {
   "good.py": 'import json, sys; print(json.dumps({"arguments": sys.argv[1:]}))',
   "late.py": "import time; print('{\"first\": 1}', flush=True); time.sleep(60)",
@@ -200,7 +201,7 @@ def test_networks_of_pytorch(name, tmp_path):
   python = os.environ.get("JAXSEG_TORCH_PYTHON")
   if not python:
     pytest.skip("JAXSEG_TORCH_PYTHON names no Python with torch and segmentation_models.pytorch")
-  flags = "--quick", f"--only={name}", f"--out={tmp_path}", f"--torch={python}"
+  flags = "--quick", LIMIT, f"--only={name}", f"--out={tmp_path}", f"--torch={python}"
   subprocess.run([sys.executable, FOLDER / "run.py", *flags], check=True, capture_output=True)
   found = json.loads((tmp_path / "results.json").read_text())[name]
   assert "error" not in found, found
@@ -211,7 +212,8 @@ def test_networks_of_pytorch(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in load_sections() if not n.startswith("torch")])
 def test_sections_run_on_a_cpu(name, tmp_path):
-  command = [sys.executable, FOLDER / "run.py", "--quick", f"--only={name}", f"--out={tmp_path}"]
+  flags = "--quick", LIMIT, f"--only={name}", f"--out={tmp_path}"
+  command = [sys.executable, FOLDER / "run.py", *flags]
   environ = {**os.environ, "XLA_FLAGS": ""}  # one device
   subprocess.run(command, check=True, capture_output=True, env=environ)
   found = json.loads((tmp_path / "results.json").read_text())[name]
