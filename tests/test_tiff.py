@@ -259,6 +259,15 @@ def test_planes_in_another_order_than_in_the_file():
   assert found.header.notes == ("its OME metadata declare 2 planes, of which 1 is read",)
 
 
+def test_pages_of_bytes_are_named(tmp_path):
+  """As of a data set, whose records say nothing of pages; those of a file are counted before."""
+  pages = tiff(RNG.integers(0, 256, (3, 5, 7), np.uint8), photometric="minisblack")
+  assert read_raster(pages, "x").header.notes == ("3 pages, of which only the first is read",)
+  (tmp_path / "a.tif").write_bytes(pages)
+  assert read_raster(tmp_path / "a.tif", "x").header.notes == ()
+  assert read_raster(pages, "x", page=1).header.notes == ()
+
+
 def test_an_imagej_stack_is_read_plane_by_plane(monkeypatch):
   """All planes lie behind one page, as in stacks of more than 4 GB."""
   planes = RNG.integers(0, 60000, (6, 5, 7), dtype=np.uint16)

@@ -166,14 +166,15 @@ def _pairs(root, split, layout, problems):
   for key, pattern in ("images", images), ("masks", masks):
     if not getattr(layout, key) and not (root / pattern.base).is_dir():
       raise UserError(f"no folder {root / pattern.base}: {suggest.folder(root, layout, split)}")
-  # Without {split}, some are of other splits; of a list, some are not listed.
+  # Whether a single one is a fault: without {split}, some are of other splits; a list is of some.
   is_whole = split in layouts.WHOLE
-  no_mask = rows is not None or is_whole or images.by_split or not masks.by_split
-  no_image = rows is None and (is_whole or masks.by_split or not images.by_split)
+  image_counts = rows is not None or is_whole or images.by_split or not masks.by_split
+  mask_counts = rows is None and (is_whole or masks.by_split or not images.by_split)
   lost: list[str] = []
   paths = list(layouts.walk(root, (images.base, masks.base), lost))
   for path in lost if rows is None else ():
-    if any(x.match(path) is not None for x, y in ((images, no_mask), (masks, no_image)) if y):
+    is_image, is_mask = (pattern.match(path) is not None for pattern in (images, masks))
+    if (is_image and image_counts) or (is_mask and mask_counts):
       text = f"{root / path} is a link that leads nowhere: fetch its file, or remove it"
       problems.append(("links that lead nowhere", root / path, text))
   found, labels = layouts.match_files(paths, images, masks)
@@ -204,7 +205,7 @@ def _pairs(root, split, layout, problems):
     remedy = suggest.rename(texts, found, labels)
   if not pairs:
     remedy = remedy or suggest.known_layout(root, split, but=texts)
-  alone, strays = alone if no_mask else [], strays if no_image else []
+  alone, strays = alone if image_counts else [], strays if mask_counts else []
   for paths, total, part, pattern, kind in (
     (alone, len(found), "mask", masks, "images without a mask"),
     (strays, len(pairs) + len(strays), "image", images, "masks without an image"),

@@ -32,6 +32,8 @@ def read_tiff(data: bytes | Path, pages: str, index: int) -> Raster:
   with _open(data) as tif:
     images, notes = tiff_pages.images(tif, data, pages)
     image = _take(images, index)
+    if isinstance(data, bytes) and len(images) > 1 and not index:  # nobody has counted them
+      notes = [*notes, f"{len(images)} pages, of which only the first is read"]
     header = _header(tif, image, notes)
     check_size(header.shape, header.bits, tif.filehandle.size)
     check_memory(header.shape, header.bits)

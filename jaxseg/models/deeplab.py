@@ -116,7 +116,11 @@ class DeepLab(nn.Module):
     return size if self.exact else size + -size % self.stride
 
   def at_output_stride(self, output_stride: int) -> "DeepLab":
-    """The network with the same parameters whose encoder has another output stride."""
+    """The network with the same parameters whose encoder has another output stride.
+
+    Raises:
+      UserError: it would need other parameters, or its maps cannot be put where they were.
+    """
     trained = self.trained_stride or self.encoder.output_stride
     if output_stride == self.encoder.output_stride:
       return self
