@@ -32,7 +32,7 @@ SUSPECT = 2**14  # bytes of a step per pixel; U-Net as published takes about 8,0
 
 
 def check_augmentation(config: ConfigDict, info: DatasetInfo) -> None:
-  """Raises UserError for an augmentation that is unknown, or of colours that are not there."""
+  """Raises UserError for an augmentation of colours that are not there."""
   check_channels(Augmentation(**config.augment), info.channels)
 
 

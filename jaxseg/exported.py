@@ -70,7 +70,6 @@ def _read_description(path):
     info = {"classes": about["classes"], "palette": about["palette"], **fmt, **display}
     if wrong := wrong_entries(info):
       raise KeyError(wrong[0])
-    palette = tuple(map(tuple, info.pop("palette")))
-    return DatasetInfo(tuple(info.pop("classes")), palette, **info), about
+    return DatasetInfo(**info), about
   except (AttributeError, IndexError, KeyError, TypeError) as error:
     raise UserError(f"{place} is damaged ({error!r}): {remedy}") from error

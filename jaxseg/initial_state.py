@@ -1,8 +1,5 @@
 """The state that a run starts from: random, pretrained, or with weights of another run."""
 
-import pathlib
-from typing import Any
-
 import flax.linen as nn
 import jax
 import numpy as np
@@ -32,7 +29,8 @@ def pretrained_state(
   optimizer: optax.GradientTransformation,
   channels: int,
 ) -> train_state.TrainState:
-  """The state of a new run, with a pretrained encoder and the weights of `model.init_from`.
+  """The state of a new run, with a pretrained encoder and the weights that fit of
+  `model.init_from`: a work directory, of which the best checkpoint counts, or a published network.
 
   Args:
     channels: of the images.
@@ -49,16 +47,6 @@ def pretrained_state(
   if donor:
     variables = _start_from(variables, config.model.init_from, *donor)
   return train_state.create(variables, optimizer, ema=config.train.ema_decay > 0)
-
-
-def start_from(variables: Any, source: str | pathlib.Path, config: ConfigDict) -> Any:
-  """Copies the weights that fit from another network; logs which layers they are.
-
-  Args:
-    source: work directory, of which the best checkpoint counts; or a published network.
-    config: of the new one; what else it would have to have is told.
-  """
-  return _start_from(variables, source, *_donor(source, config))
 
 
 def _donor(source, config):

@@ -65,12 +65,10 @@ def _listen(reader):
       end()
 
 
-def say() -> bool:
-  """Prints the one line, unless that has been done; returns whether it printed."""
-  first = _ending.acquire(blocking=False)
-  if first:
+def say() -> None:
+  """Prints the one line, unless that has been done."""
+  if _ending.acquire(blocking=False):
     print("interrupted", file=sys.stderr, flush=True)
-  return first
 
 
 def end() -> None:

@@ -95,7 +95,7 @@ def start_processes(joining: Callable[[dict], AbstractContextManager], **setting
       with joining(arguments):
         jax.distributed.initialize(**arguments, initialization_timeout=3600)
   except (RuntimeError, ValueError) as error:
-    reason = str(error).splitlines()[0]
+    reason = str(error).partition("\n")[0] or type(error).__name__
     raise UserError(f"could not join the other processes ({arguments}): {reason}") from error
   try:
     jax.devices()

@@ -70,12 +70,12 @@ class Segmenter:
   @property
   def classes(self) -> tuple[str, ...]:
     """Names in the order of the labels."""
-    return tuple(self.info.classes)
+    return self.info.classes
 
   @property
   def palette(self) -> tuple[tuple[int, int, int], ...]:
     """(R, G, B) of each class, 0..255."""
-    return tuple(map(tuple, self.info.palette))
+    return self.info.palette
 
   def __call__(self, image: Any) -> Array | list[Array]:
     """Labels of an image: u8[H,W].

@@ -251,11 +251,11 @@ def for_scores(predict: Callable, variables: Any, keep: Callable = iter) -> Call
     predict: a Predictor, or what follows one, such as a CRF.
     keep: function from batches to batches; see `data.stored.Kept`.
   Returns:
-    function of examples, and of another `keep`, that generates (example, Tally), or (example,
-    f32[H,W,C] probabilities) if something follows the Predictor
+    function of examples that generates (example, Tally), or (example, f32[H,W,C] probabilities) if
+    something follows the Predictor
   """
 
-  def run(examples, keep=keep):
+  def run(examples):
     if isinstance(predict, Predictor):
       return tallies(predict, variables, keep(prepare(predict, examples)))
     return predict(variables, examples)

@@ -1,4 +1,4 @@
-"""The files of a work directory other than checkpoints: config, metrics, evaluation."""
+"""The files of a work directory other than checkpoints: config, metrics, calibration."""
 
 import collections.abc
 import contextlib

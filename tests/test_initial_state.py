@@ -47,7 +47,9 @@ def test_start_from_what_is_not_there(donor, tmp_path):
   assert "none has no checkpoint" in message and "config.model.init_from" in message
   other = {"params": {"conv": {"kernel": np.zeros((1, 2))}}, "batch_stats": {}}
   with pytest.raises(UserError, match=f"no layer of {donor} fits.*config.model.init_from"):
-    initial_state.start_from(other, donor, config)
+    config, optimizer = tiny.make_config(1, model__init_from=str(donor)), optax.sgd(0.1)
+    state = train_state.create(other, optimizer)
+    initial_state.pretrained_state(config, None, state, optimizer, 3)
 
 
 @pytest.mark.slow

@@ -245,7 +245,7 @@ def folder(photo, predictor, variables, tmp_path, monkeypatch):
   return folder
 
 
-def test_large_images_in_a_folder(folder, labels, predictor, variables, tmp_path, capfd):
+def test_large_images_in_a_folder(folder, labels, tmp_path, capfd):
   output = tmp_path / "out"
   prediction.predict_folder("run", folder, output)
   assert capfd.readouterr().out.startswith("4 label maps written ")
@@ -288,7 +288,7 @@ def test_zarr_folders_that_are_none_do_not_end_a_folder(folder, tmp_path, capfd)
     assert f"{name}.zarr: cannot be decoded (its metadata are damaged)" in err
 
 
-def test_one_zarr_as_input(folder, labels, tmp_path):
+def test_one_zarr_as_input(folder, tmp_path):
   prediction.predict_folder("run", folder / "c.zarr", tmp_path / "out")
   assert large.mark_of_large(tmp_path / "out" / "c.zarr") not in ("", "none")
 

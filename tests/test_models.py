@@ -230,7 +230,6 @@ def test_options_and_their_defaults(name):
     assert option not in options or getattr(model, option) == options[option]
 
 
-# What `jaxseg.models.interface` asks for, written out.
 @pytest.mark.parametrize("name, decoder", [("deeplabv3", False), ("deeplabv3plus", True)])
 def test_deeplab_by_name(name, decoder):
   model = build(name, output_stride=16, separable=False)

@@ -379,14 +379,16 @@ def test_incomplete_process_environment_is_refused(environ, settings, message):
     parallel.process_environment(environ, **settings)
 
 
-def test_start_processes_names_what_it_could_not_join(monkeypatch):
+@pytest.mark.parametrize("text, reason", [("no such host\nand more", "no such host"),
+                                          ("", "RuntimeError")])
+def test_start_processes_names_what_it_could_not_join(monkeypatch, text, reason):
   def fail(**arguments):
-    raise RuntimeError("no such host\nand more")
+    raise RuntimeError(text)
 
   monkeypatch.setattr(jax.distributed, "initialize", fail)
   for name, value in TORCHRUN.items():
     monkeypatch.setenv(name, value)
-  with pytest.raises(UserError, match=r"host:29500.*: no such host$"):
+  with pytest.raises(UserError, match=rf"host:29500.*: {reason}$"):
     parallel.start_processes(contextlib.nullcontext)
 
 

@@ -431,8 +431,8 @@ def test_threads(official_dir):
 def test_prepared_equals_official(official_dir, serve, tmp_path, monkeypatch):
   """The official records, packed into archives again, come back byte for byte in their order."""
   (tmp_path / "tfds").mkdir()
-  train = [pets.open_pets(str(official_dir), "train")[i] for i in range(0, 300, 12)]
-  test = [pets.open_pets(str(official_dir), "test")[i] for i in range(0, 298, 12)]
+  splits = (pets.open_pets(str(official_dir), split) for split in ("train", "test"))
+  train, test = ([source[i] for i in range(0, len(source), 12)] for source in splits)
   examples = {example["name"].removesuffix(".jpg"): example for example in train + test}
   lists = {"trainval": [], "test": []}
   for name in sorted(examples):

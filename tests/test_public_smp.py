@@ -225,9 +225,11 @@ def test_training_starts_from_it(deeplab, capsys):
 def test_what_another_network_would_need_is_told(deeplab, capsys):
   def start(config, **head):
     model = build.build_model(config, dataclasses.replace(tiny.INFO, **head))
-    variables = models.abstract_variables(model, 3)
+    variables, optimizer = models.abstract_variables(model, 3), optax.sgd(0.1)
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables)
-    return initial_state.start_from(zeros, deeplab, config)
+    config = settings.override(config, {"model.init_from": str(deeplab)})
+    state = train_state.create(zeros, optimizer)
+    return initial_state.pretrained_state(config, model, state, optimizer, 3)
 
   with pytest.raises(UserError, match="no layer of .* fits this network; for the whole of it, add "
                      "--config.model.name=deeplabv3 --config.model.encoder=resnet18 "):  # fmt: skip

@@ -7,6 +7,7 @@ import signal
 
 import jax
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import pytest
 import tiny
@@ -14,7 +15,7 @@ from command import checkpoints, read_json, read_lines
 from tiny import error_of
 
 import jaxseg
-from jaxseg import DataWarning, build, checkpoint, first_pass, initial_state, models, training
+from jaxseg import DataWarning, build, checkpoint, first_pass, initial_state, training
 from jaxseg.data import datasets
 from jaxseg.run import Run
 from jaxseg.training import train
@@ -185,9 +186,11 @@ def test_a_damaged_checkpoint_on_the_way(straight, tmp_path, monkeypatch):
   message = error_of(jaxseg.load, tmp_path / "checkpoints" / "5")
   assert message.endswith(f"take {tmp_path / 'checkpoints' / '4'}")
   assert jaxseg.load(tmp_path / "checkpoints" / "4").step == 4
-  variables = models.init(build.build_model(config, tiny.INFO), 3, 0)
+  other = tiny.make_config(1, model__init_from=str(tmp_path))
+  parts = build.build_model(other, tiny.INFO), optax.sgd(0.1)
+  state = initial_state.new_state(other, parts[0], tiny.INFO, parts[1])
   with pytest.warns(DataWarning, match="checkpoint 4 is used"):
-    initial_state.start_from(variables, tmp_path, config)
+    initial_state.pretrained_state(other, parts[0], state, parts[1], 3)
   with (tmp_path / "metrics.jsonl").open("r+") as file:
     file.write("#")
   with pytest.warns(DataWarning) as notes:

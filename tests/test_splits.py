@@ -85,8 +85,8 @@ def test_folds_of_too_few_groups():
   ],
 )
 def test_parts(split, name, expected):
-  assert splits.parse_split(split) == (name, splits.parse_split(split)[1])
-  assert splits.part_indices(10, splits.parse_split(split)[1], split) == expected
+  found, part = splits.parse_split(split)
+  assert found == name and splits.part_indices(10, part, split) == expected
 
 
 def test_parts_with_the_same_bound_share_nothing_and_miss_nothing():

@@ -81,11 +81,15 @@ def test_a_debugger_keeps_its_breakpoints(started, monkeypatch, debugger):
 
 
 def test_a_program_that_cannot_start_anew_goes_on(started, monkeypatch):
+  tried = []
+
   def fail(*program):
+    tried.append(program)
     raise PermissionError(1, "Operation not permitted")
 
   monkeypatch.setattr(os, "execv", fail)
   start.tune_allocator()
+  assert len(tried) == 1
 
 
 @pytest.mark.parametrize("flag", ["--help", pytest.param("--version", marks=pytest.mark.slow)])

@@ -1,4 +1,4 @@
-"""Memory of the host that is free."""
+"""Memory of the host: how much is free, and arrays that keep no more of it than they show."""
 
 import math
 import os
