@@ -48,7 +48,10 @@ def find(
       text = "every pixel is void, so training ignores it: correct or remove it"
       findings.append(Finding("warning", "masks without a label", f"mask of {example.file}", text))
     if example.size and min(example.size) < window:
-      text = f"training takes windows of {window} px; beyond these images they are void"
+      text = (
+        f"training takes windows of {window} px, which reach beyond this image, where there is no "
+        "label: lower `image_size`"
+      )
       findings.append(Finding("warning", "small images", example.file, text))
   brightest = max((example.brightest for example in examples if example.size), default=DARK)
   found = [example.levels for example in examples if example.levels is not None]

@@ -280,6 +280,8 @@ class Run:
         kept = f"the last good checkpoint is {step_kept}"
         if step_kept is None:
           kept = "there is no checkpoint yet"
+          if self._own.model.init_from:
+            remedy = ", take other weights than those of config.model.init_from,"
         else:  # the run keeps its learning rate
           start = shlex.quote(str(self._workdir))
           remedy = f" in another run (--workdir=NEW --config.model.init_from={start})"

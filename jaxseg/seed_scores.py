@@ -14,7 +14,7 @@ from jaxseg.printing import printable
 from jaxseg.seeds_page import scores_of, write_seeds_page
 
 SUMMARY = "seeds.json"
-TEMPERATURE = "predict.temperature"  # each seed may be calibrated with one of its own
+TEMPERATURE, FITTED = "predict.temperature", "of each seed"  # by --mode=calibrate
 
 
 def spread(values: Sequence[float | None]) -> dict[str, Any]:
@@ -48,12 +48,16 @@ def summarize(folders: Mapping[int, str | pathlib.Path]) -> dict[str, Any]:
     if one is None:
       raise UserError(f"{path} is missing; make it with {remedy}")
     check_evaluation(one, path, f"make it anew with {remedy}")
-    if found:
-      _check_same(found[0], one, paths[0], path)
     found.append(one)
-  options, temperatures = _options(found[0]), [_options(one).get(TEMPERATURE) for one in found]
-  if len({*temperatures}) > 1:
-    options[TEMPERATURE] = "of each seed"
+  options = [_options(one, path.parent) for one, path in zip(found, paths, strict=True)]
+  others = [p.parent for x, p in zip(options, paths, strict=True) if x.get(TEMPERATURE) != FITTED]
+  if 0 < len(others) < len(found):
+    raise UserError(
+      "seeds are calibrated, but not all of them: --mode=calibrate, then --mode=evaluate, each "
+      "with " + " and ".join(f"--workdir={folder}" for folder in others)
+    )
+  for i in range(1, len(found)):
+    _check_same(*((found[j], options[j], paths[j]) for j in (0, i)))
   scores = {}
   for name, value in found[0].items():
     values = [one.get(name) for one in found]
@@ -66,13 +70,14 @@ def summarize(folders: Mapping[int, str | pathlib.Path]) -> dict[str, Any]:
     "num_images": found[0]["num_images"],
     "seeds": list(folders),
     "steps": [one["step"] for one in found],
-    "options": options,
+    "options": options[0],
     **scores,
   }
 
 
-def _check_same(first, one, first_path, path):
-  """Raises UserError, with the remedy, if the results of two seeds do not go together."""
+def _check_same(a, b):
+  """Raises UserError, with the remedy, if (result, options, path) of two do not go together."""
+  (first, others, first_path), (one, own, path) = a, b
   remedy = f"make it anew with --mode=evaluate --workdir={path.parent}"
   if (split := first["split"]) != one["split"]:
     raise UserError(
@@ -84,17 +89,6 @@ def _check_same(first, one, first_path, path):
       f"{path} is of {one['num_images']:,} images, but that of another seed of {number:,}: "
       "evaluate all of them on the same data"
     )
-  others, own = _options(first), _options(one)
-  if TEMPERATURE in others and TEMPERATURE in own:
-    del others[TEMPERATURE], own[TEMPERATURE]
-  elif TEMPERATURE in others or TEMPERATURE in own:
-    folders = first_path.parent, path.parent
-    lacking, having = folders if TEMPERATURE in own else folders[::-1]
-    if workdirs.read_calibrations(having):  # evaluated anew, it would have a temperature again
-      raise UserError(
-        f"{lacking / 'evaluation.json'} was made without a temperature, but that of another seed "
-        f"with one: --mode=calibrate, then --mode=evaluate, both with --workdir={lacking}"
-      )
   if others != own:
     if not own:  # the other has to change
       path, others, own = first_path, own, others
@@ -105,14 +99,18 @@ def _check_same(first, one, first_path, path):
     )
 
 
-def _options(result):
+def _options(result, folder):
   """The noted keys that may change a score: not how data are read."""
   keys = settings.declared_keys()
-  return {
+  found = {
     name: value
     for name, value in result.get("overrides", {}).items()
     if not (name.startswith("data.") and name in keys and keys[name].scope == "free")
   }
+  calibration = workdirs.read_calibrations(folder).get(str(result["step"]), {})
+  if TEMPERATURE in found and found[TEMPERATURE] == calibration.get("temperature"):
+    found[TEMPERATURE] = FITTED
+  return found
 
 
 def _listed(options):

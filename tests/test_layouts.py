@@ -275,6 +275,18 @@ def test_one_pattern_may_hold_the_files_of_all_splits(tmp_path, layout, expected
   assert "/c.png has no" in error(tmp_path, "train", **layout)
 
 
+def test_a_lost_mask_of_one_class_is_named(tmp_path):
+  """Else its pixels would be background."""
+  touch(tmp_path, "train/a.jpg", "masks/a-cat-1.png")
+  (tmp_path / "masks" / "a-dog-1.png").symlink_to("nowhere")
+  (tmp_path / "masks" / "b-dog-1.png").symlink_to("nowhere")  # of another split
+  (tmp_path / "list.txt").write_text("a train\n")
+  masks = "masks/{name}-{class}-{part}.png"
+  for layout in {"images": "{split}/{name}"}, {"images": "train/{name}", "split_file": "list.txt"}:
+    found = problems_of(tmp_path, "train", masks=masks, **layout)
+    assert found == [("links that lead nowhere", "masks/a-dog-1.png")]
+
+
 @pytest.mark.parametrize("images, masks", [("images/{name}", "masks/{split}/{name}"),
                                            ("images/{split}/{name}", "masks/{name}")])
 def test_links_of_another_split_do_not_count(tmp_path, images, masks):
@@ -326,8 +338,8 @@ def test_links_that_lead_nowhere(tmp_path):
     (tmp_path / "images" / name).symlink_to(target)
   (tmp_path / "masks" / "gone.png").symlink_to("nothing.png")  # else both vanish
   assert problems_of(tmp_path) == [
-    ("links that lead nowhere", f"{name}.png")
-    for name in ("images/gone", "images/self", "masks/gone")
-  ]  # fmt: skip
+    ("links that lead nowhere", name)
+    for name in ("images/gone.png", "images/self", "images/self.png", "masks/gone.png")
+  ]  # the second may be a folder
   (tmp_path / "train.txt").write_text("a\n")
   assert opened(tmp_path, "train", split_file="{split}.txt") == [("images/a.png", "masks/a.png")]

@@ -251,13 +251,19 @@ def test_temperatures_of_seeds(tmp_path):
 
   assert summarize(0, 0)["options"] == {}
   assert summarize(2.0, 2.0)["options"] == {"predict.temperature": 2.0}
+  for folder, value in zip(folders.values(), (2.0, 1.5), strict=True):
+    (folder / "calibration.json").write_text(json.dumps({"1": {"temperature": value}}))
   assert summarize(2.0, 1.5)["options"] == {"predict.temperature": "of each seed"}
+  for by_hand in 0, 1.0, 2.0:
+    assert f"each with --workdir={folders[1]}" in error_of(summarize, 2.0, by_hand)
+  for folder in folders.values():
+    (folder / "calibration.json").unlink()
   words = "1/evaluation.json was made with other options (predict.temperature=2.0)"
   assert words in error_of(summarize, 0, 2.0)  # which was given by hand
   for without, values in enumerate([(0, 2.0), (2.0, 0)]):
     calibration = folders[1 - without] / "calibration.json"
     calibration.write_text('{"1": {"temperature": 2.0}}')
-    words = f"was made without a temperature.*--mode=calibrate.*--workdir={folders[without]}$"
+    words = f"not all of them: --mode=calibrate.* each with --workdir={folders[without]}$"
     assert re.search(words, error_of(summarize, *values))
     calibration.unlink()
 

@@ -94,7 +94,8 @@ def test_masks_of_two_suffixes_and_folders_by_other_names(tmp_path):
   touch(tmp_path / "a", "images/1.jpg", "masks/1.jpg.png")
   touch(tmp_path / "b", "imgs/1.jpg", "masks/1.png")
   touch(tmp_path / "c", "train/imgs/1.jpg", "train/masks/1.png")
-  for folder, split in ("a", "all"), ("b", "all"), ("c", "train"):
+  touch(tmp_path / "d", "a/img/1.jpg", "a/mask/1.png")
+  for folder, split in ("a", "all"), ("b", "all"), ("c", "train"), ("d", "a"):
     message = error(tmp_path / folder, split)
     found = dict(re.findall(r"`(images|masks)`='([^']+)'", message))
     assert len(opened(tmp_path / folder, split, **found)) == 1, message

@@ -172,12 +172,10 @@ def _pairs(root, split, layout, problems):
   mask_counts = rows is None and (is_whole or masks.by_split or not images.by_split)
   lost: list[str] = []
   paths = list(layouts.walk(root, (images.base, masks.base), lost))
-  for path in lost if rows is None else ():
-    is_image, is_mask = (pattern.match(path) is not None for pattern in (images, masks))
-    if (is_image and image_counts) or (is_mask and mask_counts):
-      text = f"{root / path} is a link that leads nowhere: fetch its file, or remove it"
-      problems.append(("links that lead nowhere", root / path, text))
   found, labels = layouts.match_files(paths, images, masks)
+  if rows is None:
+    counts, files = (image_counts, mask_counts), (found, labels)
+    problems += suggest.lost_links(root, lost, (images, masks), files, counts)
   for pattern, matched in (images, found), (masks, labels):
     if not matched:
       is_own = getattr(layout, pattern.key)
@@ -192,6 +190,7 @@ def _pairs(root, split, layout, problems):
   if rows is not None:
     chosen = splits.listed_images(root, found, list_path, rows, problems)
     found = {path: fields for path, fields in found.items() if path in chosen}
+    problems += suggest.lost_links(root, lost, (images, masks), (found, labels))
   if masks.is_coco:
     matched = _coco_pairs(root, found, next(iter(labels)), problems)
   else:

@@ -11,6 +11,7 @@ from jaxseg.data.layouts import (
   WHOLE,
   Layout,
   Pattern,
+  Problems,
   compile_pattern,
   match_files,
   natural,
@@ -101,6 +102,34 @@ def folder(root: pathlib.Path, layout: Layout, split: str) -> str:
   )
 
 
+def lost_links(
+  root: pathlib.Path,
+  lost: Sequence[str],
+  patterns: tuple[Pattern, Pattern],
+  files: tuple[Files, Files],
+  counts: tuple[bool, bool] = (False, False),
+) -> Problems:
+  """Problems of links that lead nowhere, where an image or a mask should be.
+
+  Args:
+    lost: see `layouts.walk`.  patterns, files: of images and masks.
+    counts: whether an image, or a mask, counts although the other one of its pair is not there.
+  """
+  common = [field for field in patterns[0].fields if field in patterns[1].fields]
+  keys = [{tuple(map(fields.get, common)) for fields in part.values()} for part in files]
+  keys[1] = set() if patterns[1].is_coco else keys[1]  # it says which images it is of
+  problems = []
+  for path, i in itertools.product(lost, (0, 1)):
+    fields = patterns[i].match(path)
+    is_fault = fields is not None and tuple(map(fields.get, common)) in keys[1 - i]
+    if counts[i] and without_suffix(path) == path:  # of a folder, maybe
+      fields = patterns[i].match(f"{path}/x.png")
+    if is_fault or (counts[i] and fields is not None):
+      text = f"{root / path} is a link that leads nowhere: fetch its file, or remove it"
+      problems.append(("links that lead nowhere", root / path, text))
+  return problems
+
+
 def rename(texts: tuple[str, str], images: Files, masks: Files) -> str:
   """The remedy if names of images and masks all differ in the same way; "" if they do not.
 
@@ -156,11 +185,11 @@ def _of_folders(paths, split):
   names = [folder for folder, _ in folders.most_common(50) if folder]
   for mask, image in itertools.product(filter(MASK_WORDS.search, names), names):
     if not MASK_WORDS.search(image) and image.rpartition("/")[0] == mask.rpartition("/")[0]:
-      yield Layout(*(_with_split(f"{folder}/{{name}}", split) for folder in (image, mask)))
+      yield Layout(*(f"{_with_split(folder, split)}/{{name}}" for folder in (image, mask)))
   for path in paths:
     if path.lower().endswith(".json"):
-      images = f"{names[0]}/{{name}}" if names else "{name}"
-      yield Layout(*(_with_split(text, split) for text in (images, path)))
+      images = f"{_with_split(names[0], split)}/{{name}}" if names else "{name}"
+      yield Layout(images, _with_split(path, split))
 
 
 def _with_split(text, split):

@@ -150,7 +150,8 @@ def _nodata(tags, dtype):
     value = float(str(tags[GDAL_NODATA].value).strip("\0 "))
   except ValueError:
     return None
-  return float(np.float32(value)) if dtype == np.float32 else value
+  with np.errstate(over="ignore"):
+    return float(np.float32(value)) if dtype == np.float32 else value
 
 
 def _plane(tif, data, number):

@@ -159,7 +159,8 @@ class DeepLab(nn.Module):
       image = ops.pad_to_multiple(image, self.stride)
     stages = encoder_stages(self, image, train=train)
     if len(self.widths) != 2:
-      raise UserError(f"`widths` is {self.widths}, but deeplab has two: of ASPP and the low level")
+      raise UserError(f"`widths` is {self.widths}, but deeplab has two, of ASPP and the low "
+                      "level: give these, or () for its own")  # fmt: skip
     width, low_width = self.widths
     common = {"epsilon": self.epsilon, "axis_name": self.axis_name, "dtype": self.dtype}
     if uneven := [rate for rate in self.rates if rate * 16 % self.encoder.output_stride]:

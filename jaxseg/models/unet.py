@@ -214,7 +214,7 @@ class EncoderUNet(nn.Module):
     if len(skips) + self.smp != len(self.widths):
       raise UserError(
         f"`widths` is {self.widths}, but this encoder needs {len(skips) + self.smp}: one for each "
-        f"of its stages{'' if self.smp else ' but the coarsest'}"
+        f"of its stages{'' if self.smp else ' but the coarsest'}; or give () for its own"
       )
     if self.smp:
       x = Dropout(self.dropout)(x, keys if train else None)
