@@ -356,7 +356,8 @@ def test_every_normalisation_knows_the_devices():
   assert found == [("devices", jnp.bfloat16)] * 14
 
 
-@pytest.mark.parametrize("decoder", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", [False, True])
 def test_the_head_starts_large_enough_for_rare_classes(decoder):
   """Glorot's uniform weights: up to sqrt(6 / (inputs + outputs)), a deviation of that / sqrt(3)."""
   model = DeepLab(9, TinyEncoder(), widths=(91, 3), decoder=decoder)

@@ -112,7 +112,8 @@ WARPED = Augmentation(flip=True, transpose=True, scale=(0.7, 1.4), rotation=20.0
     pytest.param({}, marks=pytest.mark.slow),
     pytest.param({"num_logits": 1, "padding": "valid"}, marks=pytest.mark.slow),
     pytest.param({"border": (10.0, 2.0)}, marks=pytest.mark.slow),
-    {"border": (4.0, 3.0), "padding": "valid", "augmentation": WARPED},
+    pytest.param({"border": (4.0, 3.0), "padding": "valid", "augmentation": WARPED},
+                 marks=pytest.mark.slow),
   ],
   ids=["plain", "sigmoid, valid", "border", "border, valid, augmented"],
 )

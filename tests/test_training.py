@@ -43,6 +43,7 @@ def trained(tmp_path_factory):
   return workdir, config
 
 
+@pytest.mark.slow
 def test_evaluations_where_an_epoch_has_no_whole_number_of_steps(tmp_path):
   """20 images in batches of 8: after 2.5, 5 and 7.5 steps, rounded, and the last one is the end."""
   config = tiny.make_config(1, augment__scale=(1.0, 1.0))
