@@ -115,6 +115,7 @@ def test_variant_smp(name, encoder):
   assert jax.eval_shape(loss, variables["params"]).shape == (2, 20, 33, 5)
 
 
+@pytest.mark.slow
 def test_as_smp_only_a_short_side_is_enlarged():
   """The other keeps its size, as in prediction."""
   options = {"encoder": "resnet18", "variant": "smp", "up": "resize"}
