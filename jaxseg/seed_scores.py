@@ -154,7 +154,10 @@ def write(
     workdirs.write_json(workdir / SUMMARY, summary)
   page = pathlib.Path(output or workdir / "plots") / "report.html"
   config, number = settings.read_run(workdir), summary["num_images"]
-  about = results.about(summary["split"], None, number, config, summary["options"])
+  options = {name: x for name, x in summary["options"].items() if x != FITTED}
+  about = results.about(summary["split"], None, number, config, options)
+  if options != summary["options"]:
+    about += ", each with the temperature of its calibration"
   write_seeds_page(page, workdir.absolute().name, about, summary, folders, palette)
 
 

@@ -77,7 +77,7 @@ def _cells(name, value):
 def _curves(folders):
   metrics = {seed: workdirs.read_metrics(folder) for seed, folder in folders.items()}
   if any(metrics.values()):
-    yield '<p class="dim">As evaluated during training, with the options of the runs.</p>'
+    yield '<p class="dim">During training, with the options of the runs.</p>'
     yield '<div class="figures">'
     with ink():
       for name, label in (("loss", "loss of training"), ("miou", "mean IoU")):

@@ -1,7 +1,6 @@
 """Several seeds in one program: each is its single run; files, resumption, scores, errors."""
 
 import json
-import re
 import shutil
 import statistics
 
@@ -18,7 +17,6 @@ import jaxseg
 from jaxseg import (
   DataWarning,
   build,
-  metrics,
   parallel,
   seed_axis,
   seed_scores,
@@ -27,7 +25,6 @@ from jaxseg import (
   training,
 )
 from jaxseg.data import datasets, input_pipeline
-from jaxseg.evaluation import readable
 from jaxseg.training import train
 
 pytestmark = pytest.mark.usefixtures("photos")
@@ -185,6 +182,14 @@ def test_page(run, tmp_path):
   assert "<li>seed 6</li>" in page.read_text()
   links = [x["href"] for x in Reader(page.read_text()).of("a") if x["href"].startswith("..")]
   assert links == [f"../seed_{seed}/plots/report.html" for seed in (5, 7)]
+  for seed in SEEDS:
+    file = tmp_path / f"seed_{seed}" / "evaluation.json"
+    result = {**json.loads(file.read_text()), "overrides": {"predict.temperature": 2.0}}
+    file.write_text(json.dumps(result))
+    calibration = json.dumps({result["step"]: {"temperature": 2.0}})
+    (file.parent / "calibration.json").write_text(calibration)
+  jaxseg.report(tmp_path)
+  assert "each with the temperature of its calibration." in page.read_text()
 
 
 @pytest.mark.parametrize("value", ["a", 2_000_000_000])
@@ -195,77 +200,6 @@ def test_a_damaged_number_of_seeds(run, tmp_path, value):
   (tmp_path / "config.json").write_text(json.dumps(config))
   message = error_of(jaxseg.report, tmp_path)
   assert f"{tmp_path}/config.json is damaged (config.train.num_seeds" in message
-
-
-def test_a_class_that_a_seed_does_not_have(tmp_path):
-  """Of other checkpoints, too, which the table says."""
-  for seed, counts in (0, [[1, 1], [0, 2]]), (1, [[0, 0], [0, 4]]):
-    scores = metrics.scores(*metrics.class_pixels(np.array(counts)))
-    scores = {name: readable(x, ("sky", "road")) for name, x in scores.items()}
-    names = ("miou", "iou", "dice", "accuracy")
-    result = {"split": "test", "step": 3 + seed, **{name: scores[name] for name in names},
-              "num_images": 2, "confusion": counts}  # fmt: skip
-    (tmp_path / f"{seed}").mkdir()
-    (tmp_path / f"{seed}" / "evaluation.json").write_text(json.dumps(result))
-  folders = {seed: tmp_path / f"{seed}" for seed in (0, 1)}
-  summary = seed_scores.summarize(folders)
-  renamed = {**summary, "iou": {"values": summary["iou"]["road"]}}  # as a class may be called
-  line = seed_scores.table(renamed).splitlines()[3]
-  assert line.split() == ["iou", "values", "0.8333", "±", "0.2357", "0.6667", "1.0000"]
-  assert summary["iou"]["sky"] == {"mean": None, "std": None, "values": [0.5, None]}
-  assert summary["miou"]["mean"] == pytest.approx((7 / 12 + 1) / 2)
-  rows = [line.split() for line in seed_scores.table(summary).splitlines()]
-  assert rows[1:6] == [
-    ["step", "3", "4"],
-    ["miou", "0.7917", "±", "0.2946", "0.5833", "1.0000"],
-    ["iou", "sky", "-", "0.5000", "-"],
-    ["iou", "road", "0.8333", "±", "0.2357", "0.6667", "1.0000"],
-    ["dice", "sky", "-", "0.6667", "-"],
-  ]
-  path = tmp_path / "1" / "evaluation.json"
-  path.write_text(json.dumps({**result, "num_images": 3}))
-  message = error_of(seed_scores.summarize, folders)
-  assert f"{path} is of 3 images, but that of another seed of 2: evaluate all" in message
-  path.write_text(json.dumps({**result, "split": "val"}))
-  message = error_of(seed_scores.summarize, folders)
-  assert f"{path} is of the split 'val', but that of another seed of 'test'" in message
-  path.unlink()
-  message = error_of(seed_scores.summarize, folders)
-  assert f"{path} is missing; make it with --mode=evaluate --workdir={tmp_path / '1'}" in message
-
-
-def test_temperatures_of_seeds(tmp_path):
-  """All have one, maybe of their own, or none: evaluating a calibrated seed again does not help."""
-  folders = {seed: tmp_path / f"{seed}" for seed in (0, 1)}
-
-  def summarize(*temperatures):
-    for folder, value in zip(folders.values(), temperatures, strict=True):
-      found = metrics.scores(*metrics.class_pixels(np.array([[1, 1], [0, 2]])))
-      scores = {name: readable(x, ("sky", "road")) for name, x in found.items()}
-      overrides = {"predict.temperature": value} if value else {}
-      result = {"split": "test", "step": 1, "num_images": 2, "confusion": [[1, 1], [0, 2]],
-                "overrides": overrides, **scores}  # fmt: skip
-      folder.mkdir(exist_ok=True)
-      (folder / "evaluation.json").write_text(json.dumps(result))
-    return seed_scores.summarize(folders)
-
-  assert summarize(0, 0)["options"] == {}
-  assert summarize(2.0, 2.0)["options"] == {"predict.temperature": 2.0}
-  for folder, value in zip(folders.values(), (2.0, 1.5), strict=True):
-    (folder / "calibration.json").write_text(json.dumps({"1": {"temperature": value}}))
-  assert summarize(2.0, 1.5)["options"] == {"predict.temperature": "of each seed"}
-  for by_hand in 0, 1.0, 2.0:
-    assert f"each with --workdir={folders[1]}" in error_of(summarize, 2.0, by_hand)
-  for folder in folders.values():
-    (folder / "calibration.json").unlink()
-  words = "1/evaluation.json was made with other options (predict.temperature=2.0)"
-  assert words in error_of(summarize, 0, 2.0)  # which was given by hand
-  for without, values in enumerate([(0, 2.0), (2.0, 0)]):
-    calibration = folders[1 - without] / "calibration.json"
-    calibration.write_text('{"1": {"temperature": 2.0}}')
-    words = f"not all of them: --mode=calibrate.* each with --workdir={folders[without]}$"
-    assert re.search(words, error_of(summarize, *values))
-    calibration.unlink()
 
 
 @pytest.mark.slow
