@@ -16,6 +16,7 @@ from jaxseg.metrics import MIN_PROB
 from jaxseg.predict import Part, Predictor, Window, enlarged_probs, no_progress
 
 NUM_BINS = 15  # of confidence, as in Guo et al. (2017)
+EXACT = 2**24  # float32 counts up to here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,10 +138,10 @@ def count_by_scatter(
 def count_by_product(
   probs: jax.Array, mask: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """The same by a matrix product, or by one for each line: float32 counts up to 2^24 pixels."""
+  """The same by a matrix product, or by one for each line from `EXACT` pixels on."""
   truth, found = (x[..., None] == jnp.arange(probs.shape[-1]) for x in (mask, labels))
   one_hot = truth.astype(jnp.bfloat16), found.astype(jnp.bfloat16)
-  sums = "hwi,hwj->ij" if mask.size < 2**24 else "hwi,hwj->hij"
+  sums = "hwi,hwj->ij" if mask.size < EXACT else "hwi,hwj->hij"
   counts = jnp.einsum(sums, *one_hot, preferred_element_type=jnp.float32).astype(jnp.int32)
   counts = counts.reshape(-1, *counts.shape[-2:]).sum(axis=0, dtype=jnp.int32)
   return counts, jnp.where(truth, probs, 0.0).sum(axis=-1)

@@ -29,6 +29,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read, like HF_HOME, when Hugging Face data
 CACHE = "JAX_COMPILATION_CACHE_DIR"  # JAX keys by program, flags and devices; JAX reads this
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 NOT_RUN = pytest.StashKey()  # number of slow tests that were left out
+DIED = pytest.StashKey()  # a line for each worker process that did
 
 
 def pytest_addoption(parser):
@@ -36,7 +37,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-  config.stash[NOT_RUN] = 0
+  config.stash[NOT_RUN], config.stash[DIED] = 0, []
   if CACHE not in os.environ:
     # Anew for each session, as a process killed while it writes leaves half a program behind.
     # Worker processes and the programs that tests start inherit it.
@@ -71,9 +72,15 @@ def pytest_sessionfinish(session):
 def pytest_testnodedown(node, error):
   """The process that starts the workers learns from them, who alone collect, what was left out."""
   node.config.stash[NOT_RUN] = getattr(node, "workeroutput", {}).get("not_run", 0)
+  if error:
+    status = node.gateway._io.popen.wait(timeout=60)  # execnet has no public name for it
+    node.config.stash[DIED].append(f"{node.gateway.id}: exit status {status} (-N: by signal N)")
 
 
 def pytest_terminal_summary(terminalreporter, config):
+  if died := config.stash[DIED]:
+    terminalreporter.section("worker processes that died", sep="=")
+    terminalreporter.write_line("\n".join(died))
   if number := config.stash[NOT_RUN]:
     terminalreporter.section("not run", sep="=")
     terminalreporter.write_line(f"{number} slow tests were left out; --slow runs them")

@@ -46,7 +46,7 @@ def digest(content):
 def running():
   """A Hub that answers while the `with` block runs."""
   hub = Hub()
-  thread = threading.Thread(target=hub.serve_forever, daemon=True)
+  thread = threading.Thread(target=hub.serve_forever, args=(0.02,), daemon=True)
   thread.start()
   try:
     yield hub

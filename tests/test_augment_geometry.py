@@ -97,7 +97,7 @@ def test_symmetries_are_exact_and_drawn_alike(names):
   assert all(abs(num - mean) < 4 * math.sqrt(mean) for num in expected.values())
 
 
-@pytest.mark.parametrize("border", ["mirror", "void"])
+@pytest.mark.parametrize("border", ["mirror", pytest.param("void", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
   "config",
   [

@@ -82,7 +82,7 @@ def test_decoder_equals_keras(final_stride):
   np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("up", ["transposed", "resize"])
+@pytest.mark.parametrize("up", ["transposed", pytest.param("resize", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("final_stride", STRIDES)
 def test_any_size(final_stride, padding, up):

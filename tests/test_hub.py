@@ -135,6 +135,7 @@ def test_without_the_package(monkeypatch):
   assert message == "hf:me/roads needs huggingface_hub: pip install -e '.[hub]'"
 
 
+@pytest.mark.slow
 def test_the_commands(hub, folder, jaxseg_command, tmp_path, monkeypatch):  # noqa: F811
   """A name on the Hub stands for a work directory and for a model; its cache stays as it is."""
   hub.commit("me/roads", contents(folder))

@@ -1,6 +1,7 @@
 """The command line: what it does, and one line for every mistake."""
 
 import errno
+import functools
 import json
 import os
 import pathlib
@@ -65,8 +66,8 @@ def error_of(jaxseg, *arguments):
   return err
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+@functools.cache
+def train_once(tmp_path_factory):
   """The work directory of `jaxseg.main` after 4 steps, in its default place."""
   folder = tmp_path_factory.mktemp("cwd")
   argv = ["main.py", *TINY, num_steps(4)]
@@ -78,6 +79,13 @@ def trained(tmp_path_factory):
   workdir = folder / "runs" / "unet_cells"
   assert (workdir / "evaluation.json").is_file()
   return workdir
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  """A copy of it, for each module that imports this."""
+  place = tmp_path_factory.mktemp("runs") / "unet_cells"
+  return pathlib.Path(shutil.copytree(train_once(tmp_path_factory), place))
 
 
 def test_train_again(jaxseg, trained):

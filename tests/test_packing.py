@@ -1,5 +1,6 @@
 """A run packed into a folder, and the folder as a network; test_packed has damaged ones."""
 
+import functools
 import json
 import os
 import pathlib
@@ -36,10 +37,11 @@ from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-  """A run of the photos, scored at steps 2 and 4, with a data_dir."""
+@functools.cache  # test_hub and test_packed use them, too
+def trained_and_packed(tmp_path_factory):
+  """(work directory of a run of the photos, scored at steps 2 and 4, with a data_dir; packed)"""
   workdir = tmp_path_factory.mktemp("run")
+  place = tmp_path_factory.mktemp("packed") / "roads"
   data_dir = tmp_path_factory.mktemp("hidden_place")
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(datasets.DATASETS, "photos", tiny.load_photos)
@@ -48,17 +50,19 @@ def run(tmp_path_factory):
     )
     jaxseg.train(config, workdir)
     jaxseg.evaluate(workdir)  # of the best checkpoint
-  return workdir
+    jaxseg.pack(workdir, place)
+  return workdir, place
 
 
 @pytest.fixture(scope="module")
-def folder(run, tmp_path_factory):
+def run(tmp_path_factory):
+  return trained_and_packed(tmp_path_factory)[0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
   """The run, packed."""
-  place = tmp_path_factory.mktemp("packed") / "roads"
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(datasets.DATASETS, "photos", tiny.load_photos)
-    jaxseg.pack(run, place)
-  return place
+  return trained_and_packed(tmp_path_factory)[1]
 
 
 @pytest.fixture

@@ -230,7 +230,7 @@ def test_five_levels_in_tiles_of_the_paper_and_larger_than_the_image(shape):
     np.testing.assert_allclose(probs, whole, atol=1e-5, err_msg=f"tile {tile}")
 
 
-@pytest.mark.parametrize("up", ["transposed", "resize"])
+@pytest.mark.parametrize("up", ["transposed", pytest.param("resize", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("shape", [(96, 70), (65, 20), (40, 40)])
 def test_padded_network_in_tiles_is_the_image_in_one_piece(shape, up):
   model = UNet(num_classes=3, widths=(4, 8), norm=True, up=up)

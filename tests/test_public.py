@@ -26,7 +26,7 @@ FAST = {"xla_backend_optimization_level": 0}  # which would take longer than the
 
 
 CASES = [
-  pytest.param(name, marks=pytest.mark.slow if "101" in name else ())
+  pytest.param(name, marks=() if name == "deeplabv3_resnet50" else pytest.mark.slow)
   for name in make_torchvision_networks.SIZES
 ]
 

@@ -45,7 +45,7 @@ def write(folder, config, state):
   return folder
 
 
-QUICK = ("unet_resnet18", "unet_vgg16", "deeplabv3plus_resnet18", "deeplabv3_resnet18")
+QUICK = ("unet_resnet18", "deeplabv3plus_resnet18")
 CASES = [
   pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
   for name in make_smp_networks.NETWORKS

@@ -15,7 +15,7 @@ from jaxseg.training import train
 QUICK = {"xla_backend_optimization_level": 0}
 W = (4, 4, 4, 4)
 NETWORKS = {
-  "unet": ("unet", {"widths": (4, 8, 8), "dropout": 0.3}, 32),
+  "unet": ("unet", {"widths": (4, 8), "dropout": 0.3}, 16),
   "valid": ("unet", {"widths": (4, 8, 8), "padding": "valid", "norm": False}, 44),
   "resized": ("unet", {"widths": (4, 8), "up": "resize", "stem_stride": 2}, 32),
   "mobilenet": ("encoder_unet", {"encoder": "mobilenet_v2", "widths": W, "dropout": 0.3}, 64),

@@ -8,6 +8,7 @@ import pytest
 from test_predict import draw_variables
 
 from jaxseg import VOID, UserError, predict
+from jaxseg import tally as tally_module
 from jaxseg.data import stored
 from jaxseg.evaluation import score
 from jaxseg.models.unet import UNet
@@ -109,13 +110,30 @@ def test_with_64_bits():
   assert counts.dtype == np.int32 and counts.tolist() == [[12, 0], [0, 0]]
 
 
+@pytest.mark.slow
 def test_more_pixels_than_float32_counts():
   """2^24 + 1 and another are not told apart in it."""
   shape = (4097, 4096)
-  probs = np.broadcast_to(np.float32([0.25, 0.75]), (*shape, 2))
+  arguments = np.zeros((*shape, 2), np.float32), np.zeros(shape, np.uint8), np.ones(shape, np.uint8)
   for function in (count_by_scatter, count_by_product):
-    counts, _ = jax.jit(function)(probs, np.zeros(shape, np.uint8), np.ones(shape, np.uint8))
+    counts = jax.jit(lambda *x, function=function: function(*x)[0])(*arguments)
     assert np.asarray(counts).tolist() == [[0, 4097 * 4096], [0, 0]]
+
+
+def test_counts_line_by_line(monkeypatch):
+  """What large images need, on a small one."""
+  assert tally_module.EXACT == 2 ** (np.finfo(np.float32).nmant + 1)
+  rng = np.random.default_rng(0)
+  probs = rng.random((13, 17, 3), np.float32)
+  mask, labels = rng.integers(0, 3, (2, 13, 17), np.uint8)
+  mask[rng.random(mask.shape) < 0.2] = VOID
+  expected, found = count_by_scatter(probs, mask, labels)[0], []
+  for exact in (13 * 17, 13 * 17 + 1):
+    monkeypatch.setattr(tally_module, "EXACT", exact)
+    trace = jax.make_jaxpr(lambda *x: count_by_product(*x))  # a new one: traces are kept
+    found.append(str(trace(probs, mask, labels)))
+    np.testing.assert_array_equal(count_by_product(probs, mask, labels)[0], expected)
+  assert "f32[13,3,3]" in found[0] and "f32[13,3,3]" not in found[1]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

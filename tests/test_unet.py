@@ -288,7 +288,7 @@ def test_other_sizes_are_refused():
         UNet(2, padding="valid").init(jax.random.key(0), x, train=False)
 
 
-@pytest.mark.parametrize("up", ["transposed", "resize"])
+@pytest.mark.parametrize("up", ["transposed", pytest.param("resize", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
   "num_levels, stem_stride",
   [(1, 1), (2, 1), (3, 1), (3, 2), *(pytest.param(n, 1, marks=pytest.mark.slow) for n in (4, 5))],

@@ -31,6 +31,7 @@ def variables(state_and_stages, tmp_path_factory):
   return {collection: tree["encoder"] for collection, tree in loaded.items()}
 
 
+@pytest.mark.slow
 def test_equals_timm(variables, state_and_stages):
   ours = run_encoder(Xception65(), variables, make_torch_encoders.make_image())
   assert ours.keys() == set(Xception65.stages)
