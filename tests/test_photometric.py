@@ -92,7 +92,9 @@ def test_cutout_equals_its_twin(side, centre):
   np.testing.assert_array_equal(np.where(hidden, VOID, mask), labels)
 
 
-@pytest.mark.parametrize("channels", [3, 12, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4))])
+@pytest.mark.parametrize(
+  "channels", [3, 12, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4))]
+)
 @pytest.mark.parametrize("name", FULL)
 def test_each_alone(name, channels):
   """It changes the image, within the range; the mask and the instances stay but for cutout."""
