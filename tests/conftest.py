@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 
@@ -84,6 +85,22 @@ def pytest_terminal_summary(terminalreporter, config):
   if number := config.stash[NOT_RUN]:
     terminalreporter.section("not run", sep="=")
     terminalreporter.write_line(f"{number} slow tests were left out; --slow runs them")
+
+
+def of_the_process():
+  """What a test may change, but for itself alone."""
+  wakeup = signal.set_wakeup_fd(-1)
+  signal.set_wakeup_fd(wakeup)
+  handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+  return wakeup, *handlers, sys.excepthook, sys.unraisablehook, threading.excepthook
+
+
+@pytest.fixture(autouse=True)
+def process_stays_as_it_is():
+  """A handler of signals that a test leaves behind may end the process in another test."""
+  before = of_the_process()
+  yield
+  assert of_the_process() == before
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The command line: what it does, and one line for every mistake."""
 
 import errno
-import functools
 import json
 import os
 import pathlib
@@ -14,6 +13,7 @@ import time
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import tiny
 from absl import flags
 from absl.testing import flagsaver
 from PIL import Image
@@ -66,7 +66,7 @@ def error_of(jaxseg, *arguments):
   return err
 
 
-@functools.cache
+@tiny.once
 def train_once(tmp_path_factory):
   """The work directory of `jaxseg.main` after 4 steps, in its default place."""
   folder = tmp_path_factory.mktemp("cwd")

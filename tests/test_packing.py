@@ -1,6 +1,5 @@
 """A run packed into a folder, and the folder as a network; test_packed has damaged ones."""
 
-import functools
 import json
 import os
 import pathlib
@@ -37,7 +36,7 @@ from jaxseg.data import datasets
 from jaxseg.data.decode import DatasetInfo
 
 
-@functools.cache  # test_hub and test_packed use them, too
+@tiny.once  # test_hub and test_packed use them, too
 def trained_and_packed(tmp_path_factory):
   """(work directory of a run of the photos, scored at steps 2 and 4, with a data_dir; packed)"""
   workdir = tmp_path_factory.mktemp("run")

@@ -7,13 +7,17 @@ import sys
 import pytest
 from command import ROOT
 
-from jaxseg import start
+from jaxseg import interrupts, start
 
 
 @pytest.fixture
 def started(monkeypatch):
-  """The programs that replace this one, with their environment; a glibc that can be tuned."""
+  """The programs that replace this one, with their environment; a glibc that can be tuned.
+
+  Nothing listens for Ctrl-C afterwards: it would end the tests.
+  """
   found = []
+  monkeypatch.setattr(interrupts, "watch", lambda: None)
   monkeypatch.setattr(os, "execv", lambda *program: found.append((*program, dict(os.environ))))
   monkeypatch.setattr(os, "confstr", lambda name: "glibc 2.35")
   monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "jaxseg.main", "--config=a b"])
@@ -68,8 +72,10 @@ def test_settings_of_the_user_stay(started, monkeypatch):
 def test_the_process_of_another_program_stays(started, monkeypatch, command, is_own):
   monkeypatch.setattr(sys, "orig_argv", command.split())
   monkeypatch.setattr(sys, "argv", ["jaxseg"])
+  watched = []
+  monkeypatch.setattr(interrupts, "watch", lambda: watched.append(1))
   start.prepare()
-  assert len(started) == is_own
+  assert len(started) == len(watched) == is_own
 
 
 @pytest.mark.parametrize("debugger", ["bdb", "pydevd"])

@@ -29,6 +29,18 @@ def error_of(function, *arguments, **options):
   return message
 
 
+def once(function):
+  """A function of one argument that is run for the first one; all modules get that result."""
+  results = []
+
+  def get(argument):
+    if not results:
+      results.append(function(argument))
+    return results[0]
+
+  return get
+
+
 def encode(array):
   buffer = io.BytesIO()
   Image.fromarray(array).save(buffer, "PNG")
