@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   from jaxseg import models
-  from jaxseg.modes import evaluate
+  from jaxseg.each_seed import calibrate, evaluate
   from jaxseg.packing import pack
   from jaxseg.prediction import predict_folder
   from jaxseg.reports import report
   from jaxseg.segmenter import Segmenter, load
-  from jaxseg.temperature import calibrate
   from jaxseg.training import train
 
 __version__ = "0.2.0"
@@ -41,8 +40,8 @@ class DataWarning(UserWarning):
 _MODULES = {
   "Segmenter": "segmenter",
   "load": "segmenter",
-  "calibrate": "temperature",
-  "evaluate": "modes",
+  "calibrate": "each_seed",
+  "evaluate": "each_seed",
   "report": "reports",
   "pack": "packing",
   "predict_folder": "prediction",

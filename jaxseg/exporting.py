@@ -30,7 +30,7 @@ def export_run(
   """Writes a network's whole prediction as files that run without jaxseg; see `export`.
 
   Args:
-    workdir, overrides, config: see `modes.evaluate`.  output: folder, created if missing.
+    workdir, overrides, config: see `each_seed.evaluate`.  output: folder, created if missing.
   Raises:
     UserError: a file disagrees with the network; nothing is written.
   """

@@ -23,6 +23,7 @@ from jaxseg import (
   DataWarning,
   UserError,
   command_end,
+  each_seed,
   exporting,
   faults,
   modes,
@@ -37,7 +38,6 @@ from jaxseg import (
   schema,
   seed_scores,
   settings,
-  temperature,
   workdirs,
 )
 from jaxseg.check_data import check_data
@@ -257,10 +257,10 @@ def run(arguments: Sequence[str]) -> int:
   elif mode == "report":
     say(f"report: {reports.report(work_directories(), output=OUTPUT.value, overrides=values)}")
   elif mode == "evaluate":
-    scores = modes.evaluate(workdir, values, config=given, output=OUTPUT.value or None)
-    modes.print_scores(scores)
+    scores = each_seed.evaluate(workdir, values, config=given, output=OUTPUT.value or None)
+    each_seed.print_scores(scores)
   elif mode == "calibrate":
-    for line in temperature.describe(temperature.calibrate(workdir, values, config=given)):
+    for line in each_seed.describe(each_seed.calibrate(workdir, values, config=given)):
       say(line)
   elif mode == "export":
     output = OUTPUT.value or workdirs.run_of(workdir) / "export"

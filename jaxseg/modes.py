@@ -81,23 +81,7 @@ def evaluate(
   config: ConfigDict | None = None,
   output: str | pathlib.Path | None = None,
 ) -> dict:
-  """Scores the best checkpoint of a run on the evaluation split of its config.
-
-  Writes evaluation.json, a sheet of predictions and the confusion matrix into the work directory,
-  unless it is a packed network; if that cannot be written, a DataWarning says so.
-
-  Args:
-    workdir: of the run, or of one of its checkpoints; or a published network, see
-      `segmenter.load`, with a config of the data.
-    overrides: keys that differ from the run's config: {"predict.tta": "flip"}.
-    config: to use instead of the run's; its network has to be the same.
-    output: another folder for the files. Without it, those of a published network are not written.
-  Returns:
-    the scores, see `evaluation.score`, with "split", "step", and "overrides", {key: value} that
-    differ from the run's, if there are any
-  Raises:
-    UserError: nothing trained there, no data, or a key that contradicts the network.
-  """
+  """`each_seed.evaluate` of one run, of one of its checkpoints, or of a published network."""
   if config is None and public.is_published(workdir) and "data.name" not in (overrides or {}):
     public.check_source(workdir)
     raise UserError(f"{workdir} knows no data: pass `config`, whose config.data is scored")

@@ -50,12 +50,12 @@ def predict_folder(
   Processes share the files. What the same network has written before is not made again.
 
   Args:
-    workdir, overrides, config: see `modes.evaluate`.
+    workdir, overrides, config: see `each_seed.evaluate`.
     source: folder or file.  output: folder, created if missing; see `predict_files.predict_files`.
     overwrite: makes it again.
   Raises:
-    UserError: see `modes.evaluate`; no images; outputs would lie among them. At the end, if images
-      cannot be read or predicted; the label maps of all others are there.
+    UserError: see `each_seed.evaluate`; no images; outputs would lie among them. At the end, if
+      images cannot be read or predicted; the label maps of all others are there.
   """
   output = pathlib.Path(output)
   with agreed():

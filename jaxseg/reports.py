@@ -160,7 +160,7 @@ def unique_names(places: Sequence[Place]) -> list[str]:
 
 def read_evaluation(place: Place) -> Run:
   """The latest evaluation of a work directory, whose checkpoint may be gone, or of a folder that
-  `modes.evaluate` has written its results to.
+  `each_seed.evaluate` has written its results to.
 
   Raises:
     UserError: there is none, it is damaged, or of a version without per_image.csv.

@@ -40,6 +40,19 @@ def folders(config: ConfigDict, workdir: str | pathlib.Path) -> dict[int, Any]:
   return {one.seed: folder for one, folder in members(config, workdir)}
 
 
+def of_run(workdir: str | pathlib.Path) -> dict[int, Any]:
+  """`folders` of a work directory of several seeds; {} of any other.
+
+  Raises:
+    UserError: its config.json is damaged.
+  """
+  place = pathlib.Path(workdir)
+  if workdirs.has_checkpoint(place) or not any(place.glob("seed_*/checkpoints")):
+    return {}
+  config = settings.read_run(place)
+  return folders(config, place) if config and config.train.num_seeds > 1 else {}
+
+
 def faults(config: ConfigDict) -> Iterator[str]:
   """Messages about settings that several seeds cannot train with."""
   num, train = config.train.num_seeds, config.train

@@ -40,22 +40,11 @@ def calibrate(
   *,
   config: ConfigDict | None = None,
 ) -> dict[str, Any]:
-  """Fits the temperature of the best checkpoint on the evaluation split (Guo et al. 2017).
+  """`each_seed.calibrate` of one run, or of one of its checkpoints.
 
-  It is the one of least cross-entropy on up to MAX_PIXELS labelled pixels of each image, drawn at
-  random; fewer if all together had more than MAX_VALUES probabilities. calibration.json holds it,
-  and whatever reads that checkpoint uses it: probabilities change, labels do not. With several
+  The temperature is the one of least cross-entropy on up to MAX_PIXELS labelled pixels of each
+  image, drawn at random; fewer if all together had more than MAX_VALUES probabilities. With several
   processes, the first one does it all.
-
-  Args:
-    workdir, overrides, config: see `modes.evaluate`.  The folder of a checkpoint is calibrated for
-      itself; the file is written into that of its run.
-  Returns:
-    {"temperature", "split", "step", "num_images", "num_pixels", "before", "after": {"loss",
-    "ece"}}; "after" is measured on images that its temperature was not fitted on: two halves, each
-    with the temperature of the other. Without "after" for a single image.
-  Raises:
-    UserError: see `modes.evaluate`.
   """
   packed.check_is_none(workdir, "calibrate the run, then pack it")
   public.check_is_none(workdir, "train from it by `init_from` and calibrate that run")

@@ -120,6 +120,7 @@ def test_images_of_another_type_become_that_of_the_network(monkeypatch):
   assert kind == "images" and found.dtype == np.uint8 and found.tolist() == [[[0, 1, 255]]]
 
 
+@pytest.mark.slow
 def test_a_file_of_one_size_does_not_mirror_what_the_network_takes_as_it_is():
   """100 px, which torchvision's network takes; a file for all sizes mirrors them up to 128."""
   model = models.build("dilated_fcn", 3, encoder="resnet18", variant="torchvision", up="resize")

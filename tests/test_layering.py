@@ -87,7 +87,7 @@ RANKS = {
   **dict.fromkeys(("jaxseg.modes", "jaxseg.check_data", "jaxseg.prediction"), 11),
   "jaxseg.exporting": 11,
   **dict.fromkeys(("jaxseg.temperature", "jaxseg.reports"), 11),
-  "jaxseg.training": 12,
+  **dict.fromkeys(("jaxseg.training", "jaxseg.each_seed"), 12),
   "jaxseg.main": 13,
 }
 CORE_NAMES = ("ops", "losses", "metrics", "augment", "weight_maps", "optim", "train_state",

@@ -186,6 +186,7 @@ def test_a_config_of_data_does_not_change_the_network(deeplab):
 
 
 @pytest.mark.usefixtures("photos")
+@pytest.mark.slow
 def test_data_that_do_not_fit(deeplab, monkeypatch):
   """None at all, and grey images."""
   message = error_of(modes.evaluate, deeplab)

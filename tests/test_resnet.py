@@ -52,6 +52,7 @@ def test_equals_torchvision(depth, variables, state_and_stages):
     np.testing.assert_allclose(values, expected, rtol=0, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_output_strides(depth, variables):
   """With the same weights, 8 and 16 subsampled are 32: at any size, up to the edges."""
   image = np.random.default_rng(1).random((1, 37, 64, 3), np.float32)
@@ -147,6 +148,7 @@ def test_initial_values():
     np.testing.assert_array_equal(scale, 0.0 if name.endswith("bn3") else 1.0, err_msg=name)
 
 
+@pytest.mark.slow
 def test_training_updates_all_statistics(depth, variables):
   image = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
   encoder = ResNet(depth)

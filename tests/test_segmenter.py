@@ -225,6 +225,7 @@ def test_what_is_not_used_of_an_image_is_said(workdir, photo, tmp_path):
   assert "value_range" not in message and "`" not in message
 
 
+@pytest.mark.slow
 def test_an_exported_file_says_that_it_rounds(workdir, photo, tmp_path):
   exporting.export_run(workdir, tmp_path)
   seg = jaxseg.load(tmp_path / "model.stablehlo")

@@ -206,6 +206,7 @@ def test_partial_windows_count():
     np.testing.assert_allclose(ours[name], repeated[name], rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_random_start_keeps_the_size_of_activations():
   encoder, x = VGG16(), image(1, 64, 64)
   run = jax.jit(lambda key, x: encoder.init_with_output(key, x, train=False)[0])
