@@ -15,6 +15,7 @@ from jaxseg.seeds_page import scores_of, write_seeds_page
 
 SUMMARY = "seeds.json"
 TEMPERATURE, FITTED = "predict.temperature", "of each seed"  # by --mode=calibrate
+EACH_FITTED = "each with the temperature of its calibration"
 
 
 def spread(values: Sequence[float | None]) -> dict[str, Any]:
@@ -126,7 +127,8 @@ def table(summary: Mapping[str, Any]) -> str:
   width = max(len(printable(name)) for name, _ in rows)
   heads = "".join(f"{f'seed {seed}':>10}" for seed in summary["seeds"])
   lines = [f"{summary['split']:{width}}  {'mean ± std':18}{heads}"]
-  lines += [f"with {name}={printable(str(x))}" for name, x in summary["options"].items()]
+  for name, x in summary["options"].items():
+    lines.append(EACH_FITTED if x == FITTED else f"with {name}={printable(str(x))}")
   if len({*summary["steps"]}) > 1:
     steps = "".join(f"{step:>10}" for step in summary["steps"])
     lines.append(f"{'step':{width}}  {'':18}{steps}")
@@ -157,7 +159,7 @@ def write(
   options = {name: x for name, x in summary["options"].items() if x != FITTED}
   about = results.about(summary["split"], None, number, config, options)
   if options != summary["options"]:
-    about += ", each with the temperature of its calibration"
+    about += f", {EACH_FITTED}"
   write_seeds_page(page, workdir.absolute().name, about, summary, folders, palette)
 
 

@@ -67,7 +67,9 @@ def test_temperatures_of_seeds(tmp_path):
   assert summarize(2.0, 2.0)["options"] == {"predict.temperature": 2.0}
   for folder, value in zip(folders.values(), (2.0, 1.5), strict=True):
     (folder / "calibration.json").write_text(json.dumps({"1": {"temperature": value}}))
-  assert summarize(2.0, 1.5)["options"] == {"predict.temperature": "of each seed"}
+  summary = summarize(2.0, 1.5)
+  assert summary["options"] == {"predict.temperature": "of each seed"}
+  assert "\neach with the temperature of its calibration\n" in seed_scores.table(summary)
   for by_hand in 0, 1.0, 2.0:
     assert f"each with --workdir={folders[1]}" in error_of(summarize, 2.0, by_hand)
   for folder in folders.values():
