@@ -10,16 +10,16 @@ from ml_collections import ConfigDict
 
 from jaxseg import (
   UserError,
+  faults,
   modes,
   parallel,
   reports,
   seed_scores,
   seeds,
-  settings,
   temperature,
   workdirs,
 )
-from jaxseg.printing import say
+from jaxseg.together import agreed
 
 
 @workdirs.with_home("workdir", "output")
@@ -50,17 +50,20 @@ def evaluate(
   Raises:
     UserError: nothing trained there, no data, or a key that contradicts the network.
   """
-  if not (folders := _folders(workdir)):
+  if not (folders := _folders(workdir, overrides)):
     return modes.evaluate(workdir, overrides, config=config, output=output)
   if output:
     raise UserError(
       f"{workdir} holds the runs of several seeds, which keep their own scores: leave out "
       f"--output, or evaluate one, as {next(iter(folders.values()))}"
     )
-  for seed, folder in folders.items():
-    modes.evaluate(folder, overrides, config=_config_of(config, seed))
-  reports.report(workdir)
-  return parallel.on_main(seed_scores.read, workdir)
+  found = [
+    modes.evaluate(folder, _overrides_of(seed, overrides), config=config)
+    for seed, folder in folders.items()
+  ]
+  with agreed():
+    summary = _summarize(workdir, folders, found) if parallel.is_main() else None
+  return parallel.json_from_main(summary)
 
 
 @workdirs.with_home("workdir")
@@ -86,23 +89,41 @@ def calibrate(
   Raises:
     UserError: see `evaluate`.
   """
-  if not (folders := _folders(workdir)):
+  if not (folders := _folders(workdir, overrides)):
     return temperature.calibrate(workdir, overrides, config=config)
   return {
-    seed: temperature.calibrate(folder, overrides, config=_config_of(config, seed))
+    seed: temperature.calibrate(folder, _overrides_of(seed, overrides), config=config)
     for seed, folder in folders.items()
   }
 
 
-def _folders(workdir):
+def _folders(workdir, overrides):
   """{seed: its work directory}; {} if this is not a run of several seeds."""
-  found = parallel.on_main(lambda: [[x, str(path)] for x, path in seeds.of_run(workdir).items()])
-  return {seed: pathlib.Path(path) for seed, path in found}
+  with agreed():
+    found = seeds.of_run(workdir) if parallel.is_main() else {}
+    for name, value in ("seed", min(found, default=0)), ("train.num_seeds", len(found)):
+      if found and (given := (overrides or {}).get(name, value)) != value:
+        numbers, one = ", ".join(map(str, found)), next(iter(found.values()))
+        raise UserError(f"config.{name} is {given}, but {workdir} holds the seeds {numbers}: leave "
+                        f"it out, or give the work directory of one, as {one}")  # fmt: skip
+    for folder in found.values():
+      if not workdirs.has_checkpoint(folder):
+        raise UserError(f"{folder} has no checkpoint: train on with --workdir={workdir}")
+  found = parallel.json_from_main([[seed, str(folder)] for seed, folder in found.items()])
+  return {seed: pathlib.Path(folder) for seed, folder in found}
 
 
-def _config_of(config, seed):
-  """The config of one seed from that of all; None if there is none."""
-  return config and settings.override(config, {"seed": seed, "train.num_seeds": 1})
+def _overrides_of(seed, overrides):
+  return {**(overrides or {}), "seed": seed, "train.num_seeds": 1}
+
+
+def _summarize(workdir, folders, found):
+  """Writes the summary of several results of `modes.evaluate`, and returns it."""
+  summary = seed_scores.summarize(folders, json.loads(json.dumps(found)))
+  with faults.by_the_way(f"{seed_scores.SUMMARY} and the page of all seeds are those of before"):
+    palette = reports.read_evaluation(next(iter(folders.values()))).info.palette
+    seed_scores.write(workdir, folders, palette, summary=summary)
+  return summary
 
 
 def print_scores(result: dict) -> None:
@@ -111,8 +132,7 @@ def print_scores(result: dict) -> None:
     modes.print_scores(result)
   elif parallel.is_main():
     print(json.dumps(result, indent=2))
-    for line in seed_scores.table(result).split("\n"):
-      say(line, sys.stderr)
+    seed_scores.say_table(result, sys.stderr)
 
 
 def describe(found: dict) -> list[str]:

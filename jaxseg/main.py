@@ -279,8 +279,7 @@ def run(arguments: Sequence[str]) -> int:
     print("stopped after a checkpoint; re-running the command resumes", file=sys.stderr)
     return 143
   elif config.train.num_seeds > 1:
-    for line in seed_scores.table(seed_scores.read(workdir)).split("\n"):
-      say(line)
+    seed_scores.say_table(seed_scores.read(workdir))
     say(f"scores: {workdir}/seeds.json   plots: {workdir}/plots/   runs: {workdir}/seed_*/")
   elif parallel.is_main():
     say(f"scores: {workdir}/evaluation.json   plots: {workdir}/plots/")

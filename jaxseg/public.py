@@ -45,6 +45,7 @@ def check_source(source: str | os.PathLike) -> None:
   if path.suffix in SUFFIXES and not path.exists():
     raise UserError(f"no weight file {source}; correct the path")
   is_run = has_checkpoint(path) or path.parent.name == "checkpoints"
+  is_run = is_run or any(path.glob("seed_*/checkpoints"))  # of several
   if path.is_dir() and not is_run and not is_published(path):
     raise UserError(
       f"{source} is the folder of no trained run, and of no network: it lacks config.json and "

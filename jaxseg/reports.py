@@ -90,7 +90,7 @@ def report(
     raise UserError("a run is named twice: leave it out once")
   folder = pathlib.Path(output or pathlib.Path(places[0]) / "plots")
   flag = "--output" if output else "--workdir"
-  if len(places) == 1 and (found := _seeds_of(places[0])):
+  if len(places) == 1 and (found := seeds.of_run(places[0])):
     info = read_evaluation(next(iter(found.values()))).info
     if folder.resolve() in {(path / "plots").resolve() for path in found.values()}:
       raise UserError(f"{folder} has the report of one seed: give another --output")
@@ -130,24 +130,6 @@ def report(
   return path
 
 
-def _seeds_of(place):
-  """{seed: its work directory} of several that were trained together; {} if there are none."""
-  place = pathlib.Path(place)
-  if (place / "evaluation.json").exists() or not any(place.glob("seed_*/evaluation.json")):
-    return {}
-  if (config := settings.read_run(place)) is None:
-    return {}
-  _check_config(config, place)
-  return seeds.folders(config, place) if config.train.num_seeds > 1 else {}
-
-
-def _check_config(config, place):
-  try:
-    settings.check_own_values(config)
-  except UserError as error:
-    raise UserError(f"{place}/config.json is damaged ({error}): restore it") from error
-
-
 def unique_names(places: Sequence[Place]) -> list[str]:
   """Names of folders: the last part of each path, and as many before it as make them differ."""
   parts = [pathlib.Path(place).absolute().parts for place in places]
@@ -184,7 +166,7 @@ def read_evaluation(place: Place) -> Run:
   if config is None and (origin := results.read_origin(place, remedy)):
     step, config, info = origin
   if config is not None and info is None:
-    _check_config(config, place)
+    settings.check_saved(config, place)
   config = config or settings.from_run({})
   if info is None or tuple(info.classes) != tuple(result["iou"]):
     info = _info(place, config, tuple(result["iou"]))

@@ -3,14 +3,14 @@
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from jaxseg import UserError, results, settings, workdirs
 from jaxseg.evaluation import check_evaluation
 from jaxseg.metrics import CLASS_SCORES
-from jaxseg.printing import printable
+from jaxseg.printing import printable, say
 from jaxseg.seeds_page import scores_of, write_seeds_page
 
 SUMMARY = "seeds.json"
@@ -30,11 +30,14 @@ def spread(values: Sequence[float | None]) -> dict[str, Any]:
   return {"mean": mean, "std": std, "values": list(values)}
 
 
-def summarize(folders: Mapping[int, str | pathlib.Path]) -> dict[str, Any]:
-  """The scores in the evaluation.json of several seeds.
+def summarize(
+  folders: Mapping[int, str | pathlib.Path], found: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+  """The scores of several seeds.
 
   Args:
     folders: {seed: its work directory}.
+    found: results of `modes.evaluate`, one for each; those in the evaluation.json of each if empty.
   Returns:
     {"split", "num_images", "seeds": [seed], "steps": [its checkpoint], "options": {config key:
     value} that differ from the runs', score: see `spread`, or {class: that}}
@@ -42,20 +45,15 @@ def summarize(folders: Mapping[int, str | pathlib.Path]) -> dict[str, Any]:
     UserError: an evaluation.json is missing, damaged, or of another split, number of images or
       options.
   """
-  found, paths = [], [pathlib.Path(folder) / "evaluation.json" for folder in folders.values()]
-  for path, folder in zip(paths, folders.values(), strict=True):
-    remedy = f"--mode=evaluate --workdir={folder}"
-    one = workdirs.read_json(path, f"make it anew with {remedy}")
-    if one is None:
-      raise UserError(f"{path} is missing; make it with {remedy}")
-    check_evaluation(one, path, f"make it anew with {remedy}")
-    found.append(one)
+  paths = [pathlib.Path(folder) / "evaluation.json" for folder in folders.values()]
+  found = found or [_read_evaluation(path) for path in paths]
   options = [_options(one, path.parent) for one, path in zip(found, paths, strict=True)]
   others = [p.parent for x, p in zip(options, paths, strict=True) if x.get(TEMPERATURE) != FITTED]
   if 0 < len(others) < len(found):
+    names = ", ".join(folder.name for folder in others)
     raise UserError(
-      "seeds are calibrated, but not all of them: --mode=calibrate, then --mode=evaluate, each "
-      "with " + " and ".join(f"--workdir={folder}" for folder in others)
+      f"seeds are calibrated, but not {names}: --mode=calibrate, then --mode=evaluate, both with "
+      f"--workdir={others[0].parent}"
     )
   for i in range(1, len(found)):
     _check_same(*((found[j], options[j], paths[j]) for j in (0, i)))
@@ -76,6 +74,15 @@ def summarize(folders: Mapping[int, str | pathlib.Path]) -> dict[str, Any]:
   }
 
 
+def _read_evaluation(path):
+  remedy = f"--mode=evaluate --workdir={path.parent}"
+  one = workdirs.read_json(path, f"make it anew with {remedy}")
+  if one is None:
+    raise UserError(f"{path} is missing; make it with {remedy}")
+  check_evaluation(one, path, f"make it anew with {remedy}")
+  return one
+
+
 def _check_same(a, b):
   """Raises UserError, with the remedy, if (result, options, path) of two do not go together."""
   (first, others, first_path), (one, own, path) = a, b
@@ -88,7 +95,7 @@ def _check_same(a, b):
   if (number := first["num_images"]) != one["num_images"]:
     raise UserError(
       f"{path} is of {one['num_images']:,} images, but that of another seed of {number:,}: "
-      "evaluate all of them on the same data"
+      f"evaluate all of them on the same data, by --mode=evaluate --workdir={path.parent.parent}"
     )
   if others != own:
     if not own:  # the other has to change
@@ -139,19 +146,27 @@ def table(summary: Mapping[str, Any]) -> str:
   return "\n".join(lines)
 
 
+def say_table(summary: Mapping[str, Any], file: TextIO | None = None) -> None:
+  """Prints a `table`, by default on standard output."""
+  for line in table(summary).split("\n"):
+    say(line, file)
+
+
 def write(
   workdir: str | pathlib.Path,
   folders: Mapping[int, str | pathlib.Path],
   palette: Sequence[Sequence[int]],
   output: str | pathlib.Path = "",
+  summary: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes seeds.json, see `summarize`, into the work directory that holds those of the seeds, and
   plots/report.html.
 
   Args:
     palette: see `write_seeds_page`.  output: folder for the page alone, without seeds.json.
+    summary: instead of a `summarize` of what the seeds' folders hold.
   """
-  workdir, summary = pathlib.Path(workdir), summarize(folders)
+  workdir, summary = pathlib.Path(workdir), summary or summarize(folders)
   if not output:
     workdirs.write_json(workdir / SUMMARY, summary)
   page = pathlib.Path(output or workdir / "plots") / "report.html"

@@ -41,16 +41,18 @@ def folders(config: ConfigDict, workdir: str | pathlib.Path) -> dict[int, Any]:
 
 
 def of_run(workdir: str | pathlib.Path) -> dict[int, Any]:
-  """`folders` of a work directory of several seeds; {} of any other.
+  """`folders` of a work directory of several seeds that have begun; {} of any other.
 
   Raises:
     UserError: its config.json is damaged.
   """
   place = pathlib.Path(workdir)
-  if workdirs.has_checkpoint(place) or not any(place.glob("seed_*/checkpoints")):
+  has_own = workdirs.has_checkpoint(place) or (place / "evaluation.json").exists()
+  members = (place.glob(f"seed_*/{name}") for name in ("checkpoints", "evaluation.json"))
+  if has_own or not any(map(any, members)) or (config := settings.read_run(place)) is None:
     return {}
-  config = settings.read_run(place)
-  return folders(config, place) if config and config.train.num_seeds > 1 else {}
+  settings.check_saved(config, place)
+  return folders(config, place) if config.train.num_seeds > 1 else {}
 
 
 def faults(config: ConfigDict) -> Iterator[str]:

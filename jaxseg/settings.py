@@ -116,6 +116,14 @@ def check_own_values(config: ConfigDict) -> None:
   schema.check_values({x: value for x, value in values.items() if x not in OPEN_KEYS}, keys)
 
 
+def check_saved(config: ConfigDict, workdir: str | pathlib.Path) -> None:
+  """`check_own_values` of the config.json in a work directory."""
+  try:
+    check_own_values(config)
+  except UserError as error:
+    raise UserError(f"{workdir}/config.json is damaged ({error}): restore it") from error
+
+
 def config_values(config: ConfigDict) -> dict[str, Any]:
   """{"train.batch_size": 16, ...} with tuples as they are."""
   flat = {}

@@ -87,20 +87,17 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.write_line(f"{number} slow tests were left out; --slow runs them")
 
 
-def of_the_process():
-  """What a test may change, but for itself alone."""
-  wakeup = signal.set_wakeup_fd(-1)
-  signal.set_wakeup_fd(wakeup)
-  handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-  return wakeup, *handlers, sys.excepthook, sys.unraisablehook, threading.excepthook
-
-
 @pytest.fixture(autouse=True)
-def process_stays_as_it_is():
-  """A handler of signals that a test leaves behind may end the process in another test."""
-  before = of_the_process()
+def signals_stay_as_they_are():
+  """What a test leaves behind that listens to signals may end the process in another test."""
+  numbers = signal.SIGINT, signal.SIGTERM
+  before, hook = [signal.getsignal(number) for number in numbers], sys.excepthook
   yield
-  assert of_the_process() == before
+  listener = signal.set_wakeup_fd(-1)  # nobody listens any more
+  after = [signal.getsignal(number) for number in numbers]
+  for number, handler in zip(numbers, before, strict=True):
+    signal.signal(number, handler)
+  assert listener == -1 and after == before and sys.excepthook is hook
 
 
 @pytest.fixture

@@ -192,13 +192,14 @@ def test_page(run, tmp_path):
   assert "each with the temperature of its calibration." in page.read_text()
 
 
+@pytest.mark.parametrize("function", [jaxseg.report, jaxseg.evaluate, jaxseg.calibrate])
 @pytest.mark.parametrize("value", ["a", 2_000_000_000])
-def test_a_damaged_number_of_seeds(run, tmp_path, value):
+def test_a_damaged_number_of_seeds(run, tmp_path, value, function):
   shutil.copytree(run(), tmp_path, dirs_exist_ok=True)
   config = read_json((tmp_path / "config.json").read_text())
   config["train"]["num_seeds"] = value
   (tmp_path / "config.json").write_text(json.dumps(config))
-  message = error_of(jaxseg.report, tmp_path)
+  message = error_of(function, tmp_path)
   assert f"{tmp_path}/config.json is damaged (config.train.num_seeds" in message
 
 
