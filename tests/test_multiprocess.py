@@ -112,19 +112,37 @@ def step_back(workdir):
   (workdir / "evaluation.json").unlink()
 
 
-@pytest.mark.slow
-def test_only_the_first_process_needs_the_run(alone, tmp_path):
-  """By its folder alone, as torchrun starts it, which listens on MASTER_PORT itself."""
+def evaluate_by_two(folder, tmp_path):
+  """By the folder alone, as torchrun starts it, which listens on MASTER_PORT itself."""
   with socket.socket() as agent:
     agent.bind(("127.0.0.1", 0))
     agent.listen()
     environ = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(agent.getsockname()[1]),
                "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none"}  # fmt: skip
     command.finish(*(
-      start(None, folder, {}, "--mode=evaluate", num_devices=2, RANK=str(rank), **environ)
-      for rank, folder in enumerate((shutil.copytree(alone, tmp_path / "run"), tmp_path / "none"))
+      start(None, place, {}, "--mode=evaluate", num_devices=2, RANK=str(rank), **environ)
+      for rank, place in enumerate((folder, tmp_path / "none"))
     ))  # fmt: skip
   assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_only_the_first_process_needs_several_seeds(alone, tmp_path):
+  for seed in 0, 1:
+    shutil.copytree(alone, tmp_path / "run" / f"seed_{seed}")
+  config = json.loads((alone / "config.json").read_text())
+  config["train"]["num_seeds"] = 2
+  (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+  evaluate_by_two(tmp_path / "run", tmp_path)
+  found = json.loads((tmp_path / "run" / "seeds.json").read_text())
+  expected = json.loads((alone / "evaluation.json").read_text())
+  assert found["seeds"] == [0, 1]
+  assert found["miou"]["values"] == pytest.approx([expected["miou"]] * 2, abs=2e-4)
+
+
+@pytest.mark.slow
+def test_only_the_first_process_needs_the_run(alone, tmp_path):
+  evaluate_by_two(shutil.copytree(alone, tmp_path / "run"), tmp_path)
   places = tmp_path / "run", alone
   found, expected = (json.loads((x / "evaluation.json").read_text()) for x in places)
   assert found["miou"] == pytest.approx(expected["miou"], abs=2e-4)
