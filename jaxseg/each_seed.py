@@ -19,6 +19,8 @@ from jaxseg import (
   temperature,
   workdirs,
 )
+from jaxseg.evaluation import LISTS, score_table
+from jaxseg.printing import say
 from jaxseg.together import agreed
 
 
@@ -128,11 +130,18 @@ def _summarize(workdir, folders, found):
 
 def print_scores(result: dict) -> None:
   """The result of `evaluate` as JSON on standard output, and as a table on standard error."""
-  if "seeds" not in result:
-    modes.print_scores(result)
-  elif parallel.is_main():
-    print(json.dumps(result, indent=2))
+  if not parallel.is_main():
+    return
+  print(json.dumps({k: v for k, v in result.items() if k not in LISTS}, indent=2))
+  if "seeds" in result:
     seed_scores.say_table(result, sys.stderr)
+    return
+  head = ("split", "step", "overrides")
+  table = score_table({k: v for k, v in result.items() if k not in head})
+  given = "".join(f", {name}={x!r}" for name, x in result.get("overrides", {}).items())
+  step = "" if result["step"] is None else f", step {result['step']}"
+  for line in (f"split {result['split']}{step}{given}", "", *table.split("\n")):
+    say(line, sys.stderr)
 
 
 def describe(found: dict) -> list[str]:

@@ -3,9 +3,7 @@
 import collections.abc
 import dataclasses
 import functools
-import json
 import pathlib
-import sys
 from typing import Any
 
 import numpy as np
@@ -30,12 +28,11 @@ from jaxseg.data.encoded import read_as_trained
 from jaxseg.data.input_pipeline import eval_examples
 from jaxseg.data.levels import depth_notes
 from jaxseg.data.source_checks import with_checks
-from jaxseg.evaluation import LISTS, check_classes, score, score_table, trained_on
+from jaxseg.evaluation import check_classes, score, trained_on
 from jaxseg.extremes import Extremes, draw_panels, ends
 from jaxseg.notebook import progress, warn
 from jaxseg.platforms import usual_rules
 from jaxseg.predict import no_progress
-from jaxseg.printing import say
 from jaxseg.report_page import Evaluation
 from jaxseg.segmenter import load_run
 from jaxseg.tally import for_scores
@@ -151,18 +148,6 @@ def _check_output(folder, workdir):
                         "--output")  # fmt: skip
       break
   workdirs.make_folder(folder, "--output")
-
-
-def print_scores(result: dict) -> None:
-  """The scores as JSON on standard output, and as a table on standard error."""
-  if parallel.is_main():
-    print(json.dumps({k: v for k, v in result.items() if k not in LISTS}, indent=2))
-    head = ("split", "step", "overrides")
-    table = score_table({k: v for k, v in result.items() if k not in head})
-    given = "".join(f", {name}={x!r}" for name, x in result.get("overrides", {}).items())
-    step = "" if result["step"] is None else f", step {result['step']}"
-    for line in (f"split {result['split']}{step}{given}", "", *table.split("\n")):
-      say(line, sys.stderr)
 
 
 @usual_rules()

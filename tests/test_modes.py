@@ -16,6 +16,7 @@ from jaxseg import (
   VOID,
   build,
   checkpoint,
+  each_seed,
   evaluation,
   models,
   modes,
@@ -75,7 +76,7 @@ def assert_same_scores(result, expected):
 
 def test_evaluate_reproduces_the_scores_of_training(trained, best, capsys):
   workdir, config = trained
-  modes.print_scores(modes.evaluate(workdir, {"eval.num_samples": 2}))
+  each_seed.print_scores(modes.evaluate(workdir, {"eval.num_samples": 2}))
   result = json.loads((workdir / "evaluation.json").read_text())
   assert (result["step"], result["split"]) == (best["step"], "test")
   assert_same_scores(result, best)
