@@ -48,8 +48,8 @@ def of_run(workdir: str | pathlib.Path) -> dict[int, Any]:
   """
   place = pathlib.Path(workdir)
   has_own = workdirs.has_checkpoint(place) or (place / "evaluation.json").exists()
-  members = (place.glob(f"seed_*/{name}") for name in ("checkpoints", "evaluation.json"))
-  if has_own or not any(map(any, members)) or (config := settings.read_run(place)) is None:
+  parts = (place.glob(f"seed_*/{name}") for name in ("checkpoints", "evaluation.json"))
+  if has_own or not any(map(any, parts)) or (config := settings.read_run(place)) is None:
     return {}
   settings.check_saved(config, place)
   return folders(config, place) if config.train.num_seeds > 1 else {}

@@ -26,6 +26,7 @@ def donor(tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_start_from_another_run(donor, tmp_path, capsys):
   """Its best checkpoint's arrays where they fit, and a training of its own."""
   config = tiny.make_config(1, model__init_from=str(donor), model__up="resize")

@@ -203,6 +203,7 @@ def test_a_damaged_checkpoint_on_the_way(straight, tmp_path, monkeypatch):
   assert [path.name for path in (tmp_path / "damaged_checkpoints").iterdir()] == ["5"]
 
 
+@pytest.mark.slow
 def test_a_signal_at_the_last_step_still_evaluates(tmp_path, monkeypatch):
   stop_after(monkeypatch, 2)
   assert train(tiny.make_config(3), tmp_path) is True

@@ -308,6 +308,7 @@ def test_boundary_loss_by_a_map_of_the_labels(options, per, monkeypatch):
   chex.assert_trees_all_close(after.params, moved, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_loss_that_needs_instances(monkeypatch):
   """Its map sees them, augmented like the mask."""
 
