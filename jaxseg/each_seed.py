@@ -16,6 +16,7 @@ from jaxseg import (
   reports,
   seed_scores,
   seeds,
+  settings,
   temperature,
   workdirs,
 )
@@ -59,6 +60,10 @@ def evaluate(
       f"{workdir} holds the runs of several seeds, which keep their own scores: leave out "
       f"--output, or evaluate one, as {next(iter(folders.values()))}"
     )
+  if "predict.temperature" not in (overrides or {}):
+    with agreed():
+      if parallel.is_main():
+        seed_scores.check_calibrated(folders)
   found = [
     modes.evaluate(folder, _overrides_of(seed, overrides), config=config)
     for seed, folder in folders.items()
@@ -108,9 +113,12 @@ def _folders(workdir, overrides):
         numbers, one = ", ".join(map(str, found)), next(iter(found.values()))
         raise UserError(f"config.{name} is {given}, but {workdir} holds the seeds {numbers}: leave "
                         f"it out, or give the work directory of one, as {one}")  # fmt: skip
-    for folder in found.values():
-      if not workdirs.has_checkpoint(folder):
-        raise UserError(f"{folder} has no checkpoint: train on with --workdir={workdir}")
+    for seed, folder in found.items():
+      own = settings.read_run(folder) if workdirs.has_checkpoint(folder) else None
+      if own is None or own.seed != seed:
+        fault = f"is the run of seed {own.seed}" if own else "has no checkpoint"
+        raise UserError(f"{folder} {fault}: restore that of seed {seed} from a copy, or give the "
+                        "work directory of one seed")  # fmt: skip
   found = parallel.json_from_main([[seed, str(folder)] for seed, folder in found.items()])
   return {seed: pathlib.Path(folder) for seed, folder in found}
 

@@ -47,14 +47,18 @@ def summarize(
   """
   paths = [pathlib.Path(folder) / "evaluation.json" for folder in folders.values()]
   found = found or [_read_evaluation(path) for path in paths]
-  options = [_options(one, path.parent) for one, path in zip(found, paths, strict=True)]
-  others = [p.parent for x, p in zip(options, paths, strict=True) if x.get(TEMPERATURE) != FITTED]
-  if 0 < len(others) < len(found):
-    names = ", ".join(folder.name for folder in others)
-    raise UserError(
-      f"seeds are calibrated, but not {names}: --mode=calibrate, then --mode=evaluate, both with "
-      f"--workdir={others[0].parent}"
-    )
+  options = [_options(one) for one in found]
+  used = [x.get(TEMPERATURE) for x in options]
+  fitted = [_fitted(one, path.parent) for one, path in zip(found, paths, strict=True)]
+  if None not in fitted and used == fitted:
+    options = [{**x, TEMPERATURE: FITTED} for x in options]
+  elif len({*used}) > 1:
+    check_calibrated(folders)
+    if None not in fitted:
+      run = paths[0].parent.parent
+      raise UserError(
+        f"scores in {run} are of before the calibration: --mode=evaluate --workdir={run}"
+      )
   for i in range(1, len(found)):
     _check_same(*((found[j], options[j], paths[j]) for j in (0, i)))
   scores = {}
@@ -83,42 +87,50 @@ def _read_evaluation(path):
   return one
 
 
+def check_calibrated(folders: Mapping[int, str | pathlib.Path]) -> None:
+  """Raises UserError if some of the seeds are calibrated, but not all.  folders: {seed: its own}"""
+  places = list(map(pathlib.Path, folders.values()))
+  others = [place for place in places if not workdirs.read_calibrations(place)]
+  if 0 < len(others) < len(places):
+    names = ", ".join(place.name for place in others)
+    raise UserError(
+      f"seeds are calibrated, but not {names}: --mode=calibrate, then --mode=evaluate, both with "
+      f"--workdir={places[0].parent}"
+    )
+
+
 def _check_same(a, b):
   """Raises UserError, with the remedy, if (result, options, path) of two do not go together."""
-  (first, others, first_path), (one, own, path) = a, b
-  remedy = f"make it anew with --mode=evaluate --workdir={path.parent}"
+  (first, others, _), (one, own, path) = a, b
+  remedy = f"make all anew with --mode=evaluate --workdir={path.parent.parent}"
   if (split := first["split"]) != one["split"]:
     raise UserError(
-      f"{path} is of the split {one['split']!r}, but that of another seed of {split!r}; "
-      f"{remedy} --config.data.eval_split={split}"
+      f"{path} is of the split {one['split']!r}, but that of another seed of {split!r}; {remedy}"
     )
   if (number := first["num_images"]) != one["num_images"]:
     raise UserError(
-      f"{path} is of {one['num_images']:,} images, but that of another seed of {number:,}: "
-      f"evaluate all of them on the same data, by --mode=evaluate --workdir={path.parent.parent}"
+      f"{path} is of {one['num_images']:,} images, but that of another seed of {number:,}; {remedy}"
     )
   if others != own:
-    if not own:  # the other has to change
-      path, others, own = first_path, own, others
-      remedy = f"make it anew with --mode=evaluate --workdir={path.parent}"
     others, own = (_listed(x) for x in (others, own))
     raise UserError(
       f"{path} was made with other options ({own}) than that of another seed ({others}); {remedy}"
     )
 
 
-def _options(result, folder):
+def _options(result):
   """The noted keys that may change a score: not how data are read."""
   keys = settings.declared_keys()
-  found = {
+  return {
     name: value
     for name, value in result.get("overrides", {}).items()
     if not (name.startswith("data.") and name in keys and keys[name].scope == "free")
   }
-  calibration = workdirs.read_calibrations(folder).get(str(result["step"]), {})
-  if TEMPERATURE in found and found[TEMPERATURE] == calibration.get("temperature"):
-    found[TEMPERATURE] = FITTED
-  return found
+
+
+def _fitted(result, folder):
+  """The temperature of the calibration of its checkpoint, if there is one."""
+  return workdirs.read_calibrations(folder).get(str(result["step"]), {}).get("temperature")
 
 
 def _listed(options):

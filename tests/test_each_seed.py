@@ -112,5 +112,16 @@ def test_what_several_seeds_do_not_have(seeds, monkeypatch):
     assert "config.train.num_seeds is 3" in error_of(function, seeds, {"train.num_seeds": 3})
   shutil.rmtree(seeds / "seed_1" / "checkpoints")
   for function in jaxseg.evaluate, jaxseg.calibrate:
-    message = error_of(function, seeds)
-    assert message == f"{seeds}/seed_1 has no checkpoint: train on with --workdir={seeds}"
+    assert error_of(function, seeds).startswith(f"{seeds}/seed_1 has no checkpoint: restore that")
+
+
+def test_faults_that_are_found_before(seeds, monkeypatch):
+  monkeypatch.setattr(modes, "evaluate", None)
+  (seeds / "seed_1" / "calibration.json").write_text(json.dumps({"4": {"temperature": 2.0}}))
+  message = error_of(jaxseg.evaluate, seeds)
+  assert message.startswith("seeds are calibrated, but not seed_0: --mode=calibrate, then")
+  (seeds / "seed_0").rename(seeds / "x")
+  (seeds / "seed_1").rename(seeds / "seed_0")
+  (seeds / "x").rename(seeds / "seed_1")
+  message = error_of(jaxseg.evaluate, seeds)
+  assert message.startswith(f"{seeds}/seed_0 is the run of seed 1: restore that of seed 0 from")

@@ -128,9 +128,10 @@ def evaluate_by_two(folder, tmp_path):
 
 @pytest.mark.slow
 def test_only_the_first_process_needs_several_seeds(alone, tmp_path):
-  for seed in 0, 1:
-    shutil.copytree(alone, tmp_path / "run" / f"seed_{seed}")
   config = json.loads((alone / "config.json").read_text())
+  for seed in 0, 1:
+    folder = shutil.copytree(alone, tmp_path / "run" / f"seed_{seed}")
+    (folder / "config.json").write_text(json.dumps({**config, "seed": seed}))
   config["train"]["num_seeds"] = 2
   (tmp_path / "run" / "config.json").write_text(json.dumps(config))
   evaluate_by_two(tmp_path / "run", tmp_path)

@@ -38,7 +38,7 @@ def test_a_class_that_a_seed_does_not_have(tmp_path):
   path = tmp_path / "1" / "evaluation.json"
   path.write_text(json.dumps({**result, "num_images": 3}))
   message = error_of(seed_scores.summarize, folders)
-  assert f"{path} is of 3 images, but that of another seed of 2: evaluate all" in message
+  assert f"{path} is of 3 images, but that of another seed of 2; make all anew" in message
   path.write_text(json.dumps({**result, "split": "val"}))
   message = error_of(seed_scores.summarize, folders)
   assert f"{path} is of the split 'val', but that of another seed of 'test'" in message
@@ -69,10 +69,10 @@ def test_temperatures_of_seeds(tmp_path):
   summary = summarize(2.0, 1.5)
   assert summary["options"] == {"predict.temperature": "of each seed"}
   assert "\neach with the temperature of its calibration\n" in seed_scores.table(summary)
-  for by_hand in 0, 1.0, 2.0:
-    assert f"but not 1: --mode=calibrate, then --mode=evaluate, both with --workdir={tmp_path}" in (
-      error_of(summarize, 2.0, by_hand)
-    )
+  for before in 0, 1.0:
+    message = error_of(summarize, 2.0, before)
+    assert message.endswith(f"are of before the calibration: --mode=evaluate --workdir={tmp_path}")
+  assert summarize(2.0, 2.0)["options"] == {"predict.temperature": 2.0}  # given by hand
   for folder in folders.values():
     (folder / "calibration.json").unlink()
   words = "1/evaluation.json was made with other options (predict.temperature=2.0)"
