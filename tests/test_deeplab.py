@@ -118,7 +118,8 @@ def test_other_parameters_and_uneven_padding_are_refused():
     assert DeepLab(2, Leaning(lean=1), up=up).at_output_stride(8).trained_stride == 16
 
 
-@pytest.mark.parametrize("lean", [pytest.param(1, marks=pytest.mark.slow), -1])
+@pytest.mark.slow
+@pytest.mark.parametrize("lean", [1, -1])
 def test_no_other_place_is_nearer_to_what_was_trained(lean, monkeypatch):
   """With ASPP and a decoder, on a smooth image."""
   model = DeepLab(3, Leaning(lean=lean), widths=(16, 8), rates=(2, 4))

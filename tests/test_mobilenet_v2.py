@@ -162,6 +162,7 @@ def test_output_strides(size):
         assert reference.largest_gap(stages[name], coarse[name], factor, offset) < 1e-4, name
 
 
+@pytest.mark.slow
 def test_training_updates_all_statistics():
   """`train` reaches every normalisation."""
   encoder, image = MobileNetV2(), np.random.default_rng(0).random((2, 32, 32, 3), np.float32)

@@ -402,9 +402,8 @@ def test_no_two_streams_or_examples_share_a_key():
 ALL_LOSSES = (("cross_entropy", 1.0), ("focal", 0.5), ("dice", 0.3), ("lovasz", 0.7))
 
 
-@pytest.mark.parametrize(
-  "losses", [pytest.param(ALL_LOSSES[:1], marks=pytest.mark.slow), ALL_LOSSES], ids=["one", "all"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("losses", [ALL_LOSSES[:1], ALL_LOSSES], ids=["one", "all"])
 def test_accumulated_gradients_are_those_of_the_batch(losses):
   """Four times 4 = 16, with uneven VOID, weights, augmentation and dropout; no normalisation."""
   options = {"losses": losses, "weights": (0.5, 3.0), "augmentation": MOVING, "dropout": 0.5}

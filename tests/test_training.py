@@ -255,6 +255,7 @@ def test_not_finite_before_any_checkpoint(tmp_path, monkeypatch):
   assert checkpoints(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_decoded(tmp_path, monkeypatch):
   def load(split, data_dir, image_size, seed):
     records = [tiny.make_photo(split, i) for i in range(9)]

@@ -146,6 +146,7 @@ def test_transposed_conv_equals_blocks(size, stride):
       chex.assert_trees_all_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_up_conv_3x3_by_parts_equals_taps():
   """The form of `up_conv_3x3` for TPUs: values and gradients, in float64."""
   with jax.enable_x64(True):
