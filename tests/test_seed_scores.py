@@ -48,7 +48,7 @@ def test_a_class_that_a_seed_does_not_have(tmp_path):
 
 
 def test_temperatures_of_seeds(tmp_path):
-  """All have one, maybe of their own, or none: evaluating a calibrated seed again does not help."""
+  """All have that of their calibration, or the same one, or none."""
   folders = {seed: tmp_path / f"{seed}" for seed in (0, 1)}
 
   def summarize(*temperatures):
